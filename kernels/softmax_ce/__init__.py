@@ -1,0 +1,22 @@
+"""softmax cross-entropy for CPUs: forward and backward, several backends behind one interface."""
+
+from softmax_ce._version import __version__
+from softmax_ce.contract import Backend, BackendInfo
+from softmax_ce.functional import cross_entropy, cross_entropy_grad, cross_entropy_with_grad
+from softmax_ce.normalize import log_softmax, logsumexp, softmax
+from softmax_ce.registry import BackendUnavailableError, backends, get_backend
+
+__all__ = [
+    "Backend",
+    "BackendInfo",
+    "BackendUnavailableError",
+    "__version__",
+    "backends",
+    "cross_entropy",
+    "cross_entropy_grad",
+    "cross_entropy_with_grad",
+    "get_backend",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
+]

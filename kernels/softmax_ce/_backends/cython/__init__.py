@@ -1,0 +1,21 @@
+"""Cython and C: the contract's kernels over typed memoryviews, without the GIL, in one fused pass per row.
+
+Formula: chunks of a row combined as (m, s) pairs, then loss = (m - x_y) + log1p(s - 1) and
+grad = gain * (total * exp(x - m) / s - T). Passes over memory: the logits are read once; the gradient's
+row is written while it is computed and scaled while still in cache. Allocates 40 bytes a chunk of 2048
+classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
+"""
+
+from pathlib import Path
+
+try:
+    from softmax_ce._backends.cython import _kernels
+except ImportError as error:
+    _note = Path(__file__).with_name("build_error.txt")  # written by setup.py when the compilation failed
+    if _note.exists():
+        raise ImportError(f"the extension was not built: {_note.read_text(encoding='utf-8').strip()}") from error
+    raise
+
+hard = _kernels.hard
+soft = _kernels.soft
+DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

@@ -1,0 +1,199 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The contract's two kernels on typed memoryviews: arguments in, one C call without the GIL, nothing else.
+
+The arithmetic is in rows_kernel.h, compiled once per instruction set; the best that this CPU and system
+support is chosen when this module is loaded. SOFTMAX_CE_ISA names a lower one.
+"""
+
+import os
+
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+cdef extern from "rows.h" nogil:
+    enum:
+        SCE_CHUNK
+
+    ctypedef struct sce_chunk:
+        pass
+
+    ctypedef struct sce_call:
+        const void *logits
+        ptrdiff_t classes
+        const int64_t *labels
+        ptrdiff_t labels_step
+        int64_t ignore_index
+        const void *targets
+        const void *class_scale
+        ptrdiff_t class_scale_step
+        const void *base_mass
+        ptrdiff_t base_mass_step
+        double base_total
+        double z_loss
+        const double *row_weight
+        ptrdiff_t row_weight_step
+        const double *upstream
+        ptrdiff_t upstream_step
+        void *loss
+        void *grad
+        void *row_max
+        void *log_sum
+        sce_chunk *scratch
+
+    ctypedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) noexcept nogil
+
+    ctypedef struct sce_isa:
+        const char *name
+        sce_rows f32
+        sce_rows f64
+
+    const sce_isa *sce_select(const char *name)
+    ptrdiff_t sce_supported(const char **names, ptrdiff_t room)
+
+ctypedef fused real:
+    float
+    double
+
+cdef const sce_isa *isa = NULL
+
+
+def supported():
+    """Names of the instruction sets that can run here, best first."""
+    cdef const char *names[8]
+    cdef ptrdiff_t i, count = sce_supported(names, 8)
+    return tuple([names[i].decode() for i in range(count)])
+
+
+def selected():
+    """The name of the instruction set in use."""
+    return isa.name.decode()
+
+
+def _select(name):
+    global isa
+    cdef bytes wanted = (name or "").encode()
+    cdef const sce_isa *found = sce_select(<const char *> wanted if wanted else NULL)
+    if found is NULL:
+        raise ImportError(f"SOFTMAX_CE_ISA={name!r} cannot run here; this CPU has: {', '.join(supported())}")
+    isa = found
+
+
+_select(os.environ.get("SOFTMAX_CE_ISA"))
+
+
+def hard(
+    logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+    loss, grad, row_max, log_sum, start, stop,
+):
+    """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract.HardKernel."""
+    if logits.itemsize == 4:
+        _hard[float](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+                     loss, grad, row_max, log_sum, start, stop)
+    else:
+        _hard[double](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+                      loss, grad, row_max, log_sum, start, stop)
+
+
+def soft(
+    logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+    loss, grad, row_max, log_sum, start, stop,
+):
+    """The same for soft targets: see softmax_ce.contract.SoftKernel."""
+    if logits.itemsize == 4:
+        _soft[float](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+                     loss, grad, row_max, log_sum, start, stop)
+    else:
+        _soft[double](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+                      loss, grad, row_max, log_sum, start, stop)
+
+
+cdef int _hard(
+    const real[:, ::1] logits,       # IN
+    const int64_t[::1] labels,       # IN
+    int64_t ignore_index,
+    const real[::1] label_mass,      # IN
+    const real[::1] base_mass,       # IN
+    double base_total,
+    double z_loss,
+    const double[::1] row_weight,    # IN
+    const double[::1] upstream,      # IN
+    real[::1] loss,                  # OUT
+    real[:, ::1] grad,               # OUT
+    real[::1] row_max,               # OUT
+    real[::1] log_sum,               # OUT
+    ptrdiff_t start,
+    ptrdiff_t stop,
+) except -1:
+    cdef sce_call call
+    _common(&call, logits, label_mass, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
+    call.labels = &labels[0]
+    call.labels_step = labels.shape[0] != 1
+    call.ignore_index = ignore_index
+    call.base_total = base_total
+    return _run(&call, isa.f32 if real is float else isa.f64, start, stop)
+
+
+cdef int _soft(
+    const real[:, ::1] logits,       # IN
+    const real[:, ::1] targets,      # IN
+    const real[::1] target_scale,    # IN
+    const real[::1] base_mass,       # IN
+    double z_loss,
+    const double[::1] row_weight,    # IN
+    const double[::1] upstream,      # IN
+    real[::1] loss,                  # OUT
+    real[:, ::1] grad,               # OUT
+    real[::1] row_max,               # OUT
+    real[::1] log_sum,               # OUT
+    ptrdiff_t start,
+    ptrdiff_t stop,
+) except -1:
+    cdef sce_call call
+    _common(&call, logits, target_scale, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
+    call.targets = &targets[0, 0]
+    return _run(&call, isa.f32 if real is float else isa.f64, start, stop)
+
+
+cdef void _common(
+    sce_call *call, const real[:, ::1] logits, const real[::1] class_scale, const real[::1] base_mass, double z_loss,
+    const double[::1] row_weight, const double[::1] upstream,
+    real[::1] loss, real[:, ::1] grad, real[::1] row_max, real[::1] log_sum,
+) noexcept:
+    memset(call, 0, sizeof(sce_call))  # NULL: not there, not wanted
+    call.logits = &logits[0, 0]
+    call.classes = logits.shape[1]
+    call.class_scale = &class_scale[0]
+    call.class_scale_step = class_scale.shape[0] != 1
+    if base_mass is not None:
+        call.base_mass = &base_mass[0]
+        call.base_mass_step = base_mass.shape[0] != 1
+    call.z_loss = z_loss
+    call.row_weight = &row_weight[0]
+    call.row_weight_step = row_weight.shape[0] != 1
+    call.upstream = &upstream[0]
+    call.upstream_step = upstream.shape[0] != 1
+    if loss is not None:
+        call.loss = &loss[0]
+    if grad is not None:
+        call.grad = &grad[0, 0]
+    if row_max is not None:
+        call.row_max = &row_max[0]
+    if log_sum is not None:
+        call.log_sum = &log_sum[0]
+
+
+cdef int _run(sce_call *call, sce_rows rows, ptrdiff_t start, ptrdiff_t stop) except -1:
+    cdef sce_chunk few[16]
+    cdef ptrdiff_t chunks = (call.classes + SCE_CHUNK - 1) // SCE_CHUNK
+    call.scratch = few
+    if chunks > 16:
+        call.scratch = <sce_chunk *> malloc(chunks * sizeof(sce_chunk))
+        if call.scratch is NULL:
+            raise MemoryError(f"no memory for a scratch of {chunks * sizeof(sce_chunk)} bytes")
+    with nogil:
+        rows(call, start, stop)
+    if chunks > 16:
+        free(call.scratch)
+    return 0

@@ -1,0 +1,55 @@
+/* The interface between the Cython layer and the row kernels: one call, one table of instruction sets. */
+#ifndef SOFTMAX_CE_ROWS_H
+#define SOFTMAX_CE_ROWS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Classes summed at a time. The bits of a row depend on it, and on nothing else that could vary. */
+#define SCE_CHUNK 2048
+
+/* What one chunk of a row contributes; combined in the order of the chunks. */
+typedef struct {
+    double top;   /* largest logit, NaN apart */
+    double count; /* how many logits equal it */
+    double rest;  /* sum of exp(x - top) over the others */
+    double mass;  /* sum of T */
+    double cost;  /* sum of T * (shift - x) / 2, shift = top, or 0 where top is -inf */
+} sce_chunk;
+
+/* One kernel call; names, shapes and meaning as in softmax_ce/contract.py. A step of 0: one entry for all. */
+typedef struct {
+    const void *logits;
+    ptrdiff_t classes;
+    const int64_t *labels; /* NULL: soft labels */
+    ptrdiff_t labels_step;
+    int64_t ignore_index;
+    const void *targets;
+    const void *class_scale; /* label_mass, or target_scale for soft labels */
+    ptrdiff_t class_scale_step;
+    const void *base_mass; /* NULL: zero */
+    ptrdiff_t base_mass_step;
+    double base_total;
+    double z_loss;
+    const double *row_weight;
+    ptrdiff_t row_weight_step;
+    const double *upstream;
+    ptrdiff_t upstream_step;
+    void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
+    sce_chunk *scratch;                    /* one for each chunk of a row */
+} sce_call;
+
+typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
+
+typedef struct {
+    const char *name;
+    sce_rows f32, f64;
+} sce_isa;
+
+/* The instruction set of this name, or the best one if name is NULL; NULL if this CPU lacks it or it is unknown. */
+const sce_isa *sce_select(const char *name);
+
+/* Names of the instruction sets that were compiled and that this CPU and system support, best first. */
+ptrdiff_t sce_supported(const char **names, ptrdiff_t room);
+
+#endif

@@ -1,0 +1,4 @@
+#define ROWS_NAME sce_rows_baseline_f64
+#define REAL_F64
+#include "vec_baseline.h"
+#include "rows_kernel.h"

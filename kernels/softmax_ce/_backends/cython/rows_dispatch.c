@@ -1,0 +1,50 @@
+/* Which instruction set to run: the best one that was compiled and that the CPU and the system support. */
+#include "rows.h"
+
+#include <string.h>
+
+#if defined(__x86_64__)
+void sce_rows_avx512_f32(const sce_call *, ptrdiff_t, ptrdiff_t);
+void sce_rows_avx512_f64(const sce_call *, ptrdiff_t, ptrdiff_t);
+void sce_rows_avx2_f32(const sce_call *, ptrdiff_t, ptrdiff_t);
+void sce_rows_avx2_f64(const sce_call *, ptrdiff_t, ptrdiff_t);
+#endif
+void sce_rows_baseline_f32(const sce_call *, ptrdiff_t, ptrdiff_t);
+void sce_rows_baseline_f64(const sce_call *, ptrdiff_t, ptrdiff_t);
+
+static const sce_isa table[] = {
+#if defined(__x86_64__)
+    {"avx512", sce_rows_avx512_f32, sce_rows_avx512_f64},
+    {"avx2", sce_rows_avx2_f32, sce_rows_avx2_f64},
+#endif
+    {"baseline", sce_rows_baseline_f32, sce_rows_baseline_f64},
+};
+
+/* The compiler's own test asks the CPU, and through XGETBV whether the system saves the wide registers. */
+static int runs_here(const sce_isa *isa) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (strcmp(isa->name, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (strcmp(isa->name, "avx2") == 0)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return isa != NULL;
+}
+
+const sce_isa *sce_select(const char *name) {
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if ((name == NULL || strcmp(name, table[i].name) == 0) && runs_here(&table[i]))
+            return &table[i];
+    return NULL;
+}
+
+ptrdiff_t sce_supported(const char **names, ptrdiff_t room) {
+    ptrdiff_t count = 0;
+    for (size_t i = 0; i < sizeof table / sizeof *table && count < room; i++)
+        if (runs_here(&table[i]))
+            names[count++] = table[i].name;
+    return count;
+}

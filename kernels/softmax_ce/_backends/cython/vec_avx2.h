@@ -1,0 +1,101 @@
+/* A thin layer over AVX2 and FMA: V holds W reals, M all ones or zeros a lane, A is a float64 accumulator of a V. */
+#if defined(REAL_F32)
+#define W 8
+typedef float real;
+typedef __m256 V;
+typedef __m256 M;
+typedef struct { __m256d lo, hi; } A;
+
+static inline V v_set(real x) { return _mm256_set1_ps(x); }
+static inline V v_load(const real *p) { return _mm256_loadu_ps(p); }
+static inline void v_store(real *p, V v) { _mm256_storeu_ps(p, v); }
+static inline __m256i v_first(ptrdiff_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline V v_load_first(const real *p, ptrdiff_t n, V fill) {
+    __m256i mask = v_first(n);
+    return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+}
+static inline void v_store_first(real *p, ptrdiff_t n, V v) { _mm256_maskstore_ps(p, v_first(n), v); }
+static inline V v_keep_first(ptrdiff_t n, V v) { return _mm256_and_ps(v, _mm256_castsi256_ps(v_first(n))); }
+static inline V v_add(V a, V b) { return _mm256_add_ps(a, b); }
+static inline V v_sub(V a, V b) { return _mm256_sub_ps(a, b); }
+static inline V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
+static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+static inline V v_max(V a, V b) { return _mm256_max_ps(a, b); } /* b where either is NaN */
+static inline V v_round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline V v_power(__m256i n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+/* a * 2**n for integral n in [-152, 0], in two exact steps and one rounded one, so that subnormals are reached. */
+static inline V v_scale(V a, V n) {
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+    return _mm256_mul_ps(_mm256_mul_ps(a, v_power(half)), v_power(_mm256_sub_epi32(whole, half)));
+}
+static inline M v_eq(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+static inline V v_zero_where(M m, V a) { return _mm256_andnot_ps(m, a); }
+static inline int m_count(M m) { return __builtin_popcount((unsigned)_mm256_movemask_ps(m)); }
+static inline real v_hmax(V a) {
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+}
+
+static inline A a_zero(void) { return (A){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+static inline A a_add(A a, V v) {
+    return (A){_mm256_add_pd(a.lo, _mm256_cvtps_pd(_mm256_castps256_ps128(v))),
+               _mm256_add_pd(a.hi, _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)))};
+}
+static inline __m256d a_join(A a) { return _mm256_add_pd(a.lo, a.hi); }
+#else
+#define W 4
+typedef double real;
+typedef __m256d V;
+typedef __m256d M;
+typedef __m256d A;
+
+static inline V v_set(real x) { return _mm256_set1_pd(x); }
+static inline V v_load(const real *p) { return _mm256_loadu_pd(p); }
+static inline void v_store(real *p, V v) { _mm256_storeu_pd(p, v); }
+static inline __m256i v_first(ptrdiff_t n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x((int64_t)n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+static inline V v_load_first(const real *p, ptrdiff_t n, V fill) {
+    __m256i mask = v_first(n);
+    return _mm256_blendv_pd(fill, _mm256_maskload_pd(p, mask), _mm256_castsi256_pd(mask));
+}
+static inline void v_store_first(real *p, ptrdiff_t n, V v) { _mm256_maskstore_pd(p, v_first(n), v); }
+static inline V v_keep_first(ptrdiff_t n, V v) { return _mm256_and_pd(v, _mm256_castsi256_pd(v_first(n))); }
+static inline V v_add(V a, V b) { return _mm256_add_pd(a, b); }
+static inline V v_sub(V a, V b) { return _mm256_sub_pd(a, b); }
+static inline V v_mul(V a, V b) { return _mm256_mul_pd(a, b); }
+static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
+static inline V v_max(V a, V b) { return _mm256_max_pd(a, b); } /* b where either is NaN */
+static inline V v_round(V a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline V v_power(__m128i n) {
+    __m256i wide = _mm256_cvtepi32_epi64(_mm_add_epi32(n, _mm_set1_epi32(1023)));
+    return _mm256_castsi256_pd(_mm256_slli_epi64(wide, 52));
+}
+/* a * 2**n for integral n in [-1080, 0], in two exact steps and one rounded one, so that subnormals are reached. */
+static inline V v_scale(V a, V n) {
+    __m128i whole = _mm256_cvtpd_epi32(n), half = _mm_srai_epi32(whole, 1);
+    return _mm256_mul_pd(_mm256_mul_pd(a, v_power(half)), v_power(_mm_sub_epi32(whole, half)));
+}
+static inline M v_eq(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
+static inline V v_zero_where(M m, V a) { return _mm256_andnot_pd(m, a); }
+static inline int m_count(M m) { return __builtin_popcount((unsigned)_mm256_movemask_pd(m)); }
+static inline real v_hmax(V a) {
+    __m128d h = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(h, _mm_unpackhi_pd(h, h)));
+}
+
+static inline A a_zero(void) { return _mm256_setzero_pd(); }
+static inline A a_add(A a, V v) { return _mm256_add_pd(a, v); }
+static inline __m256d a_join(A a) { return a; }
+#endif
+
+static inline double a_sum(A a) {
+    __m256d v = a_join(a);
+    __m128d h = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
+}

@@ -1,0 +1,84 @@
+/* The same layer in the compiler's own 16-byte vectors: SSE2, NEON, and whatever else it lowers them to. */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "rows.h"
+
+#if defined(REAL_F32)
+#define W 4
+typedef float real;
+typedef int32_t integer;
+#define MAGIC 0x1.8p23f /* adding it rounds to an integer that sits in the low bits */
+#define BIAS 127
+#define FRACTION 23
+#else
+#define W 2
+typedef double real;
+typedef int64_t integer;
+#define MAGIC 0x1.8p52
+#define BIAS 1023
+#define FRACTION 52
+#endif
+typedef real V __attribute__((vector_size(16)));
+typedef integer M __attribute__((vector_size(16)));
+
+static inline V v_set(real x) { return x - (V){0}; } /* not x + 0: that would lose the sign of -0 */
+static inline V v_load(const real *p) {
+    V v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void v_store(real *p, V v) { memcpy(p, &v, sizeof v); }
+static inline V v_load_first(const real *p, ptrdiff_t n, V fill) {
+    memcpy(&fill, p, (size_t)n * sizeof(real));
+    return fill;
+}
+static inline void v_store_first(real *p, ptrdiff_t n, V v) { memcpy(p, &v, (size_t)n * sizeof(real)); }
+static inline V v_keep_first(ptrdiff_t n, V v) {
+    V kept = {0};
+    memcpy(&kept, &v, (size_t)n * sizeof(real));
+    return kept;
+}
+static inline V v_add(V a, V b) { return a + b; }
+static inline V v_sub(V a, V b) { return a - b; }
+static inline V v_mul(V a, V b) { return a * b; }
+static inline V v_fma(V a, V b, V c) { return a * b + c; }
+static inline V v_select(M m, V a, V b) { return (V)((m & (M)a) | (~m & (M)b)); }
+static inline V v_max(V a, V b) { return v_select((M)(a > b), a, b); } /* b where either is NaN */
+static inline V v_round(V a) {
+    V shifted = a + v_set(MAGIC);
+    return shifted - v_set(MAGIC);
+}
+static inline V v_power(M n) { return (V)((n + BIAS) << FRACTION); }
+/* a * 2**n for integral n in [-1080, 0], in two exact steps and one rounded one, so that subnormals are reached. */
+static inline V v_scale(V a, V n) {
+    M whole = (M)(n + v_set(MAGIC)) - (M)v_set(MAGIC), half = whole >> 1;
+    return a * v_power(half) * v_power(whole - half);
+}
+static inline M v_eq(V a, V b) { return (M)(a == b); }
+static inline V v_zero_where(M m, V a) { return (V)(~m & (M)a); }
+
+#if defined(REAL_F32)
+typedef double D __attribute__((vector_size(16)));
+typedef struct { D lo, hi; } A;
+static inline int m_count(M m) { return -(int)(m[0] + m[1] + m[2] + m[3]); }
+static inline real v_hmax(V a) {
+    real lo = a[1] > a[0] ? a[1] : a[0], hi = a[3] > a[2] ? a[3] : a[2];
+    return hi > lo ? hi : lo;
+}
+static inline A a_zero(void) { return (A){{0}, {0}}; }
+static inline A a_add(A a, V v) { return (A){a.lo + (D){v[0], v[1]}, a.hi + (D){v[2], v[3]}}; }
+static inline double a_sum(A a) {
+    D v = a.lo + a.hi;
+    return v[0] + v[1];
+}
+#else
+typedef V A;
+static inline int m_count(M m) { return -(int)(m[0] + m[1]); }
+static inline real v_hmax(V a) { return a[1] > a[0] ? a[1] : a[0]; }
+static inline A a_zero(void) { return (A){0}; }
+static inline A a_add(A a, V v) { return a + v; }
+static inline double a_sum(A a) { return a[0] + a[1]; }
+#endif

@@ -1,0 +1,246 @@
+"""Every argument checked before anything is computed or written: each error names what was wrong and what is right."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softmax_ce.staging import Rows, compute_dtype, is_bfloat16, result_dtype
+
+REDUCTIONS = ("mean", "sum", "none")
+ON_EMPTY = ("nan", "zero", "raise")
+_INT64 = np.dtype(np.int64)
+_CHECK_BLOCK = 1 << 16  # labels at a time, so that the check's temporaries stay in cache
+
+
+@dataclass(slots=True)
+class Problem:
+    """One call's arrays, checked and seen as rows.
+
+    Attributes
+    ----------
+    source : ndarray
+        The logits as given, N-d.
+    axis : int
+        The class axis in [0, ndim).
+    compute, result : dtype
+        What the kernel computes in; what the gradient comes back in.
+    logits : Rows
+    row_shape : tuple of int
+        The shape of the "none" loss.
+    labels : ndarray of int64 or None
+        (N,), hard labels. None for soft ones.
+    targets : ndarray or None
+        Soft labels as given, N-d. None for hard ones.
+    any_ignored : bool
+        Whether some label is ignore_index.
+    """
+
+    source: Any
+    axis: int
+    compute: np.dtype[Any]
+    result: np.dtype[Any]
+    logits: Rows
+    row_shape: tuple[int, ...]
+    labels: Any = None
+    targets: Any = None
+    any_ignored: bool = False
+
+    @property
+    def n_rows(self) -> int:
+        return self.logits.n_rows
+
+    @property
+    def n_classes(self) -> int:
+        return self.logits.n_classes
+
+
+def check_logits(logits: Any, axis: Any) -> Problem:
+    """The logits as rows of classes."""
+    source = np.asarray(logits)
+    compute = compute_dtype(source.dtype)
+    if source.ndim == 0:
+        raise ValueError("logits need at least one axis, the classes; got a scalar")
+    try:
+        given = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an integer, got {axis!r}") from None
+    if not -source.ndim <= given < source.ndim:
+        raise ValueError(f"axis {given} is out of range for logits of shape {source.shape}")
+    position = given % source.ndim
+    if source.shape[position] == 0:
+        raise ValueError(f"logits of shape {source.shape} have no classes: axis {given} has length 0")
+    row_shape = source.shape[:position] + source.shape[position + 1 :]
+    return Problem(
+        source, position, compute, result_dtype(source.dtype), Rows(source, position, compute), row_shape
+    )
+
+
+def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
+    """Hard labels, in range; or soft labels of the logits' shape. Fills in the problem."""
+    array = np.asarray(targets)
+    kind = array.dtype.kind
+    if array.shape == problem.row_shape:
+        if kind not in "iu":
+            raise TypeError(
+                f"targets of shape {array.shape} are hard labels and must have an integer dtype, got {array.dtype}; "
+                f"soft labels have the logits' shape {problem.source.shape}"
+            )
+        problem.any_ignored = _check_labels(array, problem.n_classes, ignore_index)
+        problem.labels = np.ascontiguousarray(array, _INT64).reshape(-1)
+    elif array.shape == problem.source.shape:
+        if kind not in "fiub" and not is_bfloat16(array.dtype):
+            raise TypeError(f"soft labels must have a real dtype, got {array.dtype}")
+        if ignore_index >= 0:
+            raise ValueError(
+                f"ignore_index={ignore_index} needs hard labels; with soft labels give a sample_weight of 0"
+            )
+        problem.targets = array
+    else:
+        raise ValueError(
+            f"targets of shape {array.shape} do not fit logits of shape {problem.source.shape} with classes on axis "
+            f"{problem.axis}: hard labels have shape {problem.row_shape}, soft labels {problem.source.shape}"
+        )
+
+
+def _check_labels(labels: Any, n_classes: int, ignore_index: int) -> bool:
+    """Whether some label is ignored; an IndexError for one that is neither ignored nor a class."""
+    if labels.size == 0:
+        return False
+    if labels.dtype == _INT64 and labels.flags.c_contiguous and not 0 <= ignore_index < n_classes:
+        # The common case in one vectorised pass: seen as unsigned, a negative label is a huge one.
+        if np.maximum.reduce(labels.reshape(-1).view(np.uint64)) < n_classes:
+            return False
+    flat = labels.reshape(-1)  # of integers, one a row: a copy, if it takes one, is small beside the logits
+    any_ignored = False
+    for start in range(0, flat.size, _CHECK_BLOCK):
+        block = flat[start : start + _CHECK_BLOCK]
+        ignored = block == ignore_index
+        any_ignored = any_ignored or bool(ignored.any())
+        bad = ((block < 0) | (block >= n_classes)) & ~ignored
+        if bad.any():
+            first = start + int(bad.argmax())
+            where = tuple(int(i) for i in np.unravel_index(first, labels.shape))
+            position = where[0] if len(where) == 1 else where
+            raise IndexError(
+                f"target {int(flat[first])} at position {position} is outside [0, {n_classes}) "
+                f"and is not ignore_index ({ignore_index})"
+            )
+    return any_ignored
+
+
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """An option that is one of a few words."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not known; allowed: {', '.join(map(repr, allowed))}")
+
+
+def check_number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> float:
+    """A finite real number in [low, high]; `above`: in (low, high]."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    inside = low < number <= high if above else low <= number <= high
+    if not inside or not math.isfinite(number):
+        bounds = f"finite and {'above' if above else 'at least'} {low:g}"
+        if high != math.inf:
+            bounds = f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be {bounds}, got {value!r}")
+    return number
+
+
+def check_ignore_index(value: Any) -> int:
+    """An integer that an int64 label can be."""
+    try:
+        index = operator.index(value)
+    except TypeError:
+        raise TypeError(f"ignore_index must be an integer, got {value!r}") from None
+    if not -(2**63) <= index < 2**63:
+        raise ValueError(f"ignore_index must fit in int64, got {index}")
+    return index
+
+
+def check_threads(value: Any) -> int | None:
+    """None or a positive integer; more threads than CPUs are valid."""
+    if value is None:
+        return None
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"threads must be None or a positive integer, got {value!r}") from None
+    if count < 1:
+        raise ValueError(f"threads must be None or at least 1, got {count}")
+    return count
+
+
+def check_weight(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Weights as a new flat float64 array: of this shape, finite, not negative."""
+    weight = check_vector(name, value, shape)
+    if not (np.isfinite(weight).all() and (weight >= 0).all()):
+        bad = int(np.argmin(np.isfinite(weight) & (weight >= 0)))
+        raise ValueError(f"{name} must be finite and not negative; entry {bad} is {weight[bad]}")
+    return weight
+
+
+def check_vector(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Real numbers as a new flat float64 array of this shape. New: it may not change, or be an output, meanwhile."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub" and not is_bfloat16(array.dtype):
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array.astype(np.float64).reshape(-1)
+
+
+def check_buffer(
+    name: str, buffer: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype[Any], ...], inputs: Iterable[tuple[str, Any]]
+) -> None:
+    """An output that was handed in: the right array, writeable, and not half of an input."""
+    if not isinstance(buffer, np.ndarray):
+        raise ValueError(f"{name} must be a NumPy array to write into, got {type(buffer).__name__}")
+    if buffer.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {buffer.shape}")
+    if buffer.dtype not in dtypes:
+        raise ValueError(f"{name} must have dtype {' or '.join(map(str, dtypes))}, got {buffer.dtype}")
+    if not buffer.flags.writeable:
+        raise ValueError(f"{name} is read-only")
+    if 0 in buffer.strides and buffer.size > 1 and any(n > 1 and s == 0 for n, s in zip(shape, buffer.strides, strict=True)):
+        raise ValueError(f"{name} overlaps itself: it is a broadcast view")
+    for other, array in inputs:
+        if overlaps(buffer, array) and not same_memory(buffer, array):
+            raise ValueError(f"{name} overlaps {other} in part; only the very same memory is allowed")
+
+
+def check_apart(buffers: dict[str, Any]) -> None:
+    """No two outputs share memory."""
+    given = [(name, buffer) for name, buffer in buffers.items() if buffer is not None]
+    for i, (name, buffer) in enumerate(given):
+        for other, array in given[:i]:
+            if overlaps(buffer, array):
+                raise ValueError(f"{name} overlaps {other}: each output needs memory of its own")
+
+
+def overlaps(a: Any, b: Any) -> bool:
+    """Whether two arrays share an element; where that is too hard to tell, whether they may."""
+    if not isinstance(b, np.ndarray) or not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def same_memory(a: Any, b: Any) -> bool:
+    """Whether two arrays are the same elements in the same places."""
+    return bool(
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )

@@ -1,0 +1,219 @@
+"""What a backend is: two kernels, a row of facts, and the conventions they share.
+
+Conventions (written once, used by every kernel)
+------------------------------------------------
+N rows, C classes, R the native dtype (float32 or float64). For row i, with lse the log-sum-exp
+of its logits x, p = softmax(x), and 0 * inf = 0:
+
+    T_ij   = mass_i * [j = y_i] + base_mass_j       hard labels, mass_i = label_mass[y_i]
+           = target_scale_j * t_ij + base_mass_j    soft labels
+    a_i    = sum_j T_ij                             hard labels: mass_i + base_total
+    loss_i = r_i * (sum_j T_ij * (lse_i - x_ij) + z_loss * lse_i**2)
+    grad_ij = r_i * v_i * ((a_i + 2 * z_loss * lse_i) * p_ij - T_ij)
+
+with r = row_weight and v = upstream. A row counts when r_i != 0 and, for hard labels, its label
+lies in [0, C) and is not ``ignore_index``; a row that does not count has loss 0 and gradient 0,
+whatever its logits are. softmax is the gradient with mass 0, base_total 1, r = v = 1.
+
+The shell has checked every argument before a kernel is called. A kernel allocates at most a
+scratch of a few row blocks, raises nothing, holds no state, and writes only rows
+[start, stop) of the outputs it was given. ``grad`` may be the same memory as ``logits``. What a
+row gets depends on that row alone, never on start, stop, its neighbours or the thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+NATIVE_DTYPES = ("float32", "float64")
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
+
+class HardKernel(Protocol):
+    """Loss, gradient and log-sum-exp for one integer label a row."""
+
+    def __call__(
+        self,
+        logits: Floats,  # IN   (N, C) R, C-contiguous
+        labels: NDArray[np.int64],  # IN   (N,) or (1,): one for all rows
+        ignore_index: int,
+        label_mass: Floats,  # IN   (C,) or (1,) R
+        base_mass: Floats | None,  # IN   (C,) or (1,) R; None: zero
+        base_total: float,
+        z_loss: float,
+        row_weight: NDArray[np.float64],  # IN   (N,) or (1,)
+        upstream: NDArray[np.float64],  # IN   (N,) or (1,)
+        loss: Floats | None,  # OUT  (N,) R; None: not wanted, and so below
+        grad: Floats | None,  # OUT  (N, C) R, may be logits itself
+        row_max: Floats | None,  # OUT  (N,) R
+        log_sum: Floats | None,  # OUT  (N,) R: log sum_j exp(x_j - row_max), lse = row_max + log_sum
+        start: int,
+        stop: int,
+        /,
+    ) -> None: ...
+
+
+class SoftKernel(Protocol):
+    """The same for a row of soft targets."""
+
+    def __call__(
+        self,
+        logits: Floats,  # IN   (N, C) R, C-contiguous
+        targets: Floats,  # IN   (N, C) R, C-contiguous, never the same memory as grad
+        target_scale: Floats,  # IN   (C,) or (1,) R
+        base_mass: Floats | None,  # IN   (C,) or (1,) R; None: zero
+        z_loss: float,
+        row_weight: NDArray[np.float64],  # IN   (N,) or (1,)
+        upstream: NDArray[np.float64],  # IN   (N,) or (1,)
+        loss: Floats | None,  # OUT  as for hard labels
+        grad: Floats | None,
+        row_max: Floats | None,
+        log_sum: Floats | None,
+        start: int,
+        stop: int,
+        /,
+    ) -> None: ...
+
+
+def sequential(classes: int) -> float:
+    """Sum coefficient A of one running sum."""
+    return max(classes - 1, 0)
+
+
+def pairwise(classes: int) -> float:
+    """Sum coefficient A of NumPy's pairwise sum (blocks of 128 in 8 lanes)."""
+    return 18 + max(0, math.ceil(math.log2(max(classes, 1) / 128)))
+
+
+def lanes(width: int, chunk: int) -> Callable[[int], float]:
+    """Sum coefficient A of `width` running sums a chunk, then one sum over the chunks."""
+
+    def coefficient(classes: int) -> float:
+        return min(classes, chunk) / width + math.log2(width) + classes / chunk + 2
+
+    return coefficient
+
+
+def wide(tree: int = 1) -> Callable[[int], float]:
+    """Sum coefficient A of float32 terms, `tree` added in float32, the rest in float64."""
+
+    def coefficient(classes: int) -> float:
+        return 1 + math.log2(tree) + classes * 2.0**-29
+
+    return coefficient
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """What the error bounds need to know of a backend's arithmetic.
+
+    Attributes
+    ----------
+    exp_ulp, log_ulp : float
+        Largest error, in units in the last place, of its exp (arguments <= 0) and its log.
+    summation : callable
+        Classes -> the coefficient A of its sum over classes: error <= A * u * sum.
+    """
+
+    exp_ulp: float = 4.0
+    log_ulp: float = 4.0
+    summation: Callable[[int], float] = sequential
+
+
+def _cautious() -> Mapping[str, Accuracy]:
+    return MappingProxyType({name: Accuracy() for name in NATIVE_DTYPES})
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """One backend's facts, as listed by :func:`softmax_ce.backends`.
+
+    Attributes
+    ----------
+    name : str
+        What ``backend=`` takes.
+    module : str
+        Dotted name of the module that holds the kernels ``hard`` and ``soft``.
+    summary : str
+        One line for tables.
+    stable : bool
+        False: it overflows and underflows, and automatic choice never takes it.
+    ahead_of_time : bool
+        True: the first call pays no compilation. Automatic choice asks for this.
+    how_to_get : str
+        What to do when it is not available.
+    accuracy : mapping
+        Native dtype name -> :class:`Accuracy`.
+    dtypes : tuple of str
+        The dtypes computed natively; others are staged through these.
+    available : bool
+    why_unavailable : str or None
+        The reason when not available.
+    """
+
+    name: str
+    module: str
+    summary: str = ""
+    stable: bool = True
+    ahead_of_time: bool = True
+    how_to_get: str = ""
+    accuracy: Mapping[str, Accuracy] = field(default_factory=_cautious, hash=False, compare=False)
+    dtypes: tuple[str, ...] = NATIVE_DTYPES
+    available: bool = True
+    why_unavailable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A loaded backend: its facts and its two kernels.
+
+    Attributes
+    ----------
+    info : BackendInfo
+    hard : HardKernel
+    soft : SoftKernel
+    details : str
+        What it found at load, such as the instruction set in use. Empty when there is nothing to say.
+    """
+
+    info: BackendInfo
+    hard: HardKernel
+    soft: SoftKernel
+    details: str = ""
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self.info.name
+
+    def warmup(self, dtypes: Iterable[Any] = NATIVE_DTYPES) -> None:
+        """Run both kernels once per dtype, so that nothing is compiled on the first real call.
+
+        Parameters
+        ----------
+        dtypes : iterable of dtype-like
+            Of the logits that are to come. 16-bit floats and integers are computed in float32 and
+            float64; the kernel that will run for them is warmed up.
+
+        Raises
+        ------
+        TypeError
+            A dtype that logits cannot have.
+        """
+        from softmax_ce.staging import compute_dtype  # a leaf module; here to keep contract import-free
+
+        for native in {compute_dtype(np.dtype(dtype)) for dtype in dtypes}:
+            logits = np.zeros((1, 2), native)
+            one = np.ones(1, native)
+            row = np.ones(1)
+            outputs = np.empty(1, native), np.empty((1, 2), native), np.empty(1, native), np.empty(1, native)
+            self.hard(logits, np.zeros(1, np.int64), -100, one, None, 0.0, 0.0, row, row, *outputs, 0, 1)
+            self.soft(logits, np.ones((1, 2), native), one, None, 0.0, row, row, *outputs, 0, 1)

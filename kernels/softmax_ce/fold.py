@@ -1,0 +1,106 @@
+"""Options folded to the few factors that kernels know: one formula, stated in softmax_ce.contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softmax_ce.checks import Problem
+
+_BLOCK = 1 << 16  # rows at a time when denominators are summed
+ONE_ROW = np.ones(1)
+ONE_ROW.flags.writeable = False
+_ZERO_ROW = np.zeros(1)
+_ZERO_ROW.flags.writeable = False
+
+
+@dataclass(slots=True)
+class Factors:
+    """What a kernel is given beside the arrays: names and meaning as in the contract.
+
+    Attributes
+    ----------
+    class_scale : ndarray
+        R, (C,) or (1,): label_mass for hard labels, target_scale for soft ones.
+    base_mass : ndarray or None
+        R, (C,) or (1,).
+    base_total, z_loss : float
+    row_weight, upstream : ndarray
+        float64, (N,) or (1,).
+    denominator : float
+        By which the shell divides the summed loss; upstream is divided already.
+    empty : bool
+        No row counts towards a mean.
+    """
+
+    class_scale: Any
+    base_mass: Any
+    base_total: float
+    z_loss: float
+    row_weight: Any
+    upstream: Any
+    denominator: float
+    empty: bool
+
+
+def fold(
+    problem: Problem,
+    *,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    reduction: str,
+    denominator: float | None,
+    grad_output: Any,
+) -> Factors:
+    """Checked options to factors. `weight`, `sample_weight` and a vector `grad_output` are flat float64."""
+    real = problem.compute.type
+    keep = 1.0 - label_smoothing
+    if weight is None:
+        scale = np.full(1, keep, real)
+        base = np.full(1, label_smoothing / problem.n_classes, real) if label_smoothing else None
+        base_total = label_smoothing
+    else:
+        scale = (keep * weight).astype(real)
+        base = (label_smoothing / problem.n_classes * weight).astype(real) if label_smoothing else None
+        base_total = label_smoothing * float(weight.mean()) if label_smoothing else 0.0
+    row_weight = ONE_ROW if sample_weight is None else sample_weight
+    divisor, empty = 1.0, False
+    if reduction == "mean":
+        if denominator is not None:
+            divisor = denominator
+        else:
+            divisor, rows = _denominators(problem, weight, sample_weight, ignore_index)
+            empty = divisor == 0.0
+            if empty:
+                row_weight, divisor = _ZERO_ROW, 1.0
+            else:
+                z_loss *= divisor / rows  # the z-loss is divided by the rows, the rest by their weights
+    upstream = ONE_ROW if grad_output is None and divisor == 1.0 else _upstream(grad_output, divisor)
+    return Factors(scale, base, base_total, z_loss, row_weight, upstream, divisor, empty)
+
+
+def _upstream(grad_output: Any, divisor: float) -> Any:
+    if grad_output is None:
+        return np.full(1, 1.0 / divisor)
+    return np.atleast_1d(np.asarray(grad_output, np.float64) / divisor)
+
+
+def _denominators(problem: Problem, weight: Any, sample_weight: Any, ignore_index: int) -> tuple[float, float]:
+    """Sums over the counted rows, in float64 and in a fixed order: of sample_weight * weight[y], of sample_weight."""
+    labels = problem.labels
+    if labels is None or (weight is None and not problem.any_ignored):
+        rows = float(problem.n_rows) if sample_weight is None else float(sample_weight.sum())
+        return rows, rows
+    weighted = plain = 0.0
+    for start in range(0, problem.n_rows, _BLOCK):
+        y = labels[start : start + _BLOCK]
+        counted = np.flatnonzero((y >= 0) & (y < problem.n_classes) & (y != ignore_index))
+        row = np.ones(counted.size) if sample_weight is None else sample_weight[start + counted]
+        plain += float(row.sum())
+        weighted += float(row.sum() if weight is None else (row * weight[y[counted]]).sum())
+    return weighted, plain

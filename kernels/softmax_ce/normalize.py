@@ -1,0 +1,137 @@
+"""softmax, log_softmax and logsumexp: the same kernels, without a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from softmax_ce import auto, checks
+from softmax_ce.checks import Problem
+from softmax_ce.fold import ONE_ROW, Factors
+from softmax_ce.run import Outputs, run_kernel
+from softmax_ce.staging import Rows
+from softmax_ce.threads import run
+
+_NO_LABEL = np.zeros(1, np.int64)
+_STAGED = 1 << 16  # elements a block: it stays in L2 between the two subtractions
+
+
+def softmax(x: Any, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Any = None) -> Any:
+    """Softmax, exp(x) / sum(exp(x)), over one axis.
+
+    Parameters
+    ----------
+    x : array_like
+        At least 1-D. Integers are taken as float64.
+    axis : int, default -1
+        The class axis.
+    backend : str, optional
+        A name from :func:`softmax_ce.backends`; None chooses automatically.
+    threads : int, optional
+        None: the CPUs this process may use. The bits do not depend on it.
+    out : ndarray, optional
+        Buffer of the shape and dtype of the result; may be x itself.
+
+    Returns
+    -------
+    ndarray
+        The shape and dtype of x (float64 for integers). A row with a NaN or +inf, or with nothing above
+        -inf, is NaN.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape, dtype or buffer that does not fit.
+    """
+    problem, threads = _check(x, axis, threads)
+    if out is not None:
+        checks.check_buffer("out", out, problem.source.shape, (problem.result,), (("x", problem.source),))
+    outputs = Outputs.allocate(problem, False, True, False, None, out)
+    _run(problem, outputs, backend, threads)
+    return outputs.grad
+
+
+def logsumexp(x: Any, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Any = None) -> Any:
+    """log(sum(exp(x))) over one axis, with the maximum pulled out.
+
+    Parameters
+    ----------
+    x, axis, backend, threads
+        As for :func:`softmax`.
+    out : ndarray, optional
+        Buffer in the shape of x less the axis, in the dtype of the result.
+
+    Returns
+    -------
+    ndarray or scalar
+        The dtype of x; float32 for 16-bit floats, float64 for integers. -inf for a row of -inf, as
+        ``scipy.special.logsumexp``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape, dtype or buffer that does not fit.
+    """
+    problem, threads = _check(x, axis, threads)
+    if out is not None:
+        checks.check_buffer("out", out, problem.row_shape, (problem.compute,), (("x", problem.source),))
+    outputs = Outputs.allocate(problem, False, False, True, None, None)
+    _run(problem, outputs, backend, threads)
+    return outputs.finish_lse(problem.row_shape, out)
+
+
+def log_softmax(
+    x: Any, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Any = None
+) -> Any:
+    """log(softmax(x)) over one axis, as (x - max) - log(sum(exp(x - max))): accurate where softmax underflows.
+
+    Parameters
+    ----------
+    x, axis, backend, threads, out
+        As for :func:`softmax`.
+
+    Returns
+    -------
+    ndarray
+        The shape and dtype of x (float64 for integers).
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape, dtype or buffer that does not fit.
+    """
+    problem, threads = _check(x, axis, threads)
+    if out is not None:
+        checks.check_buffer("out", out, problem.source.shape, (problem.result,), (("x", problem.source),))
+    outputs = Outputs.allocate(problem, False, False, True, None, None)
+    _run(problem, outputs, backend, threads)
+    result = np.empty(problem.source.shape, problem.result) if out is None else out
+    row_max, log_sum = outputs.row_max[:, None], outputs.log_sum[:, None]
+    log_sum[~np.isfinite(row_max)] = np.nan  # no distribution: the whole row is NaN, as in softmax
+    rows = Rows(result, problem.axis, problem.compute)
+
+    def subtract(start: int, stop: int) -> None:
+        step = max(1, _STAGED // problem.n_classes)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            block = rows.room(first, last)
+            with np.errstate(all="ignore"):
+                np.subtract(problem.logits.load(first, last), row_max[first:last], out=block)
+                np.subtract(block, log_sum[first:last], out=block)
+            rows.store(first, last, block)
+
+    run(subtract, problem.n_rows, problem.n_classes, problem.compute.itemsize, threads)
+    return result
+
+
+def _check(x: Any, axis: int, threads: Any) -> tuple[Problem, int | None]:
+    return checks.check_logits(x, axis), checks.check_threads(threads)
+
+
+def _run(problem: Problem, outputs: Outputs, backend: str | None, threads: int | None) -> None:
+    """Hard-label kernel with no mass at any label: the gradient is 1 * p - 0."""
+    problem.labels = _NO_LABEL
+    nothing = np.zeros(1, problem.compute)
+    factors = Factors(nothing, None, 1.0, 0.0, ONE_ROW, ONE_ROW, 1.0, False)
+    run_kernel(auto.choose(backend), problem, factors, -1, outputs, threads)

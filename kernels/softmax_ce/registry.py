@@ -1,0 +1,214 @@
+"""The one table of backends: what there is, loading on demand, and why one is not available."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from dataclasses import replace
+from importlib import metadata
+from types import MappingProxyType, ModuleType
+
+from softmax_ce.contract import Accuracy, Backend, BackendInfo, lanes, pairwise, wide
+
+ENTRY_POINT_GROUP = "softmax_ce.backends"
+
+# From the simplest to the fastest: automatic choice takes the last one that qualifies.
+# exp and log errors: NumPy's float32 AVX-512 exp is documented at 2.52 ULP; the others were measured
+# (docs/accuracy.md). In float32, all four take the logarithm of a row in float64.
+_TABLE: tuple[BackendInfo, ...] = (
+    BackendInfo(
+        name="naive",
+        module="softmax_ce._backends.naive",
+        summary="the textbook formula in NumPy, unshifted: overflows and underflows",
+        stable=False,
+        accuracy=MappingProxyType(
+            {"float32": Accuracy(2.6, 4.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}
+        ),
+    ),
+    BackendInfo(
+        name="numpy",
+        module="softmax_ce._backends.shifted",
+        summary="NumPy with the row maximum pulled out, in cache-sized blocks of rows",
+        accuracy=MappingProxyType(
+            {"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}
+        ),
+    ),
+    BackendInfo(
+        name="numba",
+        module="softmax_ce._backends.numba_jit",
+        summary="Numba: inlined polynomial exp, one fused pass per row, compiled on first use",
+        ahead_of_time=False,
+        how_to_get="pip install 'softmax-ce[numba]'",
+        accuracy=MappingProxyType(
+            {"float32": Accuracy(1.5, 1.0, wide()), "float64": Accuracy(1.5, 1.0, lanes(8, 2048))}
+        ),
+    ),
+    BackendInfo(
+        name="cython",
+        module="softmax_ce._backends.cython",
+        summary="Cython and C: explicit vectors, compiled per instruction set, one fused pass per row",
+        how_to_get="install a C compiler (gcc or clang), then: pip install --force-reinstall --no-cache-dir softmax-ce",
+        accuracy=MappingProxyType(
+            {"float32": Accuracy(1.5, 1.0, wide(4)), "float64": Accuracy(1.5, 1.0, lanes(8, 2048))}
+        ),
+    ),
+)
+
+
+class BackendUnavailableError(ImportError):
+    """A backend was asked for by name and cannot be loaded here."""
+
+
+_lock = threading.RLock()
+_entries: dict[str, BackendInfo] | None = None
+_loaded: dict[str, Backend | BackendInfo] = {}
+
+
+def backends() -> tuple[BackendInfo, ...]:
+    """Every known backend, in the table's order, then those of other packages.
+
+    Each is loaded to find out whether it is available.
+
+    Returns
+    -------
+    tuple of BackendInfo
+    """
+    return tuple(_info(_load(name)) for name in _names())
+
+
+def get_backend(name: str) -> Backend:
+    """One backend, ready to run.
+
+    Parameters
+    ----------
+    name : str
+        As listed by :func:`backends`.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    ValueError
+        No such backend; the message names the known ones.
+    BackendUnavailableError
+        It is known but cannot run here; the message says why, and how to get it. An ImportError.
+    """
+    found = _loaded.get(name) if isinstance(name, str) else None
+    if type(found) is Backend:
+        return found
+    if not isinstance(name, str) or name not in _names():
+        raise ValueError(f"unknown backend {name!r}; known backends: {', '.join(_names())}")
+    found = _load(name)
+    if isinstance(found, Backend):
+        return found
+    hint = f". To get it: {found.how_to_get}" if found.how_to_get else ""
+    raise BackendUnavailableError(f"backend {name!r} is not available: {found.why_unavailable}{hint}")
+
+
+def table() -> tuple[BackendInfo, ...]:
+    """The project's own backends, from the simplest to the fastest. Loads nothing."""
+    return _TABLE
+
+
+def is_available(name: str) -> bool:
+    """Whether a known backend can be loaded here."""
+    return isinstance(_load(name), Backend)
+
+
+def register(module: ModuleType) -> Backend:
+    """Add a backend that is not in the table, for this process.
+
+    What an entry point in the group ``softmax_ce.backends`` does on discovery.
+
+    Parameters
+    ----------
+    module : module or any object
+        Holds ``BACKEND``, its :class:`~softmax_ce.contract.BackendInfo`, and the kernels ``hard`` and ``soft``.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    ValueError
+        The name is taken.
+    TypeError
+        A part of the contract is missing.
+    """
+    backend = _backend_of(module, _declared(module))
+    with _lock:
+        if backend.name in _names():
+            raise ValueError(f"a backend named {backend.name!r} is registered already")
+        _known()[backend.name] = backend.info
+        _loaded[backend.name] = backend
+    return backend
+
+
+def unregister(name: str) -> None:
+    """Remove a backend that :func:`register` added."""
+    if any(info.name == name for info in _TABLE):
+        raise ValueError(f"{name!r} is one of the project's own backends")
+    with _lock:
+        _known().pop(name, None)
+        _loaded.pop(name, None)
+
+
+def _names() -> tuple[str, ...]:
+    return tuple(_known())
+
+
+def _known() -> dict[str, BackendInfo]:
+    """The table and the entry points, found once; nothing is imported yet."""
+    global _entries
+    if _entries is None:
+        with _lock:
+            if _entries is None:
+                found = {info.name: info for info in _TABLE}
+                for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
+                    # A name that is taken stays with its first owner: no package replaces a backend.
+                    found.setdefault(entry.name, BackendInfo(name=entry.name, module=entry.module))
+                _entries = found
+    return _entries
+
+
+def _info(loaded: Backend | BackendInfo) -> BackendInfo:
+    return loaded.info if isinstance(loaded, Backend) else loaded
+
+
+def _load(name: str) -> Backend | BackendInfo:
+    """The backend, or its info with the reason why there is none. Tried once a process."""
+    with _lock:
+        if name not in _loaded:
+            info = _known()[name]
+            own = info in _TABLE
+            try:
+                module = importlib.import_module(info.module)
+                declared = info if own else replace(_declared(module), name=name)
+                _loaded[name] = _backend_of(module, declared)
+            except Exception as error:  # a broken dependency may raise anything; it must not take the process along
+                reason = str(error) or type(error).__name__
+                if not isinstance(error, ImportError):
+                    reason = f"{type(error).__name__}: {reason}"
+                _loaded[name] = replace(info, available=False, why_unavailable=reason)
+        return _loaded[name]
+
+
+def _declared(module: ModuleType) -> BackendInfo:
+    info = getattr(module, "BACKEND", None)
+    if not isinstance(info, BackendInfo):
+        raise TypeError(f"{_where(module)} has no BACKEND that is a softmax_ce.contract.BackendInfo")
+    return info
+
+
+def _backend_of(module: ModuleType, info: BackendInfo) -> Backend:
+    for kernel in ("hard", "soft"):
+        if not callable(getattr(module, kernel, None)):
+            raise TypeError(f"{_where(module)} has no kernel {kernel!r}, which the contract asks for")
+    return Backend(info, module.hard, module.soft, getattr(module, "DETAILS", ""))
+
+
+def _where(module: ModuleType) -> str:
+    return getattr(module, "__name__", None) or repr(module)

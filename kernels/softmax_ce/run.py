@@ -1,0 +1,127 @@
+"""From a checked problem to a backend's kernel: outputs, staging and threads put together, once for every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softmax_ce import threads as pool
+from softmax_ce.checks import Problem, same_memory
+from softmax_ce.contract import Backend
+from softmax_ce.fold import Factors
+from softmax_ce.staging import Rows
+
+_STAGED = 1 << 16  # elements copied to the scratch at a time: logits, targets and gradient stay in L2
+
+
+@dataclass(slots=True)
+class Outputs:
+    """What a call computes into; None where it is not wanted.
+
+    Attributes
+    ----------
+    loss, row_max, log_sum : ndarray or None
+        (N,), in the compute dtype.
+    grad : ndarray or None
+        The gradient in the logits' shape: the caller's buffer, or a new array.
+    """
+
+    loss: Any
+    grad: Any
+    row_max: Any
+    log_sum: Any
+
+    @classmethod
+    def allocate(
+        cls, problem: Problem, want_loss: bool, want_grad: bool, want_lse: bool, loss_buffer: Any, grad_buffer: Any
+    ) -> Outputs:
+        """New arrays, or the caller's where the kernel can write them in place."""
+        n_rows, dtype = problem.n_rows, problem.compute
+        loss = row_max = log_sum = None
+        if want_loss:
+            usable = loss_buffer is not None and loss_buffer.flags.c_contiguous and loss_buffer.flags.aligned
+            loss = loss_buffer.reshape(-1) if usable else np.empty(n_rows, dtype)
+        if want_lse:
+            row_max, log_sum = np.empty(n_rows, dtype), np.empty(n_rows, dtype)
+        if want_grad and grad_buffer is None:
+            grad_buffer = np.empty(problem.source.shape, problem.result)
+        return cls(loss, grad_buffer, row_max, log_sum)
+
+    def finish_loss(self, shape: tuple[int, ...], buffer: Any) -> Any:
+        """The row losses in their shape, in the caller's buffer if there is one."""
+        loss = self.loss.reshape(shape)
+        if buffer is None:
+            return loss[()]
+        if not same_memory(loss, buffer):
+            buffer[...] = loss
+        return buffer
+
+    def finish_lse(self, shape: tuple[int, ...], buffer: Any) -> Any:
+        """row_max + log_sum, in their shape."""
+        with np.errstate(all="ignore"):
+            lse = (self.row_max + self.log_sum).reshape(shape)
+        if buffer is None:
+            return lse[()]
+        buffer[...] = lse
+        return buffer
+
+
+def run_kernel(
+    backend: Backend, problem: Problem, factors: Factors, ignore_index: int, outputs: Outputs, threads: int | None
+) -> None:
+    """Compute every row, cut into ranges over the threads; staged in blocks where an array is not direct."""
+    n_rows, n_classes = problem.n_rows, problem.n_classes
+    if n_rows == 0:
+        return
+    axis, dtype = problem.axis, problem.compute
+    logits = problem.logits
+    grad = None if outputs.grad is None else Rows(outputs.grad, axis, dtype)
+    targets = None
+    if problem.targets is not None:
+        # A gradient written over the targets: each block of them is read before it is overwritten.
+        in_place = outputs.grad is not None and same_memory(outputs.grad, problem.targets)
+        targets = Rows(problem.targets, axis, dtype, copy=in_place)
+
+    def call(x: Any, t: Any, g: Any, rows: slice, start: int, stop: int) -> None:
+        """One kernel call on arrays whose rows are `rows` of the problem."""
+        row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
+        loss, row_max, log_sum = (_rows(v, rows) for v in (outputs.loss, outputs.row_max, outputs.log_sum))
+        if problem.labels is not None:
+            backend.hard(
+                x, _rows(problem.labels, rows), ignore_index, factors.class_scale, factors.base_mass,
+                factors.base_total, factors.z_loss, row_weight, upstream, loss, g, row_max, log_sum, start, stop,
+            )  # fmt: skip
+        else:
+            backend.soft(
+                x, t, factors.class_scale, factors.base_mass, factors.z_loss, row_weight, upstream,
+                loss, g, row_max, log_sum, start, stop,
+            )  # fmt: skip
+
+    def direct(start: int, stop: int) -> None:
+        call(logits.direct, targets and targets.direct, grad and grad.direct, _ALL, start, stop)
+
+    def staged(start: int, stop: int) -> None:
+        step = max(1, _STAGED // n_classes)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            x = logits.load(first, last)
+            t = None if targets is None else targets.load(first, last)
+            g = None if grad is None else grad.room(first, last)
+            call(x, t, g, slice(first, last), 0, last - first)
+            if grad is not None:
+                grad.store(first, last, g)
+
+    is_direct = all(rows is None or rows.direct is not None for rows in (logits, targets, grad))
+    pool.run(direct if is_direct else staged, n_rows, n_classes, dtype.itemsize, threads)
+
+
+_ALL = slice(None)
+
+
+def _rows(vector: Any, rows: slice) -> Any:
+    """A range of a row vector; None and one entry for all rows stay as they are."""
+    if vector is None or rows is _ALL or len(vector) == 1:
+        return vector
+    return vector[rows]

@@ -1,0 +1,213 @@
+"""Threads, all of them: how many, and a small pool in which the caller works too.
+
+Kernels release the GIL and take a range of rows, so a pool of plain Python threads serves every
+backend. No OpenMP and no Numba prange: both were seen to hang or kill a forked child or to abort under
+concurrent calls. The pool is made anew after a fork; a thread that the system refuses means fewer
+threads; a call from within a pool's thread cannot deadlock, because no call waits for a helper that
+has not started on its rows.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+Task = Callable[[int, int], object]
+
+SERIAL_BYTES = 1 << 19  # below this the wake-up of a helper (10-20 us) costs more than it saves
+_PIECE = 1 << 16  # elements a piece at least: 256 KiB of float32, some 20 us of work
+_LONGEST = 1 << 22  # elements a piece at most: back in Python, and open to Ctrl-C, every 50 ms
+_PIECES_A_THREAD = 8  # enough to even out a busy core
+
+
+def available_cpus() -> int:
+    """The CPUs this process may use: its affinity, a container's quota, and OMP_NUM_THREADS.
+
+    Returns
+    -------
+    int
+        At least 1. A quota of 1.5 CPUs counts as 1: a second thread would be throttled.
+    """
+    try:
+        count = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not Linux
+        count = os.cpu_count() or 1
+    count = min(count, max(1, math.floor(_quota())))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(count, max(1, int(asked))) if asked.isdigit() else count
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """CPUs that the control groups grant (v2 and v1), infinity without a limit."""
+    grant = math.inf
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return grant
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        base = root / controllers if controllers else root
+        # Every ancestor may set a limit; inside a container the path may be that of the host, so the root too.
+        here = base / group.lstrip("/")
+        for folder in (here, *(p for p in here.parents if p == base or base in p.parents)):
+            grant = min(grant, _limit(folder))
+    return grant
+
+
+def _limit(folder: Path) -> float:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def run(task: Task, n_rows: int, n_classes: int, itemsize: int, threads: int | None) -> None:
+    """Call ``task(start, stop)`` for ranges that cover all rows, each once.
+
+    Parameters
+    ----------
+    task : callable
+        Works on rows [start, stop). Its result must not depend on how the rows are cut.
+    n_rows, n_classes, itemsize : int
+        The size of the work; itemsize in bytes.
+    threads : int or None
+        None: the CPUs this process may use, or one for small work. 1 never enters the pool.
+
+    Raises
+    ------
+    Exception
+        What a task raised, after every thread has let go of the buffers.
+    """
+    elements = n_rows * n_classes
+    if threads == 1 or n_rows < 2 or (threads is None and elements * itemsize < SERIAL_BYTES):
+        threads = 1
+    elif threads is None:
+        threads = available_cpus()
+    if threads == 1 and elements <= _LONGEST:
+        task(0, n_rows)
+        return
+    piece = _LONGEST if threads == 1 else min(_LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
+    step = max(1, piece // n_classes)
+    if threads > 1:
+        step = min(step, -(-n_rows // threads))  # an explicit number is met also by small work
+    job = _Job(task, n_rows, step)
+    job.work_as_caller(helpers=min(threads, -(-n_rows // step)) - 1)
+
+
+class _Job:
+    """Rows to be handed out piece by piece, to whoever comes for them."""
+
+    def __init__(self, task: Task, n_rows: int, step: int) -> None:
+        self._task = task
+        self._n_rows = n_rows
+        self._step = step
+        self._lock = threading.Lock()
+        self._next = 0
+        self._helpers = 0
+        self._error: BaseException | None = None
+        self._helpers_gone = threading.Lock()
+
+    def work_as_caller(self, helpers: int) -> None:
+        try:
+            if helpers:
+                _pool.ask_for(helpers, self)
+            self._work()
+        finally:
+            # An interrupt lands here too: nobody may touch the caller's buffers once it has left.
+            self._wait_for_helpers()
+        if self._error is not None:
+            raise self._error
+
+    def work_as_helper(self) -> None:
+        with self._lock:
+            if self._next >= self._n_rows:
+                return
+            self._helpers += 1
+            if self._helpers == 1:
+                self._helpers_gone.acquire()
+        try:
+            self._work()
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._lock:
+                self._next = self._n_rows if self._error is not None else self._next
+                self._helpers -= 1
+                if self._helpers == 0:
+                    self._helpers_gone.release()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                start = self._next
+                self._next = stop = min(start + self._step, self._n_rows)
+            if start >= stop:
+                return
+            self._task(start, stop)
+
+    def _wait_for_helpers(self) -> None:
+        with self._lock:
+            self._next = self._n_rows
+        interrupted: BaseException | None = None
+        while True:
+            try:
+                with self._helpers_gone:
+                    break
+            except BaseException as error:  # a second Ctrl-C: remembered, but the helpers are waited for
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
+
+
+class _Pool:
+    """Daemon threads that wait for jobs. Grows to the largest number that was asked for."""
+
+    def __init__(self) -> None:
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        # After a fork the child has none of the parent's threads, and maybe a lock that nobody will release.
+        self._lock = threading.Lock()
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._size = 0
+
+    def ask_for(self, helpers: int, job: _Job) -> None:
+        if self._size < helpers:
+            with self._lock:
+                while self._size < helpers and self._start():
+                    self._size += 1
+        for _ in range(min(helpers, self._size)):
+            self._jobs.put(job)
+
+    def _start(self) -> bool:
+        """Whether the system granted one more thread. A refusal is not an error: the caller works too."""
+        jobs = self._jobs
+        thread = threading.Thread(target=_serve, args=(jobs,), name="softmax-ce", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        return True
+
+
+def _serve(jobs: SimpleQueue[_Job]) -> None:
+    while True:
+        job = jobs.get()
+        job.work_as_helper()
+        del job  # the caller's buffers are not kept alive while this thread sleeps
+
+
+_pool = _Pool()
