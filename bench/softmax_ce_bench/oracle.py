@@ -211,7 +211,7 @@ def bounds(info: BackendInfo, truth: Truth, dtype: Any) -> Bounds:
 
 
 def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted: bool) -> Bounds:
-    t = {name: np.asarray(getattr(truth, name)).astype(float) for name in Truth.__slots__ if name != "z_loss"}
+    t = {name: np.asarray(getattr(truth, name)).astype(np.longdouble) for name in Truth.__slots__ if name != "z_loss"}
     limits = np.finfo(real)
     u, tiny = float(limits.eps) / 2, float(limits.smallest_subnormal)
     classes = t["gap"].shape[1]
@@ -232,7 +232,7 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
 
     # Loss. One number from the label, the tighter of two where the label has the largest logit.
     total, mass, weight = target.sum(axis=1), t["mass"], np.abs(t["weight"])
-    wide = 2 * e_exp + 2 * e_log * np.log(classes) + a_sum + (e_log + 1) * reach
+    wide = 2 * e_exp + 2 * e_log * np.log(classes) + a_sum + (0 if shifted else 2)  # unshifted: the division, the cast
     cost = np.where(target != 0, target * (np.where(target != 0, gap, 0) + log_sum[:, None]), 0).sum(axis=1)
     loss = u * ((a_sum + 4) * cost + total * wide) + total * floor
     rows = np.arange(len(p))
@@ -297,7 +297,7 @@ def over_bound(result: Array, truth: Array, bound: Array) -> float:
     float
     """
     result = np.asarray(result)
-    truth, bound = np.asarray(truth), np.asarray(bound, float)
+    truth, bound = np.asarray(truth), np.asarray(bound)
     if result.size == 0:
         return 0.0
     with np.errstate(all="ignore"):

@@ -63,11 +63,11 @@ def fold(
     if weight is None:
         scale = np.full(1, keep, real)
         base = np.full(1, label_smoothing / problem.n_classes, real) if label_smoothing else None
-        base_total = label_smoothing
     else:
         scale = (keep * weight).astype(real)
         base = (label_smoothing / problem.n_classes * weight).astype(real) if label_smoothing else None
-        base_total = label_smoothing * float(weight.mean()) if label_smoothing else 0.0
+    # Of the rounded masses: with one class, what the gradient adds and takes away must be the same number.
+    base_total = 0.0 if base is None else float(base.sum(dtype=np.float64)) * problem.n_classes / base.size
     row_weight = ONE_ROW if sample_weight is None else sample_weight
     divisor, empty = 1.0, False
     if reduction == "mean":

@@ -108,7 +108,8 @@ def log_softmax(
     _run(problem, outputs, backend, threads)
     result = np.empty(problem.source.shape, problem.result) if out is None else out
     row_max, log_sum = outputs.row_max[:, None], outputs.log_sum[:, None]
-    log_sum[~np.isfinite(row_max)] = np.nan  # no distribution: the whole row is NaN, as in softmax
+    with np.errstate(all="ignore"):
+        log_sum[~np.isfinite(row_max + log_sum)] = np.nan  # no distribution: the whole row is NaN, as in softmax
     rows = Rows(result, problem.axis, problem.compute)
 
     def subtract(start: int, stop: int) -> None:

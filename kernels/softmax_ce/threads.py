@@ -36,7 +36,7 @@ def available_cpus() -> int:
         count = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not Linux
         count = os.cpu_count() or 1
-    count = min(count, max(1, math.floor(_quota())))
+    count = max(1, math.floor(min(count, _quota())))
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(count, max(1, int(asked))) if asked.isdigit() else count
 

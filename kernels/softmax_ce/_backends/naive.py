@@ -1,4 +1,4 @@
-"""The textbook formula, unshifted: p = exp(x) / sum exp(x), loss = sum T (log sum exp(x) - x).
+"""The textbook formula, unshifted: p = exp(x) / sum exp(x), loss = -sum T log p, grad = p - T.
 
 It is here to be read and to be compared against. float32 overflows once a logit exceeds 88.7 (float64:
 709.7), and a row whose logits all lie below -104 (-745) sums to nothing; the correctness suite pins
@@ -28,7 +28,7 @@ def hard(
         known = (y >= 0) & (y < classes)
         at = np.arange(len(x)), np.where(known, y, 0)
         mass = np.broadcast_to(label_mass, classes)[at[1]]
-        target = np.zeros_like(x) if base_mass is None else np.broadcast_to(base_mass, x.shape).copy()
+        target = np.zeros(x.shape) if base_mass is None else np.broadcast_to(base_mass, x.shape).astype(np.float64)
         target[at] += mass
         counts = known & (y != ignore_index) & (rows_of(row_weight, rows) != 0)
         total = mass.astype(np.float64) + base_total
@@ -59,25 +59,23 @@ def _textbook(
     with np.errstate(all="ignore"):
         e = np.exp(x)
         s = e.sum(axis=1)
+        p = e / s[:, None]
+        p[(x == np.inf).any(axis=1)] = np.nan  # infinity as input is no overflow: such a row is NaN by contract
         lse = np.log(s.astype(np.float64))
-        # +inf is infinity as input, not an overflow: such a row is NaN by contract.
-        broken = np.isnan(s) | (x == np.inf).any(axis=1)
         if row_max is not None:
             row_max[rows] = 0.0
         if log_sum is not None:
             log_sum[rows] = lse
         if loss is not None:
-            cost = target * (lse[:, None] - x)  # float64: the cast to R comes once, with the result
+            cost = -target * np.log(p.astype(np.float64))
             np.copyto(cost, 0.0, where=target == 0)  # 0 * inf = 0
             value = cost.sum(axis=1)
+            value[np.isnan(p).all(axis=1)] = np.nan
             if z_loss:
                 value += z_loss * lse * lse
-            value[broken | (s == 0)] = np.nan
             loss[rows] = np.where(counts, weight * value, 0.0)
         if grad is not None:
             gain = weight * rows_of(upstream, rows)
-            p = e / s[:, None]
-            p[broken] = np.nan
             pull = total + (2 * z_loss * lse if z_loss else 0.0)
             g = (gain[:, None] * (pull[:, None] * p - target)).astype(x.dtype)
             g[~counts] = 0.0

@@ -133,16 +133,21 @@ def _sum_rest(x: Any, top: Any, e: Any) -> Any:
 
 
 @njit(fastmath=_SUM)
-def _cost(x: Any, shift: Any, target: Any) -> Any:
-    """Sums of T and of T * (shift - x) / 2, in float64. Halves: shift - x may overflow. 0 * inf = 0."""
+def _sum(terms: Any) -> Any:
+    """Sum in float64."""
+    total = 0.0
+    for j in range(terms.size):
+        total += np.float64(terms[j])
+    return total
+
+
+@njit(fastmath=_EXACT)
+def _target_to_cost(x: Any, shift: Any, target: Any) -> None:
+    """T becomes T * (shift - x) / 2. Halves, since shift - x may overflow where the loss does not; 0 * inf = 0."""
     half = x.dtype.type(0.5)
-    mass = 0.0
-    cost = 0.0
     for j in range(x.size):
         t = target[j]
-        mass += np.float64(t)
-        cost += 0.0 if t == 0 else np.float64(t * (half * shift - half * x[j]))
-    return mass, cost
+        target[j] = x.dtype.type(0) if t == 0 else t * (half * shift - half * x[j])
 
 
 @njit(fastmath=_EXACT)
@@ -197,7 +202,9 @@ def _sum_row(x: Any, grad: Any, soft: Any, scale: Any, base: Any, e: Any, target
         parts[k, 3] = parts[k, 4] = 0
         if target.size:
             _fill_target(target[:n], soft, scale, base, first)
-            parts[k, 3], parts[k, 4] = _cost(chunk, shift, target[:n])
+            parts[k, 3] = _sum(target[:n])
+            _target_to_cost(chunk, shift, target[:n])
+            parts[k, 4] = _sum(target[:n])
         if grad.size:
             grad[first : first + n] = e[:n]
     return _combine(parts)
@@ -234,9 +241,9 @@ def _row(
     if not counts:
         if loss.size:
             loss[i] = 0
-        if grad.size and not row_max.size:
-            grad[i, :] = 0
-        if not row_max.size:
+        if not row_max.size and not log_sum.size:
+            if grad.size:
+                grad[i, :] = 0
             return
     x_label = np.float64(x[label]) if label >= 0 else 0.0  # before the gradient may overwrite it
     out = grad[i] if grad.size else grad.reshape(-1)
@@ -245,6 +252,7 @@ def _row(
     )
     if row_max.size:
         row_max[i] = top
+    if log_sum.size:
         log_sum[i] = log_s
     if not counts or broken:
         if broken and counts and loss.size:
