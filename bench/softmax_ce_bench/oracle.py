@@ -29,16 +29,16 @@ class Arithmetic(NamedTuple):
     log1p: Callable[[Array], Array]
 
 
-def _mp(function: Callable[..., Any]) -> Callable[[Array], Array]:
-    def at_fifty_digits(value: Any) -> Any:
-        with mpmath.workdps(50):
-            return function(value)
+_MP = mpmath.MPContext()  # a context of our own: its numbers keep 50 digits through + - * / too
+_MP.dps = 50
 
-    return lambda values: np.frompyfunc(at_fifty_digits, 1, 1)(values)
+
+def _each(function: Callable[..., Any]) -> Callable[[Array], Array]:
+    return lambda values: np.frompyfunc(function, 1, 1)(values)
 
 
 EXTENDED = Arithmetic(lambda a: np.asarray(a).astype(np.longdouble), np.exp, np.log1p)
-MPMATH = Arithmetic(_mp(lambda v: mpmath.mpf(float(v))), _mp(mpmath.exp), _mp(mpmath.log1p))
+MPMATH = Arithmetic(_each(lambda v: _MP.mpf(float(v))), _each(_MP.exp), _each(_MP.log1p))
 WIDEST = EXTENDED if np.finfo(np.longdouble).nmant >= 63 else MPMATH
 
 
@@ -136,15 +136,13 @@ def evaluate(
         y = (at, label[at])
         rest = total - mass + 2 * z_loss * lse
         grad[y] = gain[at] * (rest[at] * p[y] - mass[at] * (others.sum(axis=1) / s)[at] - (target[y] - mass[at]))
-        nan = arithmetic.array(np.nan)[()]
+        nan = arithmetic.array([np.nan])[0]
         loss[broken], grad[broken], p[broken] = nan, nan, nan
         log_p = -(gap + log_sum[:, None])
         log_p[broken] = nan
         loss[~counts], grad[~counts] = 0 * row[~counts], 0 * row[~counts, None]
         lse[broken] = arithmetic.array(plain.max(axis=1, initial=-np.inf))[broken]
-    return Truth(
-        loss, grad, lse, p, log_p, gap, log_sum, target, mass, label, row, gain, z_loss, broken, counts
-    )
+    return Truth(loss, grad, lse, p, log_p, gap, log_sum, target, mass, label, row, gain, z_loss, broken, counts)
 
 
 def _targets(
@@ -152,7 +150,7 @@ def _targets(
 ) -> tuple[Array, Array, Array]:
     """T, its part at the label alone, and the label or -1."""
     by_class = to.array(np.ones(classes) if weight is None else np.asarray(weight, float))
-    smoothing = to.array(smoothing)[()]
+    smoothing = to.array([smoothing])[0]
     base = smoothing * by_class / classes
     if targets.ndim == 2:
         soft = to.array(targets.astype(real))
@@ -212,7 +210,7 @@ def bounds(info: BackendInfo, truth: Truth, dtype: Any) -> Bounds:
 
 def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted: bool) -> Bounds:
     t = {name: np.asarray(getattr(truth, name)).astype(np.longdouble) for name in Truth.__slots__ if name != "z_loss"}
-    limits = np.finfo(real)
+    limits: Any = np.finfo(real)
     u, tiny = float(limits.eps) / 2, float(limits.smallest_subnormal)
     classes = t["gap"].shape[1]
     e_exp, e_log, a_sum = accuracy.exp_ulp, accuracy.log_ulp, accuracy.summation(classes)
@@ -237,7 +235,7 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     loss = u * ((a_sum + 4) * cost + total * wide) + total * floor
     rows = np.arange(len(p))
     label = t["label"].astype(int)
-    hard_only = (label >= 0) & (mass == total)
+    hard_only = (label >= 0) & (mass == total) & (mass > 0)
     unit = np.where(hard_only, gap[rows, label] + log_sum, 0)  # the loss with a mass of 1
     rounding = 4 * u * unit  # of the mass, and of its product
     one = u * (2 * unit + wide) + floor + rounding
@@ -247,7 +245,7 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     tight = hard_only & (gap[rows, label] == 0) & shifted
     loss = np.where(hard_only, mass * np.where(tight, np.minimum(one, small), one), loss)
     z = truth.z_loss * (2 * np.abs(t["lse"]) * lse + 4 * u * t["lse"] ** 2)
-    loss = weight * (loss + z) + 2 * u * np.abs(t["loss"]) + tiny
+    loss = np.where(weight > 0, weight * (loss + z), 0) + 2 * u * np.abs(t["loss"]) + tiny
 
     # Gradient: K p - T everywhere, and at a hard label from the other classes' share q.
     gain = np.abs(t["gain"])[:, None]
@@ -280,7 +278,8 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
 def _bfloat16_limits() -> Any:
     import ml_dtypes
 
-    return ml_dtypes.finfo(ml_dtypes.bfloat16)
+    finfo: Any = ml_dtypes.finfo  # untyped
+    return finfo(ml_dtypes.bfloat16)
 
 
 def over_bound(result: Array, truth: Array, bound: Array) -> float:
@@ -306,7 +305,9 @@ def over_bound(result: Array, truth: Array, bound: Array) -> float:
         right = truth.astype(float)
         got = result.astype(float)
         huge = np.abs(right) > limit  # also infinity: it must come out as infinity of the right sign
-        same = np.where(np.isnan(right), np.isnan(got), np.where(huge, got == np.sign(right) * np.inf, np.isfinite(got)))
+        same = np.where(
+            np.isnan(right), np.isnan(got), np.where(huge, got == np.sign(right) * np.inf, np.isfinite(got))
+        )
         if not same.all():
             return float("inf")
         usual = np.isfinite(right) & ~huge

@@ -76,9 +76,7 @@ def check_logits(logits: Any, axis: Any) -> Problem:
     if source.shape[position] == 0:
         raise ValueError(f"logits of shape {source.shape} have no classes: axis {given} has length 0")
     row_shape = source.shape[:position] + source.shape[position + 1 :]
-    return Problem(
-        source, position, compute, result_dtype(source.dtype), Rows(source, position, compute), row_shape
-    )
+    return Problem(source, position, compute, result_dtype(source.dtype), Rows(source, position, compute), row_shape)
 
 
 def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
@@ -112,10 +110,10 @@ def _check_labels(labels: Any, n_classes: int, ignore_index: int) -> bool:
     """Whether some label is ignored; an IndexError for one that is neither ignored nor a class."""
     if labels.size == 0:
         return False
-    if labels.dtype == _INT64 and labels.flags.c_contiguous and not 0 <= ignore_index < n_classes:
-        # The common case in one vectorised pass: seen as unsigned, a negative label is a huge one.
-        if np.maximum.reduce(labels.reshape(-1).view(np.uint64)) < n_classes:
-            return False
+    plain = labels.dtype == _INT64 and labels.flags.c_contiguous and not 0 <= ignore_index < n_classes
+    # The common case in one vectorised pass: seen as unsigned, a negative label is a huge one.
+    if plain and np.maximum.reduce(labels.reshape(-1).view(np.uint64)) < n_classes:
+        return False
     flat = labels.reshape(-1)  # of integers, one a row: a copy, if it takes one, is small beside the logits
     any_ignored = False
     for start in range(0, flat.size, _CHECK_BLOCK):
@@ -210,7 +208,7 @@ def check_buffer(
         raise ValueError(f"{name} must have dtype {' or '.join(map(str, dtypes))}, got {buffer.dtype}")
     if not buffer.flags.writeable:
         raise ValueError(f"{name} is read-only")
-    if 0 in buffer.strides and buffer.size > 1 and any(n > 1 and s == 0 for n, s in zip(shape, buffer.strides, strict=True)):
+    if any(length > 1 and stride == 0 for length, stride in zip(shape, buffer.strides, strict=True)):
         raise ValueError(f"{name} overlaps itself: it is a broadcast view")
     for other, array in inputs:
         if overlaps(buffer, array) and not same_memory(buffer, array):
@@ -231,7 +229,7 @@ def overlaps(a: Any, b: Any) -> bool:
     if not isinstance(b, np.ndarray) or not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]  # the stub knows two of NumPy's values
     except np.exceptions.TooHardError:
         return True
 

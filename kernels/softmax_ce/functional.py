@@ -202,7 +202,8 @@ def _evaluate(
     problem = checks.check_logits(logits, axis)
     checks.check_targets(problem, targets, ignore_index)
     outputs = _outputs(problem, want_loss, want_grad, return_lse, reduction, out, grad_out, lse_out, (
-        ("logits", problem.source), ("targets", problem.labels if problem.targets is None else problem.targets), ("weight", weight),
+        ("logits", problem.source), ("weight", weight),
+        ("targets", problem.labels if problem.targets is None else problem.targets),
         ("sample_weight", sample_weight), ("grad_output", grad_output),
     ))  # fmt: skip
     if weight is not None:
@@ -254,9 +255,7 @@ def _grad_dtypes(problem: Problem) -> tuple[np.dtype[Any], ...]:
     return (problem.result,) if problem.result == problem.compute else (problem.result, problem.compute)
 
 
-def _reduce(
-    problem: Problem, factors: Factors, outputs: Outputs, reduction: str, on_empty: str, out: Any
-) -> Any:
+def _reduce(problem: Problem, factors: Factors, outputs: Outputs, reduction: str, on_empty: str, out: Any) -> Any:
     """Row losses to the result: summed once, in a fixed order, in float64."""
     if reduction == "none":
         return outputs.finish_loss(problem.row_shape, out)

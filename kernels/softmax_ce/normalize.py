@@ -52,7 +52,9 @@ def softmax(x: Any, axis: int = -1, *, backend: str | None = None, threads: int 
     return outputs.grad
 
 
-def logsumexp(x: Any, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Any = None) -> Any:
+def logsumexp(
+    x: Any, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Any = None
+) -> Any:
     """log(sum(exp(x))) over one axis, with the maximum pulled out.
 
     Parameters

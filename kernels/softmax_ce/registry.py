@@ -21,17 +21,13 @@ _TABLE: tuple[BackendInfo, ...] = (
         module="softmax_ce._backends.naive",
         summary="the textbook formula in NumPy, unshifted: overflows and underflows",
         stable=False,
-        accuracy=MappingProxyType(
-            {"float32": Accuracy(2.6, 4.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}
-        ),
+        accuracy=MappingProxyType({"float32": Accuracy(2.6, 4.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}),
     ),
     BackendInfo(
         name="numpy",
         module="softmax_ce._backends.shifted",
         summary="NumPy with the row maximum pulled out, in cache-sized blocks of rows",
-        accuracy=MappingProxyType(
-            {"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}
-        ),
+        accuracy=MappingProxyType({"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}),
     ),
     BackendInfo(
         name="numba",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,9 @@ def softmax_and_its_logarithms(subject: Subject) -> float:
         for name in ("softmax", "log_softmax"):
             result = getattr(sce, name)(x, **subject.where)
             assert result.dtype == subject.dtype, f"{name} gives {result.dtype} for {subject.dtype}"
-            worst = max(worst, judge(subject, result, getattr(truth, name), getattr(bound, name), f"{name}, {case.name}"))
+            worst = max(
+                worst, judge(subject, result, getattr(truth, name), getattr(bound, name), f"{name}, {case.name}")
+            )
         lse = sce.logsumexp(x, **subject.where)
         assert lse.dtype == subject.compute, f"logsumexp gives {lse.dtype} for {subject.dtype}"
         worst = max(worst, judge(subject, lse, truth.lse, bound.lse, f"logsumexp, {case.name}"))
@@ -106,7 +109,7 @@ def finite_differences(subject: Subject) -> float:
             loss_bound = subject.truth(up, y)[1].loss + subject.truth(down, y)[1].loss
             grad_bound = (subject.truth(x, y)[1].grad * np.abs(step)).sum(axis=1)
             slope = (grad * step).sum(axis=1)
-            # The rounded points are not quite symmetric about x: by half an ulp of x, over which the slope is at most reach.
+            # The rounded points are symmetric about x but for half an ulp of x, over which the slope is at most reach.
             lopsided = reach * np.spacing(np.abs(x).max(axis=1))
             allowed = h**3 * reach**3 / (36 * math.sqrt(3)) + loss_bound / 2 + grad_bound + lopsided
             allowed += 4 * np.finfo(float).eps * np.abs(slope)
@@ -155,7 +158,7 @@ def z_loss_in_the_mean(subject: Subject) -> float:
     x = subject.array(rng.standard_normal((30, 4)))
     y = rng.integers(0, 4, 30)
     weight, sample = np.array([0.5, 1, 2, 4.0]), rng.uniform(0.5, 2, 30)
-    options = {"weight": weight, "sample_weight": sample}
+    options: dict[str, Any] = {"weight": weight, "sample_weight": sample}
     plain = oracle.evaluate(x, y, **options)
     lse = oracle.evaluate(x, y).lse
     right = plain.loss.sum() / (sample * weight[y]).sum() + 0.1 * (sample * lse**2).sum() / sample.sum()

@@ -143,4 +143,11 @@ def normalising_bad_input(subject: Subject) -> None:
         _expect(ValueError, "no classes", entry, np.zeros((3, 0)), **subject.where)
         _expect(ValueError, "axis 5", entry, _X, axis=5, **subject.where)
         _expect(ValueError, "shape", entry, _X, out=np.zeros((9, 9)), **subject.where)
-        _expect(ValueError, "dtype", entry, _X, out=np.zeros((3, 4) if entry is not sce.logsumexp else 3, "f4"), **subject.where)
+        _expect(
+            ValueError,
+            "dtype",
+            entry,
+            _X,
+            out=np.zeros((3, 4) if entry is not sce.logsumexp else 3, "f4"),
+            **subject.where,
+        )

@@ -105,8 +105,9 @@ def rows_that_do_not_count(subject: Subject) -> None:
     ignored = y.copy()
     ignored[:4] = -100
     sample = np.array([0, 0, 0, 0, 1, 1.0])
-    for targets, options in ((ignored, {}), (y, {"sample_weight": sample}), (np.eye(5)[y], {"sample_weight": sample})):
-        options = {"label_smoothing": 0.1, "z_loss": 0.1, "grad_output": np.full(6, 2.0), **options}
+    weights: dict[str, Any] = {"sample_weight": sample}
+    for targets, extra in ((ignored, {}), (y, weights), (np.eye(5)[y], weights)):
+        options = {"label_smoothing": 0.1, "z_loss": 0.1, "grad_output": np.full(6, 2.0), **extra}
         loss, grad, lse = subject.both(x, targets, return_lse=True, **options)
         assert _zero(loss[:4]), f"loss {loss[:4]!r}"
         assert _zero(grad[:4]), f"gradient {grad[:4]!r}"

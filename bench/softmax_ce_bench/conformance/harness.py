@@ -240,7 +240,9 @@ def _first_difference(left: Any, right: Any) -> str:
     if not differs.size:
         return "a zero's sign"
     first = int(differs[0])
-    return f"{differs.size} of {left.size}, first at {first}: {left.reshape(-1)[first]} against {right.reshape(-1)[first]}"
+    return (
+        f"{differs.size} of {left.size}, first at {first}: {left.reshape(-1)[first]} against {right.reshape(-1)[first]}"
+    )
 
 
 def judge(subject: Subject, result: Any, truth: Any, bound: Any, what: str) -> float:

@@ -14,15 +14,16 @@ _GUARD = 77.0
 
 def _hard(subject: Subject, x: Any, y: Any, outputs: tuple[Any, ...], start: int, stop: int) -> None:
     one, row = np.ones(1, x.dtype), np.ones(1)
-    kernel = sce.get_backend(subject.backend).hard
+    kernel: Any = sce.get_backend(subject.backend).hard
     with np.errstate(all="ignore"):
         kernel(x, y, -100, one, None, 0.0, 0.0, row, row, *outputs, start, stop)
 
 
 def _soft(subject: Subject, x: Any, t: Any, outputs: tuple[Any, ...], start: int, stop: int) -> None:
     one, row = np.ones(1, x.dtype), np.ones(1)
+    kernel: Any = sce.get_backend(subject.backend).soft
     with np.errstate(all="ignore"):
-        sce.get_backend(subject.backend).soft(x, t, one, None, 0.0, row, row, *outputs, start, stop)
+        kernel(x, t, one, None, 0.0, row, row, *outputs, start, stop)
 
 
 def _outputs(x: Any) -> tuple[Any, ...]:

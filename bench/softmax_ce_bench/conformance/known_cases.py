@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def bad_labels_touch_nothing(subject: Subject) -> None:
         y = np.zeros(6, np.int64)
         y[4] = bad
         for call in (sce.cross_entropy, sce.cross_entropy_with_grad, sce.cross_entropy_grad):
-            buffers = {"lse_out": np.full(6, 7, subject.compute)}
+            buffers: dict[str, Any] = {"lse_out": np.full(6, 7, subject.compute)}
             if call is not sce.cross_entropy_grad:
                 buffers["out"] = np.full(6, 7, subject.compute)
             if call is not sce.cross_entropy:

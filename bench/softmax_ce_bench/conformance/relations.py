@@ -112,7 +112,9 @@ def rows_are_independent(subject: Subject) -> None:
         x, y = _rows(subject, rows, classes)
         whole = subject.both(x, y, return_lse=True)
         for cut in (1, rows // 2, rows - 1):
-            parts = [subject.both(part, labels, return_lse=True) for part, labels in ((x[:cut], y[:cut]), (x[cut:], y[cut:]))]
+            parts = [
+                subject.both(part, labels, return_lse=True) for part, labels in ((x[:cut], y[:cut]), (x[cut:], y[cut:]))
+            ]
             joined = tuple(np.concatenate(pair) for pair in zip(*parts, strict=True))
             _assert_equal(joined, whole, f"{rows} x {classes} split at row {cut}")
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from softmax_ce._backends._rows import row_blocks, rows_of
 
+
 def hard(
     logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float,
     z_loss: float, row_weight: Any, upstream: Any,

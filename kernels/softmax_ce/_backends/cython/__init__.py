@@ -6,10 +6,11 @@ row is written while it is computed and scaled while still in cache. Allocates 4
 classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
 """
 
+from importlib import import_module
 from pathlib import Path
 
 try:
-    from softmax_ce._backends.cython import _kernels
+    _kernels = import_module("softmax_ce._backends.cython._kernels")
 except ImportError as error:
     _note = Path(__file__).with_name("build_error.txt")  # written by setup.py when the compilation failed
     if _note.exists():

@@ -1,0 +1,68 @@
+# Everything runs in .venv, which the first target that needs it sets up. ARGS adds options to the tool that runs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CYTHON_DIR := kernels/softmax_ce/_backends/cython
+BUILD_ERROR := $(CYTHON_DIR)/build_error.txt
+SOURCES := setup.py $(wildcard $(addprefix $(CYTHON_DIR)/,*.pyx *.pxd *.c *.h))
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup compare test lint format bench asv-quick clean retry
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  Options for the tool behind a target: make test ARGS="-k gradient". Another Python: make PYTHON=python3.13'
+
+setup: $(STAMP) ## set up .venv and build; the other targets do so when needed
+
+compare: $(STAMP) ## compare the backends on this machine
+	@$(BIN)/softmax-ce compare $(ARGS)
+
+test: $(STAMP) ## run all tests, the documentation's examples among them
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, cython-lint and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels
+	@$(BIN)/mypy
+
+format: $(STAMP) ## let ruff lay out the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## time the backends side by side with pytest-benchmark
+	@$(BIN)/python -m pytest bench/test_speed.py --benchmark-enable --benchmark-only --benchmark-sort=min \
+		--benchmark-columns=median,iqr,min,rounds $(ARGS)
+
+# asv keeps what it knows of machines in the home directory; here that is a folder of its own.
+asv-quick: ASV = HOME="$(CURDIR)/.asv/home" $(BIN)/asv
+asv-quick: $(STAMP) ## run every asv benchmark once on the working tree, keep nothing
+	@mkdir -p .asv/home
+	@$(ASV) machine --yes --machine quick > .asv/machine.log
+	@$(ASV) run --quick --dry-run --show-stderr --machine quick --environment existing:$(BIN)/python $(ARGS)
+
+clean: ## remove .venv, build products and caches
+	rm -rf $(VENV) build dist .asv .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf kernels/*.egg-info bench/*.egg-info *.egg-info
+	rm -f $(BUILD_ERROR) $(CYTHON_DIR)/_kernels.c $(CYTHON_DIR)/*.so
+	find kernels bench tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Editable, so that a change in Python code needs nothing; a change in a C or Cython source only recompiles.
+# A build that failed is tried again each time: a compiler may have come.
+$(STAMP): pyproject.toml $(SOURCES) $(if $(wildcard $(BUILD_ERROR)),retry) | $(BIN)/pip
+	@echo "$(if $(filter pyproject.toml,$?),Installing the tools and building: this takes a minute or two.,Building the compiled backend.)"
+	@$(PIP_INSTALL) --editable $(if $(filter pyproject.toml,$?),'.[dev]',. --no-deps --no-build-isolation)
+	@test ! -f $(BUILD_ERROR) || { echo "The Cython backend could not be built: $$(cat $(BUILD_ERROR))" >&2; \
+		echo "Everything else works. The compiler's messages: SOFTMAX_CE_REQUIRE_ALL=1 make setup" >&2; }
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "softmax-ce needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+		echo "Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Creating $(VENV)."
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,181 @@
+"""Tables for the terminal, readable at 80 columns and without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+import softmax_ce as sce
+from softmax_ce_bench import digits
+from softmax_ce_bench.compare import BASE, OPERATIONS, Comparison, Entry
+from softmax_ce_bench.compare import Result as Measured
+from softmax_ce_bench.conformance import Result
+from softmax_ce_bench.report import words
+
+
+def info_table(facts: dict[str, Any]) -> Group:
+    """What ``softmax-ce info`` shows."""
+    packages = ", ".join(f"{name} {version or '(not installed)'}" for name, version in facts["packages"].items())
+    variables = ", ".join(f"{name}={value}" for name, value in facts["thread_variables"].items())
+    rows = {
+        "softmax-ce": facts["softmax_ce"],
+        "Python": facts["python"],
+        "packages": packages,
+        "system": facts["os"],
+        "processor": facts["cpu"],
+        "instruction sets": " ".join(facts["instruction_sets"]) or "(not known)",
+        "CPUs": f"{facts['cpus_available']} available to this process, {facts['cpus_installed']} installed",
+        "thread variables": variables or "(none set)",
+        "default backend": facts["default_backend"],
+        "profile": facts["profile"] or "none",
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, escape(str(value)))
+    return Group(table, "", _backend_table(facts["backends"]), *absent(facts["backends"], reasons=False))
+
+
+def _backend_table(backends: Iterable[dict[str, Any]]) -> Table:
+    table = _table()
+    table.add_column("backend", style="bold", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("details", overflow="fold")
+    for backend in backends:
+        state = "available" if backend["available"] else "not available"
+        details = backend["details"] or backend["summary"] if backend["available"] else backend["why_unavailable"]
+        table.add_row(backend["name"], state if backend["stable"] else f"{state}, not stable", escape(details))
+    return table
+
+
+def absent(backends: Iterable[dict[str, Any]], *, reasons: bool = True) -> list[Text]:
+    """Why a backend is missing, and how to get it: never wrapped, so that a command in it can be copied."""
+    lines = []
+    for backend in backends:
+        if backend["available"]:
+            continue
+        if reasons:
+            lines.append(f"{backend['name']} is not available here: {backend['why_unavailable']}")
+        if backend["how_to_get"]:
+            lines.append(f"To get {backend['name']}: {backend['how_to_get']}")
+    return [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in lines]
+
+
+def fit_table(fits: Sequence[digits.Fit]) -> Group:
+    """The softmax regressions on the digits."""
+    table = _table()
+    table.add_column("backend", style="bold")
+    for heading in ("final loss", "held-out\naccuracy", f"loss curve\nagainst {BASE}", "difference\nover bound"):
+        table.add_column(heading, justify="right")
+    notes = []
+    for fit in fits:
+        difference = f"{fit.difference(fits[0]):.1e}" if fit is not fits[0] else "-"
+        over = f"{fit.over_bound(fits[0]):.2g}" if fit is not fits[0] else "-"
+        table.add_row(fit.backend, f"{fit.losses[-1]:.6f}", f"{fit.accuracy:.1%}", difference, over)
+        if fit.accuracy < digits.PASS_ACCURACY or not fit.over_bound(fits[0]) <= 1:
+            right = f"at least {digits.PASS_ACCURACY:.0%}, and at most 1 over the bound"
+            notes.append(Text(f"  {fit.backend} fails; right is {right}", "red"))
+    title = f"Softmax regression on handwritten digits: {len(fits[0].losses)} steps of gradient descent, float64"
+    caption = "  loss curve: largest relative difference; over bound: over what rounding explains"
+    return _titled(title, table, *notes, Text(caption, style="dim"))
+
+
+def result_table(result: Measured) -> Group:
+    """One workload: times, speed-ups and errors."""
+    table = _table()
+    table.add_column("backend", style="bold")
+    for operation in OPERATIONS:
+        table.add_column(operation, justify="right", no_wrap=True)
+    table.add_column("error /\nbound", justify="right")
+    fastest = {operation: result.fastest(operation) for operation in OPERATIONS}
+    for entry in result.entries:
+        cells = [_cell(entry, operation, entry.backend in fastest[operation]) for operation in OPERATIONS]
+        table.add_row(entry.backend, *cells, f"{entry.worst:.2g}", style="dim" if entry.rejected else "")
+    notes = [
+        Text(f"  {entry.backend} is not ranked here: {entry.rejected}", style="yellow")
+        for entry in result.entries
+        if entry.rejected
+    ]
+    rows, classes = result.workload.shape
+    title = f"{result.workload.name}: {rows} x {classes} {result.workload.dtype}, {result.workload.regime}"
+    return _titled(title, table, *notes)
+
+
+def _cell(entry: Entry, operation: str, is_fastest: bool) -> Text:
+    cell = entry.cells.get(operation)
+    if cell is None:
+        return Text("not ranked")
+    mark = "* " if is_fastest else ""
+    text = Text(f"{mark}{words.duration(cell.median)}", style="bold green" if is_fastest else "")
+    if entry.backend != BASE:
+        text.append(f"\n{words.times(cell.speedup.median)} {words.interval(cell.speedup)}", style="not bold")
+    return text
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+
+
+def _titled(title: str, *parts: RenderableType) -> Group:
+    return Group("", Text(title, style="bold"), *parts)
+
+
+def closing(comparison: Comparison) -> Group:
+    """What was found, why a backend is missing, whether to believe it, and how it was measured."""
+    lines = [Text(), Text("What was found", style="bold")]
+    lines += [Text(f"  {result.workload.name}: {words.finding(result)}.") for result in comparison.results]
+    lines += [*absent(comparison.machine["backends"]), Text()]
+    warning = words.verdict(comparison)
+    if warning:
+        lines += [Text(warning, style="bold red"), Text()]
+    return Group(*lines, Text(words.provenance(comparison), style="dim"))
+
+
+def checks_table(results: Sequence[Result]) -> Table:
+    """One backend's conformance, a row per check."""
+    table = _table()
+    table.add_column("check", overflow="fold")
+    table.add_column("passed", justify="right")
+    table.add_column("worst error\nover bound", justify="right")
+    for check in dict.fromkeys(result.check for result in results):
+        own = [result for result in results if result.check == check]
+        passed, worst = sum(result.passed for result in own), max(result.worst for result in own)
+        style = "" if passed == len(own) else "red"
+        table.add_row(escape(check), f"{passed} of {len(own)}", f"{worst:.2g}" if worst else "-", style=style)
+    return table
+
+
+def conformance_table(results: dict[str, list[Result]]) -> Group:
+    """All backends' conformance, a row per backend; then every failure, and what could not be run."""
+    table = _table()
+    table.add_column("backend", style="bold")
+    for heading in ("checks", "passed", "failed", "worst error\nover bound"):
+        table.add_column(heading, justify="right")
+    table.add_column("in the check", overflow="fold")
+    for name, own in results.items():
+        passed, worst = sum(result.passed for result in own), max(own, key=lambda result: result.worst)
+        table.add_row(
+            name, str(len(own)), str(passed), str(len(own) - passed), f"{worst.worst:.2g}", escape(_where(worst)),
+            style="" if passed == len(own) else "red",
+        )  # fmt: skip
+    notes = [_check_note(name, result) for name, own in results.items() for result in own if result.message]
+    unstable = [name for name in results if not sce.get_backend(name).info.stable]
+    if unstable:
+        notes.append(Text(f"  {', '.join(unstable)}: not stable; its checks pin how it overflows", style="dim"))
+    return Group("", table, *notes)
+
+
+def _check_note(name: str, result: Result) -> Text:
+    said = f"{name}: {_where(result)}: {result.message}"
+    return Text(f"  {said}") if result.passed else Text(f"  FAILED {said}", style="red")
+
+
+def _where(result: Result) -> str:
+    return f"{result.check} [{result.dtype}, threads={result.threads}]"

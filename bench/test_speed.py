@@ -1,0 +1,65 @@
+"""The pytest-benchmark suite: one group a workload, operation and dtype, the backends side by side in it.
+
+``make bench`` measures; under ``make test`` each runs once. Correctness before time: a backend whose
+result is wrong on a workload is not timed there.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import scipy.special
+
+import softmax_ce as sce
+from softmax_ce_bench.workloads import SHAPES, synthetic
+
+# Traffic in units of the logits' size, at least: one read; one read and one write.
+OPERATIONS = {"forward": 1, "backward": 2, "fused": 2}
+
+
+@cache
+def _workload(shape, dtype):
+    return synthetic(shape, dtype)
+
+
+@cache
+def _reference(shape, dtype):
+    """Loss and gradient in float64, by SciPy."""
+    workload = _workload(shape, dtype)
+    x = workload.logits.astype(np.float64)
+    at_label = np.arange(len(x)), workload.targets
+    grad = scipy.special.softmax(x, axis=1)
+    grad[at_label] -= 1
+    return scipy.special.logsumexp(x, axis=1) - x[at_label], grad
+
+
+def _call(operation, workload, backend):
+    """The operation as a function without arguments, into buffers that are there already."""
+    logits, targets = workload.logits, workload.targets
+    options = {"reduction": "none", "backend": backend}
+    loss, grad = np.empty(len(logits), logits.dtype), np.empty_like(logits)
+    return {
+        "forward": lambda: (sce.cross_entropy(logits, targets, out=loss, **options), None),
+        "backward": lambda: (None, sce.cross_entropy_grad(logits, targets, grad_out=grad, **options)),
+        "fused": lambda: sce.cross_entropy_with_grad(logits, targets, out=loss, grad_out=grad, **options),
+    }[operation]
+
+
+@pytest.mark.parametrize("info", sce.backends(), ids=lambda info: info.name)
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_speed(benchmark, shape, dtype, operation, info):
+    if not info.available:
+        pytest.skip(f"{info.name}: {info.why_unavailable}")
+    workload = _workload(shape, dtype)
+    call = _call(operation, workload, info.name)
+    # A sanity check in the units of a user; the error bounds are the correctness suite's matter.
+    tolerance = 1e-4 if dtype == "float32" else 1e-10
+    for ours, reference in zip(call(), _reference(shape, dtype), strict=True):
+        if ours is not None and not np.allclose(ours, reference, rtol=tolerance, atol=tolerance):
+            assert not info.stable, f"{info.name} is wrong on {shape.name}"
+            pytest.skip(f"{info.name} overflows on {shape.name}: not timed")
+    benchmark.group = f"{operation}, {shape.name} {shape.rows} x {shape.classes} {dtype}: {shape.regime}"
+    benchmark.extra_info["bytes"] = OPERATIONS[operation] * workload.logits.nbytes
+    benchmark(call)

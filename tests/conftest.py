@@ -1,0 +1,55 @@
+"""One list drives the tests: the registry. A missing backend is a skip with its reason, or a failure where asked."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+import softmax_ce as sce
+
+# Continuous integration sets this: a backend that is silently missing must fail there.
+REQUIRE_ALL = os.environ.get("SOFTMAX_CE_REQUIRE_ALL", "") not in ("", "0")
+
+_WORST: dict[tuple[str, str], tuple[float, str]] = defaultdict(lambda: (0.0, ""))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    missing = [info for info in sce.backends() if not info.available]
+    if REQUIRE_ALL and missing:
+        reasons = "; ".join(f"{info.name}: {info.why_unavailable}" for info in missing)
+        raise pytest.UsageError(f"SOFTMAX_CE_REQUIRE_ALL is set and backends are missing: {reasons}")
+
+
+@pytest.fixture(params=[info.name for info in sce.backends()])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend in turn."""
+    return available(request.param)
+
+
+def available(name: str) -> str:
+    """The name, or a skip that says why there is no such backend here."""
+    info = next(info for info in sce.backends() if info.name == name)
+    if not info.available:
+        pytest.skip(f"backend {name} is not available: {info.why_unavailable}")
+    return name
+
+
+@pytest.fixture
+def record_worst() -> Any:
+    """Call with (backend, dtype, error over bound, check): the largest are printed at the end."""
+
+    def record(backend: str, dtype: str, worst: float, check: str) -> None:
+        _WORST[backend, dtype] = max(_WORST[backend, dtype], (worst, check))
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not _WORST:
+        return
+    terminalreporter.section("worst error over bound")
+    for (backend, dtype), (worst, check) in sorted(_WORST.items()):
+        terminalreporter.write_line(f"{backend:>12}  {dtype:<8}  {worst:.3f}  in {check}")

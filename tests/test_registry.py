@@ -1,0 +1,192 @@
+"""The registry: what is listed, what is missing and why, and backends from other packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import softmax_ce as sce
+import wrong_backends
+from softmax_ce import auto, registry
+
+
+def run_python(code: str, **environment: str) -> str:
+    """A fresh interpreter's output; its exit code must be 0."""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_project_s_backends_are_listed_in_order() -> None:
+    names = [info.name for info in sce.backends()]
+    assert names[:4] == ["naive", "numpy", "numba", "cython"]
+    assert [info.stable for info in sce.backends()][:4] == [False, True, True, True]
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown backend 'cuda'; known backends: naive, numpy, numba, cython"):
+        sce.get_backend("cuda")
+    with pytest.raises(ValueError, match="unknown backend"):
+        sce.cross_entropy([[0.0, 1.0]], [0], backend="cuda")
+    with pytest.raises(ValueError, match="unknown backend"):
+        sce.get_backend(3)  # type: ignore[arg-type]
+
+
+def test_importing_needs_and_loads_numpy_alone() -> None:
+    """No backend's dependency, no bench half, before one is asked for."""
+    code = """
+import sys, softmax_ce
+print(sorted({name.partition('.')[0] for name in sys.modules} & {
+    'numba', 'llvmlite', 'scipy', 'sklearn', 'mpmath', 'rich', 'click', 'ml_dtypes', 'softmax_ce_bench'}))
+"""
+    assert run_python(code).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("block", "reason", "advice"),
+    [
+        ("numba", "numba is not to be had", "softmax-ce[numba]"),
+        ("softmax_ce._backends.cython._kernels", "not to be had", "C compiler"),
+    ],
+)
+def test_a_missing_piece_is_never_a_crash(block: str, reason: str, advice: str) -> None:
+    """Listed with the reason; asked for by name, an error that says how to get it; the default goes on without."""
+    name = "numba" if block == "numba" else "cython"
+    code = f"""
+import sys
+from importlib.abc import MetaPathFinder
+class Block(MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == {block!r}:
+            raise ImportError(f"{{fullname}} is not to be had")
+sys.meta_path.insert(0, Block())
+import softmax_ce as sce
+info = next(i for i in sce.backends() if i.name == {name!r})
+assert not info.available
+print(info.why_unavailable)
+try:
+    sce.get_backend({name!r})
+except ImportError as error:
+    print(error)
+print(float(sce.cross_entropy([[0.0, 0.0]], [0])))
+"""
+    listed, raised, loss = run_python(code).splitlines()
+    assert reason in listed
+    assert advice in raised
+    assert reason in raised
+    assert abs(float(loss) - np.log(2)) < 1e-15
+
+
+def test_a_broken_dependency_is_a_reason_not_a_crash() -> None:
+    """A Numba that raises anything on import."""
+    code = """
+import sys
+from importlib.abc import MetaPathFinder
+class Break(MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == "numba":
+            raise SystemError("initialization failed")
+sys.meta_path.insert(0, Break())
+import softmax_ce as sce
+print(next(i for i in sce.backends() if i.name == "numba").why_unavailable)
+"""
+    assert run_python(code).strip() == "SystemError: initialization failed"
+
+
+def test_a_failed_compilation_is_told(tmp_path: Path) -> None:
+    """What setup.py noted beside the missing extension is the reason that is given."""
+    source = Path(registry.__file__).parent
+    target = tmp_path / "softmax_ce"
+    for path in source.rglob("*.py"):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (target / "_backends" / "cython" / "build_error.txt").write_text("command 'cc' failed: no such file\n")
+    code = f"""
+import sys
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+sys.path.insert(0, {str(tmp_path)!r})
+import softmax_ce as sce
+assert sce.__file__.startswith({str(tmp_path)!r}), sce.__file__
+print(next(i for i in sce.backends() if i.name == "cython").why_unavailable)
+"""
+    assert run_python(code).strip() == "the extension was not built: command 'cc' failed: no such file"
+
+
+def test_the_default_is_stable_compiled_ahead_and_available() -> None:
+    info = sce.get_backend(auto.default_name()).info
+    assert (info.stable, info.ahead_of_time, info.available) == (True, True, True)
+
+
+def test_a_backend_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through its entry point, under the entry's name; its kernels run behind the public functions."""
+    module = wrong_backends.Honest()
+    monkeypatch.setitem(sys.modules, "their_package", module)  # type: ignore[arg-type]
+    entry = metadata.EntryPoint(name="theirs", value="their_package", group=registry.ENTRY_POINT_GROUP)
+    taken = metadata.EntryPoint(name="numpy", value="their_package", group=registry.ENTRY_POINT_GROUP)
+    broken = metadata.EntryPoint(name="broken", value="no_such_module", group=registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: (entry, taken, broken))
+    monkeypatch.setattr(registry, "_entries", None)
+    monkeypatch.setattr(registry, "_loaded", {})
+    by_name = {info.name: info for info in sce.backends()}
+    assert by_name["theirs"].available
+    assert by_name["numpy"].module.startswith("softmax_ce."), "a package replaced one of the project's backends"
+    assert by_name["broken"].why_unavailable == "No module named 'no_such_module'"
+    loss = sce.cross_entropy(np.zeros((2, 4)), [0, 3], backend="theirs")
+    assert abs(float(loss) - np.log(4)) < 1e-15
+
+
+def test_register_refuses_what_is_not_a_backend() -> None:
+    def kernel(*_: Any) -> None: ...
+
+    info = wrong_backends.Honest().BACKEND
+    with pytest.raises(TypeError, match="has no BACKEND"):
+        registry.register(SimpleNamespace(hard=kernel, soft=kernel))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="has no kernel 'soft'"):
+        registry.register(SimpleNamespace(BACKEND=info, hard=kernel))  # type: ignore[arg-type]
+    taken = sce.get_backend("numpy").info
+    with pytest.raises(ValueError, match="registered already"):
+        registry.register(SimpleNamespace(BACKEND=taken, hard=kernel, soft=kernel))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="own backends"):
+        registry.unregister("numpy")
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+def test_every_instruction_set_conforms(isa: str) -> None:
+    """The compiled backend forced to each instruction set that runs here."""
+    info = next(info for info in sce.backends() if info.name == "cython")
+    if not info.available:
+        pytest.skip(f"backend cython is not available: {info.why_unavailable}")
+    if isa not in sce.get_backend("cython").details:
+        pytest.skip(f"this CPU cannot run {isa}")
+    code = """
+import softmax_ce as sce
+from softmax_ce_bench import conformance
+print(sce.get_backend("cython").details.split()[2])
+for result in conformance.run_checks("cython", ("float32", "float64"), (1, 2)):
+    if not result.passed:
+        print(result)
+"""
+    assert run_python(code, SOFTMAX_CE_ISA=isa).split("\n", 1) == [isa, ""]
+
+
+def test_an_instruction_set_that_cannot_run_is_refused_with_a_reason() -> None:
+    code = """
+import softmax_ce as sce
+print(next(i for i in sce.backends() if i.name == "cython").why_unavailable)
+"""
+    info = next(info for info in sce.backends() if info.name == "cython")
+    if not info.available:
+        pytest.skip(f"backend cython is not available: {info.why_unavailable}")
+    assert "SOFTMAX_CE_ISA='mmx' cannot run here" in run_python(code, SOFTMAX_CE_ISA="mmx")

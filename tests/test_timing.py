@@ -1,0 +1,205 @@
+"""Timing and its statistics, on a clock that only moves when a callable says so."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from softmax_ce_bench import load, timing
+from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio, paired_ratio
+
+
+class Clock:
+    """Seconds that pass only by work; `speed` may slow the machine down at times."""
+
+    def __init__(self, speed: Callable[[float], float] = lambda now: 1.0) -> None:
+        self.now = 0.0
+        self.speed = speed
+        self.log: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.log.append(name)
+            self.now += seconds / self.speed(self.now)
+
+        return run
+
+
+def measure(clock: Clock, takes: dict[str, float], **options):
+    """Candidates that take so many seconds a call, with a control of one millisecond."""
+    candidates = {name: clock.work(name, taken) for name, taken in takes.items()}
+    settings = {"seconds": 1e9, "control": clock.work("control", 1e-3), "sample_seconds": 1e-2, "most_rounds": 20}
+    return timing.measure(candidates, clock=clock, **(settings | options))
+
+
+def test_times_are_what_the_callables_take():
+    samples = measure(Clock(), {"slow": 0.5, "quick": 1e-4})
+    assert samples.rounds == 20
+    np.testing.assert_allclose(samples.seconds["slow"], 0.5, rtol=1e-9)
+    np.testing.assert_allclose(samples.seconds["quick"], 1e-4, rtol=1e-9)
+    assert samples.calls["slow"] == 1  # one call is long enough
+    assert 100 <= samples.calls["quick"] <= 200  # batched until 10 ms are full
+    assert samples.control_ratio == Ratio(1.0, 1.0, 1.0)
+
+
+def test_every_round_runs_everything_once_in_a_changing_order():
+    clock = Clock()
+    samples = measure(clock, {"a": 1.0, "b": 1.0, "c": 1.0}, control=clock.work("control", 1.0))
+    measured = clock.log[-20 * 5 :]
+    rounds = [tuple(measured[k : k + 5]) for k in range(0, 100, 5)]
+    assert all(sorted(order) == ["a", "b", "c", "control", "control"] for order in rounds)
+    assert len(set(rounds)) > 10
+    again = Clock()
+    measure(again, {"a": 1.0, "b": 1.0, "c": 1.0}, control=again.work("control", 1.0))
+    assert again.log == clock.log  # the same seed, the same order
+    assert samples.rounds == 20
+
+
+def test_a_machine_that_slows_down_leaves_the_paired_ratio():
+    # Ten times slower from the 300th second on: the medians move, the ratio within the rounds does not.
+    clock = Clock(speed=lambda now: 1.0 if now < 300 else 0.1)
+    samples = measure(clock, {"one": 3.0, "two": 6.0}, most_rounds=60)
+    ratio = paired_ratio(samples.seconds["two"], samples.seconds["one"])
+    assert max(samples.seconds["one"]) > 9 * min(samples.seconds["one"])
+    assert ratio.median == pytest.approx(2.0, rel=1e-9)
+    assert (ratio.low, ratio.high) == pytest.approx((2.0, 2.0), rel=1e-9)
+
+
+def test_the_control_shows_a_machine_that_cannot_repeat_itself():
+    clock = Clock(speed=lambda now: 1.0 + 0.5 * math.sin(1000 * now))
+    calm, restless = measure(Clock(), {"a": 0.1}), measure(clock, {"a": 0.1})
+    assert calm.control_ratio.drift == 0
+    assert restless.control_ratio.high - restless.control_ratio.low > 0.05
+
+
+def test_the_time_budget_ends_the_rounds():
+    clock = Clock()
+    # A round takes 2 s and two samples of the control of 10 ms; warming up takes another few seconds.
+    samples = measure(clock, {"a": 1.0, "b": 1.0}, seconds=20.0)
+    assert clock.now <= 20.0
+    assert samples.rounds == 7
+    over = Clock()
+    assert measure(over, {"a": 1.0}, seconds=0.0).rounds == 1  # one round always, so that there is something to say
+
+
+def test_progress_ends_at_one():
+    fractions: list[float] = []
+    measure(Clock(), {"a": 1.0}, on_round=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert len(fractions) == 20
+
+
+def test_the_collector_is_off_within_a_sample_and_as_it_was_after():
+    seen: list[bool] = []
+    assert gc.isenabled()
+    timing.sample(lambda: seen.append(gc.isenabled()), 3, Clock())
+    assert seen == [False] * 3
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        timing.sample(lambda: 1 / 0, 1, Clock())
+    assert gc.isenabled()
+
+
+def test_the_timers_overhead_is_what_reading_the_clock_costs():
+    ticks = iter(range(10_000))
+    assert timing.timer_overhead(lambda: next(ticks) * 1e-7) == pytest.approx(1e-7)
+
+
+def test_a_clock_that_stands_still_does_not_hang():
+    assert timing.calibrate(lambda: None, 1e-3, Clock()) == timing.MOST_CALLS
+
+
+def test_the_frozen_control_computes_the_same_every_time():
+    control = timing.frozen_control()
+    control()
+    buffer = inspect.getclosurevars(control).nonlocals["buffer"]
+    first = buffer.copy()
+    np.testing.assert_allclose(first.sum(axis=1, dtype=np.float64), 1.0, rtol=1e-6)
+    control()
+    np.testing.assert_array_equal(buffer, first)
+
+
+def test_paired_ratio_knows_constant_factors():
+    times = np.linspace(1.0, 9.0, 21)
+    ratio = paired_ratio(3 * times, times)
+    assert (ratio.median, ratio.low, ratio.high) == pytest.approx((3.0, 3.0, 3.0), rel=1e-12)
+    assert ratio.drift == pytest.approx(2.0)
+
+
+def test_paired_ratio_pairs():
+    # Times that grow a hundredfold over the session, one candidate 10 % slower in every round.
+    base = np.geomspace(1, 100, 15)
+    assert paired_ratio(1.1 * base, base).high == pytest.approx(1.1)
+    assert paired_ratio(1.1 * base[::-1], base).high > 5  # without the pairing, nothing is known
+
+
+def test_swapping_gives_the_inverse():
+    rng = np.random.default_rng(1)
+    a, b = np.exp(rng.normal(0, 0.1, (2, 24)))  # an even number: the median lies between two rounds
+    there, back = paired_ratio(a, b), paired_ratio(b, a)
+    assert there.median == pytest.approx(1 / back.median, rel=1e-14)
+    assert there.drift == pytest.approx(back.drift, rel=1e-13)
+    assert there.low <= there.median <= there.high
+
+
+def test_too_few_rounds_have_no_interval():
+    few, enough = np.ones(FEWEST_ROUNDS - 1), np.ones(FEWEST_ROUNDS)
+    assert paired_ratio(few, few) == Ratio(1.0, 0.0, math.inf)
+    assert paired_ratio(enough, enough) == Ratio(1.0, 1.0, 1.0)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    sessions = 300
+    covered = 0
+    for seed in range(sessions):
+        noise = np.exp(0.05 * rng.standard_t(3, (2, 25)))  # heavy tails, as interrupts have them
+        ratio = paired_ratio(1.2 * noise[0], noise[1], seed=seed, resamples=500)
+        covered += ratio.low <= 1.2 <= ratio.high
+    # 95 % of 300 with a standard deviation of 1.3 %; the bootstrap of a median is slightly off either way.
+    assert 0.91 <= covered / sessions <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "message"),
+    [([1.0], [1.0, 2.0], "one length"), ([], [], "one length"), ([1.0, 0.0], [1.0, 1.0], "positive")],
+)
+def test_paired_ratio_refuses(above, below, message):
+    with pytest.raises(ValueError, match=message):
+        paired_ratio(above, below)
+
+
+def test_intervals_overlap():
+    assert Ratio(2.0, 1.9, 2.1).overlaps(Ratio(2.2, 2.1, 2.3))
+    assert not Ratio(2.0, 1.9, 2.1).overlaps(Ratio(2.2, 2.11, 2.3))
+
+
+def test_load_of_others_is_what_is_left_of_everybody():
+    before = load.Reading(clock=10.0, everybody=100.0, own=7.0)
+    after = load.Reading(clock=14.0, everybody=109.0, own=12.0)
+    assert load.cpus_of_others(before, after) == 1.0  # 9 s in all, 5 of them our own, in 4 s
+    assert load.cpus_of_others(None, after) is None
+    assert load.cpus_of_others(before, load.Reading(10.1, 101.0, 7.0)) is None  # too short to tell
+    assert load.is_crowded(1.0, wanted=2, installed=2)
+    assert not load.is_crowded(1.0, wanted=2, installed=8)
+    assert not load.is_crowded(None, wanted=2, installed=2)
+
+
+def test_load_reads_the_systems_counters(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 300 99999 555 6 7 8 50 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
+    reading = load.read(stat)
+    if reading is None:
+        pytest.skip("no clock ticks on this system")
+    assert reading.everybody * os.sysconf("SC_CLK_TCK") == pytest.approx(100 + 20 + 300 + 6 + 7 + 8)
+    assert load.read(tmp_path / "missing") is None

@@ -1,0 +1,57 @@
+"""The suite can fail: an honest backend passes it, and each deliberately wrong one is rejected by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import wrong_backends
+from softmax_ce import registry
+from softmax_ce_bench import conformance
+
+# What must notice each; more checks may.
+NOTICED_BY = {
+    "MaximumOfTheArray": "wide_spreads",
+    "SumBeforeDifference": "extreme_values",
+    "CancellingGradient": "confident_gradient_is_not_zero",
+    "PlainLogarithm": "small_loss_is_not_zero",
+    "ForgottenIgnoredRow": "ignoring_equals_leaving_out",
+    "SmoothingWithoutWeights": "every_option",
+    "ShortOffset": "beyond_two_to_the_31_elements",
+    "ZeroTimesInfinity": "no_mass_at_minus_infinity",
+    "HalfTheZGradient": "every_option",
+    "ForgottenUpstream": "upstream_vector_scales_rows",
+    "SinglePrecisionSum": "every_width",
+    "RowsOfTheCall": "rows_are_independent",
+}
+
+
+@contextmanager
+def registered(backend: wrong_backends.Honest) -> Iterator[str]:
+    registry.register(backend)
+    try:
+        yield backend.BACKEND.name
+    finally:
+        registry.unregister(backend.BACKEND.name)
+
+
+def failures(backend: wrong_backends.Honest) -> dict[str, str]:
+    with registered(backend) as name:
+        results = conformance.run_checks(name, conformance.harness.NATIVE, (1, 2))
+    return {result.check: result.message for result in results if not result.passed}
+
+
+def test_the_honest_backend_passes() -> None:
+    assert failures(wrong_backends.Honest()) == {}
+
+
+@pytest.mark.parametrize("wrong", wrong_backends.WRONG, ids=lambda wrong: wrong.__name__)
+def test_a_wrong_backend_is_rejected(wrong: type[wrong_backends.Honest]) -> None:
+    found = failures(wrong())
+    assert NOTICED_BY[wrong.__name__] in found, f"rejected by {sorted(found)} only"
+
+
+def test_every_wrong_backend_has_its_check() -> None:
+    assert sorted(NOTICED_BY) == sorted(wrong.__name__ for wrong in wrong_backends.WRONG)

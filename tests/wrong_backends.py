@@ -1,0 +1,259 @@
+"""One honest backend with a seam at every formula, and backends that are wrong at one seam each.
+
+The honest one passes the whole conformance suite; each wrong one must fail it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from softmax_ce._backends._rows import row_blocks, rows_of
+from softmax_ce.contract import Accuracy, BackendInfo, pairwise
+
+_ACCURACY = {"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}
+
+
+class Honest:
+    """Right, and slow. Subclasses override one method."""
+
+    def __init__(self) -> None:
+        name = type(self).__name__.lower()
+        self.BACKEND = BackendInfo(name=name, module=__name__, accuracy=_ACCURACY)
+
+    # The seams.
+
+    def peak(self, x: Any) -> Any:
+        return x.max(axis=1, keepdims=True)
+
+    def sum_others(self, e: Any, at_top: Any) -> Any:
+        """The sum without one of the maxima."""
+        e = e.copy()
+        e[np.arange(len(e)), at_top] = 0
+        return e.sum(axis=1).astype(float)
+
+    def log_sum(self, others: Any) -> Any:
+        return np.log1p(others)
+
+    def label_loss(self, top: Any, log_sum: Any, x_label: Any) -> Any:
+        return 2 * (0.5 * top - 0.5 * x_label) + log_sum
+
+    def label_pull(self, p: Any, others: Any) -> Any:
+        """p_y - 1."""
+        return -others
+
+    def counts(self, known: Any, ignored: Any, weight: Any) -> Any:
+        return known & ~ignored & (weight != 0)
+
+    def base(self, base_mass: Any, classes: int) -> Any:
+        return np.broadcast_to(base_mass, classes).astype(float)
+
+    def z_pull(self, z_loss: float, lse: Any) -> Any:
+        return 2 * z_loss * lse
+
+    def gain(self, weight: Any, upstream: Any) -> Any:
+        return weight * upstream
+
+    def rows(self, array: Any, rows: slice) -> Any:
+        return array[rows]
+
+    def soft_cost(self, target: Any, gap: Any) -> Any:
+        return np.where(target != 0, target * gap, 0.0).sum(axis=1)
+
+    # The kernels, over those.
+
+    def hard(
+        self, logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float,
+        z_loss: float, row_weight: Any, upstream: Any,
+        loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
+    ) -> None:  # fmt: skip
+        classes = logits.shape[1]
+        for rows in row_blocks(start, stop, classes):
+            count = rows.stop - rows.start
+            y = np.broadcast_to(rows_of(labels, rows), count)
+            known = (y >= 0) & (y < classes)
+            label = np.where(known, y, 0)
+            mass = np.broadcast_to(label_mass, classes)[label].astype(float)
+            weight = np.broadcast_to(rows_of(row_weight, rows), count)
+            counts = self.counts(known, y == ignore_index, weight)
+            target = (
+                np.zeros((count, classes)) if base_mass is None else np.tile(self.base(base_mass, classes), (count, 1))
+            )
+            spread = np.full(count, base_total)
+            self._rows(
+                logits,
+                rows,
+                target,
+                spread,
+                mass,
+                label,
+                z_loss,
+                counts,
+                weight,
+                upstream,
+                loss,
+                grad,
+                row_max,
+                log_sum,
+            )
+
+    def soft(
+        self, logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any,
+        upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
+    ) -> None:  # fmt: skip
+        classes = logits.shape[1]
+        for rows in row_blocks(start, stop, classes):
+            count = rows.stop - rows.start
+            target = self.rows(targets, rows) * target_scale.astype(float)
+            if base_mass is not None:
+                target = target + self.base(base_mass, classes)
+            weight = np.broadcast_to(rows_of(row_weight, rows), count)
+            nothing = np.zeros(count)
+            self._rows(
+                logits, rows, target, target.sum(axis=1), nothing, None, z_loss, weight != 0, weight, upstream,
+                loss, grad, row_max, log_sum,
+            )  # fmt: skip
+
+    def _rows(
+        self, logits: Any, rows: slice, target: Any, spread: Any, mass: Any, label: Any, z_loss: float, counts: Any,
+        weight: Any, upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any,
+    ) -> None:  # fmt: skip
+        with np.errstate(all="ignore"):
+            x = self.rows(logits, rows)
+            at = np.arange(len(x)), np.zeros(len(x), int) if label is None else label
+            peak = self.peak(x)
+            top = peak[:, 0].astype(float)
+            broken = ~np.isfinite(x.max(axis=1))
+            e = np.exp(x - peak)
+            others = self.sum_others(e, x.argmax(axis=1))
+            log_s = np.where(broken, 0.0, self.log_sum(others))
+            lse = top + log_s
+            s = 1 + others
+            x_label = x[at].astype(float)
+            weight = np.where(counts, weight, 0.0)
+            if row_max is not None:
+                row_max[rows] = top
+            if log_sum is not None:
+                log_sum[rows] = log_s
+            if loss is not None:
+                half = 0.5 * top[:, None] - 0.5 * x.astype(float)
+                value = 2 * self.soft_cost(target, half) + target.sum(axis=1) * log_s
+                value += np.where(mass != 0, mass * self.label_loss(top, log_s, x_label), 0.0)
+                value += z_loss * lse * lse if z_loss else 0.0
+                loss[rows] = np.where(counts, np.where(broken, np.nan, weight * value), 0.0)
+            if grad is not None:
+                gain = self.gain(weight, np.broadcast_to(rows_of(upstream, rows), len(x)))
+                p = e.astype(float) / s[:, None]
+                z_pull = self.z_pull(z_loss, lse) if z_loss else 0.0
+                rest = (spread + z_pull)[:, None] * p - target
+                g = gain[:, None] * (mass[:, None] * p + rest)
+                if label is not None:
+                    e_label = e[at].astype(float)
+                    share = np.where(x_label == top, others, s - e_label) / s
+                    g[at] = gain * (mass * self.label_pull(p[at], share) + rest[at])
+                g[broken] = np.nan
+                g[~counts] = 0.0
+                self.rows(grad, rows)[...] = g
+
+
+class MaximumOfTheArray(Honest):
+    """The maximum over the whole block instead of the row's: unseen as long as test inputs lie in [0, 1)."""
+
+    def peak(self, x: Any) -> Any:
+        return np.full((len(x), 1), np.nanmax(x), x.dtype)
+
+
+class SumBeforeDifference(Honest):
+    """(m + log s) - x_y: breaks on offsets."""
+
+    def label_loss(self, top: Any, log_sum: Any, x_label: Any) -> Any:
+        return (top.astype(np.float32) + log_sum.astype(np.float32)).astype(float) - x_label
+
+
+class CancellingGradient(Honest):
+    """p_y - 1: cancels as p_y approaches 1."""
+
+    def label_pull(self, p: Any, others: Any) -> Any:
+        return (p.astype(np.float32) - 1).astype(float)
+
+
+class PlainLogarithm(Honest):
+    """log s instead of log1p(s - 1): a small loss comes out as 0."""
+
+    def log_sum(self, others: Any) -> Any:
+        return np.log(1 + others)
+
+
+class ForgottenIgnoredRow(Honest):
+    """Rows with the ignored label count when that label is a class."""
+
+    def counts(self, known: Any, ignored: Any, weight: Any) -> Any:
+        return known & (weight != 0)
+
+
+class SmoothingWithoutWeights(Honest):
+    """The smoothed mass forgets the class weights."""
+
+    def base(self, base_mass: Any, classes: int) -> Any:
+        base = super().base(base_mass, classes)
+        return np.full(classes, base.mean())
+
+
+class ShortOffset(Honest):
+    """Row times classes in 32 bits: wraps beyond 2**31 elements."""
+
+    def rows(self, array: Any, rows: slice) -> Any:
+        first = int(np.array([rows.start * array.shape[1]], np.int64).astype(np.int32)[0]) // array.shape[1]
+        return array[first : first + rows.stop - rows.start]
+
+
+class ZeroTimesInfinity(Honest):
+    """A target of 0 at a logit of -inf gives NaN."""
+
+    def soft_cost(self, target: Any, gap: Any) -> Any:
+        return (target * gap).sum(axis=1)
+
+
+class HalfTheZGradient(Honest):
+    """The derivative of lse**2 without its 2."""
+
+    def z_pull(self, z_loss: float, lse: Any) -> Any:
+        return z_loss * lse
+
+
+class ForgottenUpstream(Honest):
+    """The gradient ignores what comes from above."""
+
+    def gain(self, weight: Any, upstream: Any) -> Any:
+        return weight
+
+
+class SinglePrecisionSum(Honest):
+    """float64 summed in float32."""
+
+    def sum_others(self, e: Any, at_top: Any) -> Any:
+        return super().sum_others(e.astype(np.float32), at_top)
+
+
+class RowsOfTheCall(Honest):
+    """Depends on how the rows were cut: a row's neighbours change its bits."""
+
+    def log_sum(self, others: Any) -> Any:
+        return np.log1p(others) * (1 + 2.0**-22 * (len(others) % 2))
+
+
+WRONG = [
+    MaximumOfTheArray,
+    SumBeforeDifference,
+    CancellingGradient,
+    PlainLogarithm,
+    ForgottenIgnoredRow,
+    SmoothingWithoutWeights,
+    ShortOffset,
+    ZeroTimesInfinity,
+    HalfTheZGradient,
+    ForgottenUpstream,
+    SinglePrecisionSum,
+    RowsOfTheCall,
+]
