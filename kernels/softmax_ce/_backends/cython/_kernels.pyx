@@ -2,22 +2,20 @@
 """The contract's two kernels on typed memoryviews: arguments in, one C call without the GIL, nothing else.
 
 The arithmetic is in rows_kernel.h, compiled once per instruction set; the best that this CPU and system
-support is chosen when this module is loaded. SOFTMAX_CE_ISA names a lower one.
+support is chosen when this module is loaded. Two environment variables, read then, are there for tests:
+SOFTMAX_CE_ISA names a lower instruction set, SOFTMAX_CE_STREAM_BYTES is the size from which on a gradient is
+written past the caches.
 """
 
 import os
 
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 cdef extern from "rows.h" nogil:
     enum:
-        SCE_CHUNK
-
-    ctypedef struct sce_chunk:
-        pass
+        SCE_STREAM
 
     ctypedef struct sce_call:
         const void *logits
@@ -40,7 +38,7 @@ cdef extern from "rows.h" nogil:
         void *grad
         void *row_max
         void *log_sum
-        sce_chunk *scratch
+        int stream
 
     ctypedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) noexcept nogil
 
@@ -49,6 +47,7 @@ cdef extern from "rows.h" nogil:
         sce_rows f32
         sce_rows f64
 
+    int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop)
     const sce_isa *sce_select(const char *name)
     ptrdiff_t sce_supported(const char **names, ptrdiff_t room)
 
@@ -57,6 +56,7 @@ ctypedef fused real:
     double
 
 cdef const sce_isa *isa = NULL
+cdef ptrdiff_t stream_from = int(os.environ.get("SOFTMAX_CE_STREAM_BYTES", SCE_STREAM))
 
 
 def supported():
@@ -178,6 +178,9 @@ cdef void _common(
         call.loss = &loss[0]
     if grad is not None:
         call.grad = &grad[0, 0]
+        call.stream = (
+            grad.shape[0] * grad.shape[1] * <ptrdiff_t> sizeof(real) >= stream_from and call.grad != call.logits
+        )
     if row_max is not None:
         call.row_max = &row_max[0]
     if log_sum is not None:
@@ -185,15 +188,9 @@ cdef void _common(
 
 
 cdef int _run(sce_call *call, sce_rows rows, ptrdiff_t start, ptrdiff_t stop) except -1:
-    cdef sce_chunk few[16]
-    cdef ptrdiff_t chunks = (call.classes + SCE_CHUNK - 1) // SCE_CHUNK
-    call.scratch = few
-    if chunks > 16:
-        call.scratch = <sce_chunk *> malloc(chunks * sizeof(sce_chunk))
-        if call.scratch is NULL:
-            raise MemoryError(f"no memory for a scratch of {chunks * sizeof(sce_chunk)} bytes")
+    cdef int failed
     with nogil:
-        rows(call, start, stop)
-    if chunks > 16:
-        free(call.scratch)
+        failed = sce_run(rows, call, start, stop)
+    if failed:
+        raise MemoryError("no memory for a row kernel's scratch")
     return 0

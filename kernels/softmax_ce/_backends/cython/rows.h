@@ -8,6 +8,17 @@
 /* Classes summed at a time. The bits of a row depend on it, and on nothing else that could vary. */
 #define SCE_CHUNK 2048
 
+/* A row of exponentials up to this many bytes is kept for its gradient, in L1; those of a longer one are computed
+ * again, since moving them between L1 and L2 costs more. */
+#define SCE_KEEP 8192
+
+/* Bytes from which on a gradient is streamed past the caches: an L3's size. A smaller one is left in the cache, where
+ * its reader finds it. */
+#define SCE_STREAM (32 << 20)
+
+/* How far ahead of the maximum, in bytes, memory is asked for. */
+#define SCE_PREFETCH 8192
+
 /* What one chunk of a row contributes; combined in the order of the chunks. */
 typedef struct {
     double top;   /* largest logit, NaN apart */
@@ -36,7 +47,9 @@ typedef struct {
     const double *upstream;
     ptrdiff_t upstream_step;
     void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
-    sce_chunk *scratch;                    /* one for each chunk of a row */
+    int stream;                            /* write the gradient past the caches */
+    sce_chunk *chunks;                     /* scratch: one entry for each chunk of a row */
+    void *exps[2];                         /* scratch: SCE_KEEP bytes each, if a gradient is wanted */
 } sce_call;
 
 typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
@@ -45,6 +58,9 @@ typedef struct {
     const char *name;
     sce_rows f32, f64;
 } sce_isa;
+
+/* Run a kernel with its scratch; -1 where there is no memory for that. */
+int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop);
 
 /* The instruction set of this name, or the best one if name is NULL; NULL if this CPU lacks it or it is unknown. */
 const sce_isa *sce_select(const char *name);

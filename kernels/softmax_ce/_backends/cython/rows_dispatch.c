@@ -1,6 +1,7 @@
 /* Which instruction set to run: the best one that was compiled and that the CPU and the system support. */
 #include "rows.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -47,4 +48,21 @@ ptrdiff_t sce_supported(const char **names, ptrdiff_t room) {
         if (runs_here(&table[i]))
             names[count++] = table[i].name;
     return count;
+}
+
+int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
+    /* Two kept rows at different offsets in their pages: a store and a load that agree in their low 12 bits collide. */
+    char kept[2 * SCE_KEEP + 3 * 64];
+    sce_chunk few[16];
+    const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK;
+    char *aligned = kept + (-(uintptr_t)kept & 63);
+    call->exps[0] = aligned;
+    call->exps[1] = aligned + SCE_KEEP + 64;
+    call->chunks = chunks <= 16 ? few : malloc((size_t)chunks * sizeof *few);
+    if (call->chunks == NULL)
+        return -1;
+    rows(call, start, stop);
+    if (call->chunks != few)
+        free(call->chunks);
+    return 0;
 }

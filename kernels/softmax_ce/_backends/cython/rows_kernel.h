@@ -1,20 +1,19 @@
 /* The row kernels, written once over a vector layer (V, W, real) and compiled for each instruction set and type.
  *
- * A row is taken in chunks of SCE_CHUNK classes. The first sweep reads a chunk, finds its maximum, and sums
- * exp(x - chunk maximum), which it leaves in the gradient's row if there is one; the chunks are then combined in
- * order, in float64; the second sweep scales what lies in the gradient's row, still in cache. Logits that equal
- * the maximum are counted, not summed, so that log(s) = log1p(s - 1) stays right when one class takes all.
+ * A row is taken in chunks of SCE_CHUNK classes: the chunk's maximum, then the sum of exp(x - that maximum); the chunks
+ * are combined in their order, in float64. Logits that equal the maximum are counted, not summed, so that
+ * log(s) = log1p(s - 1) stays right when one class takes all. Sums run over W lanes; float32 terms are added four at a
+ * time in float32, then in float64. The gradient scales exp(x - row maximum), kept in L1 for short rows and computed
+ * again for long ones.
  *
- * Sums run over W lanes. float32 terms are added four at a time in float32, then in float64. */
+ * These steps run as a pipeline, so that arithmetic, reads and writes overlap: while a chunk's exponentials are summed,
+ * the maximum of the next chunk is taken, and the gradient of the row before is written. No bit depends on that. */
 
 #include "exp.h"
 
 #define UNROLL 4
-#if defined(__GNUC__)
+#define BLOCK (UNROLL * W)
 #define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
 
 /* Where a row's T comes from, a constant wherever it is used: the compiler makes one body of each. */
 enum mode { ONE_LABEL, LABEL_AND_BASE, SOFT };
@@ -52,57 +51,179 @@ INLINE V target_at(const target_row *t, enum mode mode, ptrdiff_t j, ptrdiff_t n
     return t->base ? v_add(v, by_class(t->base, t->base_step, j, n)) : v;
 }
 
-INLINE real chunk_top(const real *x, ptrdiff_t n) {
+/* A running maximum of n entries from x on; a NaN is passed over. */
+typedef struct {
+    const real *x;
+    ptrdiff_t n, done;
     V top[UNROLL];
-    for (int k = 0; k < UNROLL; k++)
-        top[k] = v_set((real)-INFINITY);
-    ptrdiff_t j = 0;
-    for (; j + UNROLL * W <= n; j += UNROLL * W)
-        for (int k = 0; k < UNROLL; k++)
-            top[k] = v_max(v_load(x + j + k * W), top[k]); /* in this order a NaN is passed over */
-    for (; j < n; j += W)
-        top[0] = v_max(load(x + j, n - j, (real)-INFINITY), top[0]);
-    return v_hmax(v_max(v_max(top[0], top[1]), v_max(top[2], top[3])));
+} maximum;
+
+INLINE maximum max_of(const real *x, ptrdiff_t n) {
+    maximum m = {x, n, 0, {v_set((real)-INFINITY), v_set((real)-INFINITY), v_set((real)-INFINITY), v_set((real)-INFINITY)}};
+    return m;
 }
 
-/* exp(x - shift) of one vector, into e if there is one; what is to be summed, with the maxima out and counted. */
-INLINE V exp_rest(const real *x, ptrdiff_t n, real top, real shift, real *e, int *count) {
+INLINE void max_block(maximum *m) {
+    /* The processor's own prefetcher follows one stream well, not three: ask for what comes next, into L2. */
+    for (int k = 0; k < UNROLL; k++)
+        __builtin_prefetch((const char *)(m->x + m->done + k * W) + SCE_PREFETCH, 0, 2);
+    for (int k = 0; k < UNROLL; k++)
+        m->top[k] = v_max(v_load(m->x + m->done + k * W), m->top[k]); /* in this order a NaN is passed over */
+    m->done += BLOCK;
+}
+
+INLINE real max_rest(maximum *m) {
+    while (m->done + BLOCK <= m->n)
+        max_block(m);
+    for (; m->done < m->n; m->done += W)
+        m->top[0] = v_max(load(m->x + m->done, m->n - m->done, (real)-INFINITY), m->top[0]);
+    return v_hmax(v_max(v_max(m->top[0], m->top[1]), v_max(m->top[2], m->top[3])));
+}
+
+/* The gradient of one row, being written from class j on: scale * exp(x - top) - gain * T, and its own value at the
+ * label. `from` holds the exponentials if they were kept, else the logits. */
+typedef struct {
+    real *grad; /* NULL: no row waits */
+    const real *from;
+    target_row t;
+    ptrdiff_t j, end;
+    ptrdiff_t label; /* -1: none */
+    real at_label;
+    V scale, gain, top;
+    /* Streams go past the caches in whole aligned lines. What a row leaves of a line waits for the next row: two
+     * stores to a line that is not in the cache would each cost a trip to memory. */
+    int stream;
+    real *line;         /* address of the line under way, NULL: none */
+    ptrdiff_t low, high; /* which of its lanes are filled */
+    real part[W] __attribute__((aligned(64)));
+} output;
+
+INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, int keep) {
+    V e = load(out->from + j, n, 0);
+    if (!keep)
+        e = v_exp(v_sub(e, out->top));
+    V value = v_mul(e, out->scale);
+    return mode == ONE_LABEL ? value : v_sub(value, v_mul(out->gain, target_at(&out->t, mode, j, n)));
+}
+
+/* n <= W entries from class j on to p, in the cache. */
+INLINE void put(const output *out, real *p, ptrdiff_t j, ptrdiff_t n, enum mode mode, int keep) {
+    store(p, n, value_at(out, j, n, mode, keep));
+    if (j <= out->label && out->label < j + n)
+        p[out->label - j] = out->at_label;
+}
+
+INLINE void end_line(output *out) {
+    if (out->line && out->low == 0 && out->high == W)
+        v_stream(out->line, v_load(out->part));
+    else if (out->line)
+        memcpy(out->line + out->low, out->part + out->low, (size_t)(out->high - out->low) * sizeof(real));
+    out->line = NULL;
+}
+
+INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode, int keep) {
+    real *p = out->grad + out->j;
+    const ptrdiff_t lane = (ptrdiff_t)((uintptr_t)p / sizeof(real) % W);
+    if (out->line != p - lane || out->high != lane) {
+        end_line(out);
+        out->line = p - lane;
+        out->low = lane;
+    }
+    put(out, out->part + lane, out->j, n, mode, keep);
+    out->high = lane + n;
+    out->j += n;
+    if (out->high == W)
+        end_line(out);
+}
+
+/* Begin a row: what belongs to a line under way, so that whole lines follow. */
+INLINE void begin_row(output *out, enum mode mode, int keep) {
+    const ptrdiff_t lane = (ptrdiff_t)((uintptr_t)out->grad / sizeof(real) % W);
+    if (out->stream && lane)
+        put_in_line(out, W - lane < out->end ? W - lane : out->end, mode, keep);
+}
+
+INLINE void write_vectors(output *out, int count, enum mode mode, int keep) {
+    real *p = out->grad + out->j;
+    const int has_label = out->j <= out->label && out->label < out->j + count * W;
+    for (int k = 0; k < count; k++) {
+        if (has_label && out->stream) {
+            real at[W] __attribute__((aligned(64)));
+            put(out, at, out->j + k * W, W, mode, keep);
+            v_stream(p + k * W, v_load(at));
+        } else if (out->stream) {
+            v_stream(p + k * W, value_at(out, out->j + k * W, W, mode, keep));
+        } else {
+            v_store(p + k * W, value_at(out, out->j + k * W, W, mode, keep));
+        }
+    }
+    if (has_label && !out->stream)
+        out->grad[out->label] = out->at_label;
+    out->j += count * W;
+}
+
+INLINE void write_rest(output *out, enum mode mode, int keep) {
+    while (out->j + BLOCK <= out->end)
+        write_vectors(out, UNROLL, mode, keep);
+    while (out->j + W <= out->end)
+        write_vectors(out, 1, mode, keep);
+    if (out->j < out->end && out->stream) {
+        put_in_line(out, out->end - out->j, mode, keep);
+    } else if (out->j < out->end) {
+        put(out, out->grad + out->j, out->j, out->end - out->j, mode, keep);
+        out->j = out->end;
+    }
+}
+
+/* Sums of T and of T * (shift - x) / 2. Halves: shift - x may exceed the format where the loss does not. 0 * inf = 0. */
+INLINE void sum_targets(const real *x, ptrdiff_t j, ptrdiff_t n, real shift, const target_row *t, enum mode mode,
+                        sce_chunk *chunk) {
+    A mass = a_zero(), cost = a_zero();
+    for (ptrdiff_t i = 0; i < n; i += W) {
+        V target = target_at(t, mode, j + i, n - i);
+        V gap = v_sub(v_set((real)0.5 * shift), v_mul(v_set((real)0.5), load(x + i, n - i, shift)));
+        mass = a_add(mass, target);
+        cost = a_add(cost, v_zero_where(v_eq(target, v_set(0)), v_mul(target, gap)));
+    }
+    chunk->mass = a_sum(mass);
+    chunk->cost = a_sum(cost);
+}
+
+/* exp(x - shift) of one vector into e, if there is one; added to the sum, or to the count where x is the maximum. */
+INLINE V add_exp(const real *x, ptrdiff_t n, V top, V shift, real *e, V sum, V *count) {
     V v = load(x, n, (real)-INFINITY);
-    V value = v_exp(v_sub(v, v_set(shift)));
-    M is_top = v_eq(v, v_set(top));
+    V value = v_exp(v_sub(v, shift));
+    M is_top = v_eq(v, top);
     if (e)
         store(e, n, value);
-    *count += m_count(is_top);
-    return v_zero_where(is_top, value);
+    *count = v_add_where(is_top, *count, v_set(1));
+    return v_add_unless(is_top, sum, value);
 }
 
-/* The chunk of n classes from class j on; e may be the same memory as x. */
-INLINE void sum_chunk(const real *x, real *e, ptrdiff_t j, ptrdiff_t n, const target_row *t, enum mode mode,
-                      sce_chunk *chunk) {
-    const real top = chunk_top(x + j, n);
+/* The chunk of n classes at x, whose maximum is known; meanwhile the next chunk's maximum and a chunk of output. */
+INLINE void sum_chunk(const real *x, ptrdiff_t n, real top, real *e, maximum *next, output *out, enum mode mode,
+                      int keep, sce_chunk *chunk) {
     const real shift = top == -INFINITY ? 0 : top; /* -inf - -inf would be NaN */
-    A rest = a_zero(), mass = a_zero(), cost = a_zero();
-    int count = 0;
+    const V tops = v_set(top), shifts = v_set(shift);
+    A rest = a_zero();
+    V count = v_set(0);
     ptrdiff_t i = 0;
-    if (mode != ONE_LABEL) {
-        /* Halves: shift - x may exceed the format where the loss does not. 0 * inf = 0. */
-        for (; i < n; i += W) {
-            V target = target_at(t, mode, j + i, n - i);
-            V gap = v_sub(v_set((real)0.5 * shift), v_mul(v_set((real)0.5), load(x + j + i, n - i, shift)));
-            mass = a_add(mass, target);
-            cost = a_add(cost, v_zero_where(v_eq(target, v_set(0)), v_mul(target, gap)));
-        }
-        i = 0;
-    }
-    for (; i + UNROLL * W <= n; i += UNROLL * W) {
-        V part[UNROLL];
+    for (; i + BLOCK <= n; i += BLOCK) {
+        V sum = v_set(0);
         for (int k = 0; k < UNROLL; k++)
-            part[k] = exp_rest(x + j + i + k * W, W, top, shift, e ? e + j + i + k * W : NULL, &count);
-        rest = a_add(rest, v_add(v_add(part[0], part[1]), v_add(part[2], part[3])));
+            sum = add_exp(x + i + k * W, W, tops, shifts, e ? e + i + k * W : NULL, sum, &count);
+        rest = a_add(rest, sum);
+        if (next->done + BLOCK <= next->n)
+            max_block(next);
+        if (out->j + BLOCK <= out->end)
+            write_vectors(out, UNROLL, mode, keep);
     }
     for (; i < n; i += W)
-        rest = a_add(rest, exp_rest(x + j + i, n - i, top, shift, e ? e + j + i : NULL, &count));
-    *chunk = (sce_chunk){top, top == -INFINITY ? 0 : count, a_sum(rest), a_sum(mass), a_sum(cost)};
+        rest = a_add(rest, add_exp(x + i, n - i, tops, shifts, e ? e + i : NULL, v_set(0), &count));
+    chunk->top = top;
+    chunk->count = top == -INFINITY ? 0 : a_sum(a_add(a_zero(), count));
+    chunk->rest = a_sum(rest);
+    chunk->mass = chunk->cost = 0;
 }
 
 /* A row's sums: lse = top + log1p(rest), s = 1 + rest, where one of the maxima is the 1. */
@@ -111,38 +232,30 @@ typedef struct {
     int broken; /* a NaN, a +inf, or nothing above -inf: there is no distribution */
 } row_sums;
 
+INLINE double shrink(double down) {
+    return down == 0 ? 1 : down > 0 ? exp(-down) : 0; /* NaN where both tops are infinite: the row is broken */
+}
+
 INLINE row_sums combine(const sce_chunk *chunk, ptrdiff_t chunks) {
     row_sums row = {-INFINITY, 0, 0, 0, 0, 0};
     double count = 0;
     for (ptrdiff_t k = 0; k < chunks; k++)
         row.top = chunk[k].top > row.top ? chunk[k].top : row.top;
     for (ptrdiff_t k = 0; k < chunks; k++) {
-        const double down = row.top - chunk[k].top, shift = chunk[k].top == -INFINITY ? 0 : chunk[k].top;
+        const double down = row.top - chunk[k].top;
         if (down == 0) {
             count += chunk[k].count;
             row.rest += chunk[k].rest;
         } else /* also where both tops are infinite: then the row is broken, and a NaN in it comes through */
-            row.rest += (chunk[k].count + chunk[k].rest) * (down > 0 ? exp(-down) : 0);
+            row.rest += (chunk[k].count + chunk[k].rest) * shrink(down);
         row.mass += chunk[k].mass;
         row.cost += 2 * chunk[k].cost;
         if (chunk[k].mass != 0)
-            row.cost += chunk[k].mass * (row.top - shift);
+            row.cost += chunk[k].mass * (row.top - (chunk[k].top == -INFINITY ? 0 : chunk[k].top));
     }
     row.broken = !(row.top > -INFINITY && row.top < INFINITY && row.rest == row.rest);
     row.log_sum = row.broken ? row.rest == row.rest ? 0 : NAN : log1p(row.rest += count - 1);
     return row;
-}
-
-/* grad = scale * e - gain * T over a chunk. */
-INLINE void scale_chunk(real *grad, ptrdiff_t j, ptrdiff_t n, double scale, double gain, const target_row *t,
-                        enum mode mode) {
-    const V by = v_set((real)scale), pull = v_set((real)-gain);
-    for (ptrdiff_t i = 0; i < n; i += W) {
-        V value = v_mul(load(grad + j + i, n - i, 0), by);
-        if (mode != ONE_LABEL)
-            value = v_fma(pull, target_at(t, mode, j + i, n - i), value);
-        store(grad + j + i, n - i, value);
-    }
 }
 
 INLINE void fill(real *grad, ptrdiff_t n, real value) {
@@ -150,85 +263,127 @@ INLINE void fill(real *grad, ptrdiff_t n, real value) {
         grad[j] = value;
 }
 
-/* One row. `label` is -1 where there is none; mass is T at it, less the base. */
-INLINE void one_row(const sce_call *call, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t,
-                    enum mode mode) {
+typedef struct {
+    const sce_call *call;
+    ptrdiff_t stop;
+    ptrdiff_t chunks;   /* of a row */
+    output out;         /* the row before */
+    const real *top_of; /* the chunk whose maximum is known already */
+    real top;
+    int turn;           /* which of the two scratches is free */
+} pipeline;
+
+/* First step of row i, all its chunks, with the row before it written beside. */
+INLINE row_sums sum_row(pipeline *line, ptrdiff_t i, real *e, const target_row *t, enum mode mode, int keep) {
+    const sce_call *call = line->call;
     const ptrdiff_t classes = call->classes;
     const real *x = (const real *)call->logits + i * classes;
-    real *grad = call->grad ? (real *)call->grad + i * classes : NULL;
+    for (ptrdiff_t k = 0; k < line->chunks; k++) {
+        const ptrdiff_t j = k * SCE_CHUNK, n = classes - j < SCE_CHUNK ? classes - j : SCE_CHUNK;
+        if (line->top_of != x + j) {
+            maximum here = max_of(x + j, n);
+            line->top = max_rest(&here);
+        }
+        const real top = line->top;
+        /* Rows follow each other in memory, so the next chunk is what comes next, in this row or the one after. */
+        const ptrdiff_t ahead = k + 1 < line->chunks ? classes - j - n : i + 1 < line->stop ? classes : 0;
+        maximum next = max_of(x + j + n, ahead < SCE_CHUNK ? ahead : SCE_CHUNK);
+        sum_chunk(x + j, n, top, e ? e + j : NULL, &next, &line->out, mode, keep, call->chunks + k);
+        if (mode != ONE_LABEL)
+            sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, t, mode, call->chunks + k);
+        line->top_of = ahead ? next.x : NULL;
+        line->top = ahead ? max_rest(&next) : 0;
+    }
+    write_rest(&line->out, mode, keep);
+    return combine(call->chunks, line->chunks);
+}
+
+INLINE double exp_at(real t) {
+    real lanes[W];
+    v_store(lanes, v_exp(v_set(t)));
+    return lanes[0];
+}
+
+/* The gradient of a row that counts: what to scale by, and the value at the label. */
+INLINE void begin_gradient(pipeline *line, ptrdiff_t i, const row_sums *row, ptrdiff_t label, double mass, real x_label,
+                           const target_row *t, enum mode mode, int keep) {
+    const sce_call *call = line->call;
+    const real *x = (const real *)call->logits + i * call->classes;
+    const double gain = call->row_weight[i * call->row_weight_step] * call->upstream[i * call->upstream_step];
+    const double s = 1 + row->rest;
+    const double z_pull = call->z_loss != 0 ? 2 * call->z_loss * (row->top + row->log_sum) : 0;
+    const double total = mode == SOFT ? row->mass : mass + call->base_total;
+    output *out = &line->out;
+    out->grad = (real *)call->grad + i * call->classes;
+    out->from = keep ? (const real *)call->exps[line->turn] : x;
+    out->t = *t;
+    out->j = 0;
+    out->end = call->classes;
+    out->label = mode == SOFT ? -1 : label;
+    out->scale = v_set((real)(gain * (total + z_pull) / s));
+    out->gain = v_set((real)gain);
+    out->top = v_set((real)row->top);
+    if (mode != SOFT) {
+        /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
+        const double e_label = keep ? out->from[label] : exp_at(x_label - (real)row->top);
+        const double others = x_label == row->top ? row->rest : s - e_label;
+        const double base = mode == LABEL_AND_BASE ? t->base[label * t->base_step] : 0;
+        out->at_label = (real)(gain * ((call->base_total + z_pull) * (e_label / s) - mass * (others / s) - base));
+    }
+    begin_row(out, mode, keep);
+    line->turn ^= 1;
+}
+
+/* One row. `label` is -1 where there is none; mass is T at it, less the base. */
+INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t, enum mode mode,
+                    int keep) {
+    const sce_call *call = line->call;
+    const ptrdiff_t classes = call->classes;
     const double weight = call->row_weight[i * call->row_weight_step];
     const int counts = weight != 0 && (mode == SOFT || label >= 0);
-    if (!counts) {
-        if (call->loss)
-            ((real *)call->loss)[i] = 0;
-        if (!call->row_max && !call->log_sum) {
-            if (grad)
-                fill(grad, classes, 0);
-            return;
-        }
-    }
-    const double x_label = label >= 0 ? x[label] : 0; /* before the gradient may overwrite it */
-    sce_chunk *chunk = call->scratch;
-    ptrdiff_t chunks = 0;
-    for (ptrdiff_t j = 0; j < classes; j += SCE_CHUNK, chunks++) {
-        const ptrdiff_t n = classes - j < SCE_CHUNK ? classes - j : SCE_CHUNK;
-        sum_chunk(x, counts ? grad : NULL, j, n, t, mode, chunk + chunks);
-    }
-    const row_sums row = combine(chunk, chunks);
-    const double s = 1 + row.rest, lse = row.top + row.log_sum;
-    if (call->row_max)
-        ((real *)call->row_max)[i] = (real)row.top;
-    if (call->log_sum)
-        ((real *)call->log_sum)[i] = (real)row.log_sum;
-    if (!counts) {
+    real *loss = call->loss ? (real *)call->loss + i : NULL;
+    real *grad = call->grad ? (real *)call->grad + i * classes : NULL;
+    if (!counts && !call->row_max && !call->log_sum) {
+        if (loss)
+            *loss = 0;
         if (grad)
             fill(grad, classes, 0);
         return;
     }
-    if (row.broken) {
-        if (call->loss)
-            ((real *)call->loss)[i] = (real)NAN;
+    const real x_label = label >= 0 ? ((const real *)call->logits)[i * classes + label] : 0;
+    const row_sums row = sum_row(line, i, keep && grad && counts ? call->exps[line->turn] : NULL, t, mode, keep);
+    if (call->row_max)
+        ((real *)call->row_max)[i] = (real)row.top;
+    if (call->log_sum)
+        ((real *)call->log_sum)[i] = (real)row.log_sum;
+    if (!counts || row.broken) {
+        if (loss)
+            *loss = counts ? (real)NAN : 0;
         if (grad)
-            fill(grad, classes, (real)NAN);
+            fill(grad, classes, counts ? (real)NAN : 0);
         return;
     }
-    const double total = mode == SOFT ? row.mass : mass + call->base_total;
-    if (call->loss) {
-        double value = row.cost + total * row.log_sum;
+    if (loss) {
+        double value = row.cost + (mode == SOFT ? row.mass : mass + call->base_total) * row.log_sum;
         if (mode != SOFT && mass != 0)
-            value += 2 * (mass * (0.5 * row.top - 0.5 * x_label));
+            value += 2 * (mass * (0.5 * row.top - 0.5 * (double)x_label));
         if (call->z_loss != 0)
-            value += call->z_loss * lse * lse;
-        ((real *)call->loss)[i] = (real)(weight * value);
+            value += call->z_loss * (row.top + row.log_sum) * (row.top + row.log_sum);
+        *loss = (real)(weight * value);
     }
-    if (!grad)
-        return;
-    const double gain = weight * call->upstream[i * call->upstream_step];
-    const double z_pull = call->z_loss != 0 ? 2 * call->z_loss * lse : 0;
-    double at_label = 0;
-    if (mode != SOFT) {
-        /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
-        const double e_label = grad[label] * exp(chunk[label / SCE_CHUNK].top - row.top);
-        const double others = x_label == row.top ? row.rest : s - e_label;
-        const double base = mode == LABEL_AND_BASE ? t->base[label * t->base_step] : 0;
-        at_label = gain * ((call->base_total + z_pull) * (e_label / s) - mass * (others / s) - base);
-    }
-    const double scale = gain * (total + z_pull) / s;
-    for (ptrdiff_t k = 0; k < chunks; k++) {
-        const ptrdiff_t j = k * SCE_CHUNK, n = classes - j < SCE_CHUNK ? classes - j : SCE_CHUNK;
-        const double down = row.top - chunk[k].top;
-        scale_chunk(grad, j, n, down == 0 ? scale : scale * exp(-down), gain, t, mode);
-    }
-    if (mode != SOFT)
-        grad[label] = (real)at_label;
+    if (grad)
+        begin_gradient(line, i, &row, label, mass, x_label, t, mode, keep);
 }
 
-void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
+INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode, int keep) {
+    pipeline line = {.call = call, .stop = stop, .chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK};
+    line.out.stream = call->stream;
+    line.out.label = -1;
     target_row t = {NULL, call->class_scale, call->class_scale_step, call->base_mass, call->base_mass_step};
     for (ptrdiff_t i = start; i < stop; i++) {
-        if (call->labels == NULL) {
+        if (mode == SOFT) {
             t.soft = (const real *)call->targets + i * call->classes;
-            one_row(call, i, -1, 0, &t, SOFT);
+            one_row(&line, i, -1, 0, &t, mode, keep);
             continue;
         }
         /* Read once: another thread may change it after the shell's check, and it must not become an address. */
@@ -238,9 +393,19 @@ void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
             label = -1;
         else
             mass = ((const real *)call->class_scale)[label * call->class_scale_step];
-        if (call->base_mass)
-            one_row(call, i, label, mass, &t, LABEL_AND_BASE);
-        else
-            one_row(call, i, label, mass, &t, ONE_LABEL);
+        one_row(&line, i, label, mass, &t, mode, keep);
     }
+    write_rest(&line.out, mode, keep);
+    end_line(&line.out);
+}
+
+void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
+    const int keep = call->classes * (ptrdiff_t)sizeof(real) <= SCE_KEEP;
+    const enum mode mode = call->labels == NULL ? SOFT : call->base_mass ? LABEL_AND_BASE : ONE_LABEL;
+    if (mode == SOFT)
+        keep ? all_rows(call, start, stop, SOFT, 1) : all_rows(call, start, stop, SOFT, 0);
+    else if (mode == LABEL_AND_BASE)
+        keep ? all_rows(call, start, stop, LABEL_AND_BASE, 1) : all_rows(call, start, stop, LABEL_AND_BASE, 0);
+    else
+        keep ? all_rows(call, start, stop, ONE_LABEL, 1) : all_rows(call, start, stop, ONE_LABEL, 0);
 }

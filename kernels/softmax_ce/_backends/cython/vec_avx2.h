@@ -34,7 +34,9 @@ static inline V v_scale(V a, V n) {
 }
 static inline M v_eq(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm256_andnot_ps(m, a); }
-static inline int m_count(M m) { return __builtin_popcount((unsigned)_mm256_movemask_ps(m)); }
+static inline V v_add_where(M m, V a, V b) { return _mm256_add_ps(a, _mm256_and_ps(m, b)); }
+static inline V v_add_unless(M m, V a, V b) { return _mm256_add_ps(a, _mm256_andnot_ps(m, b)); }
+static inline void v_stream(real *p, V v) { _mm256_stream_ps(p, v); }
 static inline real v_hmax(V a) {
     __m128 h = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     h = _mm_max_ps(h, _mm_movehl_ps(h, h));
@@ -83,7 +85,9 @@ static inline V v_scale(V a, V n) {
 }
 static inline M v_eq(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm256_andnot_pd(m, a); }
-static inline int m_count(M m) { return __builtin_popcount((unsigned)_mm256_movemask_pd(m)); }
+static inline V v_add_where(M m, V a, V b) { return _mm256_add_pd(a, _mm256_and_pd(m, b)); }
+static inline V v_add_unless(M m, V a, V b) { return _mm256_add_pd(a, _mm256_andnot_pd(m, b)); }
+static inline void v_stream(real *p, V v) { _mm256_stream_pd(p, v); }
 static inline real v_hmax(V a) {
     __m128d h = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(_mm_max_sd(h, _mm_unpackhi_pd(h, h)));

@@ -1,4 +1,5 @@
 /* A thin layer over AVX-512: V holds W reals, M one bit a lane, A is a float64 accumulator of a V. */
+#define V_TABLE
 #if defined(REAL_F32)
 #define W 16
 typedef float real;
@@ -21,9 +22,18 @@ static inline V v_max(V a, V b) { return _mm512_max_ps(a, b); } /* b where eithe
 static inline V v_round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline V v_scale(V a, V n) { return _mm512_scalef_ps(a, n); } /* a * 2**n, rounded once */
 static inline M v_eq(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_ps(a, m, a, b); }
+static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_ps(a, (M)~m, a, b); }
+static inline void v_stream(real *p, V v) { _mm512_stream_ps(p, v); }
+static inline V v_sixteenth(V bits) { /* 2**(i/16), i the low four bits of each lane */
+    const V table = _mm512_setr_ps(0x1.0p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fe0p+0f,
+                                   0x1.3dea64p+0f, 0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f, 0x1.7a1148p+0f,
+                                   0x1.8ace54p+0f, 0x1.9c4918p+0f, 0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f,
+                                   0x1.ea4afap+0f);
+    return _mm512_permutexvar_ps(_mm512_castps_si512(bits), table);
+}
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_ps((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_ps(a); }
-static inline int m_count(M m) { return __builtin_popcount(m); }
 
 static inline A a_zero(void) { return (A){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
 static inline A a_add(A a, V v) {
@@ -54,9 +64,20 @@ static inline V v_max(V a, V b) { return _mm512_max_pd(a, b); } /* b where eithe
 static inline V v_round(V a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline V v_scale(V a, V n) { return _mm512_scalef_pd(a, n); } /* a * 2**n, rounded once */
 static inline M v_eq(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_pd(a, m, a, b); }
+static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_pd(a, (M)~m, a, b); }
+static inline void v_stream(real *p, V v) { _mm512_stream_pd(p, v); }
+static inline V v_sixteenth(V bits) { /* 2**(i/16), i the low four bits of each lane */
+    const V low = _mm512_setr_pd(0x1.0p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0,
+                                 0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0,
+                                 0x1.5ab07dd485429p+0);
+    const V high = _mm512_setr_pd(0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0,
+                                  0x1.9c49182a3f090p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0,
+                                  0x1.d5818dcfba487p+0, 0x1.ea4afa2a490dap+0);
+    return _mm512_permutex2var_pd(low, _mm512_castpd_si512(bits), high);
+}
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_pd((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_pd(a); }
-static inline int m_count(M m) { return __builtin_popcount(m); }
 
 static inline A a_zero(void) { return _mm512_setzero_pd(); }
 static inline A a_add(A a, V v) { return _mm512_add_pd(a, v); }

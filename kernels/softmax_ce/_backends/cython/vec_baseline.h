@@ -4,6 +4,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "rows.h"
 
 #if defined(REAL_F32)
@@ -59,11 +63,19 @@ static inline V v_scale(V a, V n) {
 }
 static inline M v_eq(V a, V b) { return (M)(a == b); }
 static inline V v_zero_where(M m, V a) { return (V)(~m & (M)a); }
+static inline V v_add_where(M m, V a, V b) { return a + (V)(m & (M)b); }
+static inline V v_add_unless(M m, V a, V b) { return a + (V)(~m & (M)b); }
+#if defined(__SSE2__) && defined(REAL_F32)
+static inline void v_stream(real *p, V v) { _mm_stream_ps(p, v); }
+#elif defined(__SSE2__)
+static inline void v_stream(real *p, V v) { _mm_stream_pd(p, v); }
+#else
+static inline void v_stream(real *p, V v) { v_store(p, v); }
+#endif
 
 #if defined(REAL_F32)
 typedef double D __attribute__((vector_size(16)));
 typedef struct { D lo, hi; } A;
-static inline int m_count(M m) { return -(int)(m[0] + m[1] + m[2] + m[3]); }
 static inline real v_hmax(V a) {
     real lo = a[1] > a[0] ? a[1] : a[0], hi = a[3] > a[2] ? a[3] : a[2];
     return hi > lo ? hi : lo;
@@ -76,7 +88,6 @@ static inline double a_sum(A a) {
 }
 #else
 typedef V A;
-static inline int m_count(M m) { return -(int)(m[0] + m[1]); }
 static inline real v_hmax(V a) { return a[1] > a[0] ? a[1] : a[0]; }
 static inline A a_zero(void) { return (A){0}; }
 static inline A a_add(A a, V v) { return a + v; }
