@@ -16,6 +16,9 @@
  * its reader finds it. */
 #define SCE_STREAM (32 << 20)
 
+/* Up to this many classes, rows are taken side by side, one a lane. */
+#define SCE_LANES 32
+
 /* How far ahead of the maximum, in bytes, memory is asked for. */
 #define SCE_PREFETCH 8192
 

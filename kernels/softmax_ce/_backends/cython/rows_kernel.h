@@ -399,13 +399,34 @@ INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum
     end_line(&line.out);
 }
 
+/* One body for each mode, with the exponentials kept or computed again. */
+#define ROWS_OF(name, mode, keep)                                                                                      \
+    static __attribute__((noinline)) void name(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {                \
+        all_rows(call, start, stop, mode, keep);                                                                       \
+    }
+ROWS_OF(one_label_short, ONE_LABEL, 1)
+ROWS_OF(one_label_long, ONE_LABEL, 0)
+ROWS_OF(base_short, LABEL_AND_BASE, 1)
+ROWS_OF(base_long, LABEL_AND_BASE, 0)
+ROWS_OF(soft_short, SOFT, 1)
+ROWS_OF(soft_long, SOFT, 0)
+
+static void short_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
+    (mode == SOFT ? soft_short : mode == ONE_LABEL ? one_label_short : base_short)(call, start, stop);
+}
+
+static void long_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
+    (mode == SOFT ? soft_long : mode == ONE_LABEL ? one_label_long : base_long)(call, start, stop);
+}
+
+#include "rows_lanes.h"
+
 void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
-    const int keep = call->classes * (ptrdiff_t)sizeof(real) <= SCE_KEEP;
     const enum mode mode = call->labels == NULL ? SOFT : call->base_mass ? LABEL_AND_BASE : ONE_LABEL;
-    if (mode == SOFT)
-        keep ? all_rows(call, start, stop, SOFT, 1) : all_rows(call, start, stop, SOFT, 0);
-    else if (mode == LABEL_AND_BASE)
-        keep ? all_rows(call, start, stop, LABEL_AND_BASE, 1) : all_rows(call, start, stop, LABEL_AND_BASE, 0);
+    if (call->classes <= SCE_LANES)
+        few_classes(call, start, stop, mode);
+    else if (call->classes * (ptrdiff_t)sizeof(real) <= SCE_KEEP)
+        short_rows(call, start, stop, mode);
     else
-        keep ? all_rows(call, start, stop, ONE_LABEL, 1) : all_rows(call, start, stop, ONE_LABEL, 0);
+        long_rows(call, start, stop, mode);
 }

@@ -21,6 +21,7 @@ static inline V v_keep_first(ptrdiff_t n, V v) { return _mm256_and_ps(v, _mm256_
 static inline V v_add(V a, V b) { return _mm256_add_ps(a, b); }
 static inline V v_sub(V a, V b) { return _mm256_sub_ps(a, b); }
 static inline V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
+static inline V v_div(V a, V b) { return _mm256_div_ps(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 static inline V v_max(V a, V b) { return _mm256_max_ps(a, b); } /* b where either is NaN */
 static inline V v_round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -36,6 +37,7 @@ static inline M v_eq(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm256_andnot_ps(m, a); }
 static inline V v_add_where(M m, V a, V b) { return _mm256_add_ps(a, _mm256_and_ps(m, b)); }
 static inline V v_add_unless(M m, V a, V b) { return _mm256_add_ps(a, _mm256_andnot_ps(m, b)); }
+static inline V v_blend(M m, V a, V b) { return _mm256_blendv_ps(a, b, m); } /* b where m, else a */
 static inline void v_stream(real *p, V v) { _mm256_stream_ps(p, v); }
 static inline real v_hmax(V a) {
     __m128 h = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -49,6 +51,29 @@ static inline A a_add(A a, V v) {
                _mm256_add_pd(a.hi, _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)))};
 }
 static inline __m256d a_join(A a) { return _mm256_add_pd(a.lo, a.hi); }
+static inline V a_lanes(A a) { return _mm256_set_m128(_mm256_cvtpd_ps(a.hi), _mm256_cvtpd_ps(a.lo)); }
+
+static inline unsigned m_bits(M m) { return (unsigned)_mm256_movemask_ps(m); }
+/* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)) */
+static inline V v_significand(V y, V *k) {
+    __m256i n = _mm256_srli_epi32(_mm256_sub_epi32(_mm256_castps_si256(y), _mm256_set1_epi32(0x3f3504f3)), 23);
+    *k = _mm256_cvtepi32_ps(n);
+    return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(y), _mm256_slli_epi32(n, 23)));
+}
+/* W rows of W columns, in place */
+static inline void v_transpose(V r[W]) {
+    V t[8];
+    for (int i = 0; i < 8; i += 4) {
+        V a = _mm256_unpacklo_ps(r[i], r[i + 1]), b = _mm256_unpackhi_ps(r[i], r[i + 1]);
+        V c = _mm256_unpacklo_ps(r[i + 2], r[i + 3]), d = _mm256_unpackhi_ps(r[i + 2], r[i + 3]);
+        t[i] = _mm256_shuffle_ps(a, c, 0x44), t[i + 1] = _mm256_shuffle_ps(a, c, 0xee);
+        t[i + 2] = _mm256_shuffle_ps(b, d, 0x44), t[i + 3] = _mm256_shuffle_ps(b, d, 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2f128_ps(t[i], t[4 + i], 0x20);
+        r[4 + i] = _mm256_permute2f128_ps(t[i], t[4 + i], 0x31);
+    }
+}
 #else
 #define W 4
 typedef double real;
@@ -71,6 +96,7 @@ static inline V v_keep_first(ptrdiff_t n, V v) { return _mm256_and_pd(v, _mm256_
 static inline V v_add(V a, V b) { return _mm256_add_pd(a, b); }
 static inline V v_sub(V a, V b) { return _mm256_sub_pd(a, b); }
 static inline V v_mul(V a, V b) { return _mm256_mul_pd(a, b); }
+static inline V v_div(V a, V b) { return _mm256_div_pd(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
 static inline V v_max(V a, V b) { return _mm256_max_pd(a, b); } /* b where either is NaN */
 static inline V v_round(V a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -87,6 +113,7 @@ static inline M v_eq(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm256_andnot_pd(m, a); }
 static inline V v_add_where(M m, V a, V b) { return _mm256_add_pd(a, _mm256_and_pd(m, b)); }
 static inline V v_add_unless(M m, V a, V b) { return _mm256_add_pd(a, _mm256_andnot_pd(m, b)); }
+static inline V v_blend(M m, V a, V b) { return _mm256_blendv_pd(a, b, m); } /* b where m, else a */
 static inline void v_stream(real *p, V v) { _mm256_stream_pd(p, v); }
 static inline real v_hmax(V a) {
     __m128d h = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
@@ -96,10 +123,40 @@ static inline real v_hmax(V a) {
 static inline A a_zero(void) { return _mm256_setzero_pd(); }
 static inline A a_add(A a, V v) { return _mm256_add_pd(a, v); }
 static inline __m256d a_join(A a) { return a; }
+static inline V a_lanes(A a) { return a; }
+
+static inline unsigned m_bits(M m) { return (unsigned)_mm256_movemask_pd(m); }
+/* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)); k is small and not negative */
+static inline V v_significand(V y, V *k) {
+    const __m256d magic = _mm256_set1_pd(0x1p52);
+    __m256i n = _mm256_sub_epi64(_mm256_castpd_si256(y), _mm256_set1_epi64x(0x3fe6a09e667f3bcd));
+    n = _mm256_srli_epi64(n, 52);
+    *k = _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(n), magic), magic);
+    return _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(y), _mm256_slli_epi64(n, 52)));
+}
+/* W rows of W columns, in place */
+static inline void v_transpose(V r[W]) {
+    V a = _mm256_unpacklo_pd(r[0], r[1]), b = _mm256_unpackhi_pd(r[0], r[1]);
+    V c = _mm256_unpacklo_pd(r[2], r[3]), d = _mm256_unpackhi_pd(r[2], r[3]);
+    r[0] = _mm256_permute2f128_pd(a, c, 0x20), r[1] = _mm256_permute2f128_pd(b, d, 0x20);
+    r[2] = _mm256_permute2f128_pd(a, c, 0x31), r[3] = _mm256_permute2f128_pd(b, d, 0x31);
+}
 #endif
 
 static inline double a_sum(A a) {
     __m256d v = a_join(a);
     __m128d h = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
+}
+
+/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
+    real lanes[W];
+    *bad = 0;
+    for (int r = 0; r < W; r++) {
+        const int64_t y = ((const volatile int64_t *)label)[r];
+        *bad |= (unsigned)((uint64_t)y >= (uint64_t)classes || y == ignored) << r;
+        lanes[r] = (real)y;
+    }
+    return v_load(lanes);
 }

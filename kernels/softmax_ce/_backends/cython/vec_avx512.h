@@ -17,6 +17,7 @@ static inline V v_keep_first(ptrdiff_t n, V v) { return _mm512_maskz_mov_ps(v_fi
 static inline V v_add(V a, V b) { return _mm512_add_ps(a, b); }
 static inline V v_sub(V a, V b) { return _mm512_sub_ps(a, b); }
 static inline V v_mul(V a, V b) { return _mm512_mul_ps(a, b); }
+static inline V v_div(V a, V b) { return _mm512_div_ps(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 static inline V v_max(V a, V b) { return _mm512_max_ps(a, b); } /* b where either is NaN */
 static inline V v_round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -24,6 +25,7 @@ static inline V v_scale(V a, V n) { return _mm512_scalef_ps(a, n); } /* a * 2**n
 static inline M v_eq(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_ps(a, m, a, b); }
 static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_ps(a, (M)~m, a, b); }
+static inline V v_blend(M m, V a, V b) { return _mm512_mask_mov_ps(a, m, b); } /* b where m, else a */
 static inline void v_stream(real *p, V v) { _mm512_stream_ps(p, v); }
 static inline V v_sixteenth(V bits) { /* 2**(i/16), i the low four bits of each lane */
     const V table = _mm512_setr_ps(0x1.0p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fe0p+0f,
@@ -34,6 +36,42 @@ static inline V v_sixteenth(V bits) { /* 2**(i/16), i the low four bits of each 
 }
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_ps((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_ps(a); }
+static inline unsigned m_bits(M m) { return m; }
+/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
+    __m512i lo = _mm512_loadu_si512(label), hi = _mm512_loadu_si512(label + 8);
+    __m512i end = _mm512_set1_epi64(classes), out = _mm512_set1_epi64(ignored);
+    *bad = (unsigned)(_mm512_cmpge_epu64_mask(lo, end) | _mm512_cmpeq_epi64_mask(lo, out)) |
+           (unsigned)(_mm512_cmpge_epu64_mask(hi, end) | _mm512_cmpeq_epi64_mask(hi, out)) << 8;
+    __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(lo)), _mm512_cvtepi64_epi32(hi), 1);
+    return _mm512_cvtepi32_ps(both);
+}
+/* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)) */
+static inline V v_significand(V y, V *k) {
+    __m512i n = _mm512_srli_epi32(_mm512_sub_epi32(_mm512_castps_si512(y), _mm512_set1_epi32(0x3f3504f3)), 23);
+    *k = _mm512_cvtepi32_ps(n);
+    return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(y), _mm512_slli_epi32(n, 23)));
+}
+/* W rows of W columns, in place */
+static inline void v_transpose(V r[W]) {
+    __m512d t[16];
+    for (int i = 0; i < 16; i += 4) {
+        __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r[i], r[i + 1]));
+        __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(r[i], r[i + 1]));
+        __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(r[i + 2], r[i + 3]));
+        __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(r[i + 2], r[i + 3]));
+        t[i] = _mm512_unpacklo_pd(a, c), t[i + 1] = _mm512_unpackhi_pd(a, c);
+        t[i + 2] = _mm512_unpacklo_pd(b, d), t[i + 3] = _mm512_unpackhi_pd(b, d);
+    }
+    for (int i = 0; i < 4; i++) { /* lane q of t[4 g + i]: column 4 q + i of rows 4 g to 4 g + 3 */
+        __m512 a = _mm512_castpd_ps(t[i]), b = _mm512_castpd_ps(t[4 + i]);
+        __m512 c = _mm512_castpd_ps(t[8 + i]), d = _mm512_castpd_ps(t[12 + i]);
+        __m512 ab = _mm512_shuffle_f32x4(a, b, 0x44), cd = _mm512_shuffle_f32x4(c, d, 0x44);
+        r[i] = _mm512_shuffle_f32x4(ab, cd, 0x88), r[4 + i] = _mm512_shuffle_f32x4(ab, cd, 0xdd);
+        ab = _mm512_shuffle_f32x4(a, b, 0xee), cd = _mm512_shuffle_f32x4(c, d, 0xee);
+        r[8 + i] = _mm512_shuffle_f32x4(ab, cd, 0x88), r[12 + i] = _mm512_shuffle_f32x4(ab, cd, 0xdd);
+    }
+}
 
 static inline A a_zero(void) { return (A){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
 static inline A a_add(A a, V v) {
@@ -42,6 +80,9 @@ static inline A a_add(A a, V v) {
                _mm512_add_pd(a.hi, _mm512_cvtps_pd(hi))};
 }
 static inline double a_sum(A a) { return _mm512_reduce_add_pd(_mm512_add_pd(a.lo, a.hi)); }
+static inline V a_lanes(A a) { /* rounded, each lane to its own */
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.lo)), _mm512_cvtpd_ps(a.hi), 1);
+}
 #else
 #define W 8
 typedef double real;
@@ -59,6 +100,7 @@ static inline V v_keep_first(ptrdiff_t n, V v) { return _mm512_maskz_mov_pd(v_fi
 static inline V v_add(V a, V b) { return _mm512_add_pd(a, b); }
 static inline V v_sub(V a, V b) { return _mm512_sub_pd(a, b); }
 static inline V v_mul(V a, V b) { return _mm512_mul_pd(a, b); }
+static inline V v_div(V a, V b) { return _mm512_div_pd(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
 static inline V v_max(V a, V b) { return _mm512_max_pd(a, b); } /* b where either is NaN */
 static inline V v_round(V a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -66,6 +108,7 @@ static inline V v_scale(V a, V n) { return _mm512_scalef_pd(a, n); } /* a * 2**n
 static inline M v_eq(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
 static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_pd(a, m, a, b); }
 static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_pd(a, (M)~m, a, b); }
+static inline V v_blend(M m, V a, V b) { return _mm512_mask_mov_pd(a, m, b); } /* b where m, else a */
 static inline void v_stream(real *p, V v) { _mm512_stream_pd(p, v); }
 static inline V v_sixteenth(V bits) { /* 2**(i/16), i the low four bits of each lane */
     const V low = _mm512_setr_pd(0x1.0p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0,
@@ -78,8 +121,36 @@ static inline V v_sixteenth(V bits) { /* 2**(i/16), i the low four bits of each 
 }
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_pd((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_pd(a); }
+static inline unsigned m_bits(M m) { return m; }
+/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
+    __m512i y = _mm512_loadu_si512(label);
+    *bad = (unsigned)_mm512_cmpge_epu64_mask(y, _mm512_set1_epi64(classes)) |
+           (unsigned)_mm512_cmpeq_epi64_mask(y, _mm512_set1_epi64(ignored));
+    return _mm512_cvtepi64_pd(y);
+}
+/* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)) */
+static inline V v_significand(V y, V *k) {
+    __m512i n = _mm512_sub_epi64(_mm512_castpd_si512(y), _mm512_set1_epi64(0x3fe6a09e667f3bcd));
+    n = _mm512_srli_epi64(n, 52);
+    *k = _mm512_cvtepi64_pd(n);
+    return _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(y), _mm512_slli_epi64(n, 52)));
+}
+/* W rows of W columns, in place */
+static inline void v_transpose(V r[W]) {
+    V t[8];
+    for (int i = 0; i < 8; i += 2)
+        t[i] = _mm512_unpacklo_pd(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
+    for (int i = 0; i < 2; i++) { /* lane q of t[2 g + i]: column 2 q + i of rows 2 g and 2 g + 1 */
+        V ab = _mm512_shuffle_f64x2(t[i], t[2 + i], 0x44), cd = _mm512_shuffle_f64x2(t[4 + i], t[6 + i], 0x44);
+        r[i] = _mm512_shuffle_f64x2(ab, cd, 0x88), r[2 + i] = _mm512_shuffle_f64x2(ab, cd, 0xdd);
+        ab = _mm512_shuffle_f64x2(t[i], t[2 + i], 0xee), cd = _mm512_shuffle_f64x2(t[4 + i], t[6 + i], 0xee);
+        r[4 + i] = _mm512_shuffle_f64x2(ab, cd, 0x88), r[6 + i] = _mm512_shuffle_f64x2(ab, cd, 0xdd);
+    }
+}
 
 static inline A a_zero(void) { return _mm512_setzero_pd(); }
 static inline A a_add(A a, V v) { return _mm512_add_pd(a, v); }
 static inline double a_sum(A a) { return _mm512_reduce_add_pd(a); }
+static inline V a_lanes(A a) { return a; }
 #endif

@@ -16,6 +16,7 @@ typedef float real;
 typedef int32_t integer;
 #define MAGIC 0x1.8p23f /* adding it rounds to an integer that sits in the low bits */
 #define BIAS 127
+#define SQRT_HALF 0x3f3504f3
 #define FRACTION 23
 #else
 #define W 2
@@ -23,6 +24,7 @@ typedef double real;
 typedef int64_t integer;
 #define MAGIC 0x1.8p52
 #define BIAS 1023
+#define SQRT_HALF 0x3fe6a09e667f3bcd
 #define FRACTION 52
 #endif
 typedef real V __attribute__((vector_size(16)));
@@ -48,6 +50,7 @@ static inline V v_keep_first(ptrdiff_t n, V v) {
 static inline V v_add(V a, V b) { return a + b; }
 static inline V v_sub(V a, V b) { return a - b; }
 static inline V v_mul(V a, V b) { return a * b; }
+static inline V v_div(V a, V b) { return a / b; }
 static inline V v_fma(V a, V b, V c) { return a * b + c; }
 static inline V v_select(M m, V a, V b) { return (V)((m & (M)a) | (~m & (M)b)); }
 static inline V v_max(V a, V b) { return v_select((M)(a > b), a, b); } /* b where either is NaN */
@@ -65,6 +68,7 @@ static inline M v_eq(V a, V b) { return (M)(a == b); }
 static inline V v_zero_where(M m, V a) { return (V)(~m & (M)a); }
 static inline V v_add_where(M m, V a, V b) { return a + (V)(m & (M)b); }
 static inline V v_add_unless(M m, V a, V b) { return a + (V)(~m & (M)b); }
+static inline V v_blend(M m, V a, V b) { return v_select(m, b, a); } /* b where m, else a */
 #if defined(__SSE2__) && defined(REAL_F32)
 static inline void v_stream(real *p, V v) { _mm_stream_ps(p, v); }
 #elif defined(__SSE2__)
@@ -72,6 +76,27 @@ static inline void v_stream(real *p, V v) { _mm_stream_pd(p, v); }
 #else
 static inline void v_stream(real *p, V v) { v_store(p, v); }
 #endif
+
+static inline unsigned m_bits(M m) {
+    unsigned bits = 0;
+    for (int i = 0; i < W; i++)
+        bits |= (unsigned)(m[i] & 1) << i;
+    return bits;
+}
+/* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)) */
+static inline V v_significand(V y, V *k) {
+    M n = ((M)y - SQRT_HALF) >> FRACTION;
+    *k = __builtin_convertvector(n, V);
+    return (V)((M)y - (n << FRACTION));
+}
+/* W rows of W columns, in place */
+static inline void v_transpose(V r[W]) {
+    V t[W];
+    for (int i = 0; i < W; i++)
+        for (int j = 0; j < W; j++)
+            t[j][i] = r[i][j];
+    memcpy(r, t, sizeof t);
+}
 
 #if defined(REAL_F32)
 typedef double D __attribute__((vector_size(16)));
@@ -86,10 +111,24 @@ static inline double a_sum(A a) {
     D v = a.lo + a.hi;
     return v[0] + v[1];
 }
+static inline V a_lanes(A a) { return (V){(real)a.lo[0], (real)a.lo[1], (real)a.hi[0], (real)a.hi[1]}; }
 #else
 typedef V A;
 static inline real v_hmax(V a) { return a[1] > a[0] ? a[1] : a[0]; }
 static inline A a_zero(void) { return (A){0}; }
 static inline A a_add(A a, V v) { return a + v; }
 static inline double a_sum(A a) { return a[0] + a[1]; }
+static inline V a_lanes(A a) { return a; }
 #endif
+
+/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
+    real lanes[W];
+    *bad = 0;
+    for (int r = 0; r < W; r++) {
+        const int64_t y = ((const volatile int64_t *)label)[r];
+        *bad |= (unsigned)((uint64_t)y >= (uint64_t)classes || y == ignored) << r;
+        lanes[r] = (real)y;
+    }
+    return v_load(lanes);
+}

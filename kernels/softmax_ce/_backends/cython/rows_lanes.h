@@ -1,0 +1,198 @@
+/* Few classes: W rows at a time, one a lane, so that no vector is left half empty and the logarithm is a vector's too.
+ *
+ * A block of W rows is transposed, computed column by column, and transposed back. Everything is computed in R, sums
+ * apart. A row that is not ordinary (it does not count, is not finite somewhere, or would overflow on the way) is left
+ * to the row kernel: which rows are depends on each row alone. */
+
+#include "log1p.h"
+
+/* W x W entries at a time; what lies beyond the classes is neither read nor written. */
+INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, V *column) {
+    for (ptrdiff_t j = 0; j < classes; j += W) {
+        V rows[W];
+#pragma GCC unroll 16
+        for (ptrdiff_t r = 0; r < W; r++)
+            rows[r] = r < n ? load(x + r * classes + j, classes - j, 0) : v_set(0);
+        v_transpose(rows);
+#pragma GCC unroll 16
+        for (ptrdiff_t k = 0; k < W; k++)
+            column[j + k] = rows[k];
+    }
+}
+
+INLINE void store_columns(real *g, ptrdiff_t classes, ptrdiff_t n, const V *column, unsigned left) {
+    for (ptrdiff_t j = 0; j < classes; j += W) {
+        V rows[W];
+#pragma GCC unroll 16
+        for (ptrdiff_t k = 0; k < W; k++)
+            rows[k] = column[j + k];
+        v_transpose(rows);
+        if (n == W && left == 0) {
+#pragma GCC unroll 16
+            for (ptrdiff_t r = 0; r < W; r++)
+                store(g + r * classes + j, classes - j, rows[r]);
+        } else {
+            for (ptrdiff_t r = 0; r < n; r++)
+                if (!(left >> r & 1))
+                    store(g + r * classes + j, classes - j, rows[r]);
+        }
+    }
+}
+
+/* A row factor that is the same for all rows is not looked up row by row. */
+INLINE V row_factor(const double *factor, ptrdiff_t step, ptrdiff_t i, ptrdiff_t n) {
+    real lanes[W] = {0};
+    if (step == 0)
+        return v_set((real)*factor);
+    for (ptrdiff_t r = 0; r < n; r++)
+        lanes[r] = (real)factor[i + r];
+    return v_load(lanes);
+}
+
+INLINE V row_gain(const sce_call *call, V weight, ptrdiff_t i, ptrdiff_t n) {
+    real lanes[W] = {0};
+    if (call->upstream_step == 0 && call->upstream[0] == 1)
+        return weight;
+    if (call->upstream_step == 0 && call->row_weight_step == 0)
+        return v_set((real)(call->row_weight[0] * call->upstream[0]));
+    for (ptrdiff_t r = 0; r < n; r++)
+        lanes[r] = (real)(call->row_weight[(i + r) * call->row_weight_step] *
+                          call->upstream[(i + r) * call->upstream_step]);
+    return v_load(lanes);
+}
+
+/* The labels of n rows; `left` gains the bits of those that are none or ignored. */
+INLINE V row_labels(const sce_call *call, ptrdiff_t i, ptrdiff_t n, unsigned *left) {
+    int64_t copy[W] = {0};
+    unsigned bad;
+    const int64_t *label = call->labels + i * call->labels_step;
+    if (n < W || call->labels_step == 0) { /* fewer than a vector, or one for all */
+        for (ptrdiff_t r = 0; r < n; r++)
+            copy[r] = ((const volatile int64_t *)label)[r * call->labels_step];
+        label = copy;
+    }
+    const V lanes = v_labels(label, call->classes, call->ignore_index, &bad);
+    *left |= bad;
+    return lanes;
+}
+
+INLINE V class_factor(const void *table, ptrdiff_t step, ptrdiff_t j) {
+    return v_set(((const real *)table)[j * step]);
+}
+
+/* What is not finite, a bit a lane. */
+INLINE unsigned not_finite(V v) {
+    return ~m_bits(v_eq(v_sub(v, v), v_set(0)));
+}
+
+/* T of class j over the lanes, less the mass at the label. */
+INLINE V lane_target(const sce_call *call, const V *soft, ptrdiff_t j, enum mode mode) {
+    const V base = call->base_mass ? class_factor(call->base_mass, call->base_mass_step, j) : v_set(0);
+    return mode == SOFT ? v_fma(soft[j], class_factor(call->class_scale, call->class_scale_step, j), base) : base;
+}
+
+INLINE void lane_block(const sce_call *call, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+    const ptrdiff_t classes = call->classes;
+    const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
+    V column[SCE_LANES + W], soft[SCE_LANES + W];
+    load_columns((const real *)call->logits + i * classes, classes, n, column);
+    if (mode == SOFT)
+        load_columns((const real *)call->targets + i * classes, classes, n, soft);
+    const V weight = row_factor(call->row_weight, call->row_weight_step, i, n), one = v_set(1);
+    unsigned left = m_bits(v_eq(weight, v_set(0)));
+    const V label = mode == SOFT ? v_set(-1) : row_labels(call, i, n, &left);
+
+    V top = column[0], other = column[0]; /* two chains, half the latency */
+    for (ptrdiff_t j = 1; j + 1 < classes; j += 2) {
+        top = v_max(column[j], top);
+        other = v_max(column[j + 1], other);
+    }
+    top = v_max(column[classes - 1], v_max(other, top));
+    /* The logits become their exponentials; what lies at the label is picked out on the way. */
+    V x_label = v_set(0), e_label = v_set(0), mass = v_set(0), at_base = v_set(0), cost = v_set(0), total = v_set(0);
+    V count = v_set(-1), index = v_set(0);
+    A sum = a_zero();
+    if (mode != SOFT && call->class_scale_step == 0)
+        mass = class_factor(call->class_scale, 0, 0);
+    for (ptrdiff_t j = 0; j < classes; j += UNROLL) {
+        V part = v_set(0);
+        for (ptrdiff_t k = j; k < j + UNROLL && k < classes; k++, index = v_add(index, one)) {
+            const V x = column[k], e = v_exp(v_sub(x, top));
+            const M is_top = v_eq(x, top), is_label = v_eq(index, label);
+            column[k] = e;
+            count = v_add_where(is_top, count, one);
+            part = v_add_unless(is_top, part, e);
+            x_label = v_blend(is_label, x_label, x);
+            e_label = v_blend(is_label, e_label, e);
+            if (mode != SOFT && call->class_scale_step)
+                mass = v_blend(is_label, mass, class_factor(call->class_scale, 1, k));
+            if (mode != ONE_LABEL) {
+                const V target = lane_target(call, soft, k, mode);
+                total = v_add(total, target);
+                cost = v_fma(target, v_sub(top, x), cost);
+                at_base = v_blend(is_label, at_base, target);
+            }
+        }
+        sum = a_add(sum, part);
+    }
+    const V rest = v_add(a_lanes(sum), count), s = v_add(one, rest), inverse = v_div(one, s);
+    const V log_sum = v_log1p(rest, inverse), lse = v_add(top, log_sum);
+    const V spread = mode == SOFT ? total : v_set((real)call->base_total);
+    left |= not_finite(v_add(top, rest));
+
+    V loss = v_mul(mass, v_add(v_sub(top, x_label), log_sum));
+    if (mode != ONE_LABEL)
+        loss = v_add(v_fma(spread, log_sum, cost), loss);
+    if (call->z_loss != 0)
+        loss = v_fma(v_mul(v_set((real)call->z_loss), lse), lse, loss);
+    loss = v_mul(weight, loss);
+    left |= not_finite(loss);
+    if (call->grad) {
+        const V gain = row_gain(call, weight, i, n);
+        V pull = spread;
+        if (call->z_loss != 0)
+            pull = v_fma(v_set((real)(2 * call->z_loss)), lse, spread);
+        const V scale = v_mul(v_mul(gain, v_add(mass, pull)), inverse);
+        /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
+        const V others = v_blend(v_eq(x_label, top), v_sub(s, e_label), rest);
+        V at_label = v_mul(v_sub(v_mul(pull, e_label), v_mul(mass, others)), inverse);
+        at_label = v_mul(gain, v_sub(at_label, at_base));
+        left |= not_finite(v_add(scale, at_label));
+        index = v_set(0);
+        for (ptrdiff_t j = 0; j < classes; j++, index = v_add(index, one)) {
+            V value = v_mul(column[j], scale);
+            if (mode != ONE_LABEL)
+                value = v_sub(value, v_mul(gain, lane_target(call, soft, j, mode)));
+            column[j] = mode == SOFT ? value : v_blend(v_eq(index, label), value, at_label);
+        }
+        store_columns((real *)call->grad + i * classes, classes, n, column, left & lanes);
+    }
+    if (call->loss)
+        store((real *)call->loss + i, n, loss);
+    if (call->row_max)
+        store((real *)call->row_max + i, n, top);
+    if (call->log_sum)
+        store((real *)call->log_sum + i, n, log_sum);
+    left &= lanes;
+    for (ptrdiff_t r = 0; left; r++, left >>= 1)
+        if (left & 1)
+            short_rows(call, i + r, i + r + 1, mode);
+}
+
+INLINE void lane_blocks(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
+    ptrdiff_t i = start;
+    for (; i + W <= stop; i += W)
+        lane_block(call, i, W, mode);
+    if (i < stop)
+        lane_block(call, i, stop - i, mode);
+}
+
+static __attribute__((noinline)) void few_classes(const sce_call *call, ptrdiff_t start, ptrdiff_t stop,
+                                                  enum mode mode) {
+    if (mode == SOFT)
+        lane_blocks(call, start, stop, SOFT);
+    else if (mode == LABEL_AND_BASE)
+        lane_blocks(call, start, stop, LABEL_AND_BASE);
+    else
+        lane_blocks(call, start, stop, ONE_LABEL);
+}
