@@ -179,7 +179,7 @@ def test_an_old_control_group_is_read_too(tmp_path: Path) -> None:
 def test_without_any_limit_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for quota, expected in ((float("inf"), 8), (2.9, 2), (0.5, 1)):
-        monkeypatch.setattr(threads, "_quota", lambda quota=quota: quota)
+        monkeypatch.setattr(threads, "_granted", lambda quota=quota: quota)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
         assert threads.available_cpus() == expected
 

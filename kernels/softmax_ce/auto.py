@@ -7,8 +7,12 @@ because its first call compiles for seconds.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from softmax_ce import registry
-from softmax_ce.contract import Backend
+from softmax_ce.contract import NATIVE_DTYPES, Backend
 
 _default: Backend | None = None
 
@@ -30,6 +34,13 @@ def choose(name: str | None) -> Backend:
     if _default is None:
         _default = registry.get_backend(default_name())
     return _default
+
+
+def check_dtype(backend: Backend, dtype: np.dtype[Any]) -> None:
+    """A backend may compute one of the native dtypes alone."""
+    native = backend.info.dtypes
+    if native is not NATIVE_DTYPES and dtype.name not in native:  # a dtype's name takes microseconds
+        raise ValueError(f"backend {backend.name!r} computes {', '.join(native)} only, not {dtype.name}")
 
 
 def default_name() -> str:

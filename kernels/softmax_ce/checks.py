@@ -60,21 +60,21 @@ class Problem:
         return self.logits.n_classes
 
 
-def check_logits(logits: Any, axis: Any) -> Problem:
-    """The logits as rows of classes."""
+def check_logits(logits: Any, axis: Any, name: str = "logits") -> Problem:
+    """The logits as rows of classes; `name` is what the caller knows them by."""
     source = np.asarray(logits)
     compute = compute_dtype(source.dtype)
     if source.ndim == 0:
-        raise ValueError("logits need at least one axis, the classes; got a scalar")
+        raise ValueError(f"{name} must have at least one axis, the classes; got a scalar")
     try:
         given = operator.index(axis)
     except TypeError:
         raise TypeError(f"axis must be an integer, got {axis!r}") from None
     if not -source.ndim <= given < source.ndim:
-        raise ValueError(f"axis {given} is out of range for logits of shape {source.shape}")
+        raise ValueError(f"axis {given} is out of range for {name} of shape {source.shape}")
     position = given % source.ndim
     if source.shape[position] == 0:
-        raise ValueError(f"logits of shape {source.shape} have no classes: axis {given} has length 0")
+        raise ValueError(f"{name} of shape {source.shape} have no classes: axis {given} has length 0")
     row_shape = source.shape[:position] + source.shape[position + 1 :]
     return Problem(source, position, compute, result_dtype(source.dtype), Rows(source, position, compute), row_shape)
 
@@ -90,7 +90,8 @@ def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
                 f"soft labels have the logits' shape {problem.source.shape}"
             )
         problem.any_ignored = _check_labels(array, problem.n_classes, ignore_index)
-        problem.labels = np.ascontiguousarray(array, _INT64).reshape(-1)
+        contiguous = array.dtype == _INT64 and array.flags.c_contiguous
+        problem.labels = array.reshape(-1) if contiguous else np.ascontiguousarray(array, _INT64).reshape(-1)
     elif array.shape == problem.source.shape:
         if kind not in "fiub" and not is_bfloat16(array.dtype):
             raise TypeError(f"soft labels must have a real dtype, got {array.dtype}")
@@ -108,8 +109,8 @@ def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
 
 def _check_labels(labels: Any, n_classes: int, ignore_index: int) -> bool:
     """Whether some label is ignored; an IndexError for one that is neither ignored nor a class."""
-    if labels.size == 0:
-        return False
+    if labels.size <= 1:
+        return _check_few(labels, n_classes, ignore_index)
     plain = labels.dtype == _INT64 and labels.flags.c_contiguous and not 0 <= ignore_index < n_classes
     # The common case in one vectorised pass: seen as unsigned, a negative label is a huge one.
     if plain and np.maximum.reduce(labels.reshape(-1).view(np.uint64)) < n_classes:
@@ -124,12 +125,26 @@ def _check_labels(labels: Any, n_classes: int, ignore_index: int) -> bool:
         if bad.any():
             first = start + int(bad.argmax())
             where = tuple(int(i) for i in np.unravel_index(first, labels.shape))
-            position = where[0] if len(where) == 1 else where
-            raise IndexError(
-                f"target {int(flat[first])} at position {position} is outside [0, {n_classes}) "
-                f"and is not ignore_index ({ignore_index})"
-            )
+            _raise_bad_label(int(flat[first]), where, n_classes, ignore_index)
     return any_ignored
+
+
+def _check_few(labels: Any, n_classes: int, ignore_index: int) -> bool:
+    """The same for one label or none, where NumPy's overhead would be most of the call."""
+    for label in labels.reshape(-1).tolist():
+        if label == ignore_index:
+            return True
+        if not 0 <= label < n_classes:
+            position = (0,) * labels.ndim
+            _raise_bad_label(label, position, n_classes, ignore_index)
+    return False
+
+
+def _raise_bad_label(label: int, where: tuple[int, ...], n_classes: int, ignore_index: int) -> None:
+    position = where[0] if len(where) == 1 else where
+    raise IndexError(
+        f"target {label} at position {position} is outside [0, {n_classes}) and is not ignore_index ({ignore_index})"
+    )
 
 
 def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -140,6 +155,8 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 def check_number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> float:
     """A finite real number in [low, high]; `above`: in (low, high]."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -208,11 +225,23 @@ def check_buffer(
         raise ValueError(f"{name} must have dtype {' or '.join(map(str, dtypes))}, got {buffer.dtype}")
     if not buffer.flags.writeable:
         raise ValueError(f"{name} is read-only")
-    if any(length > 1 and stride == 0 for length, stride in zip(shape, buffer.strides, strict=True)):
-        raise ValueError(f"{name} overlaps itself: it is a broadcast view")
+    if _overlaps_itself(buffer):
+        raise ValueError(f"{name} overlaps itself: two of its entries share memory")
     for other, array in inputs:
         if overlaps(buffer, array) and not same_memory(buffer, array):
             raise ValueError(f"{name} overlaps {other} in part; only the very same memory is allowed")
+
+
+def _overlaps_itself(buffer: Any) -> bool:
+    """Whether two entries share bytes, by strides: each axis must step over all that the finer ones cover."""
+    if buffer.size < 2 or buffer.flags.c_contiguous:
+        return False
+    covered = buffer.itemsize
+    for stride, length in sorted((abs(step), n) for step, n in zip(buffer.strides, buffer.shape, strict=True) if n > 1):
+        if stride < covered:
+            return True
+        covered += stride * (length - 1)
+    return False
 
 
 def check_apart(buffers: dict[str, Any]) -> None:

@@ -153,7 +153,7 @@ class BackendInfo:
     accuracy : mapping
         Native dtype name -> :class:`Accuracy`.
     dtypes : tuple of str
-        The dtypes computed natively; others are staged through these.
+        The dtypes its kernels compute; 16-bit logits are staged through float32, integers through float64.
     available : bool
     why_unavailable : str or None
         The reason when not available.
@@ -210,6 +210,8 @@ class Backend:
         """
         from softmax_ce.staging import compute_dtype  # a leaf module; here to keep contract import-free
 
+        if isinstance(dtypes, str):
+            dtypes = (dtypes,)
         for native in {compute_dtype(np.dtype(dtype)) for dtype in dtypes}:
             logits = np.zeros((1, 2), native)
             one = np.ones(1, native)

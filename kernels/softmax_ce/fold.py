@@ -14,6 +14,7 @@ ONE_ROW = np.ones(1)
 ONE_ROW.flags.writeable = False
 _ZERO_ROW = np.zeros(1)
 _ZERO_ROW.flags.writeable = False
+_ONE_CLASS = {4: np.ones(1, np.float32), 8: np.ones(1)}
 
 
 @dataclass(slots=True)
@@ -58,14 +59,12 @@ def fold(
     grad_output: Any,
 ) -> Factors:
     """Checked options to factors. `weight`, `sample_weight` and a vector `grad_output` are flat float64."""
-    real = problem.compute.type
-    keep = 1.0 - label_smoothing
-    if weight is None:
-        scale = np.full(1, keep, real)
-        base = np.full(1, label_smoothing / problem.n_classes, real) if label_smoothing else None
-    else:
-        scale = (keep * weight).astype(real)
-        base = (label_smoothing / problem.n_classes * weight).astype(real) if label_smoothing else None
+    if reduction == "mean" and denominator is None:
+        # A mean does not change with the scale of the weights it divides by; near 1 they keep clear of R's limits.
+        sample_weight = _near_one(sample_weight)
+        if problem.targets is None:
+            weight = _near_one(weight)
+    scale, base = _tables(problem, weight, label_smoothing)
     # Of the rounded masses: with one class, what the gradient adds and takes away must be the same number.
     base_total = 0.0 if base is None else float(base.sum(dtype=np.float64)) * problem.n_classes / base.size
     row_weight = ONE_ROW if sample_weight is None else sample_weight
@@ -84,9 +83,28 @@ def fold(
     return Factors(scale, base, base_total, z_loss, row_weight, upstream, divisor, empty)
 
 
+def _tables(problem: Problem, weight: Any, label_smoothing: float) -> tuple[Any, Any]:
+    """class_scale and base_mass, rounded to R."""
+    if weight is None and label_smoothing == 0:
+        return _ONE_CLASS[problem.compute.itemsize], None
+    by_class = np.ones(1) if weight is None else weight
+    with np.errstate(over="ignore", under="ignore"):
+        scale = ((1.0 - label_smoothing) * by_class).astype(problem.compute)
+        if not label_smoothing:
+            return scale, None
+        return scale, (label_smoothing / problem.n_classes * by_class).astype(problem.compute)
+
+
+def _near_one(weight: Any) -> Any:
+    """Weights over a power of two near the largest: exact."""
+    if weight is None or weight.size == 0:
+        return weight
+    return np.ldexp(weight, -int(np.frexp(weight.max())[1]))
+
+
 def _upstream(grad_output: Any, divisor: float) -> Any:
     if grad_output is None:
-        return np.full(1, 1.0 / divisor)
+        return np.array((1.0 / divisor,))
     return np.atleast_1d(np.asarray(grad_output, np.float64) / divisor)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -94,14 +95,19 @@ def cross_entropy(
 ) -> Any:
     """Softmax cross-entropy loss.
     {options}
+
     Returns
     -------
     loss, or (loss, lse)
         In the logits' dtype, float32 for 16-bit logits: a NumPy scalar, or an array with reduction "none".
-    {raises}"""
+
+    {raises}
+    """
     return _evaluate(
-        logits, targets, True, False, weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction,
-        denominator, on_empty, axis, None, return_lse, backend, threads, out, None, lse_out,
+        logits, targets, want_loss=True, want_grad=False, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction,
+        denominator=denominator, on_empty=on_empty, axis=axis, grad_output=None, return_lse=return_lse,
+        backend=backend, threads=threads, out=out, grad_out=None, lse_out=lse_out,
     )  # fmt: skip
 
 
@@ -128,15 +134,20 @@ def cross_entropy_with_grad(
 ) -> Any:
     """Loss and its gradient with respect to the logits, fused: the logits are read once.
     {options}
+
     Returns
     -------
     (loss, grad), or (loss, grad, lse)
         The gradient has the logits' shape and dtype (float64 for integer logits); the loss and the
         log-sum-exp as from :func:`cross_entropy`.
-    {raises}"""
+
+    {raises}
+    """
     return _evaluate(
-        logits, targets, True, True, weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction,
-        denominator, on_empty, axis, grad_output, return_lse, backend, threads, out, grad_out, lse_out,
+        logits, targets, want_loss=True, want_grad=True, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction,
+        denominator=denominator, on_empty=on_empty, axis=axis, grad_output=grad_output, return_lse=return_lse,
+        backend=backend, threads=threads, out=out, grad_out=grad_out, lse_out=lse_out,
     )  # fmt: skip
 
 
@@ -162,20 +173,26 @@ def cross_entropy_grad(
 ) -> Any:
     """The gradient alone: bitwise that of :func:`cross_entropy_with_grad`.
     {options}
+
     Returns
     -------
     grad, or (grad, lse)
         As from :func:`cross_entropy_with_grad`.
-    {raises}"""
+
+    {raises}
+    """
     return _evaluate(
-        logits, targets, False, True, weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction,
-        denominator, on_empty, axis, grad_output, return_lse, backend, threads, None, grad_out, lse_out,
+        logits, targets, want_loss=False, want_grad=True, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction,
+        denominator=denominator, on_empty=on_empty, axis=axis, grad_output=grad_output, return_lse=return_lse,
+        backend=backend, threads=threads, out=None, grad_out=grad_out, lse_out=lse_out,
     )  # fmt: skip
 
 
 def _document(function: Any, *, grad_output: str, buffers: str) -> None:
-    options = _OPTIONS.format(grad_output=grad_output, buffers=buffers)
-    function.__doc__ = (function.__doc__ or "").format(options=options, raises=_RAISES.lstrip("\n "))
+    options = "\n" + inspect.cleandoc(_OPTIONS.format(grad_output=grad_output, buffers=buffers))
+    text = inspect.cleandoc(function.__doc__ or "")
+    function.__doc__ = text.format(options=options, raises=inspect.cleandoc(_RAISES))
 
 
 _document(cross_entropy, grad_output="", buffers=_OUT)
@@ -184,7 +201,7 @@ _document(cross_entropy_grad, grad_output=_GRAD_OUTPUT, buffers=_GRAD_OUT)
 
 
 def _evaluate(
-    logits: Any, targets: Any, want_loss: bool, want_grad: bool, weight: Any, sample_weight: Any, ignore_index: Any,
+    logits: Any, targets: Any, *, want_loss: bool, want_grad: bool, weight: Any, sample_weight: Any, ignore_index: Any,
     label_smoothing: Any, z_loss: Any, reduction: str, denominator: Any, on_empty: str, axis: Any, grad_output: Any,
     return_lse: bool, backend: str | None, threads: Any, out: Any, grad_out: Any, lse_out: Any,
 ) -> Any:  # fmt: skip
@@ -201,11 +218,14 @@ def _evaluate(
         denominator = checks.check_number("denominator", denominator, 0.0, math.inf, above=True)
     problem = checks.check_logits(logits, axis)
     checks.check_targets(problem, targets, ignore_index)
-    outputs = _outputs(problem, want_loss, want_grad, return_lse, reduction, out, grad_out, lse_out, (
-        ("logits", problem.source), ("weight", weight),
-        ("targets", problem.labels if problem.targets is None else problem.targets),
-        ("sample_weight", sample_weight), ("grad_output", grad_output),
-    ))  # fmt: skip
+    if out is not None or grad_out is not None or lse_out is not None:
+        _check_buffers(problem, reduction, out, grad_out, lse_out, {
+            "logits": problem.source, "targets": problem.labels if problem.targets is None else problem.targets,
+            "weight": weight, "sample_weight": sample_weight, "grad_output": grad_output,
+        })  # fmt: skip
+    outputs = Outputs.allocate(
+        problem, want_loss, want_grad, return_lse or lse_out is not None, out if reduction == "none" else None, grad_out
+    )
     if weight is not None:
         weight = checks.check_weight("weight", weight, (problem.n_classes,))
     if sample_weight is not None:
@@ -214,6 +234,7 @@ def _evaluate(
         per_row = reduction == "none" and np.ndim(grad_output) > 0
         grad_output = checks.check_vector("grad_output", grad_output, problem.row_shape if per_row else ())
     chosen = auto.choose(backend)
+    auto.check_dtype(chosen, problem.compute)
     factors = fold(
         problem, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction, denominator=denominator,
@@ -232,23 +253,18 @@ def _evaluate(
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _outputs(
-    problem: Problem, want_loss: bool, want_grad: bool, return_lse: bool, reduction: str,
-    out: Any, grad_out: Any, lse_out: Any, inputs: Any,
-) -> Outputs:  # fmt: skip
-    """The arrays to compute into: those handed in, checked, where a kernel can use them; else new ones."""
-    scalar = reduction != "none"
+def _check_buffers(
+    problem: Problem, reduction: str, out: Any, grad_out: Any, lse_out: Any, inputs: dict[str, Any]
+) -> None:
+    """The buffers that were handed in: shapes, dtypes, and what they may not overlap."""
     if out is not None:
-        checks.check_buffer("out", out, () if scalar else problem.row_shape, (problem.compute,), inputs)
+        shape = problem.row_shape if reduction == "none" else ()
+        checks.check_buffer("out", out, shape, (problem.compute,), inputs.items())
     if lse_out is not None:
-        checks.check_buffer("lse_out", lse_out, problem.row_shape, (problem.compute,), inputs)
+        checks.check_buffer("lse_out", lse_out, problem.row_shape, (problem.compute,), inputs.items())
     if grad_out is not None:
-        checks.check_buffer("grad_out", grad_out, problem.source.shape, _grad_dtypes(problem), inputs)
-    if (out is not None) + (grad_out is not None) + (lse_out is not None) > 1:
-        checks.check_apart({"out": out, "grad_out": grad_out, "lse_out": lse_out})
-    return Outputs.allocate(
-        problem, want_loss, want_grad, return_lse or lse_out is not None, None if scalar else out, grad_out
-    )
+        checks.check_buffer("grad_out", grad_out, problem.source.shape, _grad_dtypes(problem), inputs.items())
+    checks.check_apart({"out": out, "grad_out": grad_out, "lse_out": lse_out})
 
 
 def _grad_dtypes(problem: Problem) -> tuple[np.dtype[Any], ...]:
@@ -259,13 +275,29 @@ def _reduce(problem: Problem, factors: Factors, outputs: Outputs, reduction: str
     """Row losses to the result: summed once, in a fixed order, in float64."""
     if reduction == "none":
         return outputs.finish_loss(problem.row_shape, out)
-    if factors.empty:
-        total = math.nan if on_empty == "nan" else 0.0
-    else:
-        total = float(np.add.reduce(outputs.loss, dtype=np.float64)) / factors.denominator
-    with np.errstate(over="ignore", under="ignore"):
-        result = problem.compute.type(total)
+    nothing = math.nan if on_empty == "nan" else 0.0
+    total = nothing if factors.empty else _mean(outputs.loss, factors.denominator)
+    result = problem.compute.type(total) if abs(total) < _ORDINARY else _rounded(total, problem.compute)
     if out is None:
         return result
     out[()] = result
     return out
+
+
+_ORDINARY = 1e38  # below it, a total fits into float32 without a flag
+
+
+def _mean(loss: Any, denominator: float) -> float:
+    """The rows' sum over the denominator, in float64."""
+    if loss.size == 1:
+        return float(loss.item()) / denominator
+    with np.errstate(over="ignore"):
+        total = float(np.add.reduce(loss, dtype=np.float64)) / denominator
+        if math.isinf(total) and denominator > 1:  # the sum of finite losses may overflow where their mean does not
+            total = float(np.add.reduce(loss / denominator, dtype=np.float64))
+    return total
+
+
+def _rounded(total: float, dtype: np.dtype[Any]) -> Any:
+    with np.errstate(over="ignore"):
+        return dtype.type(total)

@@ -129,7 +129,7 @@ def log_softmax(
 
 
 def _check(x: Any, axis: int, threads: Any) -> tuple[Problem, int | None]:
-    return checks.check_logits(x, axis), checks.check_threads(threads)
+    return checks.check_logits(x, axis, "x"), checks.check_threads(threads)
 
 
 def _run(problem: Problem, outputs: Outputs, backend: str | None, threads: int | None) -> None:
@@ -137,4 +137,6 @@ def _run(problem: Problem, outputs: Outputs, backend: str | None, threads: int |
     problem.labels = _NO_LABEL
     nothing = np.zeros(1, problem.compute)
     factors = Factors(nothing, None, 1.0, 0.0, ONE_ROW, ONE_ROW, 1.0, False)
-    run_kernel(auto.choose(backend), problem, factors, -1, outputs, threads)
+    chosen = auto.choose(backend)
+    auto.check_dtype(chosen, problem.compute)
+    run_kernel(chosen, problem, factors, -1, outputs, threads)

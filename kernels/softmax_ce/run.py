@@ -87,7 +87,8 @@ def run_kernel(
     def call(x: Any, t: Any, g: Any, rows: slice, start: int, stop: int) -> None:
         """One kernel call on arrays whose rows are `rows` of the problem."""
         row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
-        loss, row_max, log_sum = (_rows(v, rows) for v in (outputs.loss, outputs.row_max, outputs.log_sum))
+        loss, row_max = _rows(outputs.loss, rows), _rows(outputs.row_max, rows)
+        log_sum = _rows(outputs.log_sum, rows)
         if problem.labels is not None:
             backend.hard(
                 x, _rows(problem.labels, rows), ignore_index, factors.class_scale, factors.base_mass,
@@ -113,7 +114,11 @@ def run_kernel(
             if grad is not None:
                 grad.store(first, last, g)
 
-    is_direct = all(rows is None or rows.direct is not None for rows in (logits, targets, grad))
+    is_direct = (
+        logits.direct is not None
+        and (grad is None or grad.direct is not None)
+        and (targets is None or targets.direct is not None)
+    )
     pool.run(direct if is_direct else staged, n_rows, n_classes, dtype.itemsize, threads)
 
 

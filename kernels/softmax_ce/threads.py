@@ -9,6 +9,7 @@ has not started on its rows.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
@@ -21,7 +22,15 @@ Task = Callable[[int, int], object]
 SERIAL_BYTES = 1 << 19  # below this the wake-up of a helper (10-20 us) costs more than it saves
 _PIECE = 1 << 16  # elements a piece at least: 256 KiB of float32, some 20 us of work
 _LONGEST = 1 << 22  # elements a piece at most: back in Python, and open to Ctrl-C, every 50 ms
+_ROW = 64  # what a row costs beside its classes, in elements
+_MOST = 4 * (os.cpu_count() or 1) + 28  # threads at most: more would only wait, and each stays
 _PIECES_A_THREAD = 8  # enough to even out a busy core
+
+
+@functools.cache
+def _granted() -> float:
+    """The quota, read once a process: the files cost more than a small call does."""
+    return _quota()
 
 
 def available_cpus() -> int:
@@ -36,7 +45,7 @@ def available_cpus() -> int:
         count = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not Linux
         count = os.cpu_count() or 1
-    count = max(1, math.floor(min(count, _quota())))
+    count = max(1, math.floor(min(count, _granted())))
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(count, max(1, int(asked))) if asked.isdigit() else count
 
@@ -94,11 +103,12 @@ def run(task: Task, n_rows: int, n_classes: int, itemsize: int, threads: int | N
         threads = 1
     elif threads is None:
         threads = available_cpus()
-    if threads == 1 and elements <= _LONGEST:
+    if threads == 1 and elements + n_rows * _ROW <= _LONGEST:
         task(0, n_rows)
         return
+    threads = min(threads, _MOST)
     piece = _LONGEST if threads == 1 else min(_LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
-    step = max(1, piece // n_classes)
+    step = max(1, min(piece // n_classes, _LONGEST // (n_classes + _ROW)))
     if threads > 1:
         step = min(step, -(-n_rows // threads))  # an explicit number is met also by small work
     job = _Job(task, n_rows, step)
@@ -157,11 +167,11 @@ class _Job:
             self._task(start, stop)
 
     def _wait_for_helpers(self) -> None:
-        with self._lock:
-            self._next = self._n_rows
         interrupted: BaseException | None = None
         while True:
             try:
+                with self._lock:
+                    self._next = self._n_rows
                 with self._helpers_gone:
                     break
             except BaseException as error:  # a second Ctrl-C: remembered, but the helpers are waited for

@@ -52,10 +52,9 @@ def hard(
                 e_label = row.e[at].astype(np.float64)
                 others = np.where(half_gap == 0, row.rest, row.s - e_label) / row.s
                 at_label = gain * (pull * (e_label / row.s) - mass * others - base)
-                _scale(row, gain * (mass + pull) / row.s, grad[rows])
-                if base_mass is not None:
-                    grad[rows] -= np.multiply.outer(gain, base_mass).astype(row.x.dtype)
-                grad[rows][at] = at_label
+                _write_grad(row, (mass + pull) / row.s, base_mass, gain, grad[rows])
+                own = mass != 0  # without mass, the label is a class like the others
+                grad[rows][at[0][own], at[1][own]] = at_label[own]
                 _finish_grad(row, counts, grad[rows])
 
 
@@ -80,9 +79,7 @@ def soft(
                 _write_loss(_cost(row, target) + total * row.log_sum, z_loss, row, counts, weight, loss, rows)
             if grad is not None:
                 gain = weight * rows_of(upstream, rows)
-                _scale(row, gain * (total + row.z_pull(z_loss)) / row.s, grad[rows])
-                target *= gain[:, None].astype(target.dtype)
-                grad[rows] -= target
+                _write_grad(row, (total + row.z_pull(z_loss)) / row.s, target, gain, grad[rows])
                 _finish_grad(row, counts, grad[rows])
 
 
@@ -139,8 +136,15 @@ def _write_loss(value: Any, z_loss: float, row: _Shifted, counts: Any, weight: A
     loss[rows] = np.where(counts, value, 0.0)
 
 
-def _scale(row: _Shifted, factor: Any, grad: Any) -> None:
-    np.multiply(row.e, factor[:, None].astype(row.e.dtype), out=grad)
+def _write_grad(row: _Shifted, share: Any, target: Any, gain: Any, grad: Any) -> None:
+    """gain * (share * e - T). The difference first: with one class it is exactly 0."""
+    real = row.e.dtype
+    if target is None:
+        np.multiply(row.e, (gain * share)[:, None].astype(real), out=grad)
+        return
+    np.multiply(row.e, share[:, None].astype(real), out=grad)
+    grad -= target
+    grad *= gain[:, None].astype(real)
 
 
 def _finish_grad(row: _Shifted, counts: Any, grad: Any) -> None:

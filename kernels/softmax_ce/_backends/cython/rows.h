@@ -57,9 +57,12 @@ typedef struct {
 
 typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
 
+typedef void (*sce_elementwise)(const void *in, void *out, ptrdiff_t n);
+
 typedef struct {
     const char *name;
     sce_rows f32, f64;
+    sce_elementwise exp_f32, exp_f64; /* for arguments <= 0 */
 } sce_isa;
 
 /* Run a kernel with its scratch; -1 where there is no memory for that. */

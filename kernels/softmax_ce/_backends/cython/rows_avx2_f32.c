@@ -1,5 +1,6 @@
 #if defined(__x86_64__)
 #define ROWS_NAME sce_rows_avx2_f32
+#define EXP_NAME sce_exp_avx2_f32
 #define REAL_F32
 #define SCE_TARGET "avx2,fma"
 #include "target_begin.h"

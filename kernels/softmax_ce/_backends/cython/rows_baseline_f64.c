@@ -1,4 +1,5 @@
 #define ROWS_NAME sce_rows_baseline_f64
+#define EXP_NAME sce_exp_baseline_f64
 #define REAL_F64
 #include "vec_baseline.h"
 #include "rows_kernel.h"

@@ -80,8 +80,8 @@ INLINE real max_rest(maximum *m) {
     return v_hmax(v_max(v_max(m->top[0], m->top[1]), v_max(m->top[2], m->top[3])));
 }
 
-/* The gradient of one row, being written from class j on: scale * exp(x - top) - gain * T, and its own value at the
- * label. `from` holds the exponentials if they were kept, else the logits. */
+/* The gradient of one row, being written from class j on: scale * exp(x - top), or where there is more than one target
+ * gain * (scale * exp(x - top) - T), which is exactly 0 for a single class; and its own value at the label. `from` holds the exponentials if they were kept, else the logits. */
 typedef struct {
     real *grad; /* NULL: no row waits */
     const real *from;
@@ -103,7 +103,7 @@ INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, i
     if (!keep)
         e = v_exp(v_sub(e, out->top));
     V value = v_mul(e, out->scale);
-    return mode == ONE_LABEL ? value : v_sub(value, v_mul(out->gain, target_at(&out->t, mode, j, n)));
+    return mode == ONE_LABEL ? value : v_mul(out->gain, v_sub(value, target_at(&out->t, mode, j, n)));
 }
 
 /* n <= W entries from class j on to p, in the cache. */
@@ -251,10 +251,15 @@ INLINE row_sums combine(const sce_chunk *chunk, ptrdiff_t chunks) {
         row.mass += chunk[k].mass;
         row.cost += 2 * chunk[k].cost;
         if (chunk[k].mass != 0)
-            row.cost += chunk[k].mass * (row.top - (chunk[k].top == -INFINITY ? 0 : chunk[k].top));
+            row.cost += 2 * (chunk[k].mass * (0.5 * row.top - 0.5 * (chunk[k].top == -INFINITY ? 0 : chunk[k].top)));
     }
-    row.broken = !(row.top > -INFINITY && row.top < INFINITY && row.rest == row.rest);
-    row.log_sum = row.broken ? row.rest == row.rest ? 0 : NAN : log1p(row.rest += count - 1);
+    row.broken = !(row.top > -INFINITY && row.top < INFINITY) || isnan(row.rest);
+    if (!row.broken) {
+        row.rest += count - 1;
+        row.log_sum = log1p(row.rest);
+    } else if (isnan(row.rest)) {
+        row.log_sum = NAN; /* else 0: lse is then the top, be it infinite */
+    }
     return row;
 }
 
@@ -319,8 +324,8 @@ INLINE void begin_gradient(pipeline *line, ptrdiff_t i, const row_sums *row, ptr
     out->t = *t;
     out->j = 0;
     out->end = call->classes;
-    out->label = mode == SOFT ? -1 : label;
-    out->scale = v_set((real)(gain * (total + z_pull) / s));
+    out->label = mode == SOFT || mass == 0 ? -1 : label; /* without mass, the label is a class like the others */
+    out->scale = v_set((real)(mode == ONE_LABEL ? gain * (total + z_pull) / s : (total + z_pull) / s));
     out->gain = v_set((real)gain);
     out->top = v_set((real)row->top);
     if (mode != SOFT) {
@@ -429,4 +434,10 @@ void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
         short_rows(call, start, stop, mode);
     else
         long_rows(call, start, stop, mode);
+}
+
+/* The exp in use, elementwise, so that its error can be measured. */
+void EXP_NAME(const void *t, void *e, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += W)
+        store((real *)e + i, n - i, v_exp(load((const real *)t + i, n - i, 0)));
 }

@@ -152,18 +152,20 @@ INLINE void lane_block(const sce_call *call, ptrdiff_t i, ptrdiff_t n, enum mode
         V pull = spread;
         if (call->z_loss != 0)
             pull = v_fma(v_set((real)(2 * call->z_loss)), lse, spread);
-        const V scale = v_mul(v_mul(gain, v_add(mass, pull)), inverse);
+        const V share = v_mul(v_add(mass, pull), inverse), scale = mode == ONE_LABEL ? v_mul(gain, share) : share;
         /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
         const V others = v_blend(v_eq(x_label, top), v_sub(s, e_label), rest);
         V at_label = v_mul(v_sub(v_mul(pull, e_label), v_mul(mass, others)), inverse);
         at_label = v_mul(gain, v_sub(at_label, at_base));
-        left |= not_finite(v_add(scale, at_label));
+        left |= not_finite(v_add(v_mul(gain, share), at_label));
+        /* Without mass, the label is a class like the others. */
+        const V place = v_blend(v_eq(mass, v_set(0)), label, v_set(-1));
         index = v_set(0);
         for (ptrdiff_t j = 0; j < classes; j++, index = v_add(index, one)) {
             V value = v_mul(column[j], scale);
             if (mode != ONE_LABEL)
-                value = v_sub(value, v_mul(gain, lane_target(call, soft, j, mode)));
-            column[j] = mode == SOFT ? value : v_blend(v_eq(index, label), value, at_label);
+                value = v_mul(gain, v_sub(value, lane_target(call, soft, j, mode)));
+            column[j] = mode == SOFT ? value : v_blend(v_eq(index, place), value, at_label);
         }
         store_columns((real *)call->grad + i * classes, classes, n, column, left & lanes);
     }
