@@ -102,11 +102,11 @@ def lanes(width: int, chunk: int) -> Callable[[int], float]:
     return coefficient
 
 
-def wide(tree: int = 1) -> Callable[[int], float]:
-    """Sum coefficient A of float32 terms, `tree` added in float32, the rest in float64."""
+def wide(additions: int = 0) -> Callable[[int], float]:
+    """Sum coefficient A of float32 terms summed in float64, after `additions` of them in float32."""
 
     def coefficient(classes: int) -> float:
-        return 1 + math.log2(tree) + classes * 2.0**-29
+        return 1 + additions + classes * 2.0**-29
 
     return coefficient
 
@@ -150,6 +150,8 @@ class BackendInfo:
         True: the first call pays no compilation. Automatic choice asks for this.
     how_to_get : str
         What to do when it is not available.
+    serial_elements : int
+        Logits below which a call stays on one thread unless told otherwise: where two threads break even.
     accuracy : mapping
         Native dtype name -> :class:`Accuracy`.
     dtypes : tuple of str
@@ -165,6 +167,7 @@ class BackendInfo:
     stable: bool = True
     ahead_of_time: bool = True
     how_to_get: str = ""
+    serial_elements: int = 1 << 16
     accuracy: Mapping[str, Accuracy] = field(default_factory=_cautious, hash=False, compare=False)
     dtypes: tuple[str, ...] = NATIVE_DTYPES
     available: bool = True
@@ -180,6 +183,10 @@ class Backend:
     info : BackendInfo
     hard : HardKernel
     soft : SoftKernel
+    widen, narrow : callable or None
+        Optional: ``widen(narrow_as_uint16, float32_out, is_bfloat16)`` and ``narrow(float32, out_as_uint16,
+        is_bfloat16)`` on contiguous vectors, rounded to nearest even, for staging 16-bit logits. NumPy's casts
+        do without, slowly.
     details : str
         What it found at load, such as the instruction set in use. Empty when there is nothing to say.
     """
@@ -188,6 +195,8 @@ class Backend:
     hard: HardKernel
     soft: SoftKernel
     details: str = ""
+    widen: Callable[[Any, Any, bool], None] | None = None
+    narrow: Callable[[Any, Any, bool], None] | None = None
 
     @property
     def name(self) -> str:

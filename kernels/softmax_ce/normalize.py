@@ -124,7 +124,7 @@ def log_softmax(
                 np.subtract(block, log_sum[first:last], out=block)
             rows.store(first, last, block)
 
-    run(subtract, problem.n_rows, problem.n_classes, problem.compute.itemsize, threads)
+    run(subtract, problem.n_rows, problem.n_classes, threads)
     return result
 
 

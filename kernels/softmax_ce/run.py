@@ -107,19 +107,19 @@ def run_kernel(
         step = max(1, _STAGED // n_classes)
         for first in range(start, stop, step):
             last = min(first + step, stop)
-            x = logits.load(first, last)
-            t = None if targets is None else targets.load(first, last)
+            x = logits.load(first, last, backend.widen)
+            t = None if targets is None else targets.load(first, last, backend.widen)
             g = None if grad is None else grad.room(first, last)
             call(x, t, g, slice(first, last), 0, last - first)
             if grad is not None:
-                grad.store(first, last, g)
+                grad.store(first, last, g, backend.narrow)
 
     is_direct = (
         logits.direct is not None
         and (grad is None or grad.direct is not None)
         and (targets is None or targets.direct is not None)
     )
-    pool.run(direct if is_direct else staged, n_rows, n_classes, dtype.itemsize, threads)
+    pool.run(direct if is_direct else staged, n_rows, n_classes, threads, backend.info.serial_elements)
 
 
 _ALL = slice(None)

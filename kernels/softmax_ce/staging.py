@@ -65,7 +65,7 @@ class Rows:
         The 2-D view that a kernel may use in place; None when blocks must be staged.
     """
 
-    __slots__ = ("_dtype", "_view", "direct", "n_classes", "n_rows")
+    __slots__ = ("_dtype", "_halves", "_is_bfloat16", "_view", "direct", "n_classes", "n_rows")
 
     def __init__(self, array: Any, axis: int, dtype: np.dtype[Any], copy: bool = False) -> None:
         last = axis == array.ndim - 1
@@ -73,18 +73,28 @@ class Rows:
         self.n_classes = array.shape[axis]
         self.n_rows = array.size // self.n_classes
         flags = array.flags
+        self._halves = None
+        self._is_bfloat16 = False
         if last and not copy and array.dtype == dtype and flags.c_contiguous and flags.aligned:
             self.direct = array if array.ndim == 2 else array.reshape(self.n_rows, self.n_classes)
             self._view = self.direct
         else:
             self.direct = None
             self._view = _merge_leading(array if last else np.moveaxis(array, axis, -1))
+            half = array.itemsize == 2 and array.dtype.kind in "fV" and array.dtype.isnative and dtype == _FLOAT32
+            if half and last and flags.c_contiguous and flags.aligned:
+                # Contiguous 16-bit floats, as the bits that a backend's own casts take.
+                self._halves = array.reshape(-1).view(np.uint16)
+                self._is_bfloat16 = is_bfloat16(array.dtype)
 
-    def load(self, start: int, stop: int) -> Any:
+    def load(self, start: int, stop: int, widen: Any = None) -> Any:
         """Rows [start, stop) as a contiguous block in the compute dtype: a view, or a copy."""
         if self.direct is not None:
             return self.direct[start:stop]
         block = np.empty((stop - start, self.n_classes), self._dtype)
+        if widen is not None and self._halves is not None:
+            widen(self._halves[start * self.n_classes : stop * self.n_classes], block.reshape(-1), self._is_bfloat16)
+            return block
         with np.errstate(all="ignore"):
             for part, place in self._parts(start, stop):
                 np.copyto(block[place], part, casting="unsafe")
@@ -96,9 +106,12 @@ class Rows:
             return self.direct[start:stop]
         return np.empty((stop - start, self.n_classes), self._dtype)
 
-    def store(self, start: int, stop: int, block: Any) -> None:
+    def store(self, start: int, stop: int, block: Any, narrow: Any = None) -> None:
         """Write back what was computed in :meth:`room`; nothing to do for a view."""
         if self.direct is not None:
+            return
+        if narrow is not None and self._halves is not None:
+            narrow(block.reshape(-1), self._halves[start * self.n_classes : stop * self.n_classes], self._is_bfloat16)
             return
         with np.errstate(all="ignore"):
             for part, place in self._parts(start, stop):

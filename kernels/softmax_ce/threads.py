@@ -19,10 +19,10 @@ from queue import SimpleQueue
 
 Task = Callable[[int, int], object]
 
-SERIAL_BYTES = 1 << 19  # below this the wake-up of a helper (10-20 us) costs more than it saves
+SERIAL_ELEMENTS = 1 << 16  # below this, unless a backend says otherwise, waking a helper costs more than it saves
 _PIECE = 1 << 16  # elements a piece at least: 256 KiB of float32, some 20 us of work
 _LONGEST = 1 << 22  # elements a piece at most: back in Python, and open to Ctrl-C, every 50 ms
-_ROW = 64  # what a row costs beside its classes, in elements
+_ROW = 24  # what a row costs beside its classes, in elements
 _MOST = 4 * (os.cpu_count() or 1) + 28  # threads at most: more would only wait, and each stays
 _PIECES_A_THREAD = 8  # enough to even out a busy core
 
@@ -81,34 +81,36 @@ def _limit(folder: Path) -> float:
         return math.inf
 
 
-def run(task: Task, n_rows: int, n_classes: int, itemsize: int, threads: int | None) -> None:
+def run(task: Task, n_rows: int, n_classes: int, threads: int | None, serial_elements: int = SERIAL_ELEMENTS) -> None:
     """Call ``task(start, stop)`` for ranges that cover all rows, each once.
 
     Parameters
     ----------
     task : callable
         Works on rows [start, stop). Its result must not depend on how the rows are cut.
-    n_rows, n_classes, itemsize : int
-        The size of the work; itemsize in bytes.
+    n_rows, n_classes : int
+        The size of the work.
     threads : int or None
         None: the CPUs this process may use, or one for small work. 1 never enters the pool.
+    serial_elements : int
+        Work below this stays on one thread where `threads` is None.
 
     Raises
     ------
     Exception
         What a task raised, after every thread has let go of the buffers.
     """
-    elements = n_rows * n_classes
-    if threads == 1 or n_rows < 2 or (threads is None and elements * itemsize < SERIAL_BYTES):
+    elements = n_rows * (n_classes + _ROW)
+    if threads == 1 or n_rows < 2 or (threads is None and elements < serial_elements):
         threads = 1
     elif threads is None:
         threads = available_cpus()
-    if threads == 1 and elements + n_rows * _ROW <= _LONGEST:
+    if threads == 1 and elements <= _LONGEST:
         task(0, n_rows)
         return
     threads = min(threads, _MOST)
     piece = _LONGEST if threads == 1 else min(_LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
-    step = max(1, min(piece // n_classes, _LONGEST // (n_classes + _ROW)))
+    step = max(1, piece // (n_classes + _ROW))
     if threads > 1:
         step = min(step, -(-n_rows // threads))  # an explicit number is met also by small work
     job = _Job(task, n_rows, step)

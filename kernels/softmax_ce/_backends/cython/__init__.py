@@ -19,4 +19,6 @@ except ImportError as error:
 
 hard = _kernels.hard
 soft = _kernels.soft
+widen = _kernels.widen
+narrow = _kernels.narrow
 DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

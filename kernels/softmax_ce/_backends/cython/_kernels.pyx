@@ -10,7 +10,7 @@ written past the caches.
 import os
 
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint16_t
 from libc.string cimport memset
 
 cdef extern from "rows.h" nogil:
@@ -44,12 +44,19 @@ cdef extern from "rows.h" nogil:
 
     ctypedef void (*sce_elementwise)(const void *inputs, void *outputs, ptrdiff_t n) noexcept nogil
 
+    ctypedef struct sce_casts:
+        sce_elementwise widen_f16
+        sce_elementwise narrow_f16
+        sce_elementwise widen_bf16
+        sce_elementwise narrow_bf16
+
     ctypedef struct sce_isa:
         const char *name
         sce_rows f32
         sce_rows f64
         sce_elementwise exp_f32
         sce_elementwise exp_f64
+        const sce_casts *casts
 
     int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop)
     const sce_isa *sce_select(const char *name)
@@ -97,6 +104,24 @@ def exp64(const double[::1] t, double[::1] out):
     """The exp that the float64 kernels use, for arguments <= 0."""
     if t.shape[0] and out.shape[0] >= t.shape[0]:
         isa.exp_f64(&t[0], &out[0], t.shape[0])
+
+
+def widen(const uint16_t[::1] narrow, float[::1] out, bint bfloat):
+    """16-bit floats, seen as uint16, to float32; exact."""
+    cdef ptrdiff_t n = min(narrow.shape[0], out.shape[0])
+    if n == 0:
+        return
+    with nogil:
+        (isa.casts.widen_bf16 if bfloat else isa.casts.widen_f16)(&narrow[0], &out[0], n)
+
+
+def narrow(const float[::1] wide, uint16_t[::1] out, bint bfloat):
+    """float32 to 16-bit floats, seen as uint16; to nearest, ties to even."""
+    cdef ptrdiff_t n = min(wide.shape[0], out.shape[0])
+    if n == 0:
+        return
+    with nogil:
+        (isa.casts.narrow_bf16 if bfloat else isa.casts.narrow_f16)(&wide[0], &out[0], n)
 
 
 def hard(

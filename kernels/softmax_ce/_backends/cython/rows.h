@@ -60,9 +60,14 @@ typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
 typedef void (*sce_elementwise)(const void *in, void *out, ptrdiff_t n);
 
 typedef struct {
+    sce_elementwise widen_f16, narrow_f16, widen_bf16, narrow_bf16;
+} sce_casts;
+
+typedef struct {
     const char *name;
     sce_rows f32, f64;
     sce_elementwise exp_f32, exp_f64; /* for arguments <= 0 */
+    const sce_casts *casts;
 } sce_isa;
 
 /* Run a kernel with its scratch; -1 where there is no memory for that. */

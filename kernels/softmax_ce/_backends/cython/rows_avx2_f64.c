@@ -2,7 +2,7 @@
 #define ROWS_NAME sce_rows_avx2_f64
 #define EXP_NAME sce_exp_avx2_f64
 #define REAL_F64
-#define SCE_TARGET "avx2,fma"
+#define SCE_TARGET "avx2,fma,f16c"
 #include "target_begin.h"
 #include "vec_avx2.h"
 #include "rows_kernel.h"

@@ -1,6 +1,10 @@
 /* Which instruction set to run: the best one that was compiled and that the CPU and the system support. */
 #include "rows.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,8 +12,11 @@
     void sce_rows_##isa##_f32(const sce_call *, ptrdiff_t, ptrdiff_t);                                                 \
     void sce_rows_##isa##_f64(const sce_call *, ptrdiff_t, ptrdiff_t);                                                 \
     void sce_exp_##isa##_f32(const void *, void *, ptrdiff_t);                                                         \
-    void sce_exp_##isa##_f64(const void *, void *, ptrdiff_t);
-#define ENTRY(isa) {#isa, sce_rows_##isa##_f32, sce_rows_##isa##_f64, sce_exp_##isa##_f32, sce_exp_##isa##_f64},
+    void sce_exp_##isa##_f64(const void *, void *, ptrdiff_t);                                                         \
+    extern const sce_casts sce_casts_##isa;
+#define ENTRY(isa)                                                                                                     \
+    {#isa,                sce_rows_##isa##_f32, sce_rows_##isa##_f64,                                                  \
+     sce_exp_##isa##_f32, sce_exp_##isa##_f64,  &sce_casts_##isa},
 
 #if defined(__x86_64__)
 DECLARE(avx512)
@@ -25,6 +32,14 @@ static const sce_isa table[] = {
     ENTRY(baseline)
 };
 
+#if defined(__x86_64__)
+/* CPUID leaf 1, ECX bit 29; the compiler's test knows F16C only since gcc 11. */
+static int has_f16c(void) {
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+}
+#endif
+
 /* The compiler's own test asks the CPU, and through XGETBV whether the system saves the wide registers. */
 static int runs_here(const sce_isa *isa) {
 #if defined(__x86_64__)
@@ -34,7 +49,7 @@ static int runs_here(const sce_isa *isa) {
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (strcmp(isa->name, "avx2") == 0)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #endif
     (void)isa; /* the baseline runs everywhere */
     return 1;

@@ -60,6 +60,11 @@ static inline V v_significand(V y, V *k) {
     *k = _mm256_cvtepi32_ps(n);
     return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(y), _mm256_slli_epi32(n, 23)));
 }
+#define V_HALF
+static inline V v_from_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+static inline void v_to_half(uint16_t *p, V v) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 /* W rows of W columns, in place */
 static inline void v_transpose(V r[W]) {
     V t[8];

@@ -52,6 +52,11 @@ static inline V v_significand(V y, V *k) {
     *k = _mm512_cvtepi32_ps(n);
     return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(y), _mm512_slli_epi32(n, 23)));
 }
+#define V_HALF
+static inline V v_from_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline void v_to_half(uint16_t *p, V v) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 /* W rows of W columns, in place */
 static inline void v_transpose(V r[W]) {
     __m512d t[16];

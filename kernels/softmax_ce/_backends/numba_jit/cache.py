@@ -1,0 +1,85 @@
+"""Where compiled kernels are kept on disk: a folder of this project, named after what they were compiled from.
+
+Numba's own cache asks one source file whether it has changed, and the kernels are spread over several.
+"""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from numba.core import config
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+from softmax_ce._version import __version__
+
+
+def salt(version: str = __version__, folder: Path = Path(__file__).parent) -> str:
+    """The version, and a hash of it and of every source file of this backend."""
+    digest = hashlib.sha256(version.encode())
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{version}-{digest.hexdigest()[:16]}"
+
+
+def folder() -> Path:
+    """NUMBA_CACHE_DIR if the user has set it, else the user's own cache; below it, a folder for this salt."""
+    if chosen := getattr(config, "CACHE_DIR", ""):
+        return Path(chosen) / "softmax_ce" / salt()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "softmax_ce" / salt()
+
+
+class _Locator:
+    """What Numba asks for a place and a stamp; the stamp is in the folder's name already."""
+
+    def __init__(self, py_func: Any) -> None:
+        self._line = py_func.__code__.co_firstlineno
+        self._folder = folder()
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> _Locator:
+        return cls(py_func)
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def ensure_cache_path(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def get_source_stamp(self) -> str:
+        return self._folder.name
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+class _Impl(CompileResultCacheImpl):
+    _locator_classes: Any = (_Locator,)
+
+
+class Cache(FunctionCache):
+    """Numba's cache in our folder. Where it cannot be read or written, kernels are compiled in every process."""
+
+    _impl_class = _Impl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # unreadable, or cut short by a crash: as if it were not there
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with contextlib.suppress(OSError):
+            super().save_overload(sig, data)
