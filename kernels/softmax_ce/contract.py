@@ -83,6 +83,27 @@ class SoftKernel(Protocol):
     ) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class SplitKernels:
+    """Optional: one long row shared by several threads, chunk by chunk, with the bits of the whole-row kernels.
+
+    ``hard(*arguments, sums, part, row, first, last)`` and ``soft`` likewise take the whole-row kernel's arguments
+    less start and stop. part 0 fills ``sums[row, first:last]``; part 1, once all are filled, writes what is one
+    number a row (first and last mean nothing); part 2 writes the gradient of the chunks [first, last). Rows that
+    are not ordinary have their gradient filled by part 1. `sums` is float64, (N, chunks, 5).
+
+    Attributes
+    ----------
+    hard, soft : callable
+    chunk : int
+        Classes in a chunk. Rows of more than two chunks may be split.
+    """
+
+    hard: Callable[..., None]
+    soft: Callable[..., None]
+    chunk: int
+
+
 def sequential(classes: int) -> float:
     """Sum coefficient A of one running sum."""
     return max(classes - 1, 0)
@@ -187,6 +208,8 @@ class Backend:
         Optional: ``widen(narrow_as_uint16, float32_out, is_bfloat16)`` and ``narrow(float32, out_as_uint16,
         is_bfloat16)`` on contiguous vectors, rounded to nearest even, for staging 16-bit logits. NumPy's casts
         do without, slowly.
+    split : SplitKernels or None
+        Optional: for few rows of many classes.
     details : str
         What it found at load, such as the instruction set in use. Empty when there is nothing to say.
     """
@@ -197,6 +220,7 @@ class Backend:
     details: str = ""
     widen: Callable[[Any, Any, bool], None] | None = None
     narrow: Callable[[Any, Any, bool], None] | None = None
+    split: SplitKernels | None = None
 
     @property
     def name(self) -> str:

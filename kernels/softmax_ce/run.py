@@ -9,7 +9,7 @@ import numpy as np
 
 from softmax_ce import threads as pool
 from softmax_ce.checks import Problem, same_memory
-from softmax_ce.contract import Backend
+from softmax_ce.contract import Backend, SplitKernels
 from softmax_ce.fold import Factors
 from softmax_ce.staging import Rows
 
@@ -119,7 +119,61 @@ def run_kernel(
         and (grad is None or grad.direct is not None)
         and (targets is None or targets.direct is not None)
     )
-    pool.run(direct if is_direct else staged, n_rows, n_classes, threads, backend.info.serial_elements)
+    serial = backend.info.serial_elements
+    if is_direct and backend.split is not None and _few_long_rows(n_rows, n_classes, threads, backend.split, serial):
+        _run_split(backend.split, problem, factors, ignore_index, outputs, targets, grad, threads)
+    else:
+        pool.run(direct if is_direct else staged, n_rows, n_classes, threads, serial)
+
+
+def _few_long_rows(n_rows: int, n_classes: int, threads: int | None, split: SplitKernels, serial: int) -> bool:
+    """Whether the threads should share rows: too few to go round, or one alone would take too long."""
+    if n_classes <= 2 * split.chunk:
+        return False
+    if n_classes > pool.LONGEST:
+        return True
+    if threads is None and n_rows * n_classes < serial:
+        return False
+    return n_rows < 4 * (pool.available_cpus() if threads is None else threads) and threads != 1
+
+
+def _run_split(
+    split: SplitKernels, problem: Problem, factors: Factors, ignore_index: int, outputs: Outputs,
+    targets: Rows | None, grad: Rows | None, threads: int | None,
+) -> None:  # fmt: skip
+    """Few rows of many classes: sums, then scalars, then the gradient, each cut by chunks over the threads."""
+    chunks = -(-problem.n_classes // split.chunk)
+    sums = np.empty((problem.n_rows, chunks, 5))
+    rest = (
+        factors.z_loss, factors.row_weight, factors.upstream, outputs.loss, grad and grad.direct,
+        outputs.row_max, outputs.log_sum, sums,
+    )  # fmt: skip
+    arguments: tuple[Any, ...]
+    if targets is None:
+        kernel = split.hard
+        arguments = (
+            problem.logits.direct, problem.labels, ignore_index, factors.class_scale, factors.base_mass,
+            factors.base_total, *rest,
+        )  # fmt: skip
+    else:
+        kernel = split.soft
+        arguments = (problem.logits.direct, targets.direct, factors.class_scale, factors.base_mass, *rest)
+
+    def step(part: int) -> None:
+        def task(start: int, stop: int) -> None:
+            while start < stop:
+                row, first = divmod(start, chunks)
+                last = min(chunks, first + stop - start)
+                kernel(*arguments, part, row, first, last)
+                start += last - first
+
+        pool.run(task, problem.n_rows * chunks, split.chunk, threads, 0)
+
+    step(0)
+    for row in range(problem.n_rows):
+        kernel(*arguments, 1, row, 0, 0)
+    if grad is not None:
+        step(2)
 
 
 _ALL = slice(None)

@@ -21,7 +21,7 @@ Task = Callable[[int, int], object]
 
 SERIAL_ELEMENTS = 1 << 16  # below this, unless a backend says otherwise, waking a helper costs more than it saves
 _PIECE = 1 << 16  # elements a piece at least: 256 KiB of float32, some 20 us of work
-_LONGEST = 1 << 22  # elements a piece at most: back in Python, and open to Ctrl-C, every 50 ms
+LONGEST = 1 << 22  # elements a piece at most: back in Python, and open to Ctrl-C, every 50 ms
 _ROW = 24  # what a row costs beside its classes, in elements
 _MOST = 4 * (os.cpu_count() or 1) + 28  # threads at most: more would only wait, and each stays
 _PIECES_A_THREAD = 8  # enough to even out a busy core
@@ -105,11 +105,11 @@ def run(task: Task, n_rows: int, n_classes: int, threads: int | None, serial_ele
         threads = 1
     elif threads is None:
         threads = available_cpus()
-    if threads == 1 and elements <= _LONGEST:
+    if threads == 1 and elements <= LONGEST:
         task(0, n_rows)
         return
     threads = min(threads, _MOST)
-    piece = _LONGEST if threads == 1 else min(_LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
+    piece = LONGEST if threads == 1 else min(LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
     step = max(1, piece // (n_classes + _ROW))
     if threads > 1:
         step = min(step, -(-n_rows // threads))  # an explicit number is met also by small work

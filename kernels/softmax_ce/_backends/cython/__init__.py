@@ -9,6 +9,8 @@ classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
 from importlib import import_module
 from pathlib import Path
 
+from softmax_ce.contract import SplitKernels
+
 try:
     _kernels = import_module("softmax_ce._backends.cython._kernels")
 except ImportError as error:
@@ -21,4 +23,5 @@ hard = _kernels.hard
 soft = _kernels.soft
 widen = _kernels.widen
 narrow = _kernels.narrow
+split = SplitKernels(_kernels.hard_part, _kernels.soft_part, _kernels.CHUNK)
 DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -5,6 +7,10 @@ from softmax_ce.contract import HardKernel, SoftKernel
 
 hard: HardKernel
 soft: SoftKernel
+
+CHUNK: int
+hard_part: Callable[..., None]
+soft_part: Callable[..., None]
 
 def exp32(t: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
 def exp64(t: NDArray[np.float64], out: NDArray[np.float64]) -> None: ...

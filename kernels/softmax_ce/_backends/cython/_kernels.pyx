@@ -15,7 +15,11 @@ from libc.string cimport memset
 
 cdef extern from "rows.h" nogil:
     enum:
+        SCE_CHUNK
         SCE_STREAM
+
+    ctypedef struct sce_chunk:
+        pass
 
     ctypedef struct sce_call:
         const void *logits
@@ -39,8 +43,18 @@ cdef extern from "rows.h" nogil:
         void *row_max
         void *log_sum
         int stream
+        sce_chunk *chunks
 
     ctypedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) noexcept nogil
+
+    enum sce_part:
+        SCE_SUMS
+        SCE_SCALARS
+        SCE_GRADIENT
+
+    ctypedef void (*sce_row_part)(
+        const sce_call *call, ptrdiff_t row, sce_part part, ptrdiff_t first, ptrdiff_t last
+    ) noexcept nogil
 
     ctypedef void (*sce_elementwise)(const void *inputs, void *outputs, ptrdiff_t n) noexcept nogil
 
@@ -54,6 +68,8 @@ cdef extern from "rows.h" nogil:
         const char *name
         sce_rows f32
         sce_rows f64
+        sce_row_part part_f32
+        sce_row_part part_f64
         sce_elementwise exp_f32
         sce_elementwise exp_f64
         const sce_casts *casts
@@ -124,6 +140,35 @@ def narrow(const float[::1] wide, uint16_t[::1] out, bint bfloat):
         (isa.casts.narrow_bf16 if bfloat else isa.casts.narrow_f16)(&wide[0], &out[0], n)
 
 
+CHUNK = SCE_CHUNK
+
+
+def hard_part(
+    logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+    loss, grad, row_max, log_sum, sums, part, row, first, last,
+):
+    """One step of one long row over the chunks [first, last): see softmax_ce.contract.SplitKernels."""
+    if logits.itemsize == 4:
+        _hard[float](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+                     loss, grad, row_max, log_sum, first, last, sums, part, row)
+    else:
+        _hard[double](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+                      loss, grad, row_max, log_sum, first, last, sums, part, row)
+
+
+def soft_part(
+    logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+    loss, grad, row_max, log_sum, sums, part, row, first, last,
+):
+    """The same for soft targets."""
+    if logits.itemsize == 4:
+        _soft[float](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+                     loss, grad, row_max, log_sum, first, last, sums, part, row)
+    else:
+        _soft[double](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+                      loss, grad, row_max, log_sum, first, last, sums, part, row)
+
+
 def hard(
     logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, start, stop,
@@ -131,10 +176,10 @@ def hard(
     """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract.HardKernel."""
     if logits.itemsize == 4:
         _hard[float](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
-                     loss, grad, row_max, log_sum, start, stop)
+                     loss, grad, row_max, log_sum, start, stop, None, 0, 0)
     else:
         _hard[double](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
-                      loss, grad, row_max, log_sum, start, stop)
+                      loss, grad, row_max, log_sum, start, stop, None, 0, 0)
 
 
 def soft(
@@ -144,10 +189,10 @@ def soft(
     """The same for soft targets: see softmax_ce.contract.SoftKernel."""
     if logits.itemsize == 4:
         _soft[float](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
-                     loss, grad, row_max, log_sum, start, stop)
+                     loss, grad, row_max, log_sum, start, stop, None, 0, 0)
     else:
         _soft[double](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
-                      loss, grad, row_max, log_sum, start, stop)
+                      loss, grad, row_max, log_sum, start, stop, None, 0, 0)
 
 
 cdef int _hard(
@@ -166,6 +211,9 @@ cdef int _hard(
     real[::1] log_sum,               # OUT
     ptrdiff_t start,
     ptrdiff_t stop,
+    double[:, :, ::1] sums,          # SCRATCH, or None: whole rows
+    int part,
+    ptrdiff_t row,
 ) except -1:
     cdef sce_call call
     _common(&call, logits, label_mass, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
@@ -173,7 +221,12 @@ cdef int _hard(
     call.labels_step = labels.shape[0] != 1
     call.ignore_index = ignore_index
     call.base_total = base_total
-    return _run(&call, isa.f32 if real is float else isa.f64, start, stop)
+    if sums is None:
+        return _run(&call, isa.f32 if real is float else isa.f64, start, stop)
+    call.chunks = <sce_chunk *> &sums[row, 0, 0]
+    with nogil:
+        (isa.part_f32 if real is float else isa.part_f64)(&call, row, <sce_part> part, start, stop)
+    return 0
 
 
 cdef int _soft(
@@ -190,11 +243,19 @@ cdef int _soft(
     real[::1] log_sum,               # OUT
     ptrdiff_t start,
     ptrdiff_t stop,
+    double[:, :, ::1] sums,          # SCRATCH, or None: whole rows
+    int part,
+    ptrdiff_t row,
 ) except -1:
     cdef sce_call call
     _common(&call, logits, target_scale, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
     call.targets = &targets[0, 0]
-    return _run(&call, isa.f32 if real is float else isa.f64, start, stop)
+    if sums is None:
+        return _run(&call, isa.f32 if real is float else isa.f64, start, stop)
+    call.chunks = <sce_chunk *> &sums[row, 0, 0]
+    with nogil:
+        (isa.part_f32 if real is float else isa.part_f64)(&call, row, <sce_part> part, start, stop)
+    return 0
 
 
 cdef void _common(

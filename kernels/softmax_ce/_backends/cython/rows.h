@@ -57,6 +57,10 @@ typedef struct {
 
 typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
 
+/* The steps of a row that several threads share, each over a range of its chunks. */
+enum sce_part { SCE_SUMS, SCE_SCALARS, SCE_GRADIENT };
+typedef void (*sce_row_part)(const sce_call *call, ptrdiff_t row, enum sce_part part, ptrdiff_t first, ptrdiff_t last);
+
 typedef void (*sce_elementwise)(const void *in, void *out, ptrdiff_t n);
 
 typedef struct {
@@ -66,6 +70,7 @@ typedef struct {
 typedef struct {
     const char *name;
     sce_rows f32, f64;
+    sce_row_part part_f32, part_f64;
     sce_elementwise exp_f32, exp_f64; /* for arguments <= 0 */
     const sce_casts *casts;
 } sce_isa;

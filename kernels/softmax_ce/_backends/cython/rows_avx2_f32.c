@@ -1,6 +1,7 @@
 #if defined(__x86_64__)
 #define ROWS_NAME sce_rows_avx2_f32
 #define EXP_NAME sce_exp_avx2_f32
+#define PART_NAME sce_part_avx2_f32
 #define CASTS_NAME sce_casts_avx2
 #define REAL_F32
 #define SCE_TARGET "avx2,fma,f16c"

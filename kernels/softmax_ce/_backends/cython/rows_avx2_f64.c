@@ -1,6 +1,7 @@
 #if defined(__x86_64__)
 #define ROWS_NAME sce_rows_avx2_f64
 #define EXP_NAME sce_exp_avx2_f64
+#define PART_NAME sce_part_avx2_f64
 #define REAL_F64
 #define SCE_TARGET "avx2,fma,f16c"
 #include "target_begin.h"

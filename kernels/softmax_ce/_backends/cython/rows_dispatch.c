@@ -11,12 +11,14 @@
 #define DECLARE(isa)                                                                                                   \
     void sce_rows_##isa##_f32(const sce_call *, ptrdiff_t, ptrdiff_t);                                                 \
     void sce_rows_##isa##_f64(const sce_call *, ptrdiff_t, ptrdiff_t);                                                 \
+    void sce_part_##isa##_f32(const sce_call *, ptrdiff_t, enum sce_part, ptrdiff_t, ptrdiff_t);                       \
+    void sce_part_##isa##_f64(const sce_call *, ptrdiff_t, enum sce_part, ptrdiff_t, ptrdiff_t);                       \
     void sce_exp_##isa##_f32(const void *, void *, ptrdiff_t);                                                         \
     void sce_exp_##isa##_f64(const void *, void *, ptrdiff_t);                                                         \
     extern const sce_casts sce_casts_##isa;
 #define ENTRY(isa)                                                                                                     \
-    {#isa,                sce_rows_##isa##_f32, sce_rows_##isa##_f64,                                                  \
-     sce_exp_##isa##_f32, sce_exp_##isa##_f64,  &sce_casts_##isa},
+    {#isa,                 sce_rows_##isa##_f32, sce_rows_##isa##_f64, sce_part_##isa##_f32,                           \
+     sce_part_##isa##_f64, sce_exp_##isa##_f32,  sce_exp_##isa##_f64,  &sce_casts_##isa},
 
 #if defined(__x86_64__)
 DECLARE(avx512)

@@ -136,11 +136,11 @@ INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode, int keep) {
         end_line(out);
 }
 
-/* Begin a row: what belongs to a line under way, so that whole lines follow. */
+/* Begin a row, or a part of one: what belongs to a line under way, so that whole lines follow. */
 INLINE void begin_row(output *out, enum mode mode, int keep) {
-    const ptrdiff_t lane = (ptrdiff_t)((uintptr_t)out->grad / sizeof(real) % W);
+    const ptrdiff_t lane = (ptrdiff_t)((uintptr_t)(out->grad + out->j) / sizeof(real) % W), n = out->end - out->j;
     if (out->stream && lane)
-        put_in_line(out, W - lane < out->end ? W - lane : out->end, mode, keep);
+        put_in_line(out, W - lane < n ? W - lane : n, mode, keep);
 }
 
 INLINE void write_vectors(output *out, int count, enum mode mode, int keep) {
@@ -335,49 +335,63 @@ INLINE void begin_gradient(pipeline *line, ptrdiff_t i, const row_sums *row, ptr
         const double base = mode == LABEL_AND_BASE ? t->base[label * t->base_step] : 0;
         out->at_label = (real)(gain * ((call->base_total + z_pull) * (e_label / s) - mass * (others / s) - base));
     }
-    begin_row(out, mode, keep);
     line->turn ^= 1;
+}
+
+/* A row's label, or -1 where there is none, and its mass. */
+INLINE ptrdiff_t label_of(const sce_call *call, ptrdiff_t i, double *mass) {
+    /* Read once: another thread may change it after the shell's check, and it must not become an address. */
+    const int64_t label = *(const volatile int64_t *)(call->labels + i * call->labels_step);
+    *mass = 0;
+    if (label < 0 || label >= call->classes || label == call->ignore_index)
+        return -1;
+    *mass = ((const real *)call->class_scale)[label * call->class_scale_step];
+    return label;
+}
+
+/* What a row gets of a row's sums, the gradient of an ordinary row apart; whether there is one to write. */
+INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const row_sums *row, double mass, real x_label, int counts,
+                         enum mode mode) {
+    real *grad = call->grad ? (real *)call->grad + i * call->classes : NULL;
+    real *loss = call->loss ? (real *)call->loss + i : NULL;
+    if (call->row_max)
+        ((real *)call->row_max)[i] = (real)row->top;
+    if (call->log_sum)
+        ((real *)call->log_sum)[i] = (real)row->log_sum;
+    if (!counts || row->broken) {
+        if (loss)
+            *loss = counts ? (real)NAN : 0;
+        if (grad)
+            fill(grad, call->classes, counts ? (real)NAN : 0);
+        return 0;
+    }
+    if (loss) {
+        double value = row->cost + (mode == SOFT ? row->mass : mass + call->base_total) * row->log_sum;
+        if (mode != SOFT && mass != 0)
+            value += 2 * (mass * (0.5 * row->top - 0.5 * (double)x_label));
+        if (call->z_loss != 0)
+            value += call->z_loss * (row->top + row->log_sum) * (row->top + row->log_sum);
+        *loss = (real)(call->row_weight[i * call->row_weight_step] * value);
+    }
+    return grad != NULL;
 }
 
 /* One row. `label` is -1 where there is none; mass is T at it, less the base. */
 INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t, enum mode mode,
                     int keep) {
     const sce_call *call = line->call;
-    const ptrdiff_t classes = call->classes;
-    const double weight = call->row_weight[i * call->row_weight_step];
-    const int counts = weight != 0 && (mode == SOFT || label >= 0);
-    real *loss = call->loss ? (real *)call->loss + i : NULL;
-    real *grad = call->grad ? (real *)call->grad + i * classes : NULL;
+    const int counts = call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0);
     if (!counts && !call->row_max && !call->log_sum) {
-        if (loss)
-            *loss = 0;
-        if (grad)
-            fill(grad, classes, 0);
+        const row_sums nothing = {0};
+        write_scalars(call, i, &nothing, 0, 0, 0, mode);
         return;
     }
-    const real x_label = label >= 0 ? ((const real *)call->logits)[i * classes + label] : 0;
-    const row_sums row = sum_row(line, i, keep && grad && counts ? call->exps[line->turn] : NULL, t, mode, keep);
-    if (call->row_max)
-        ((real *)call->row_max)[i] = (real)row.top;
-    if (call->log_sum)
-        ((real *)call->log_sum)[i] = (real)row.log_sum;
-    if (!counts || row.broken) {
-        if (loss)
-            *loss = counts ? (real)NAN : 0;
-        if (grad)
-            fill(grad, classes, counts ? (real)NAN : 0);
-        return;
-    }
-    if (loss) {
-        double value = row.cost + (mode == SOFT ? row.mass : mass + call->base_total) * row.log_sum;
-        if (mode != SOFT && mass != 0)
-            value += 2 * (mass * (0.5 * row.top - 0.5 * (double)x_label));
-        if (call->z_loss != 0)
-            value += call->z_loss * (row.top + row.log_sum) * (row.top + row.log_sum);
-        *loss = (real)(weight * value);
-    }
-    if (grad)
+    const real x_label = label >= 0 ? ((const real *)call->logits)[i * call->classes + label] : 0;
+    const row_sums row = sum_row(line, i, keep && call->grad && counts ? call->exps[line->turn] : NULL, t, mode, keep);
+    if (write_scalars(call, i, &row, mass, x_label, counts, mode)) {
         begin_gradient(line, i, &row, label, mass, x_label, t, mode, keep);
+        begin_row(&line->out, mode, keep);
+    }
 }
 
 INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode, int keep) {
@@ -391,13 +405,8 @@ INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum
             one_row(&line, i, -1, 0, &t, mode, keep);
             continue;
         }
-        /* Read once: another thread may change it after the shell's check, and it must not become an address. */
-        int64_t label = *(const volatile int64_t *)(call->labels + i * call->labels_step);
-        double mass = 0;
-        if (label < 0 || label >= call->classes || label == call->ignore_index)
-            label = -1;
-        else
-            mass = ((const real *)call->class_scale)[label * call->class_scale_step];
+        double mass;
+        const ptrdiff_t label = label_of(call, i, &mass);
         one_row(&line, i, label, mass, &t, mode, keep);
     }
     write_rest(&line.out, mode, keep);
@@ -434,6 +443,54 @@ void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
         short_rows(call, start, stop, mode);
     else
         long_rows(call, start, stop, mode);
+}
+
+/* A long row in parts, for several threads: the sums of some chunks; then, all sums being there, what is one number a
+ * row; then the gradient of some chunks. The same functions as for a whole row, and so the same bits. */
+INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrdiff_t first, ptrdiff_t last,
+                     enum mode mode) {
+    const ptrdiff_t classes = call->classes, chunks = (classes + SCE_CHUNK - 1) / SCE_CHUNK;
+    const real *x = (const real *)call->logits + i * classes;
+    target_row t = {NULL, call->class_scale, call->class_scale_step, call->base_mass, call->base_mass_step};
+    pipeline line = {.call = call, .stop = i + 1, .chunks = chunks};
+    double mass = 0;
+    const ptrdiff_t label = mode == SOFT ? -1 : label_of(call, i, &mass);
+    if (mode == SOFT)
+        t.soft = (const real *)call->targets + i * classes;
+    if (part == SCE_SUMS) {
+        for (ptrdiff_t k = first; k < last; k++) {
+            const ptrdiff_t j = k * SCE_CHUNK, n = classes - j < SCE_CHUNK ? classes - j : SCE_CHUNK;
+            maximum here = max_of(x + j, n), none = max_of(x, 0);
+            const real top = max_rest(&here);
+            sum_chunk(x + j, n, top, NULL, &none, &line.out, mode, 0, call->chunks + k);
+            if (mode != ONE_LABEL)
+                sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, &t, mode, call->chunks + k);
+        }
+        return;
+    }
+    const int counts = call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0);
+    const row_sums row = combine(call->chunks, chunks);
+    const real x_label = label >= 0 ? x[label] : 0;
+    if (part == SCE_SCALARS) {
+        write_scalars(call, i, &row, mass, x_label, counts, mode);
+    } else if (counts && !row.broken) {
+        line.out.stream = call->stream;
+        begin_gradient(&line, i, &row, label, mass, x_label, &t, mode, 0);
+        line.out.j = first * SCE_CHUNK;
+        line.out.end = last * SCE_CHUNK < classes ? last * SCE_CHUNK : classes;
+        begin_row(&line.out, mode, 0);
+        write_rest(&line.out, mode, 0);
+        end_line(&line.out);
+    }
+}
+
+void PART_NAME(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrdiff_t first, ptrdiff_t last) {
+    if (call->labels == NULL)
+        row_part(call, i, part, first, last, SOFT);
+    else if (call->base_mass)
+        row_part(call, i, part, first, last, LABEL_AND_BASE);
+    else
+        row_part(call, i, part, first, last, ONE_LABEL);
 }
 
 /* The exp in use, elementwise, so that its error can be measured. */
