@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import softmax_ce as sce
+from helpers import run_python
 from softmax_ce import auto, registry, threads
 from softmax_ce_bench import __main__, cli, conformance, timing
 
@@ -51,8 +54,9 @@ def missing(monkeypatch):
 
 
 def widest(text):
-    """The longest line's length, but for the one that must stay whole."""
-    return max(len(line) for line in text.splitlines() if HOW_TO_GET not in line)
+    """The longest line's length, but for those on missing backends, which stay whole however long they are."""
+    whole = re.compile(r"  (To get \S+:|\S+ is not available here:) ")
+    return max(len(line) for line in text.splitlines() if not whole.match(line))
 
 
 def words(text):
@@ -110,7 +114,7 @@ def conforming(monkeypatch):
         calls.append((backend, tuple(dtypes), tuple(threads)))
         results = [
             conformance.Result(
-                "known_values", dtype, count, backend not in wrong, 0.66, "entry 3 is 1.0" * (backend in wrong)
+                "known_values", dtype, count, backend not in wrong, 0.9961, "entry 3 is 1.0" * (backend in wrong)
             )
             for dtype in dtypes
             for count in threads
@@ -126,12 +130,14 @@ def conforming(monkeypatch):
 
 def test_check_runs_every_available_backend(run, conforming, missing):
     calls, _ = conforming
+    dtypes = ("float32", "float64", "float16", *(("bfloat16",) if find_spec("ml_dtypes") else ()))
+    count = 2 * len(dtypes)
     result = run("check")
     assert result.exit_code == 0
     expected = [info.name for info in sce.backends() if info.available]
-    assert calls == [(name, ("float32", "float64"), (1, 2)) for name in expected]
+    assert calls == [(name, dtypes, (1, 2)) for name in expected]
     for name in expected:
-        assert f"{name} 4 4 0 0.66 known_values [float32, threads=1]" in words(result.stdout)
+        assert f"{name} {count} {count} 0 0.996 known_values [float32, threads=1]" in words(result.stdout)
     assert "absent is not available here: No module named 'no_such_module_anywhere'\n" in result.stdout
     assert "All checks passed." in result.stdout
 
@@ -145,10 +151,10 @@ def test_check_runs_what_is_asked_for(run, conforming):
 def test_check_fails_with_the_message(run, conforming):
     _, wrong = conforming
     wrong.add("naive")
-    result = run("check", "numpy", "naive")
+    result = run("check", "numpy", "naive", "--dtype", "float32,float64")
     assert result.exit_code == 1
-    assert "numpy 4 4 0 0.66" in words(result.stdout)
-    assert "naive 4 0 4 0.66" in words(result.stdout)
+    assert "numpy 4 4 0 0.996" in words(result.stdout)
+    assert "naive 4 0 4 0.996" in words(result.stdout)
     assert "FAILED naive: known_values [float64, threads=2]: entry 3 is 1.0" in result.stdout
     assert "4 failed." in result.stdout
 
@@ -189,6 +195,30 @@ def test_check_refuses_options(run, option, value, message):
     result = run("check", option, value)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_check_without_ml_dtypes(run, conforming, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda _name: None)
+    assert run("check", "numpy").exit_code == 0
+    assert conforming[0] == [("numpy", ("float32", "float64", "float16"), (1, 2))]
+    result = run("check", "numpy", "--dtype", "bfloat16")
+    assert result.exit_code == 2
+    assert "bfloat16 needs ml_dtypes" in result.stderr
+
+
+def test_check_refuses_to_run_without_assertions():
+    code = """
+from click.testing import CliRunner
+from softmax_ce_bench import cli, conformance
+try:
+    conformance.run_checks("numpy", ("float32",), (1,))
+except RuntimeError as error:
+    print(error)
+result = CliRunner().invoke(cli.main, ["check", "numpy"])
+print(result.exit_code, result.stderr.splitlines()[-1])
+"""
+    why = "the checks are assertions: run Python without -O"
+    assert run_python(code, PYTHONOPTIMIZE="1").splitlines() == [why, f"2 Error: {why}"]
 
 
 # compare
@@ -250,6 +280,18 @@ def test_bad_labels_name_the_first(run, own):
     result = run("compare", *own)
     assert result.exit_code == 2
     assert "target 6 at position 5 is outside [0, 6)" in result.stderr
+    assert "label rows that are to be ignored -100" in result.stderr
+
+
+@pytest.mark.parametrize("useless", ["logits", "labels"])
+def test_data_that_tells_nothing_is_said_so(run, own, useless):
+    if useless == "logits":
+        np.save(own[1], np.full((40, 6), np.nan))
+    else:
+        np.save(own[3], np.full(40, -100))
+    result = run("compare", *own, "--backend", "numpy", "--time-budget", "0")
+    assert result.exit_code == 0, result.stderr
+    assert "Warning: none of the 40 checked rows has a finite result and counts" in words(result.stdout)
 
 
 def test_an_interrupt_ends_cleanly(run, own, tmp_path, monkeypatch):

@@ -135,7 +135,22 @@ def test_a_backend_that_overflows_is_listed_and_not_ranked():
     assert entry.rejected == f"NaN or infinite in {overflowing} of 60 checked rows, where the result is finite"
     assert entry.cells == {}
     assert result.fastest("fused") == (BASE,)
-    assert small_run(["naive"], dtype="float64").results[0].entries[1].rejected is None  # e^100 fits in float64
+
+
+def test_a_backend_that_overflows_by_design_is_timed_but_never_ranked():
+    (result,) = small_run(["naive"], dtype="float64").results
+    naive = result.entries[1]
+    assert naive.rejected is None  # e^100 fits in float64
+    assert naive.worst <= 1
+    assert set(naive.cells) == set(OPERATIONS)
+    assert "naive is not ranked: it overflows by design" in printed(tables.result_table(result))
+    assert result.fastest("fused") == (BASE,)
+    result = made({"numpy": 1.0, "naive": 9.0}, unstable="naive")
+    assert result.fastest("fused") == ("numpy",)
+    shown = printed(tables.result_table(result))
+    assert [line.split()[0] for line in shown.splitlines() if "* " in line] == ["numpy"]
+    assert "9.00x" in shown
+    assert words.finding(result) == "numpy is fastest in every operation"
 
 
 def test_a_wrong_backend_and_a_failing_one_are_rejected_with_the_reason():
@@ -173,16 +188,17 @@ def test_every_workload_gets_its_turn_within_the_budget(monkeypatch):
 # Ranking and words
 
 
-def made(times, *, rejected=(), rounds=20, drift=1.0, **options):
+def made(times, *, rejected=(), unstable=(), rounds=20, drift=1.0, **options):
     """A result with given speed-ups: name -> median, or (median, low, high); the same for every operation."""
     entries = []
     for name, speedup in times.items():
         ratio = Ratio(*speedup) if isinstance(speedup, tuple) else Ratio(speedup, speedup, speedup)
         cells = {operation: Cell(np.full(rounds, 1e-3 / ratio.median), ratio) for operation in OPERATIONS}
-        entries.append(Entry(name, 0.5, "is wrong" if name in rejected else None, cells))
+        entries.append(Entry(name, 0.5, "is wrong" if name in rejected else None, cells, name not in unstable))
     workload = Workload("made", "for a test", np.zeros((4, 3), np.float32), np.zeros(4, np.int64))
+    control = Ratio(drift, drift, drift)
     settings = {"others": 0.0, "crowded": False} | options
-    return Result(workload, 4, rounds, Ratio(drift, drift, drift), 1e-7, entries=tuple(entries), **settings)
+    return Result(workload, 4, 4, rounds, control, 1e-7, entries=tuple(entries), **settings)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ _SETTINGS = settings(
 
 # 0 or well above what underflows once divided by the classes: 0 times infinity is 0, a tiny number times it is not.
 _WEIGHTS = st.one_of(st.just(0.0), st.floats(1e-6, 10))
+# Upstream gradients likewise: one that underflows is beside the bounds.
+_UPSTREAM = st.one_of(_WEIGHTS, _WEIGHTS.map(lambda weight: -weight))
 _STABLE = [info.name for info in sce.backends() if info.stable]
 
 
@@ -68,7 +70,7 @@ def test_within_the_bounds(subject: Subject, data: st.DataObject, x: Any) -> Non
                 "z_loss": st.sampled_from([0.0, 1e-4, 1.0]),
                 "weight": hnp.arrays(np.float64, x.shape[1], elements=_WEIGHTS),
                 "sample_weight": hnp.arrays(np.float64, x.shape[0], elements=_WEIGHTS),
-                "grad_output": hnp.arrays(np.float64, x.shape[0], elements=st.floats(-10, 10)),
+                "grad_output": hnp.arrays(np.float64, x.shape[0], elements=_UPSTREAM),
             },
         )
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,18 +13,9 @@ import pytest
 
 import softmax_ce as sce
 import wrong_backends
+from conftest import available
+from helpers import run_python
 from softmax_ce import auto, registry
-
-
-def run_python(code: str, **environment: str) -> str:
-    """A fresh interpreter's output; its exit code must be 0."""
-    import os
-
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_project_s_backends_are_listed_in_order() -> None:
@@ -63,6 +53,8 @@ print(sorted({name.partition('.')[0] for name in sys.modules} & {
 def test_a_missing_piece_is_never_a_crash(block: str, reason: str, advice: str) -> None:
     """Listed with the reason; asked for by name, an error that says how to get it; the default goes on without."""
     name = "numba" if block == "numba" else "cython"
+    if name == "cython":
+        available(name)  # where it was not built, that is the reason given, whatever else is missing
     code = f"""
 import sys
 from importlib.abc import MetaPathFinder
@@ -165,9 +157,7 @@ def test_register_refuses_what_is_not_a_backend() -> None:
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
 def test_every_instruction_set_conforms(isa: str) -> None:
     """The compiled backend forced to each instruction set that runs here."""
-    info = next(info for info in sce.backends() if info.name == "cython")
-    if not info.available:
-        pytest.skip(f"backend cython is not available: {info.why_unavailable}")
+    available("cython")
     if isa not in sce.get_backend("cython").details:
         pytest.skip(f"this CPU cannot run {isa}")
     code = """
@@ -186,7 +176,5 @@ def test_an_instruction_set_that_cannot_run_is_refused_with_a_reason() -> None:
 import softmax_ce as sce
 print(next(i for i in sce.backends() if i.name == "cython").why_unavailable)
 """
-    info = next(info for info in sce.backends() if info.name == "cython")
-    if not info.available:
-        pytest.skip(f"backend cython is not available: {info.why_unavailable}")
+    available("cython")
     assert "SOFTMAX_CE_ISA='mmx' cannot run here" in run_python(code, SOFTMAX_CE_ISA="mmx")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
+from helpers import run_python
 from softmax_ce import threads
-from test_registry import run_python
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
@@ -23,14 +23,14 @@ def test_every_row_is_handed_out_once(rows: int, count: int) -> None:
     def task(start: int, stop: int) -> None:
         seen[start:stop] += 1
 
-    threads.run(task, rows, 500, 4, count)
+    threads.run(task, rows, 500, count)
     assert (seen == 1).all()
 
 
 def test_one_thread_never_enters_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads._pool, "ask_for", lambda *_: pytest.fail("the pool was asked"))
     where = set()
-    threads.run(lambda start, stop: where.add(threading.get_ident()), 10_000, 10_000, 4, 1)
+    threads.run(lambda start, stop: where.add(threading.get_ident()), 10_000, 10_000, 1)
     assert where == {threading.get_ident()}
 
 
@@ -38,17 +38,17 @@ def test_small_work_stays_serial_unless_asked(monkeypatch: pytest.MonkeyPatch) -
     asked = []
     monkeypatch.setattr(threads._pool, "ask_for", lambda helpers, job: asked.append(helpers))
     monkeypatch.setattr(threads, "available_cpus", lambda: 4)
-    threads.run(lambda start, stop: None, 100, 10, 4, None)
+    threads.run(lambda start, stop: None, 100, 10, None)
     assert asked == []
-    threads.run(lambda start, stop: None, 100, 10, 4, 3)
-    threads.run(lambda start, stop: None, 1000, 10_000, 4, None)
+    threads.run(lambda start, stop: None, 100, 10, 3)
+    threads.run(lambda start, stop: None, 1000, 10_000, None)
     assert asked == [2, 3]
 
 
 def test_long_work_comes_back_to_python() -> None:
     """In pieces of at most 2**22 elements, on one thread too, so that an interrupt is seen."""
     pieces: list[int] = []
-    threads.run(lambda start, stop: pieces.append(stop - start), 1000, 100_000, 4, 1)
+    threads.run(lambda start, stop: pieces.append(stop - start), 1000, 100_000, 1)
     assert max(pieces) * 100_000 <= 1 << 22
     assert sum(pieces) == 1000
 
@@ -61,7 +61,7 @@ def test_an_error_in_any_thread_reaches_the_caller(error: type[BaseException]) -
 
     for _ in range(20):
         with pytest.raises(error, match="row 50"):
-            threads.run(task, 100, 100_000, 4, 3)
+            threads.run(task, 100, 100_000, 3)
 
 
 def test_nobody_works_after_the_caller_has_left() -> None:
@@ -80,7 +80,7 @@ def test_nobody_works_after_the_caller_has_left() -> None:
         busy.pop()
 
     with pytest.raises(KeyboardInterrupt):
-        threads.run(task, 100, 1 << 20, 4, 3)
+        threads.run(task, 100, 1 << 20, 3)
     assert busy == []
 
 
@@ -95,7 +95,7 @@ def test_a_refused_thread_means_a_serial_run(monkeypatch: pytest.MonkeyPatch) ->
     def task(start: int, stop: int) -> None:
         seen[start:stop] += 1
 
-    threads.run(task, 1000, 10_000, 4, 4)
+    threads.run(task, 1000, 10_000, 4)
     assert (seen == 1).all()
 
 
@@ -125,7 +125,7 @@ def test_calls_within_calls_and_side_by_side(backend: str) -> None:
     def nested(start: int, stop: int) -> None:
         inner.append(sce.cross_entropy(x, y, backend=backend, threads=4) == right[0])
 
-    threads.run(nested, 16, 1 << 20, 4, 4)
+    threads.run(nested, 16, 1 << 20, 4)
     assert all(inner)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
+from conftest import available
 
 U = 2.0**-53
 NAMES = [info.name for info in sce.backends()]
@@ -34,10 +35,7 @@ ROW = np.array([5.0, 2.0, -1.0, 3.0])
 
 
 def _named(request: pytest.FixtureRequest) -> sce.BackendInfo:
-    info = next(info for info in sce.backends() if info.name == request.param)
-    if not info.available:
-        pytest.skip(f"{info.name}: {info.why_unavailable}")
-    return info
+    return sce.get_backend(available(request.param)).info
 
 
 any_backend = pytest.fixture(params=NAMES, name="info")(_named)

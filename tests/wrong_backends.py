@@ -36,8 +36,8 @@ class Honest:
     def log_sum(self, others: Any) -> Any:
         return np.log1p(others)
 
-    def label_loss(self, top: Any, log_sum: Any, x_label: Any) -> Any:
-        return 2 * (0.5 * top - 0.5 * x_label) + log_sum
+    def label_loss(self, mass: Any, top: Any, log_sum: Any, x_label: Any) -> Any:
+        return 2 * (mass * (0.5 * top - 0.5 * x_label)) + mass * log_sum
 
     def label_pull(self, p: Any, others: Any) -> Any:
         """p_y - 1."""
@@ -139,7 +139,7 @@ class Honest:
             if loss is not None:
                 half = 0.5 * top[:, None] - 0.5 * x.astype(float)
                 value = 2 * self.soft_cost(target, half) + target.sum(axis=1) * log_s
-                value += np.where(mass != 0, mass * self.label_loss(top, log_s, x_label), 0.0)
+                value += np.where(mass != 0, self.label_loss(mass, top, log_s, x_label), 0.0)
                 value += z_loss * lse * lse if z_loss else 0.0
                 loss[rows] = np.where(counts, np.where(broken, np.nan, weight * value), 0.0)
             if grad is not None:
@@ -167,8 +167,15 @@ class MaximumOfTheArray(Honest):
 class SumBeforeDifference(Honest):
     """(m + log s) - x_y: breaks on offsets."""
 
-    def label_loss(self, top: Any, log_sum: Any, x_label: Any) -> Any:
-        return (top.astype(np.float32) + log_sum.astype(np.float32)).astype(float) - x_label
+    def label_loss(self, mass: Any, top: Any, log_sum: Any, x_label: Any) -> Any:
+        return mass * ((top.astype(np.float32) + log_sum.astype(np.float32)).astype(float) - x_label)
+
+
+class WithoutHalves(Honest):
+    """mass * (m - x_y): overflows where the loss does not."""
+
+    def label_loss(self, mass: Any, top: Any, log_sum: Any, x_label: Any) -> Any:
+        return mass * (top - x_label) + mass * log_sum
 
 
 class CancellingGradient(Honest):
@@ -246,6 +253,7 @@ class RowsOfTheCall(Honest):
 WRONG = [
     MaximumOfTheArray,
     SumBeforeDifference,
+    WithoutHalves,
     CancellingGradient,
     PlainLogarithm,
     ForgottenIgnoredRow,

@@ -1,7 +1,8 @@
 """The comparison: fit the digits with every backend, then check and time all of them on each workload.
 
 Correctness comes before time: a backend whose results are beyond the error bound on a workload is listed
-with the reason, and neither timed nor ranked there.
+with the reason, and neither timed nor ranked there. A backend that is not stable is timed where it happens
+to be right, but ranked nowhere.
 """
 
 from __future__ import annotations
@@ -89,12 +90,20 @@ class Entry:
         Why it is not ranked here.
     cells : dict
         Operation -> Cell; empty when it was not timed.
+    stable : bool
+        False: it overflows by design, and is never ranked.
     """
 
     backend: str
     worst: float
     rejected: str | None
     cells: dict[str, Cell]
+    stable: bool
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether it may be called fastest."""
+        return bool(self.cells) and self.rejected is None and self.stable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +115,8 @@ class Result:
     workload : Workload
     checked_rows : int
         On which the errors were taken.
+    telling_rows : int
+        Those of them that count and have a finite log-sum-exp: without any, nothing was compared.
     rounds : int
     control : Ratio
         The control against itself.
@@ -120,6 +131,7 @@ class Result:
 
     workload: Workload
     checked_rows: int
+    telling_rows: int
     rounds: int
     control: Ratio
     overhead: float
@@ -140,7 +152,7 @@ class Result:
         """
         if self.rounds < FEWEST_ROUNDS:
             return ()
-        ranked = [(e.cells[operation].speedup, e.backend) for e in self.entries if e.cells and e.rejected is None]
+        ranked = [(e.cells[operation].speedup, e.backend) for e in self.entries if e.is_ranked]
         ranked.sort(key=lambda pair: -pair[0].median)
         if not ranked:
             return ()
@@ -291,10 +303,11 @@ def _measure(
         times = {operation: samples.seconds[f"{name} {operation}"] for operation in OPERATIONS}
         return {o: Cell(t, paired_ratio(samples.seconds[f"{BASE} {o}"], t)) for o, t in times.items()}
 
-    entries = tuple(Entry(name, *verdicts[name], cells(name)) for name in names)
+    entries = tuple(Entry(name, *verdicts[name], cells(name), sce.get_backend(name).info.stable) for name in names)
     return Result(
         workload,
         judged.subset.shape[0],
+        judged.telling_rows,
         samples.rounds,
         samples.control_ratio,
         samples.overhead,
@@ -311,6 +324,7 @@ class _Judge:
         self.subset = workload.rows(CHECKED_ELEMENTS)
         self._threads = threads
         self._truth = oracle.evaluate(self.subset.logits, self.subset.targets)
+        self.telling_rows = int((self._truth.counts & ~self._truth.broken).sum())
 
     def verdict(self, name: str) -> tuple[float, str | None]:
         """The worst error over its bound, and why the backend is rejected, if it is."""

@@ -146,9 +146,14 @@ def from_files(logits_file: str | Path, targets_file: str | Path) -> Workload:
             f"{logits_file}: logits must be floats of shape (rows, classes), got {logits.dtype} of shape {logits.shape}"
         )
     try:
-        checks.check_targets(checks.check_logits(logits, -1), targets, IGNORE_INDEX)
+        problem = checks.check_logits(logits, -1)
+    except TypeError as error:
+        raise WorkloadError(f"{logits_file}: {error}") from None
+    try:
+        checks.check_targets(problem, targets, IGNORE_INDEX)
     except (TypeError, ValueError, IndexError) as error:
-        raise WorkloadError(f"{targets_file} does not fit {logits_file}: {error}") from None
+        hint = f"; label rows that are to be ignored {IGNORE_INDEX}" if isinstance(error, IndexError) else ""
+        raise WorkloadError(f"{targets_file} does not fit {logits_file}: {error}{hint}") from None
     return Workload(Path(logits_file).name, "your own arrays", logits, targets)
 
 

@@ -165,3 +165,66 @@ def z_loss_in_the_mean(subject: Subject) -> float:
     got = subject.loss(x, y, z_loss=0.1, reduction="mean", **options)
     bound = subject.truth(x, y, z_loss=0.1 * float(weight.max()), **options)[1].loss.sum() / sample.sum() / weight.min()
     return judge(subject, np.asarray([got]), [right], [bound], "mean with z_loss and weights")
+
+
+@check(stable=None)
+def scale_of_the_weights_in_the_mean(subject: Subject) -> float:
+    """A mean divides by its weights: a common factor, even one beyond the dtype's range, changes nothing."""
+    rng = subject.rng(6)
+    rows, classes = 20, 7
+    x = subject.array(2 * rng.standard_normal((rows, classes)))
+    y = rng.integers(0, classes, rows)
+    y[3] = -100
+    soft = rng.random((rows, classes))
+    worst = 0.0
+    for targets in (y, soft):
+        counted = int((y != -100).sum()) if targets is y else rows
+        for options in ({}, {"label_smoothing": 0.1, "z_loss": 0.01}):
+            truth, bound = subject.truth(x, targets, **options)
+            scaled, allowed = subject.truth(x, targets, grad_output=1 / counted, **options)
+            right = truth.loss.sum() / counted
+            # A sum of 20 equal weights, a division and a product with it round, in float64; so does the z-loss's share.
+            u = 10 * 2.0**-53
+            slack = bound.loss.sum() / counted + 2 * u * right
+            z_pull = 2 * options.get("z_loss", 0.0) * (np.abs(scaled.gain * scaled.lse))[:, None] * scaled.softmax
+            grad_slack = allowed.grad + u * (np.abs(scaled.grad) + z_pull)
+            for factor in (1e-300, 1e-50, 1e39, 1e300):
+                weights: list[dict[str, Any]] = [{"sample_weight": np.full(rows, factor)}]
+                if targets is y:  # the mean over soft labels does not divide by class weights
+                    weights.append({"weight": np.full(classes, factor)})
+                for weight in weights:
+                    what = f"mean with each {next(iter(weight))} {factor}, {options}"
+                    loss, grad = subject.both(x, targets, reduction="mean", **weight, **options)
+                    worst = max(worst, judge(subject, np.asarray([loss]), [right], [slack], what))
+                    worst = max(worst, judge(subject, grad, scaled.grad, grad_slack, f"gradient, {what}"))
+    return worst
+
+
+@check(dtypes=NATIVE)
+def large_gaps_with_small_masses(subject: Subject) -> float:
+    """A gap, or a sum of gaps, beyond the format's range that a mass brings back: the loss is finite."""
+    far = 0.8 * _largest(subject)
+    many = np.full((2, 4096), -far)
+    many[:, -1] = far
+    pair = np.array([[far, -far]])
+    quarter = {"weight": [1.0, 0.25]}
+    return worst_of(
+        judge_all(subject, subject.array(x), targets, what, **options)
+        for x, targets, what, options in (
+            (many, np.full(2, 4095), "many large gaps, smoothed", {"label_smoothing": 1e-3}),
+            (pair, np.array([1]), "a large gap, class weight 0.25", quarter),
+            (pair, np.array([1]), "a large gap, class weight 0.25, smoothed", {"label_smoothing": 0.01, **quarter}),
+            (pair, np.array([[0, 0.25]]), "a large gap, soft label 0.25", {}),
+        )
+    )
+
+
+@check(dtypes=NATIVE)
+def mean_of_huge_losses(subject: Subject) -> float:
+    """Losses whose sum is beyond the format's range, while their mean is not."""
+    far = 0.6 * _largest(subject)
+    x = subject.array([[0, -far], [0, -far]])
+    y = np.array([1, 1])
+    truth, bound = subject.truth(x, y)
+    loss = subject.loss(x, y, reduction="mean")
+    return judge(subject, np.asarray([loss]), [(truth.loss / 2).sum()], [(bound.loss / 2).sum()], "mean of huge losses")

@@ -103,7 +103,7 @@ def _mean(options: dict[str, Any]) -> dict[str, Any]:
 
 @check(dtypes=("float64",), threads=(1,), stable=None)
 def buffers_that_overlap(subject: Subject) -> None:
-    """Partial overlap with an input or another output, read-only and broadcast buffers."""
+    """Partial overlap with an input, another output or itself, read-only and broadcast buffers."""
     room = np.zeros(100)
     x = room[:12].reshape(3, 4)
     x[...] = _X
@@ -133,6 +133,18 @@ def buffers_that_overlap(subject: Subject) -> None:
     interleaved[:, ::2] = _X
     sce.cross_entropy_grad(interleaved[:, ::2], _Y, grad_out=interleaved[:, 1::2], **where)
     assert (interleaved[:, ::2] == _X).all(), "interleaved memory that does not overlap was taken for the same"
+    before = room.copy()
+    for strides in ((8, 8), (24, 8), (-8, 16)):  # rows that share entries, in either direction
+        folded = np.lib.stride_tricks.as_strided(room[60:], (3, 4), strides)
+        for call in (sce.cross_entropy_grad, sce.cross_entropy_with_grad):
+            _expect(ValueError, "overlaps itself", call, _X, _Y, grad_out=folded, **where)
+        _expect(ValueError, "overlaps itself", sce.softmax, _X, out=folded, **subject.where)
+        _expect(ValueError, "overlaps itself", sce.log_softmax, _X, out=folded, **subject.where)
+    point = np.lib.stride_tricks.as_strided(room[60:], (3,), (0,))
+    for name in ("out", "lse_out"):
+        _expect(ValueError, "overlaps itself", sce.cross_entropy_with_grad, _X, _Y, **{name: point}, **where)
+    _expect(ValueError, "overlaps itself", sce.logsumexp, _X, out=point, **subject.where)
+    assert (room == before).all(), "memory was written before the error"
 
 
 @check(dtypes=("float64",), threads=(1,), stable=None)

@@ -166,12 +166,36 @@ def no_rows_at_all(subject: Subject) -> None:
 
 
 @check(stable=None)
+def buffers_for_no_rows(subject: Subject) -> None:
+    """Empty buffers are taken and given back, also where an axis before the empty one is not empty."""
+    for shape in ((0, 3), (2, 0, 3)):
+        rows = shape[:-1]
+        x, grad = np.zeros(shape, subject.dtype), np.zeros(shape, subject.dtype)
+        loss, lse = np.zeros(rows, subject.compute), np.zeros(rows, subject.compute)
+        assert sce.softmax(x, out=grad, **subject.where) is grad, "softmax"
+        assert sce.log_softmax(x, out=grad, **subject.where) is grad, "log_softmax"
+        assert sce.logsumexp(x, out=lse, **subject.where) is lse, "logsumexp"
+        for targets in (np.zeros(rows, int), np.zeros(shape)):
+            given = subject.both(x, targets, out=loss, grad_out=grad, lse_out=lse)
+            assert given[0] is loss, "the loss went elsewhere"
+            assert given[1] is grad, "the gradient went elsewhere"
+            assert given[2] is lse, "the log-sum-exp went elsewhere"
+            assert subject.grad(x, targets, grad_out=x) is x, "in place"
+
+
+@check(stable=None)
 def one_class(subject: Subject) -> float:
     """C = 1 and a finite logit: loss 0, gradient 0, the z-loss apart."""
     x = subject.array([[3.0], [-2.0], [0.0], [10.0]])
     loss, grad = subject.both(x, np.zeros(4, int), label_smoothing=0.1, weight=[2.0])
     assert _zero(loss), f"loss {loss!r}"
     assert _zero(grad), f"gradient {grad!r}"
+    rng = subject.rng(12)
+    rows: dict[str, Any] = {"sample_weight": rng.uniform(0.1, 2, 4), "grad_output": rng.uniform(-2, 2, 4)}
+    for targets in (np.zeros(4, int), rng.uniform(0.1, 2, (4, 1))):  # a soft label's mass need not be 1
+        for options in ({}, {"weight": [0.7]}, {"weight": [0.7], "label_smoothing": 0.3}):
+            grad = subject.grad(x, targets, **rows, **options)
+            assert _zero(grad), f"gradient {grad!r} with {options}"
     return judge_all(subject, x, np.zeros(4, int), "one class, z-loss", z_loss=0.1)
 
 
@@ -217,3 +241,18 @@ def floating_point_mode_is_left_alone(subject: Subject) -> None:
     x, y = _ordinary(subject, 64, 50)
     subject.both(x, y, return_lse=True)
     assert mode() == before, "the call changed the floating-point mode"
+
+
+@check(dtypes=NATIVE, stable=None)
+def small_sample_weights_count(subject: Subject) -> float:
+    """A row of weight 1e-6 beside rows of weight 1 has its loss and its gradient."""
+    x, y = _ordinary(subject)
+    sample = np.array([1, 1e-6, 1, 1e-6, 1, 1])
+    worst = 0.0
+    for targets in (y, np.eye(5)[y]):
+        loss, grad = subject.both(x, targets, sample_weight=sample)
+        assert (loss > 0).all(), f"loss {loss!r}"
+        assert (grad != 0).all(), "a gradient of 0"
+        assert (subject.grad(x, targets, sample_weight=sample, reduction="mean") != 0).all(), "the mean's gradient is 0"
+        worst = max(worst, judge_all(subject, x, targets, "weights of 1e-6", sample_weight=sample))
+    return worst

@@ -22,6 +22,10 @@ class Unsupported(Exception):
     """This check cannot be run on this machine; the message says why."""
 
 
+class AssertionsOff(RuntimeError):
+    """Python runs with -O, under which every check would pass."""
+
+
 def dtype_of(name: str) -> np.dtype[Any]:
     """A dtype by name; bfloat16 needs ml_dtypes."""
     if name == "bfloat16":
@@ -192,7 +196,11 @@ def run_checks(
     ------
     ValueError, BackendUnavailableError
         As :func:`softmax_ce.get_backend`.
+    AssertionsOff
+        Python runs with -O: nothing would be checked. A RuntimeError.
     """
+    if not __debug__:
+        raise AssertionsOff("the checks are assertions: run Python without -O")
     results = []
     for one, subject in select(backend, dtypes, threads):
         result = _run(one, subject)

@@ -200,3 +200,43 @@ def backends_agree(subject: Subject) -> None:
             theirs = oracle.bounds(info, truth, subject.dtype)
             _within(loss, other_loss, mine.loss + theirs.loss, f"loss against {info.name}")
             _within(grad, other_grad, mine.grad + theirs.grad, f"gradient against {info.name}")
+
+
+def _ordered(values: Any, order: Any) -> Any:
+    return np.take_along_axis(np.asarray(values).astype(np.float64), order, axis=1)
+
+
+@check(stable=None)
+def equal_logits_are_treated_equally(subject: Subject) -> None:
+    """Wherever they stand: the same bits for the probability and for a gradient that is not the label's.
+
+    A vector's lanes, its tail and the maximum itself all take ways of their own through a kernel.
+    """
+    for rows, classes in ((1, 3), *_SHAPES):
+        rng = subject.rng(classes)
+        few = subject.array(rng.integers(-64, 64, max(2, classes // 4)) / 16)
+        x = rng.choice(few, (rows, classes))
+        if classes == 3:
+            x = subject.array([[0, 0, 1]])
+        y = rng.integers(0, classes, rows)
+        order = np.argsort(x.astype(np.float64), axis=1, kind="stable")
+        twins = np.diff(_ordered(x, order), axis=1) == 0
+        p = np.diff(_ordered(sce.softmax(x, **subject.where), order), axis=1)
+        assert (p[twins] == 0).all(), f"{rows} x {classes}: equal logits get different probabilities"
+        assert (p >= 0).all(), f"{rows} x {classes}: a larger logit gets a smaller probability"
+        unlabelled = _ordered(np.arange(classes) != y[:, None], order).astype(bool)
+        twins &= unlabelled[:, 1:] & unlabelled[:, :-1]
+        for targets, options in ((y, {}), (y, {"label_smoothing": 0.1}), (np.full((rows, classes), 0.25), {})):
+            g = np.diff(_ordered(subject.grad(x, targets, **options), order), axis=1)
+            assert (g[twins] == 0).all(), f"{rows} x {classes}, {options}: equal logits get different gradients"
+
+
+@check(dtypes=NATIVE)
+def just_below_the_maximum(subject: Subject) -> None:
+    """One step below the largest logit: a probability that is no larger."""
+    for classes in (2, 9, 40):
+        x = subject.array(subject.rng(classes).standard_normal((200, classes)))
+        x[:, 0] = x.max(axis=1)
+        x[:, -1] = np.nextafter(x[:, 0], subject.dtype.type(-np.inf))
+        p = sce.softmax(x, **subject.where)
+        assert (p[:, -1] <= p[:, 0]).all(), f"{classes} classes: the smaller logit gets the larger probability"

@@ -97,12 +97,20 @@ def result_table(result: Measured) -> Group:
     fastest = {operation: result.fastest(operation) for operation in OPERATIONS}
     for entry in result.entries:
         cells = [_cell(entry, operation, entry.backend in fastest[operation]) for operation in OPERATIONS]
-        table.add_row(entry.backend, *cells, f"{entry.worst:.2g}", style="dim" if entry.rejected else "")
+        table.add_row(entry.backend, *cells, f"{entry.worst:.3g}", style="dim" if entry.rejected else "")
     notes = [
         Text(f"  {entry.backend} is not ranked here: {entry.rejected}", style="yellow")
         for entry in result.entries
         if entry.rejected
     ]
+    notes += [
+        Text(f"  {entry.backend} is not ranked: it overflows by design", style="dim")
+        for entry in result.entries
+        if not entry.stable and not entry.rejected
+    ]
+    if not result.telling_rows:
+        said = f"none of the {result.checked_rows} checked rows has a finite result and counts; this compares nothing"
+        notes.append(Text(f"  Warning: {said}", style="bold red"))
     rows, classes = result.workload.shape
     title = f"{result.workload.name}: {rows} x {classes} {result.workload.dtype}, {result.workload.regime}"
     return _titled(title, table, *notes)
@@ -148,7 +156,7 @@ def checks_table(results: Sequence[Result]) -> Table:
         own = [result for result in results if result.check == check]
         passed, worst = sum(result.passed for result in own), max(result.worst for result in own)
         style = "" if passed == len(own) else "red"
-        table.add_row(escape(check), f"{passed} of {len(own)}", f"{worst:.2g}" if worst else "-", style=style)
+        table.add_row(escape(check), f"{passed} of {len(own)}", f"{worst:.3g}" if worst else "-", style=style)
     return table
 
 
@@ -162,7 +170,7 @@ def conformance_table(results: dict[str, list[Result]]) -> Group:
     for name, own in results.items():
         passed, worst = sum(result.passed for result in own), max(own, key=lambda result: result.worst)
         table.add_row(
-            name, str(len(own)), str(passed), str(len(own) - passed), f"{worst.worst:.2g}", escape(_where(worst)),
+            name, str(len(own)), str(passed), str(len(own) - passed), f"{worst.worst:.3g}", escape(_where(worst)),
             style="" if passed == len(own) else "red",
         )  # fmt: skip
     notes = [_check_note(name, result) for name, own in results.items() for result in own if result.message]

@@ -1,0 +1,16 @@
+"""What several test modules use and pytest need not know of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def run_python(code: str, **environment: str) -> str:
+    """A fresh interpreter's output; its exit code must be 0."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
