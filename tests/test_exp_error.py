@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import available
 
 import softmax_ce as sce
+from conftest import available
 from helpers import run_python
 
 _CODE = """
