@@ -185,9 +185,9 @@ def _sum_row(x: Any, classes: int, top: Any, e: Any, keep: bool, ahead: Any, t: 
             new_shift = 0.0 if row_top == -np.inf else row_top
             chunk_mass, chunk_cost = _sum_targets(x, first, first + n, 0.0 if top == -np.inf else top, t)
             if mass != 0:
-                cost += mass * (new_shift - shift)
+                cost += 2 * (mass * (0.5 * new_shift - 0.5 * shift))
             if chunk_mass != 0:
-                cost += chunk_mass * (new_shift - (0.0 if top == -np.inf else top))
+                cost += 2 * (chunk_mass * (0.5 * new_shift - 0.5 * (0.0 if top == -np.inf else top)))
             mass += chunk_mass
             cost += chunk_cost
             shift = new_shift
@@ -202,7 +202,7 @@ def _gradient(
 ) -> Any:  # fmt: skip
     value = (_load(e, j, left, 0.0) if keep else exp(_load(x, j, left, 0.0) - tops)) * by[0] * by[1]
     if has_target:
-        value = value - gain * _target(t, j, left)
+        value = gain * (value - _target(t, j, left))  # the difference first: with one class it is exactly 0
     if 0 <= label - j < lanes_of(x):
         value = insert_lane(value, label - j, at_label)
     return value
@@ -213,7 +213,7 @@ def _write_row(
     x: Any, grad: Any, classes: int, e: Any, keep: bool, top: float, factor: float, gain: float, t: Any,
     label: int, at_label: Any, streamed: bool,
 ) -> None:  # fmt: skip
-    """Second sweep: grad = factor * exp(x - top) - gain * T, and at_label at the label.
+    """Second sweep: grad = factor * exp(x - top), or gain * (factor * exp(x - top) - T); at_label at the label.
 
     Whole cache lines are streamed, the label among them: a later store to such a line would read it back.
     """
@@ -299,6 +299,8 @@ def row(
             others = rest if x_label == row_top else s - e_label
             at_base = 0.0 if is_null(base) else np.float64(base[label * base_step])
             at_label = gain * ((base_total + z_pull) * (e_label / s) - mass * (others / s) - at_base)
-        factor = gain * (total + z_pull) / s
-        _write_row(x, grad, classes, e, keep, row_top, factor, gain, t, label, at_label, streamed)
+        has_target = not (is_null(soft) and is_null(base))
+        factor = (total + z_pull) / s if has_target else gain * (total + z_pull) / s
+        own = label if mass != 0 else -1  # without mass, the label is a class like the others
+        _write_row(x, grad, classes, e, keep, row_top, factor, gain, t, own, at_label, streamed)
     return next_top
