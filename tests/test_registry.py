@@ -154,9 +154,10 @@ def test_register_refuses_what_is_not_a_backend() -> None:
         registry.unregister("numpy")
 
 
+@pytest.mark.parametrize("stream_from", ["0", str(1 << 40)], ids=["streamed", "cached"])
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
-def test_every_instruction_set_conforms(isa: str) -> None:
-    """The compiled backend forced to each instruction set that runs here."""
+def test_every_instruction_set_conforms(isa: str, stream_from: str) -> None:
+    """The compiled backend forced to each instruction set that runs here, gradients streamed or not."""
     available("cython")
     if isa not in sce.get_backend("cython").details:
         pytest.skip(f"this CPU cannot run {isa}")
@@ -168,7 +169,7 @@ for result in conformance.run_checks("cython", ("float32", "float64"), (1, 2)):
     if not result.passed:
         print(result)
 """
-    assert run_python(code, SOFTMAX_CE_ISA=isa).split("\n", 1) == [isa, ""]
+    assert run_python(code, SOFTMAX_CE_ISA=isa, SOFTMAX_CE_STREAM_BYTES=stream_from).split("\n", 1) == [isa, ""]
 
 
 def test_an_instruction_set_that_cannot_run_is_refused_with_a_reason() -> None:
