@@ -10,7 +10,7 @@ SOURCES := setup.py $(wildcard $(addprefix $(CYTHON_DIR)/,*.pyx *.pxd *.c *.h))
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test lint format bench asv-quick clean retry
+.PHONY: help setup compare test lint format bench asv-quick exp-error clean retry
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ asv-quick: $(STAMP) ## run every asv benchmark once on the working tree, keep no
 	@mkdir -p .asv/home
 	@$(ASV) machine --yes --machine quick > .asv/machine.log
 	@$(ASV) run --quick --dry-run --show-stderr --machine quick --environment existing:$(BIN)/python $(ARGS)
+
+exp-error: $(STAMP) ## measure the compiled exp over every float32 in [-104, -0]: a minute
+	@$(BIN)/python -m softmax_ce_bench.exp_error --exhaustive
 
 clean: ## remove .venv, build products and caches
 	rm -rf $(VENV) build dist .asv .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
