@@ -19,73 +19,7 @@ import numpy as np
 from numba import njit, types
 
 from softmax_ce._backends.numba_jit.cache import Cache
-from softmax_ce._backends.numba_jit.rows import CHUNK, max_of, row
-from softmax_ce._backends.numba_jit.vectors import address, at, fence, null_if, pointer
-
-
-def _hard_rows(
-    logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float, z_loss: float,
-    row_weight: Any, upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
-    cache_bytes: int,
-) -> None:  # fmt: skip
-    classes = logits.shape[1]
-    x = pointer(logits)
-    streamed = grad.nbytes > cache_bytes and address(x) != address(pointer(grad))
-    e = np.empty(min(classes, CHUNK) + 32, logits.dtype)
-    outputs = (
-        null_if(loss.size == 0, pointer(loss)), null_if(grad.size == 0, pointer(grad)),
-        null_if(row_max.size == 0, pointer(row_max)), null_if(log_sum.size == 0, pointer(log_sum)),
-    )  # fmt: skip
-    scale = pointer(label_mass)
-    t = null_if(True, scale), scale, 0, null_if(base_mass.size == 0, pointer(base_mass)), min(base_mass.size - 1, 1)
-    top = logits.dtype.type(np.nan)
-    for i in range(start, stop):
-        label = labels[i if labels.size > 1 else 0]
-        # Checked again: another thread may have changed it since, and it must not become an address.
-        known = 0 <= label < classes and label != ignore_index
-        here = at(x, i * classes)
-        if top != top:
-            top = max_of(here, min(classes, CHUNK))
-        top = row(
-            here, classes, top, label if known else -1,
-            np.float64(label_mass[label if label_mass.size > 1 else 0]) if known else 0.0,
-            t, base_total, z_loss, row_weight[i if row_weight.size > 1 else 0], upstream[i if upstream.size > 1 else 0],
-            i, outputs, pointer(e), streamed, null_if(i + 1 == stop, at(here, classes)),
-        )  # fmt: skip
-    if streamed:
-        fence()
-    e[0] = 0
-
-
-def _soft_rows(
-    logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any, upstream: Any,
-    loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
-    cache_bytes: int,
-) -> None:  # fmt: skip
-    classes = logits.shape[1]
-    x = pointer(logits)
-    streamed = grad.nbytes > cache_bytes and address(x) != address(pointer(grad))
-    e = np.empty(min(classes, CHUNK) + 32, logits.dtype)
-    outputs = (
-        null_if(loss.size == 0, pointer(loss)), null_if(grad.size == 0, pointer(grad)),
-        null_if(row_max.size == 0, pointer(row_max)), null_if(log_sum.size == 0, pointer(log_sum)),
-    )  # fmt: skip
-    base = null_if(base_mass.size == 0, pointer(base_mass))
-    top = logits.dtype.type(np.nan)
-    for i in range(start, stop):
-        here = at(x, i * classes)
-        if top != top:
-            top = max_of(here, min(classes, CHUNK))
-        soft, scale = at(pointer(targets), i * classes), pointer(target_scale)
-        t = soft, scale, min(target_scale.size - 1, 1), base, min(base_mass.size - 1, 1)
-        top = row(
-            here, classes, top, -1, 0.0,
-            t, 0.0, z_loss, row_weight[i if row_weight.size > 1 else 0], upstream[i if upstream.size > 1 else 0],
-            i, outputs, pointer(e), streamed, null_if(i + 1 == stop, at(here, classes)),
-        )  # fmt: skip
-    if streamed:
-        fence()
-    e[0] = 0
+from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
 
 
 def _largest_cache() -> int:
@@ -116,7 +50,7 @@ def _compiled(rows: Any, itemsize: int) -> Any:
     outputs = real[::1], real[:, ::1], real[::1], real[::1]
     first = (
         (given(real, 2), given(types.int64, 1), types.int64, *tables, types.float64)
-        if rows is _hard_rows
+        if rows is hard_rows
         else (given(real, 2), given(real, 2), *tables)
     )
     signature = types.void(*first, types.float64, *factors, *outputs, types.int64, types.int64, types.int64)
@@ -138,7 +72,7 @@ def hard(
 ) -> None:  # fmt: skip
     """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
     none, no_grad = _NONE[logits.itemsize]
-    _compiled(_hard_rows, logits.itemsize)(
+    _compiled(hard_rows, logits.itemsize)(
         logits, labels, ignore_index, label_mass, none if base_mass is None else base_mass, base_total, z_loss,
         row_weight, upstream, none if loss is None else loss, no_grad if grad is None else grad,
         none if row_max is None else row_max, none if log_sum is None else log_sum, start, stop, _CACHE_BYTES,
@@ -151,7 +85,7 @@ def soft(
 ) -> None:  # fmt: skip
     """The same for soft targets: see softmax_ce.contract."""
     none, no_grad = _NONE[logits.itemsize]
-    _compiled(_soft_rows, logits.itemsize)(
+    _compiled(soft_rows, logits.itemsize)(
         logits, targets, target_scale, none if base_mass is None else base_mass, z_loss,
         row_weight, upstream, none if loss is None else loss, no_grad if grad is None else grad,
         none if row_max is None else row_max, none if log_sum is None else log_sum, start, stop, _CACHE_BYTES,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import types
+from numba import njit, types
 from numba.extending import overload
 
-from softmax_ce._backends.numba_jit.vectors import fma, times_power_of_two, where
+from softmax_ce._backends.numba_jit.vectors import fma, split_exponent, times_power_of_two, vector_at, where
 
 EXACT: Any = {"forceinline": True, "error_model": "numpy"}  # no fast-math flag: bits are the same everywhere
 
@@ -68,7 +68,7 @@ def exp_scale(p: Any) -> Any:
 
 @overload(exp_scale, jit_options=EXACT)
 def _exp_scale_of(p: Any) -> Any:
-    scale = _SCALE[p.dtype.bitwidth]
+    scale = _SCALE[vector_at(p).dtype.bitwidth]
 
     def value(p: Any) -> Any:
         return scale
@@ -83,9 +83,32 @@ def lanes_of(p: Any) -> Any:
 
 @overload(lanes_of, jit_options=EXACT)
 def _lanes_of(p: Any) -> Any:
-    lanes = 512 // p.dtype.bitwidth
+    lanes = vector_at(p).lanes
 
     def value(p: Any) -> Any:
         return lanes
 
     return value
+
+
+@njit(**EXACT)
+def log1p(r: Any, u: Any, inverse: Any) -> Any:
+    """log(1 + r) of float64 r >= 0, given u = 1 + r as rounded and its inverse; below 1 ULP.
+
+    After fdlibm's s_log1p.c and e_log.c (Sun Microsystems, 1993): u = m 2^n, f = m - 1, s = f / (2 + f),
+    log(1 + f) = f - f^2/2 + s (f^2/2 + R(s^2)). What u has lost of 1 + r is added back to first order.
+    """
+    m, n = split_exponent(u)
+    f = where(n == 0.0, r, m - 1.0)
+    lost = where(n == 0.0, 0.0, (r - (u - 1.0)) * inverse)
+    s = f / (2.0 + f)
+    z = s * s
+    big = fma(z, 0.1479819860511658591, 0.1531383769920937332)
+    big = fma(z, big, 0.1818357216161805012)
+    big = fma(z, big, 0.2222219843214978396)
+    big = fma(z, big, 0.2857142874366239149)
+    big = fma(z, big, 0.3999999999940941908)
+    big = fma(z, big, 0.6666666666666735130) * z
+    half_square = 0.5 * f * f
+    low = fma(n, 1.90821492927058770002e-10, lost)
+    return fma(n, 6.93147180369123816490e-01, f - (half_square - fma(s, half_square + big, low)))

@@ -9,30 +9,36 @@ import numpy as np
 from numba import njit
 
 from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale, lanes_of
-from softmax_ce._backends.numba_jit.vectors import (
+from softmax_ce._backends.numba_jit.memory import (
     address,
     at,
-    filled,
-    first_lane,
-    first_only,
-    four,
-    insert_lane,
     is_null,
     load,
     load_first,
-    load_four,
-    max_lanes,
-    maximum,
-    quarters,
+    null_if,
+    prefetch,
+    prefetch_to_write,
     store,
     store_first,
     stream,
+)
+from softmax_ce._backends.numba_jit.vectors import (
+    filled,
+    first_lane,
+    insert_lane,
+    lanes_below,
+    max_lanes,
+    maximum,
     sum_lanes,
     where,
     widen,
 )
 
-CHUNK = 2048  # classes summed at a time; the bits of a row depend on it
+CHUNK = 2048  # classes summed at a time, at most; the bits of a row depend on it
+
+# How far ahead lines are asked for, in vectors of 64 bytes: the hardware's own prefetcher keeps too close to the loop.
+_READ_AHEAD = 128
+_NEXT_ROW = 4096  # of the row ahead, while a row is written: the two lie in L2 together
 
 _inlined: Any = njit(**EXACT)
 _function: Any = njit(error_model="numpy")
@@ -56,8 +62,11 @@ def _add_exp(v: Any, tops: Any, shifts: Any, e: Any, j: int, keep: bool, count: 
 @_inlined
 def _sum_block(x: Any, j: int, top: Any, shift: Any, e: Any, keep: bool, rest: Any, count: Any) -> Any:
     """Four vectors, added up two by two, then in float64."""
-    value, count = _add_exp(load_four(x, j), top, shift, e, j, keep, count)
-    a, b, c, d = quarters(value)
+    w = lanes_of(x)
+    a, count = _add_exp(load(x, j), top, shift, e, j, keep, count)
+    b, count = _add_exp(load(x, j + w), top, shift, e, j + w, keep, count)
+    c, count = _add_exp(load(x, j + 2 * w), top, shift, e, j + 2 * w, keep, count)
+    d, count = _add_exp(load(x, j + 3 * w), top, shift, e, j + 3 * w, keep, count)
     return rest + widen((a + b) + (c + d)), count
 
 
@@ -78,7 +87,15 @@ def _max_rest(x: Any, j: int, n: int, a: Any, b: Any) -> Any:
     while j < n:
         a = maximum(_load(x, j, n - j, -np.inf), a)
         j += w
-    return max_lanes(maximum(a, b))
+    return np.float64(max_lanes(maximum(a, b)))
+
+
+@_inlined
+def chunk_of(x: Any, classes: int) -> int:
+    """Classes a chunk: as few chunks as CHUNK allows, all of a length but the last, which may be shorter."""
+    chunks = (classes + CHUNK - 1) // CHUNK
+    block = 4 * lanes_of(x)
+    return ((classes + chunks - 1) // chunks + block - 1) // block * block
 
 
 @_function
@@ -89,32 +106,36 @@ def max_of(x: Any, n: int) -> Any:
 
 
 @_function
-def _sum_chunk(x: Any, n: int, top: Any, e: Any, keep: bool, ahead: Any, n_ahead: int) -> Any:
+def _sum_chunk(x: Any, n: int, top: Any, e: Any, keep: bool, ahead: Any, n_ahead: int, out: Any) -> Any:
     """Sum of exp(x - top) below the top, how many are at the top, and the top of the chunk ahead.
 
-    The chunk ahead is read meanwhile: its cache lines come in while the arithmetic of this one is done.
+    The chunk ahead is read meanwhile, and so are the lines of the gradient at `out`, if there is one: they come in
+    while the arithmetic of this chunk is done.
     """
     w = lanes_of(x)
-    shift = 0.0 if top == -np.inf else np.float64(top)  # -inf - -inf would be NaN
+    shift = 0.0 if top == -np.inf else top  # -inf - -inf would be NaN
     rest, count = widen(filled(x, 0.0)), filled(x, 0.0)
-    count4 = four(count)
     a = b = filled(x, -np.inf)
     j = 0
     both = min(n, n_ahead)
     while j + 4 * w <= both:
-        rest, count4 = _sum_block(x, j, top, shift, e, keep, rest, count4)
+        rest, count = _sum_block(x, j, top, shift, e, keep, rest, count)
         a, b = _max_block(ahead, j, a, b)
+        for k in range(4):
+            prefetch(ahead, j + (k + _READ_AHEAD) * w)
+            if not is_null(out):
+                prefetch_to_write(out, j + k * w)
         j += 4 * w
     next_top = _max_rest(ahead, j, n_ahead, a, b)
     while j + 4 * w <= n:
-        rest, count4 = _sum_block(x, j, top, shift, e, keep, rest, count4)
+        rest, count = _sum_block(x, j, top, shift, e, keep, rest, count)
         j += 4 * w
     while j < n:
         # Lanes that are not there are -inf: they add 0, and are counted only where the count is not used.
         value, count = _add_exp(_load(x, j, n - j, -np.inf), top, shift, e, j, keep, count)
         rest = rest + widen(value)
         j += w
-    tops = 0.0 if top == -np.inf else sum_lanes(widen(count)) + sum_lanes(widen(count4))
+    tops = 0.0 if top == -np.inf else sum_lanes(widen(count))
     return sum_lanes(rest) / exp_scale(x), tops, next_top
 
 
@@ -126,7 +147,7 @@ def _by_class(p: Any, step: int, j: int, left: int) -> Any:
     if step != 0:
         return _load(p, j, left, 0.0)
     v = filled(p, p[0])
-    return v if left >= lanes_of(p) else first_only(v, left)  # a lane without a class has no mass
+    return v if left >= lanes_of(p) else where(lanes_below(left, v), v, 0.0)  # a lane without a class has no mass
 
 
 @_inlined
@@ -155,7 +176,7 @@ def _sum_targets(x: Any, first: int, stop: int, shift: Any, t: Any) -> Any:
 
 
 @_function
-def _sum_row(x: Any, classes: int, top: Any, e: Any, keep: bool, ahead: Any, t: Any) -> Any:
+def _sum_row(x: Any, classes: int, top: Any, e: Any, keep: bool, ahead: Any, t: Any, out: Any) -> Any:
     """First sweep over a row whose first chunk's top is known.
 
     Gives the row's top; the sum of exp(x - top) without one of the tops; the sum of T and of T * (top - x); and the
@@ -164,21 +185,22 @@ def _sum_row(x: Any, classes: int, top: Any, e: Any, keep: bool, ahead: Any, t: 
     has_target = not (is_null(t[0]) and is_null(t[3]))
     row_top = -np.inf
     rest = count = mass = cost = shift = 0.0
-    for first in range(0, classes, CHUNK):
-        n = min(CHUNK, classes - first)
+    step = chunk_of(x, classes)
+    for first in range(0, classes, step):
+        n = min(step, classes - first)
         if first + n < classes:
-            following, n_following = at(x, first + n), min(CHUNK, classes - first - n)
+            following, n_following = at(x, first + n), min(step, classes - first - n)
         else:
-            following, n_following = ahead, 0 if is_null(ahead) else min(CHUNK, classes)
+            following, n_following = ahead, 0 if is_null(ahead) else min(step, classes)
         chunk = at(x, first)
-        chunk_rest, chunk_count, next_top = _sum_chunk(chunk, n, top, e, keep, following, n_following)
+        chunk_rest, chunk_count, next_top = _sum_chunk(chunk, n, top, e, keep, following, n_following, out)
         if top == row_top:
             count += chunk_count
             rest += chunk_rest
         elif top > row_top:  # a NaN so far comes through
             rest = chunk_rest + (count + rest) * math.exp(row_top - top)
             count = chunk_count
-            row_top = np.float64(top)
+            row_top = top
         else:
             rest += (chunk_count + chunk_rest) * math.exp(top - row_top)
         if has_target:
@@ -211,11 +233,13 @@ def _gradient(
 @_function
 def _write_row(
     x: Any, grad: Any, classes: int, e: Any, keep: bool, top: float, factor: float, gain: float, t: Any,
-    label: int, at_label: Any, streamed: bool,
-) -> None:  # fmt: skip
+    label: int, at_label: Any, line: Any, held: int, ahead: Any,
+) -> int:  # fmt: skip
     """Second sweep: grad = factor * exp(x - top), or gain * (factor * exp(x - top) - T); at_label at the label.
 
-    Whole cache lines are streamed, the label among them: a later store to such a line would read it back.
+    Streamed, if there is a `line` to hold what does not fill one: whole cache lines go past the caches, and none of
+    them is touched by another store, which would read it back. So the label is put into its vector; and the end of a
+    row, `held` entries of a line, waits for the beginning of the next. Gives how many wait now.
     """
     w = lanes_of(x)
     has_target = not (is_null(t[0]) and is_null(t[3]))
@@ -225,34 +249,52 @@ def _write_row(
     if abs(factor) >= 1:
         by = filled(x, factor / exp_scale(x)), filled(x, 1.0)
     j = 0
-    if streamed:
-        j = min(classes, (-address(grad) & 63) * w // 64)
+    if not is_null(line):
+        j = (-address(grad) & 63) * w // 64
         if j > 0:
             value = _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, 0, j)
-            store_first(grad, 0, j, value)
+            if held > 0:
+                store_first(line, held, j, value)
+                stream(grad, -held, load(line, 0))
+            else:
+                store_first(grad, 0, j, value)
         while j + w <= classes:
+            if not keep and j < _NEXT_ROW * w:
+                prefetch(ahead, j)
             stream(grad, j, _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, j, w))
             j += w
     while j + w <= classes:
         store(grad, j, _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, j, w))
         j += w
-    if j < classes:
-        left = classes - j
-        store_first(grad, j, left, _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, j, left))
+    left = classes - j
+    if left > 0:
+        value = _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, j, left)
+        if not is_null(line) and not is_null(ahead):
+            store(line, 0, value)
+            return left
+        store_first(grad, j, left, value)
+    return 0
 
 
 @_inlined
-def _fill(p: Any, n: int, value: float) -> None:
-    for j in range(n):
-        p[j] = value
+def _fill(grad: Any, classes: int, value: float, line: Any, held: int) -> None:
+    """A gradient that is one value throughout, after what waits of the row before."""
+    if held > 0:
+        store_first(grad, -held, held, load(line, 0))
+    for j in range(classes):
+        grad[j] = value
 
 
 @_function
 def row(
     x: Any, classes: int, top: Any, label: int, mass: float, t: Any, base_total: float, z_loss: float,
-    weight: float, upstream: float, i: int, outputs: Any, e: Any, streamed: bool, ahead: Any,
+    weight: float, upstream: float, i: int, outputs: Any, e: Any, line: Any, held: int, ahead: Any,
 ) -> Any:  # fmt: skip
-    """Row i, at x; label -1: none. Gives the top of the first chunk ahead."""
+    """Row i, at x; label -1: none. Gives the top of the first chunk ahead (NaN: not known) and what is held of a line.
+
+    e is a scratch of CHUNK entries, or of the classes if they are fewer, and one vector. The gradient is streamed if
+    there is a `line`, a scratch of one vector; `held` is what the row before has left in it.
+    """
     loss, grads, row_max, log_sum = outputs
     soft, base, base_step = t[0], t[3], t[4]
     hard = is_null(soft)
@@ -263,11 +305,12 @@ def row(
             loss[i] = 0
         if is_null(row_max) and is_null(log_sum):
             if not is_null(grad):
-                _fill(grad, classes, 0.0)
-            return np.nan
+                _fill(grad, classes, 0.0, line, held)
+            return np.nan, 0
     x_label = np.float64(x[label]) if label >= 0 else 0.0  # before the gradient may overwrite it
     keep = classes <= CHUNK and not is_null(grad)
-    row_top, rest, soft_mass, cost, next_top = _sum_row(x, classes, top, e, keep, ahead, t)
+    out = null_if(not keep or not is_null(line), grad)
+    row_top, rest, soft_mass, cost, next_top = _sum_row(x, classes, top, e, keep, ahead, t, out)
     broken = not (-np.inf < row_top < np.inf) or rest != rest
     log_s = math.log1p(rest) if not broken else np.nan if rest != rest else 0.0
     if not is_null(row_max):
@@ -278,8 +321,8 @@ def row(
         if counts and not is_null(loss):
             loss[i] = np.nan
         if not is_null(grad):
-            _fill(grad, classes, np.nan if counts else 0.0)
-        return next_top
+            _fill(grad, classes, np.nan if counts else 0.0, line, held)
+        return next_top, 0
     s = 1 + rest
     lse = row_top + log_s
     total = mass + base_total if hard else soft_mass
@@ -302,5 +345,5 @@ def row(
         has_target = not (is_null(soft) and is_null(base))
         factor = (total + z_pull) / s if has_target else gain * (total + z_pull) / s
         own = label if mass != 0 else -1  # without mass, the label is a class like the others
-        _write_row(x, grad, classes, e, keep, row_top, factor, gain, t, own, at_label, streamed)
-    return next_top
+        held = _write_row(x, grad, classes, e, keep, row_top, factor, gain, t, own, at_label, line, held, ahead)
+    return next_top, held

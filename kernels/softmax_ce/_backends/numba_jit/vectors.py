@@ -22,9 +22,9 @@ from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic as _numba_intrinsic
 from numba.extending import lower_builtin, lower_cast, models, register_model
 
-_BYTES = 64  # of a vector of logits
+LINE = 64  # of a vector of logits
 
-_I1, _I32 = ir.IntType(1), ir.IntType(32)
+I1, I32 = ir.IntType(1), ir.IntType(32)
 
 intrinsic: Any = _numba_intrinsic  # Numba's types know the Python signature, which is not the one that is called
 
@@ -40,9 +40,9 @@ class Vector(types.Type):
         return Conversion.safe if isinstance(other, types.Number) else None
 
 
-def _llvm(vector: Vector) -> Any:
+def llvm_type(vector: Vector) -> Any:
     if vector.dtype == types.boolean:
-        element = _I1
+        element = I1
     elif isinstance(vector.dtype, types.Integer):
         element = ir.IntType(vector.dtype.bitwidth)
     else:
@@ -50,33 +50,41 @@ def _llvm(vector: Vector) -> Any:
     return ir.VectorType(element, vector.lanes)
 
 
-def _mask(vector: Vector) -> Vector:
+def mask_of(vector: Vector) -> Vector:
     return Vector(types.boolean, vector.lanes)
 
 
-def _native(pointer: Any) -> Vector:
-    return Vector(pointer.dtype, _BYTES * 8 // pointer.dtype.bitwidth)
+def vector_at(pointer: Any) -> Vector:
+    """What a pointer's type is taken for: vectors of a cache line each, unless it points to vectors."""
+    dtype = pointer.dtype
+    return dtype if isinstance(dtype, Vector) else Vector(dtype, LINE * 8 // dtype.bitwidth)
 
 
 @register_model(Vector)
 class _Model(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, vector: Vector) -> None:
-        super().__init__(manager, vector, _llvm(vector))
+        super().__init__(manager, vector, llvm_type(vector))
 
 
-def _constants(vector_type: Any, values: Any) -> Any:
+def constants(vector_type: Any, values: Any) -> Any:
     return ir.Constant(vector_type, [ir.Constant(vector_type.element, v) for v in values])
 
 
-def _splat(builder: Any, vector_type: Any, scalar: Any) -> Any:
-    start = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, _I32(0))
-    zeros = ir.Constant(ir.VectorType(_I32, vector_type.count), None)
+def splat(builder: Any, vector_type: Any, scalar: Any) -> Any:
+    start = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, I32(0))
+    zeros = ir.Constant(ir.VectorType(I32, vector_type.count), None)
     return builder.shuffle_vector(start, start, zeros)
+
+
+def first_lanes(builder: Any, lanes: int, count: Any) -> Any:
+    """The mask of the first `count` lanes."""
+    vector_type = ir.VectorType(count.type, lanes)
+    return builder.icmp_signed("<", constants(vector_type, range(lanes)), splat(builder, vector_type, count))
 
 
 @lower_cast(types.Number, Vector)
 def _number_to_vector(context: Any, builder: Any, fromty: Any, toty: Any, value: Any) -> Any:
-    return _splat(builder, _llvm(toty), context.cast(builder, value, fromty, toty.dtype))
+    return splat(builder, llvm_type(toty), context.cast(builder, value, fromty, toty.dtype))
 
 
 def _define_operator(op: Any, emit: Any, *, mask: bool = False, on: Any = types.Float) -> None:
@@ -86,13 +94,12 @@ def _define_operator(op: Any, emit: Any, *, mask: bool = False, on: Any = types.
             vector = next((a for a in args if isinstance(a, Vector)), None)
             if vector is None or not isinstance(vector.dtype, on):
                 return None
-            return signature(_mask(vector) if mask else vector, *[vector] * len(args))
+            return signature(mask_of(vector) if mask else vector, *[vector] * len(args))
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return emit(builder, *args)
 
-    for first, second in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
-        lower_builtin(op, first, second)(lower)
+    lower_builtin(op, Vector, Vector)(lower)
 
 
 _define_operator(operator.add, lambda b, x, y: b.fadd(x, y))
@@ -100,178 +107,10 @@ _define_operator(operator.sub, lambda b, x, y: b.fsub(x, y))
 _define_operator(operator.mul, lambda b, x, y: b.fmul(x, y))
 _define_operator(operator.truediv, lambda b, x, y: b.fdiv(x, y))
 _define_operator(operator.lt, lambda b, x, y: b.fcmp_ordered("<", x, y), mask=True)
-_define_operator(operator.le, lambda b, x, y: b.fcmp_ordered("<=", x, y), mask=True)
+_define_operator(operator.gt, lambda b, x, y: b.fcmp_ordered(">", x, y), mask=True)
 _define_operator(operator.eq, lambda b, x, y: b.fcmp_ordered("==", x, y), mask=True)
+_define_operator(operator.ne, lambda b, x, y: b.fcmp_unordered("!=", x, y), mask=True)
 _define_operator(operator.and_, lambda b, x, y: b.and_(x, y), mask=True, on=types.Boolean)
-
-
-# Pointers
-
-
-@intrinsic
-def pointer(typingctx: Any, array: Any) -> Any:
-    """To an array's first entry. The array must stay alive and be contiguous."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return context.make_array(array)(context, builder, args[0]).data
-
-    return types.CPointer(array.dtype)(array), emit
-
-
-@intrinsic
-def at(typingctx: Any, p: Any, offset: Any) -> Any:
-    """The pointer moved on by `offset` entries."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.gep(args[0], [args[1]])
-
-    return p(p, types.intp), emit
-
-
-@intrinsic
-def is_null(typingctx: Any, p: Any) -> Any:
-    """Whether a pointer is null."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return cgutils.is_null(builder, args[0])
-
-    return types.boolean(p), emit
-
-
-@intrinsic
-def null_if(typingctx: Any, missing: Any, p: Any) -> Any:
-    """A null pointer where `missing`."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(args[0], ir.Constant(args[1].type, None), args[1])
-
-    return p(types.boolean, p), emit
-
-
-@intrinsic
-def address(typingctx: Any, p: Any) -> Any:
-    """A pointer as an integer."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.ptrtoint(args[0], ir.IntType(types.intp.bitwidth))
-
-    return types.intp(p), emit
-
-
-# Loads and stores
-
-
-def _place(context: Any, builder: Any, p: Any, offset: Any, vector_type: Any) -> Any:
-    return builder.bitcast(builder.gep(p, [offset]), vector_type.as_pointer())
-
-
-def _first_lanes(builder: Any, lanes: int, count: Any) -> Any:
-    """The mask of the first `count` lanes."""
-    vector_type = ir.VectorType(count.type, lanes)
-    return builder.icmp_signed("<", _constants(vector_type, range(lanes)), _splat(builder, vector_type, count))
-
-
-def _masked(builder: Any, kind: str, vector_type: Any, place: Any) -> Any:
-    element = vector_type.element
-    letters = f"f{32 if isinstance(element, ir.FloatType) else 64}" if not isinstance(element, ir.IntType) else "i64"
-    vector = f"v{vector_type.count}{letters}"
-    name = f"llvm.masked.{kind}.{vector}.p0" + ("" if place.type.is_opaque else vector)
-    mask = ir.VectorType(_I1, vector_type.count)
-    if kind == "load":
-        type_ = ir.FunctionType(vector_type, [place.type, _I32, mask, vector_type])
-    else:
-        type_ = ir.FunctionType(ir.VoidType(), [vector_type, place.type, _I32, mask])
-    return cgutils.get_or_insert_function(builder.module, type_, name)
-
-
-def _masked_load(builder: Any, vector_type: Any, place: Any, align: int, mask: Any, fill: Any) -> Any:
-    return builder.call(_masked(builder, "load", vector_type, place), [place, _I32(align), mask, fill])
-
-
-def _masked_store(builder: Any, value: Any, place: Any, align: int, mask: Any) -> None:
-    builder.call(_masked(builder, "store", value.type, place), [value, place, _I32(align), mask])
-
-
-@intrinsic
-def load(typingctx: Any, p: Any, offset: Any) -> Any:
-    """The vector at p[offset]."""
-    vector = _native(p)
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        type_ = _llvm(vector)
-        return builder.load(_place(context, builder, *args, type_), align=p.dtype.bitwidth // 8, typ=type_)
-
-    return vector(p, types.intp), emit
-
-
-@intrinsic
-def load_four(typingctx: Any, p: Any, offset: Any) -> Any:
-    """Four vectors at p[offset] as one: LLVM then works on them in turns, which hides the latency of each step."""
-    vector = Vector(p.dtype, 4 * _native(p).lanes)
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        type_ = _llvm(vector)
-        return builder.load(_place(context, builder, *args, type_), align=p.dtype.bitwidth // 8, typ=type_)
-
-    return vector(p, types.intp), emit
-
-
-@intrinsic
-def load_first(typingctx: Any, p: Any, offset: Any, count: Any, fill: Any) -> Any:
-    """The same of the first `count` lanes alone; the others get `fill`."""
-    vector = _native(p)
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        type_ = _llvm(vector)
-        place = _place(context, builder, *args[:2], type_)
-        mask = _first_lanes(builder, vector.lanes, args[2])
-        return _masked_load(builder, type_, place, p.dtype.bitwidth // 8, mask, args[3])
-
-    return vector(p, types.intp, types.intp, vector), emit
-
-
-@intrinsic
-def store(typingctx: Any, p: Any, offset: Any, value: Any) -> Any:
-    """Write a vector to p[offset]."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = _place(context, builder, *args[:2], args[2].type)
-        builder.store(args[2], place, align=p.dtype.bitwidth // 8)
-
-    return types.void(p, types.intp, value), emit
-
-
-@intrinsic
-def store_first(typingctx: Any, p: Any, offset: Any, count: Any, value: Any) -> Any:
-    """The same of the first `count` lanes alone."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = _place(context, builder, *args[:2], args[3].type)
-        mask = _first_lanes(builder, value.lanes, args[2])
-        _masked_store(builder, args[3], place, p.dtype.bitwidth // 8, mask)
-
-    return types.void(p, types.intp, types.intp, value), emit
-
-
-@intrinsic
-def stream(typingctx: Any, p: Any, offset: Any, value: Any) -> Any:
-    """Write a vector past the caches. Its address must be a multiple of 64 bytes."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        written = builder.store(args[2], _place(context, builder, *args[:2], args[2].type), align=_BYTES)
-        written.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
-
-    return types.void(p, types.intp, value), emit
-
-
-@intrinsic
-def fence(typingctx: Any) -> Any:
-    """Streamed vectors are in memory before anything that is written after this."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.fence("seq_cst")
-
-    return types.void(), emit
 
 
 # Lane by lane
@@ -280,7 +119,7 @@ def fence(typingctx: Any) -> Any:
 @intrinsic
 def filled(typingctx: Any, p: Any, value: Any) -> Any:
     """A vector of the pointer's dtype, every lane the same."""
-    vector = _native(p)
+    vector = vector_at(p)
     return vector(p, vector), lambda context, builder, sig, args: args[1]
 
 
@@ -300,8 +139,8 @@ def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
 
 @intrinsic
 def where(typingctx: Any, mask: Any, x: Any, y: Any) -> Any:
-    """x in the lanes of the mask, y in the others."""
-    vector = next(a for a in (x, y) if isinstance(a, Vector))
+    """x in the lanes of the mask, y in the others; float64 where both are numbers."""
+    vector = next((a for a in (x, y) if isinstance(a, Vector)), Vector(types.float64, mask.lanes))
     return vector(mask, vector, vector), lambda context, builder, sig, args: builder.select(*args)
 
 
@@ -321,7 +160,7 @@ def widen(typingctx: Any, x: Any) -> Any:
     vector = Vector(types.float64, x.lanes)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return args[0] if x.dtype == types.float64 else builder.fpext(args[0], _llvm(vector))
+        return args[0] if x.dtype == types.float64 else builder.fpext(args[0], llvm_type(vector))
 
     return vector(x), emit
 
@@ -333,26 +172,11 @@ def times_power_of_two(typingctx: Any, x: Any, shifted: Any) -> Any:
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         bits = x.dtype.bitwidth
         type_ = ir.VectorType(ir.IntType(bits), x.lanes)
-        mantissa = _constants(type_, [23 if bits == 32 else 52] * x.lanes)
+        mantissa = constants(type_, [23 if bits == 32 else 52] * x.lanes)
         exponent = builder.shl(builder.bitcast(args[1], type_), mantissa)
-        return builder.bitcast(builder.add(builder.bitcast(args[0], type_), exponent), _llvm(x))
+        return builder.bitcast(builder.add(builder.bitcast(args[0], type_), exponent), llvm_type(x))
 
     return x(x, x), emit
-
-
-@intrinsic
-def quarters(typingctx: Any, x: Any) -> Any:
-    """Four vectors that were one."""
-    vector = Vector(x.dtype, x.lanes // 4)
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        type_ = ir.VectorType(_I32, vector.lanes)
-        starts = range(0, x.lanes, vector.lanes)
-        orders = (_constants(type_, range(i, i + vector.lanes)) for i in starts)
-        parts = [builder.shuffle_vector(args[0], args[0], order) for order in orders]
-        return context.make_tuple(builder, sig.return_type, parts)
-
-    return types.UniTuple(vector, 4)(x), emit
 
 
 # Across lanes
@@ -363,13 +187,13 @@ def _reduce(builder: Any, vector: Any, combine: Any) -> Any:
     lanes = vector.type.count
     while lanes > 1:
         lanes //= 2
-        type_ = ir.VectorType(_I32, lanes)
+        type_ = ir.VectorType(I32, lanes)
         low, high = (
-            builder.shuffle_vector(vector, vector, _constants(type_, range(start, start + lanes)))
+            builder.shuffle_vector(vector, vector, constants(type_, range(start, start + lanes)))
             for start in (0, lanes)
         )
         vector = combine(low, high)
-    return builder.extract_element(vector, _I32(0))
+    return builder.extract_element(vector, I32(0))
 
 
 @intrinsic
@@ -391,7 +215,7 @@ def max_lanes(typingctx: Any, x: Any) -> Any:
 @intrinsic
 def first_lane(typingctx: Any, x: Any) -> Any:
     """Lane 0."""
-    return x.dtype(x), lambda context, builder, sig, args: builder.extract_element(args[0], _I32(0))
+    return x.dtype(x), lambda context, builder, sig, args: builder.extract_element(args[0], I32(0))
 
 
 @intrinsic
@@ -405,23 +229,65 @@ def insert_lane(typingctx: Any, x: Any, lane: Any, value: Any) -> Any:
 
 
 @intrinsic
-def first_only(typingctx: Any, x: Any, count: Any) -> Any:
-    """x in the first `count` lanes, 0 in the others."""
+def lanes_below(typingctx: Any, count: Any, like: Any) -> Any:
+    """The mask of the first `count` lanes."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        mask = _first_lanes(builder, x.lanes, args[1])
-        return builder.select(mask, args[0], ir.Constant(args[0].type, None))
+        return first_lanes(builder, like.lanes, args[0])
 
-    return x(x, types.intp), emit
+    return mask_of(like)(types.intp, like), emit
 
 
 @intrinsic
-def four(typingctx: Any, x: Any) -> Any:
-    """A vector four times."""
-    vector = Vector(x.dtype, x.lanes * 4)
+def known_labels(typingctx: Any, labels: Any, classes: Any, ignore_index: Any, like: Any) -> Any:
+    """Labels as numbers of `like`'s kind, -1 where out of range or ignored."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        order = _constants(ir.VectorType(_I32, vector.lanes), list(range(x.lanes)) * 4)
-        return builder.shuffle_vector(args[0], args[0], order)
+        type_, small = args[0].type, ir.VectorType(I32, labels.lanes)
+        in_range = builder.icmp_unsigned("<", args[0], splat(builder, type_, args[1]))
+        ignored = builder.icmp_signed("==", args[0], splat(builder, type_, args[2]))
+        known = builder.and_(in_range, builder.not_(ignored))
+        index = builder.select(known, builder.trunc(args[0], small), constants(small, [-1] * labels.lanes))
+        return builder.sitofp(index, args[3].type)
 
-    return vector(x), emit
+    return like(labels, types.int64, types.int64, like), emit
+
+
+@intrinsic
+def as_bits(typingctx: Any, mask: Any) -> Any:
+    """A mask as an integer, lane 0 its lowest bit."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), ir.IntType(64))
+
+    return types.int64(mask), emit
+
+
+@intrinsic
+def rounded(typingctx: Any, x: Any, like: Any) -> Any:
+    """As the dtype of `like`."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return args[0] if x.dtype == like.dtype else builder.fptrunc(args[0], args[1].type)
+
+    return like(x, like), emit
+
+
+@intrinsic
+def split_exponent(typingctx: Any, x: Any) -> Any:
+    """(m, n) with x = m * 2**n, sqrt(1/2) <= m < sqrt(2), for float64 x that are positive and normal."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        type_ = ir.VectorType(ir.IntType(64), x.lanes)
+
+        def every(value: int) -> Any:
+            return constants(type_, [value] * x.lanes)
+
+        from_root = builder.sub(builder.bitcast(args[0], type_), every(0x3FE6A09E667F3BCD))  # bits of sqrt(1/2)
+        exponent = builder.ashr(from_root, every(52))
+        scaled = builder.sub(builder.bitcast(args[0], type_), builder.shl(exponent, every(52)))
+        m = builder.bitcast(scaled, args[0].type)
+        small = builder.trunc(exponent, ir.VectorType(I32, x.lanes))
+        return context.make_tuple(builder, sig.return_type, [m, builder.sitofp(small, args[0].type)])
+
+    return types.UniTuple(x, 2)(x), emit
