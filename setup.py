@@ -11,6 +11,7 @@ from glob import glob
 from pathlib import Path
 from subprocess import CalledProcessError
 
+import numpy
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
@@ -25,7 +26,8 @@ EXTENSION = Extension(
     "softmax_ce._backends.cython._kernels",
     sources=[f"{ROWS}/_kernels.pyx", *sorted(glob(f"{ROWS}/rows_*.c"))],
     depends=sorted(glob(f"{ROWS}/*.h") + glob(f"{ROWS}/*.pxd")),
-    include_dirs=[ROWS],
+    include_dirs=[ROWS, numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     libraries=[] if os.name == "nt" else ["m"],
     extra_compile_args=FLAGS,
 )
