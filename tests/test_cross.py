@@ -15,7 +15,8 @@ import softmax_ce as sce
 from cross import build, vectors
 from softmax_ce_bench.conformance.cases import Case
 
-# Enough to go through the program's every step; make replay and make aarch64 take more.
+# Enough to go through the program's every step. make replay and make aarch64 take more, and make replay takes every
+# instruction set, whose compilation is too long for a test.
 _SAMPLES = "100000"
 _HEADER = len(vectors.MAGIC) + struct.calcsize("<2dq")
 _SIZES = vectors.NAME_BYTES + struct.calcsize("<9q2d")
@@ -40,21 +41,21 @@ def _replay(target: str, path: Path, *options: str) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("target", build.TARGETS)
+@pytest.mark.parametrize("target", ["baseline", "aarch64"])
 def test_every_vector_is_within_its_bound(target: str, path: Path) -> None:
     done = _replay(target, path, "--samples", _SAMPLES)
     assert done.returncode == 0, done.stderr
-    sets = set(re.findall(r"^(\w+) +\d+ vectors", done.stdout, re.MULTILINE))
-    assert "baseline" in sets
+    assert re.findall(r"^(\w+) +\d+ vectors within", done.stdout, re.MULTILINE) == ["baseline"]
     over = [float(value) for value in re.findall(r"(?:loss|gradient|lse|log_sum) (\d\.\d+)", done.stdout)]
-    assert len(over) == 8 * len(sets)
+    assert len(over) == 8
     # A bound that is never half used could not catch a wrong formula.
     assert 0 < min(over) <= max(over) <= 1
     assert max(over) > 0.5
     declared = next(info.accuracy for info in sce.backends() if info.name == "cython")
-    for dtype in ("float32", "float64"):
+    wide = target == "aarch64" or np.finfo(np.longdouble).nmant > 52  # without, float64 is not measured
+    for dtype in ("float32", "float64") if wide else ("float32",):
         errors = [float(e) for e in re.findall(rf"exp +{dtype}: at most ([\d.]+) ULP", done.stdout)]
-        assert len(errors) == len(sets)
+        assert len(errors) == 1
         assert all(0.5 <= error <= declared[dtype].exp_ulp for error in errors)
 
 
@@ -66,7 +67,7 @@ def one_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(vectors, "broken", lambda: [])
     path = tmp_path / "one.bin"
     assert vectors.write(path) == 2
-    assert _replay("host", path, "baseline", "--samples", "0").returncode == 0
+    assert _replay("baseline", path, "baseline", "--samples", "0").returncode == 0
     return path
 
 
@@ -90,7 +91,7 @@ def test_a_result_beyond_its_bound_is_a_violation(one_vector: Path, at: int, ent
     for shift, code in ((2.5 * bound, 1), (-2.5 * bound, 1), (0.0, 0)):
         struct.pack_into("<d", data, at, right + shift)
         one_vector.write_bytes(data)
-        done = _replay("host", one_vector, "baseline", "--samples", "0")
+        done = _replay("baseline", one_vector, "baseline", "--samples", "0")
         assert done.returncode == code, done.stderr
         assert (f"{what} of row 0, entry 0" in done.stderr) == (code == 1)
 
@@ -102,21 +103,18 @@ def test_what_is_not_finite_must_be_where_it_is(one_vector: Path, right: float) 
     # A number where an infinity is right or the other way round, another sign, NaN for infinity.
     struct.pack_into("<d", data, _LOSS + (0 if abs(right) == np.inf and right > 0 else 16), right)
     one_vector.write_bytes(data)
-    done = _replay("host", one_vector, "baseline", "--samples", "0")
+    done = _replay("baseline", one_vector, "baseline", "--samples", "0")
     assert done.returncode == 1
     assert "VIOLATION: baseline, float32" in done.stderr
 
 
 def test_an_exp_worse_than_declared_is_a_violation(one_vector: Path) -> None:
     data = bytearray(one_vector.read_bytes())
-    for at in (8, 16):
-        declared = struct.unpack_from("<d", data, at)[0]
-        struct.pack_into("<d", data, at, 0.5)
-        one_vector.write_bytes(data)
-        done = _replay("host", one_vector, "baseline", "--samples", _SAMPLES)
-        assert done.returncode == 1
-        assert "exp is less accurate than declared" in done.stderr
-        struct.pack_into("<d", data, at, declared)
+    struct.pack_into("<d", data, len(vectors.MAGIC), 0.5)  # float32: correct rounding
+    one_vector.write_bytes(data)
+    done = _replay("baseline", one_vector, "baseline", "--samples", _SAMPLES)
+    assert done.returncode == 1
+    assert "exp is less accurate than declared" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -135,16 +133,16 @@ def test_an_exp_worse_than_declared_is_a_violation(one_vector: Path) -> None:
 )
 def test_a_damaged_file_is_refused(one_vector: Path, damage: object, message: str) -> None:
     one_vector.write_bytes(damage(one_vector.read_bytes()))  # type: ignore[operator]
-    done = _replay("host", one_vector, "baseline")
+    done = _replay("baseline", one_vector, "baseline")
     assert done.returncode == 2
     assert message in done.stderr
 
 
 def test_a_missing_file_and_an_unknown_instruction_set_are_refused(tmp_path: Path) -> None:
-    done = _replay("host", tmp_path / "none.bin")
+    done = _replay("baseline", tmp_path / "none.bin")
     assert done.returncode == 2
     assert "cannot open" in done.stderr
-    done = _replay("host", tmp_path / "none.bin", "sse9")
+    done = _replay("baseline", tmp_path / "none.bin", "sse9")
     assert done.returncode == 2
     assert "this CPU has:" in done.stderr
     assert "baseline" in done.stderr

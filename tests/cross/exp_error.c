@@ -1,5 +1,5 @@
 /* The error of the compiled exp in ULP of the rounded result: float32 against exp in double, float64 against expl, which
- * is wider than double on x86 (80 bits) and on aarch64 (128). */
+ * is wider than double on x86 (80 bits) and aarch64 (128 bits) under Linux. Where it is not, float64 is not measured. */
 #include "checks.h"
 
 #include <float.h>
@@ -8,10 +8,6 @@
 #include <string.h>
 
 #define BLOCK 4096
-
-#if LDBL_MANT_DIG < 64
-#error "long double must be wider than double"
-#endif
 
 /* |got - right| in units of the last place of a format of `bits` whose smallest number is 2**least. */
 static double ulps(long double got, long double right, int bits, int least) {
@@ -80,11 +76,15 @@ static int special_values(const sce_isa *isa) {
 int exp_is_accurate(const sce_isa *isa, const double declared[2], int64_t samples) {
     float where = 0;
     double where64 = 0;
-    const double f32 = error_f32(isa, samples, &where), f64 = error_f64(isa, samples / 8, &where64);
+    const int wide = LDBL_MANT_DIG > DBL_MANT_DIG;
+    const double f32 = error_f32(isa, samples, &where), f64 = wide ? error_f64(isa, samples / 8, &where64) : 0;
     printf("%-9s exp      float32: at most %.4f ULP at %.9g (%lld numbers, declared %g)\n", isa->name, f32, where,
            (long long)samples, declared[0]);
-    printf("%-9s exp      float64: at most %.4f ULP at %.17g (%lld numbers, declared %g)\n", isa->name, f64, where64,
-           (long long)samples / 8, declared[1]);
+    if (!wide)
+        printf("%-9s exp      float64: not measured, long double is no wider than double here\n", isa->name);
+    else
+        printf("%-9s exp      float64: at most %.4f ULP at %.17g (%lld numbers, declared %g)\n", isa->name, f64, where64,
+               (long long)samples / 8, declared[1]);
     if (!special_values(isa)) {
         fprintf(stderr, "replay: %s: exp of NaN, -inf, -0 or a huge number is wrong\n", isa->name);
         return 0;

@@ -154,4 +154,3 @@ def _write_judged(file: BinaryIO, right: Any, bound: Any, limit: Any) -> None:
     _write_array(file, high, "float64")
     _write_array(file, low, "float64")
     _write_array(file, np.nan_to_num(np.asarray(bound, float), nan=0.0), "float64")
-
