@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale, lanes_of
+from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale
 from softmax_ce._backends.numba_jit.memory import (
     address,
     at,
@@ -27,6 +27,7 @@ from softmax_ce._backends.numba_jit.vectors import (
     first_lane,
     insert_lane,
     lanes_below,
+    lanes_of,
     max_lanes,
     maximum,
     sum_lanes,
