@@ -35,7 +35,7 @@ def test_rounds_on_a_synthetic_runner() -> None:
 
 
 def test_spread_is_median_and_range() -> None:
-    assert cold_start.spread([0.003, 0.001, 0.0025]) == "2.5 (1 to 3)"
+    assert cold_start.spread([0.003, 0.001, 0.0025]) == "2.50 ms\n1.00 ms to 3.00 ms"
     assert cold_start.spread([]) == "-"
 
 

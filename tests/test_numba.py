@@ -64,8 +64,8 @@ def innermost_loops(assembly: str) -> Iterator[list[str]]:
 def faults_of_loops(assembly: str) -> list[str]:
     """Why the loops are not what a fast kernel's are: each scalar one, and what no packed loop does.
 
-    Loops that call something are loops over rows or chunks, whose arithmetic is one number a row; an exp takes more
-    arithmetic than loops that only move things.
+    Loops that call something are loops over rows or chunks, whose arithmetic is one number a row. Less arithmetic than
+    an exp takes may be a jump back to a function's last instructions, which only looks like a loop.
     """
     faults = []
     packed_exp = packed_max = 0
@@ -74,7 +74,7 @@ def faults_of_loops(assembly: str) -> list[str]:
         packed = [match[1] for match in found if match[2] == "p"]
         scalar = len(found) - len(packed)
         if scalar >= _EXP and scalar > len(packed) // 20 and not any("call" in line for line in loop):
-            faults.append(f"a loop at {loop[0]} has {scalar} scalar and {len(packed)} packed instructions")
+            faults.append(f"a loop at {loop[0]} {scalar} scalar and {len(packed)} packed instructions")
         packed_exp += sum(name == "mul" or name.startswith("f") for name in packed) >= _EXP
         packed_max += "max" in packed
     # The row's sum and its gradient, and the rows side by side.
@@ -136,7 +136,7 @@ def test_scalar_loops_are_found(dispatcher: Any, scalar_twins: list[str]) -> Non
     none = ["0 loops compute exp on vectors", "0 loops take a maximum of vectors"]
     assert called[-2:] == none
     assert written_out[-2:] == none
-    assert re.match(r"a loop at \.L\w+: .* has (?!0)\d+ scalar and 0 packed", written_out[0])
+    assert re.match(r"a loop at \.L\w+: \d\d scalar and 0 packed", written_out[0])
     # One scalar loop beside all the right ones is enough.
     (assembly,) = dispatcher("hard_rows", 8).inspect_asm().values()
     assert len(faults_of_loops(assembly + "\n" + scalar_twins[1].replace(".LBB", ".Lother"))) == len(written_out) - 2

@@ -141,11 +141,12 @@ def _one_round(result: ColdStart, ahead_of_time: bool, run: Runner) -> None:
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Median and range in milliseconds; a dash where there is nothing."""
+    """Median, and the range below it; a dash where there is nothing."""
+    from softmax_ce_bench.report.words import duration  # here, since the report is made of what is measured here
+
     if not seconds:
         return "-"
-    median, low, high = (1e3 * value for value in (np.median(seconds), min(seconds), max(seconds)))
-    return f"{median:.3g} ({low:.3g} to {high:.3g})"
+    return f"{duration(float(np.median(seconds)))}\n{duration(min(seconds))} to {duration(max(seconds))}"
 
 
 @click.command()
@@ -157,12 +158,12 @@ def main(processes: int) -> None:
     from rich.table import Table
 
     available = {info.name: info.ahead_of_time for info in sce.backends() if info.available}
-    table = Table(box=box.SIMPLE_HEAD, title=f"Milliseconds in fresh processes: median (range) of {processes}")
-    for heading in ("backend", "import softmax_ce", "first call", "first call, cached", "second call"):
-        table.add_column(heading)
+    table = Table(box=box.SIMPLE_HEAD, title=f"Fresh processes: median and range of {processes}")
+    for heading in ("backend", "import\nsoftmax_ce", "first call", "first call,\ncached", "second call"):
+        table.add_column(heading, no_wrap=True)
     for result in measure(available, processes):
         times = (result.imported, result.first, result.cached, result.second)
-        table.add_row(result.backend, *map(spread, times))
+        table.add_row(result.backend, *map(spread, times), end_section=True)
     Console().print(table)
 
 

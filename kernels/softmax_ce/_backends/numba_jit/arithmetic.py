@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import njit, types
 from numba.extending import overload
 
@@ -65,8 +64,8 @@ def _exp_of(t: Any) -> Any:
 @intrinsic
 def exp_scale(typingctx: Any, p: Any) -> Any:
     """What exp comes multiplied by, for the dtype that p points to."""
-    scale = ir.Constant(ir.DoubleType(), _SCALE[vector_at(p).dtype.bitwidth])
-    return types.float64(p), lambda context, builder, sig, args: scale
+    scale = _SCALE[vector_at(p).dtype.bitwidth]
+    return types.float64(p), lambda context, builder, sig, args: context.get_constant(types.float64, scale)
 
 
 @njit(**EXACT)
