@@ -146,6 +146,7 @@ def serve(pipe: Connection, name: str, threads: int) -> None:
 def _confine(threads: int) -> None:
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(threads)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's remarks on how long it compiles
     if hasattr(os, "sched_setaffinity"):
         cpus = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cpus[-threads:])  # the last ones: the first takes most interrupts
@@ -160,6 +161,10 @@ class _Desk:
         self._calls: dict[str, Callable[[], object]] = {}
         self._result: Callable[[], tuple[float, Any]] | None = None
 
+    def start(self) -> None:
+        """Import the library, by way of the smallest workload."""
+        self._peer.prepare(np.zeros((1, 2), np.float32), np.zeros(1, np.int64), self._threads).result()
+
     def load(self, make: Callable[[], Workload]) -> None:
         """Make the workload, and import the library."""
         self._calls = {}
@@ -168,7 +173,8 @@ class _Desk:
         reason = self._peer.why_not(workload)
         if reason is not None:
             raise ValueError(reason)
-        prepared = self._peer.prepare(workload.logits, workload.targets, self._threads)
+        # Copies: a library that computes on our memory must not do so on the pages of a mapped file.
+        prepared = self._peer.prepare(np.array(workload.logits), np.array(workload.targets), self._threads)
         self._calls = {"forward": prepared.forward, "fused": prepared.fused}
         self._result = prepared.result
 
