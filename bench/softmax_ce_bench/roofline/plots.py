@@ -64,9 +64,8 @@ def largest(record: Record, threads: str) -> list[Record]:
     """For each number of classes the session of the grid with the most rows, in which everybody takes part."""
     found: dict[int, Record] = {}
     for session in record["sessions"]:
-        classes = session["classes"]
         if session["key"].startswith(f"grid/{threads}/") and session["complete"]:
-            found[classes] = session
+            found[session["classes"]] = session
     return [found[classes] for classes in sorted(found)]
 
 
@@ -128,7 +127,7 @@ def _caption(record: Record, sessions: list[Record], threads: str) -> str:
     drift = max(max(m := s["control"]["median"], 1 / m) - 1 for s in sessions)
     contaminated = " (CONTAMINATED)" if any(s["drifted"] or s["crowded"] for s in sessions) else ""
     return (
-        f"{provenance(record)}; {threads}; medians of {rounds[0]} to {rounds[-1]} interleaved rounds, bands: quartiles; "
+        f"{provenance(record)}; {threads}; medians of {rounds[0]} to {rounds[-1]} rounds, bands: quartiles; "
         f"control drift at most {drift:.1%}{contaminated}"
     )
 

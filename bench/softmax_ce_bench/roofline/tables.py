@@ -117,9 +117,7 @@ def pool_table(record: Record) -> Group:
         return Group()
     if pool["why_missing"]:
         return Group("", Text(f"The pool's cost was not measured: {pool['why_missing']}"))
-    table = _table(
-        ">work, one thread", ">our pool, 2 threads", ">gain", ">cost", ">OpenMP, 2 threads", ">gain", ">cost"
-    )
+    table = _table(">one thread", ">our pool", ">gain", ">cost", ">OpenMP", ">gain", ">cost")
     for row in pool["rows"]:
         cells = []
         for name in ("pool", "openmp"):
@@ -129,7 +127,7 @@ def pool_table(record: Record) -> Group:
                 cells += [duration(row[name]), gain, f"{1e6 * cost:.1f} µs"]
         table.add_row(duration(row["work"]), *cells)
     note = (
-        "a chain of multiplications in C, cut as a kernel's rows are; cost: the time beyond half of the work; OpenMP: "
+        "A chain of multiplications in C, cut as a kernel's rows are. Cost: the time beyond half of the work. OpenMP: "
     )
     note += pool["why_no_openmp"] or "the same chain under gcc -fopenmp, compiled for this, called back to back."
     return _titled("The cost of waking a second thread: the same work on one thread and on two", table, note)
@@ -152,9 +150,7 @@ def _absent(record: Record) -> Iterator[Text]:
         yield Text(f"Out of time (--time-budget), and so not measured: {', '.join(record['left_out'])}", style="yellow")
     for peer in facts["peers"]:
         if peer["why_missing"]:
-            yield Text(
-                f"{peer['title']} is {peer['why_missing']}. To get it: {peer['how_to_get']} (in a clone: make peers)"
-            )
+            yield Text(f"{peer['title']} is {peer['why_missing']}. To get it: make peers, or {peer['how_to_get']}")
 
 
 def _verdict(record: Record) -> Iterator[Text]:
@@ -181,11 +177,11 @@ def method(record: Record) -> str:
     sentences = [
         f"{provenance(record)}.",
         f"Out of cache: logits of {facts['array_bytes'] / 1e6:.3g} MB, {size:.2g} × the last-level cache of "
-        f"{facts['cache_bytes'] / 2**20:.0f} MiB{capped}; their gradient as much again. All cores: as each side chooses "
-        f"by size, up to {record['settings']['cores']} threads. One thread: the peers' processes are held to one CPU.",
+        f"{facts['cache_bytes'] / 2**20:.0f} MiB{capped}; their gradient as much again. All cores: as each side "
+        f"chooses by size, up to {record['settings']['cores']} threads. One thread: the peers are held to one CPU.",
         f"Logits are normal with standard deviation {WIDTH:g}, so that exp underflows; labels from {ZIPF_CLASSES} "
-        "classes on follow Zipf's law. Ours writes into buffers whose pages are there; each peer is called as its users "
-        "call it, in a process of its own:",
+        "classes on follow Zipf's law. Ours writes into buffers whose pages are there; each peer is called as its "
+        "users call it, in a process of its own:",
         *(f"  {peer['title']}: {peer['includes']}." for peer in facts["peers"] if not peer["why_missing"]),
         "Every candidate's mean loss and rows of its gradient are checked against float64 before it is timed; then "
         "each runs once a round in shuffled order, a sample at least "
