@@ -11,8 +11,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -65,7 +65,8 @@ class Worker:
             spawning = multiprocessing.get_context("spawn")  # not fork: this process has threads
             self._pipe, far = spawning.Pipe()
             self._process = spawning.Process(target=serve, args=(far, self.name, self.threads), daemon=True)
-            self._process.start()
+            with _deaf_children():
+                self._process.start()
             far.close()
         try:
             self._pipe.send((question, arguments))
@@ -105,6 +106,7 @@ class Worker:
         """End the process."""
         if self._pipe is not None:
             self._pipe.close()
+            self._process.terminate()  # it may be in the middle of something long
             self._process.join(2)
             if self._process.is_alive():
                 self._process.kill()
@@ -127,9 +129,23 @@ class Remote:
         return float(self._worker.ask("sample", self._operation, calls))
 
 
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """A process started here ignores Ctrl-C from its first instruction on: that is the near end's to handle."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread: the child ignores it once it serves
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def serve(pipe: Connection, name: str, threads: int) -> None:
     """The far end: answer until the near end has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the near end's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _confine(threads)
     desk = _Desk(name, threads)
     with suppress(EOFError, OSError):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from softmax_ce_bench import ceilings
+from softmax_ce_bench.peers import BY_NAME
 from softmax_ce_bench.roofline.candidates import CEILING, Candidate
 from softmax_ce_bench.roofline.goals import BY_KEY
 from softmax_ce_bench.workloads import Shape
@@ -17,6 +18,7 @@ ZIPF_CLASSES = 4096  # from here on labels are words
 # Nanoseconds an element that a candidate takes, to share out the time: rough, and only that.
 _COST = {"torch": 2.0, "jax": 1.2, "sklearn": 3.0, "scipy": 4.0, "numpy-written": 1.5, "numpy": 1.5, CEILING: 0.15}
 _OWN_COST, _MAKING_COST = 0.25, 30.0
+_COMPILING = 0.5  # seconds that JAX takes for a new shape
 _A_SAMPLE = 4e-3  # seconds, at least
 _ROUNDS = 12
 
@@ -89,8 +91,9 @@ class Session:
         """About how many seconds it takes."""
         costs = (_COST.get(c.who, _OWN_COST) * (3 if c.what == "in-place" else 1) for c in self.candidates)
         round_ = sum(max(_A_SAMPLE, cost * 1e-9 * self.elements) for cost in costs) + 2 * _A_SAMPLE
-        strangers = sum(c.who in _COST for c in self.candidates)  # each loads a copy, and is checked; JAX compiles
-        return (_ROUNDS + 2) * round_ + (1 + 0.3 * strangers) * (0.05 + _MAKING_COST * 1e-9 * self.elements)
+        peers = sum(c.who in BY_NAME for c in self.candidates)  # each loads a copy, and is checked; JAX compiles
+        making = (1 + 0.3 * peers) * _MAKING_COST * 1e-9 * self.elements + (_COMPILING if peers else 0.0)
+        return (_ROUNDS + 2) * round_ + making
 
 
 @dataclass(frozen=True, slots=True)
