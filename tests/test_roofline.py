@@ -363,6 +363,12 @@ def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(small: A
     assert "there is no folder" in " ".join(result.output.split())
 
 
+def test_a_glob_that_matches_nothing_is_refused(small: Any) -> None:
+    result = small("--only", "coppy/*")
+    assert result.exit_code == 2
+    assert "no session matches coppy/*; --list shows them" in " ".join(result.output.split())
+
+
 def test_listing_measures_nothing(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "run", lambda *_: pytest.fail("it measured"))
     result = small("--list")

@@ -1,8 +1,7 @@
 """A peer in a process of its own, with as many CPUs as it is to have threads.
 
 Thread pools are sized at import (OpenMP, XLA) and two OpenMP runtimes in one process spoil each other's times, and
-ours. The worker makes the workload itself, from its recipe, and times its samples with its own clock: what crosses the
-pipe is one number a sample.
+ours. The worker times its samples with its own clock: what crosses the pipe is one number a sample.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ class WorkerError(RuntimeError):
 class Worker:
     """The near end: starts the process at the first question, and asks.
 
-    ``ask("load", make)`` first, `make` a function that can be pickled and makes the :class:`Workload` over there, such
-    as ``partial(synthetic, shape, dtype)``; then ``ask("result", rows)`` gives the mean loss and those rows of its
-    gradient, and :class:`Remote` times. Close it, or use it in a ``with`` statement.
+    ``ask("load", workload)`` first, with a :class:`Workload` or a function that can be pickled and makes it over there;
+    then ``ask("result", rows)`` gives the mean loss and those rows of its gradient, and :class:`Remote` times. Close
+    it, or use it in a ``with`` statement.
 
     Parameters
     ----------
@@ -181,11 +180,11 @@ class _Desk:
         """Import the library, by way of the smallest workload."""
         self._peer.prepare(np.zeros((1, 2), np.float32), np.zeros(1, np.int64), self._threads).result()
 
-    def load(self, make: Callable[[], Workload]) -> None:
-        """Make the workload, and import the library."""
+    def load(self, source: Workload | Callable[[], Workload]) -> None:
+        """Take the workload, or make it, and prepare the library for it."""
         self._calls = {}
         self._result = None  # the last workload's arrays go first
-        workload = make()
+        workload = source() if callable(source) else source
         reason = self._peer.why_not(workload)
         if reason is not None:
             raise ValueError(reason)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from softmax_ce_bench.report.record import save
-from softmax_ce_bench.roofline import machine, run, tables
+from softmax_ce_bench.roofline import machine, pool_cost, run, tables
 from softmax_ce_bench.roofline.record import as_dict
 
 WIDTH = 120  # of tables in a file or a pipe
@@ -71,6 +71,8 @@ def main(
     """How far the kernels are from what the machine allows, and from their peers."""
     seconds = time_budget if time_budget is not None else QUICK_SECONDS if quick else FULL_SECONDS
     report = run.prepare(run.Plan(quick, seconds, array_mb, only))
+    if not run.chosen(report) and not report.plan.wants(pool_cost.KEY):
+        raise click.BadParameter(f"no session matches {', '.join(only)}; --list shows them", param_hint="--only")
     if listing:
         for session in run.chosen(report):
             candidates = ", ".join(str(candidate) for candidate in session.candidates)

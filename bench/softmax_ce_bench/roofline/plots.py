@@ -126,8 +126,9 @@ def _caption(record: Record, sessions: list[Record], threads: str) -> str:
     rounds = sorted(session["rounds"] for session in sessions)
     drift = max(max(m := s["control"]["median"], 1 / m) - 1 for s in sessions)
     contaminated = " (CONTAMINATED)" if any(s["drifted"] or s["crowded"] for s in sessions) else ""
+    span = f"{rounds[0]} to {rounds[-1]}" if rounds[0] < rounds[-1] else f"{rounds[0]}"
     return (
-        f"{provenance(record)}; {threads}; medians of {rounds[0]} to {rounds[-1]} rounds, bands: quartiles; "
+        f"{provenance(record)}; {threads}; medians of {span} rounds, bands: quartiles; "
         f"control drift at most {drift:.1%}{contaminated}"
     )
 

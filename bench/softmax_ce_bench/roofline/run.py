@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -231,19 +228,18 @@ class _Progress:
 
 
 class _Crew:
-    """The peers' processes for the present number of threads, and the folder from which they load."""
+    """The peers' processes for the present number of threads."""
 
     def __init__(self, cores: int) -> None:
         self.workers: dict[str, Worker] = {}
         self._cores = cores
         self._threads = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="softmax-ce-")
 
     def gather(self, session: Session, listener: Listener) -> None:
         """Workers for a session's peers, new ones where the number of threads is another."""
         threads = session.threads or self._cores
         if threads != self._threads:
-            self._end()
+            self.dismiss()
             self._threads = threads
         wanted = {c.who for c in session.candidates if c.who in peers.BY_NAME} - set(self.workers)
         new = {name: Worker(name, threads) for name in sorted(wanted)}
@@ -255,19 +251,8 @@ class _Crew:
         for worker in new.values():
             _trouble(worker)  # it will be told again when a workload is loaded
 
-    def share(self, workload: Workload) -> Callable[[], Workload]:
-        """The workload as a file for the workers, each of which would take longer to make it than to load it."""
-        logits, targets = Path(self._folder.name, "logits.npy"), Path(self._folder.name, "targets.npy")
-        np.save(logits, workload.logits)
-        np.save(targets, workload.targets)
-        return partial(workloads.from_files, logits, targets)
-
     def dismiss(self) -> None:
-        """End the processes, and remove the files."""
-        self._end()
-        self._folder.cleanup()
-
-    def _end(self) -> None:
+        """End the processes."""
         for worker in self.workers.values():
             worker.close()
         self.workers = {}
@@ -287,11 +272,9 @@ def _one(
     progress("making the numbers")
     workload, truth = _numbers(session.shape, session.dtype)
     remote = {name: w for name, w in crew.workers.items() if any(c.who == name for c in session.candidates)}
-    if remote:
-        loading = crew.share(workload)
-        for worker in remote.values():  # all of them at once
-            with suppress(WorkerError):
-                worker.send("load", loading)
+    for worker in remote.values():  # all of them at once
+        with suppress(WorkerError):
+            worker.send("load", workload)
     stand = Stand(workload, truth, session.threads, clock)
     troubles = {name: _trouble(worker) for name, worker in remote.items()}
     samplers: dict[str, Sampler] = {}
