@@ -2,6 +2,7 @@
 
 from softmax_ce._version import __version__
 from softmax_ce.contract import Backend, BackendInfo
+from softmax_ce.explanation import explain
 from softmax_ce.functional import cross_entropy, cross_entropy_grad, cross_entropy_with_grad
 from softmax_ce.normalize import log_softmax, logsumexp, softmax
 from softmax_ce.registry import BackendUnavailableError, backends, get_backend
@@ -15,6 +16,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
     "cross_entropy_with_grad",
+    "explain",
     "get_backend",
     "log_softmax",
     "logsumexp",

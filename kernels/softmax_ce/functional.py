@@ -241,7 +241,7 @@ def _evaluate(
     if grad_output is not None:
         per_row = reduction == "none" and np.ndim(grad_output) > 0
         grad_output = checks.check_vector("grad_output", grad_output, problem.row_shape if per_row else ())
-    chosen = auto.choose(backend)
+    chosen = auto.choose(backend, problem, want_loss, want_grad, threads)
     auto.check_dtype(chosen, problem.compute)
     factors = fold(
         problem, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
