@@ -35,6 +35,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         data = _read_regular(path)
+    except ProfileError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ProfileError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if _depth(data) > MOST_DEPTH:  # before the parser, whose recursion may exhaust a stack that the user enlarged
