@@ -214,14 +214,14 @@ def test_what_stands_in_for_what() -> None:
         *grid((1,), (10,), CROSSING, operation="forward", threads=None),
         *grid((1,), (10,), CROSSING, operation="fused", threads=2, dtype="float16"),
     ]
-    choose = Selector(profiles.profile(cells), cpus=8).key
-    assert choose("float32", "fused", 4) == ("float32", "fused", 4)
-    assert choose("float32", "fused", 2) == ("float32", "fused", 1), "as far from 1 as from 4: the smaller"
-    assert choose("float32", "fused", 3) == ("float32", "fused", 4)
-    assert choose("float32", "fused", None) == ("float32", "fused", 4), "automatic is 8 here"
-    assert choose("float32", "backward", 1) == ("float32", "fused", 1)
-    assert choose("float32", "forward", 1) == ("float32", "forward", None)
-    assert choose("float16", "backward", None) == ("float16", "fused", 2)
-    assert choose("bfloat16", "forward", None) == ("float32", "forward", None), "computed in float32"
-    assert choose("float64", "fused", 1) is None, "float32 never stands for float64"
-    assert choose("int64", "fused", 1) is None
+    key = Selector(profiles.profile(cells), cpus=8).key
+    assert key("float32", "float32", "fused", 4) == ("float32", "fused", 4)
+    assert key("float32", "float32", "fused", 2) == ("float32", "fused", 1), "as far from 1 as from 4: the smaller"
+    assert key("float32", "float32", "fused", 3) == ("float32", "fused", 4)
+    assert key("float32", "float32", "fused", None) == ("float32", "fused", 4), "automatic is 8 here"
+    assert key("float32", "float32", "backward", 1) == ("float32", "fused", 1)
+    assert key("float32", "float32", "forward", 1) == ("float32", "forward", None)
+    assert key("float16", "float32", "backward", None) == ("float16", "fused", 2)
+    assert key("bfloat16", "float32", "forward", None) == ("float32", "forward", None)
+    assert key("float64", "float64", "fused", 1) is None, "float32 never stands for float64"
+    assert key("int64", "float64", "fused", 1) is None

@@ -24,7 +24,6 @@ from softmax_ce import registry
 from softmax_ce.contract import NATIVE_DTYPES, Backend
 
 if TYPE_CHECKING:  # the profile's modules are imported by the first call that needs them
-    from softmax_ce.checks import Problem
     from softmax_ce.profile.follow import Follower
 
 
@@ -55,16 +54,20 @@ _decision: Decision | None = None
 _lock = threading.RLock()
 
 
-def choose(name: str | None, problem: Problem, want_loss: bool, want_grad: bool, threads: int | None) -> Backend:
-    """The backend that was asked for, else the automatic choice.
+def choose(
+    name: str | None, want_loss: bool, want_grad: bool,
+    dtype: np.dtype[Any], n_rows: int, n_classes: int, threads: int | None,
+) -> Backend:  # fmt: skip
+    """The backend that was asked for, else the automatic choice. Small calls feel every step of this.
 
     Parameters
     ----------
     name : str or None
-    problem : Problem
-        Checked logits.
     want_loss, want_grad : bool
         What is to be computed; neither for a log-sum-exp alone.
+    dtype : dtype
+        Of the logits, one that they may have.
+    n_rows, n_classes : int
     threads : int or None
         As the call was given it.
 
@@ -85,10 +88,7 @@ def choose(name: str | None, problem: Problem, want_loss: bool, want_grad: bool,
     if decision.backend is not None:
         return decision.backend
     assert decision.follower is not None
-    logits = problem.logits
-    return decision.follower.choose(
-        want_loss, want_grad, problem.source.dtype, problem.compute, logits.n_rows, logits.n_classes, threads
-    )
+    return decision.follower.choose(want_loss, want_grad, dtype, n_rows, n_classes, threads)
 
 
 def check_dtype(backend: Backend, dtype: np.dtype[Any]) -> None:

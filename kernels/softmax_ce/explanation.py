@@ -102,7 +102,9 @@ def explain(logits: Any, targets: Any, *, operation: str = "fused", **options: A
     threads = checks.check_threads(options.get("threads"))
     asked = options.get("backend")
     # By the very function that a call uses, so that the answer cannot differ from what is done.
-    chosen = auto.choose(asked, problem, *_OPERATIONS[operation], threads)
+    chosen = auto.choose(
+        asked, *_OPERATIONS[operation], problem.source.dtype, problem.n_rows, problem.n_classes, threads
+    )
     auto.check_dtype(chosen, problem.compute)
     answer: dict[str, Any] = {"source": "argument", "reason": f"backend={asked!r} was given"}
     if asked is None:
@@ -149,8 +151,7 @@ def _by_profile(
     follower: Follower, chosen: str, operation: str, problem: Problem, threads: int | None
 ) -> dict[str, Any]:
     profile, path = follower.profile, follower.path
-    compute = problem.compute.name
-    table = follower.table(operation, problem.source.dtype.name, compute, threads)
+    table = follower.table(operation, problem.source.dtype, threads)
     if table.grid is None:
         return _by_default(f"profile {path} has no cells for {problem.source.dtype.name}", chosen)
     around = table.grid.around(problem.n_rows, problem.n_classes)
@@ -158,7 +159,7 @@ def _by_profile(
     if around.choice is None:
         default = _by_default(f"profile {path} knows no backend that may run {where}", chosen)
         return {**default, "around": around}
-    out = follower.out(compute)
+    out = follower.out(table.compute)
     return {
         "reason": f"of profile {path}, {where}: {_result(around, chosen, profile.objective)}",
         "around": around,

@@ -15,6 +15,7 @@ from softmax_ce.profile.errors import ProfileError
 from softmax_ce.profile.format import Profile
 from softmax_ce.profile.grid import Grid
 from softmax_ce.profile.selector import Key, Selector
+from softmax_ce.staging import compute_dtype
 
 _MOST_KINDS = 1000  # a program may name any number of threads
 
@@ -24,6 +25,8 @@ class Table:
 
     Attributes
     ----------
+    compute : str
+        The dtype in which such a call is computed.
     key : tuple or None
         The cells that stand for such a call; None: the profile has none.
     grid : Grid or None
@@ -33,9 +36,10 @@ class Table:
         Choice -> Backend.
     """
 
-    __slots__ = ("choices", "class_edges", "grid", "key", "ready", "row_edges")
+    __slots__ = ("choices", "class_edges", "compute", "grid", "key", "ready", "row_edges")
 
-    def __init__(self, key: Key | None, grid: Grid | None) -> None:
+    def __init__(self, compute: str, key: Key | None, grid: Grid | None) -> None:
+        self.compute = compute
         self.key = key
         self.grid = grid
         self.row_edges = [] if grid is None else grid.row_edges
@@ -84,46 +88,46 @@ class Follower:
         self._out: dict[str, dict[str, str]] = {}  # compute dtype -> name -> why it may not run
 
     def choose(
-        self, want_loss: bool, want_grad: bool, dtype: np.dtype[Any], compute: np.dtype[Any],
-        rows: int, classes: int, threads: int | None,
-    ) -> Backend:  # fmt: skip
+        self, want_loss: bool, want_grad: bool, dtype: np.dtype[Any], rows: int, classes: int, threads: int | None
+    ) -> Backend:
         """The backend for one call: a lookup and two bisections, since every call pays for this."""
         kind = want_loss, want_grad, dtype.num, threads
         while True:
-            table = self._by_kind.get(kind) or self._find(kind, dtype.name, compute.name)
+            table = self._by_kind.get(kind) or self._find(kind, dtype)
             name = table.choices[bisect_right(table.row_edges, rows)][bisect_right(table.class_edges, classes)]
-            backend = table.ready.get(name) or self._admit(table, name, compute.name)
+            backend = table.ready.get(name) or self._admit(table, name)
             if backend is not None:
                 return backend
             self._by_kind.clear()
             self._by_key.clear()
 
-    def table(self, operation: str, dtype: str, compute: str, threads: int | None) -> Table:
+    def table(self, operation: str, dtype: np.dtype[Any], threads: int | None) -> Table:
         """The choices for one kind of call."""
-        key = self._selector.key(dtype, operation, threads)
+        compute = compute_dtype(dtype).name
+        key = self._selector.key(dtype.name, compute, operation, threads)
         table = self._by_key.get((key, compute))
         if table is None:
             grid = None if key is None else self._selector.grid(key, frozenset(self.out(compute)))
-            table = self._by_key[key, compute] = Table(key, grid)
+            table = self._by_key[key, compute] = Table(compute, key, grid)
         return table
 
     def out(self, compute: str) -> dict[str, str]:
         """The backends that may not run here, and why: unstable ones, and what turned out unable to."""
         return dict(self._ruled_out(compute))
 
-    def _find(self, kind: tuple[bool, bool, int, int | None], dtype: str, compute: str) -> Table:
+    def _find(self, kind: tuple[bool, bool, int, int | None], dtype: np.dtype[Any]) -> Table:
         want_loss, want_grad, _, threads = kind
         if len(self._by_kind) >= _MOST_KINDS:
             self._by_kind.clear()
-        table = self._by_kind[kind] = self.table(operation_of(want_loss, want_grad), dtype, compute, threads)
+        table = self._by_kind[kind] = self.table(operation_of(want_loss, want_grad), dtype, threads)
         return table
 
-    def _admit(self, table: Table, name: str | None, compute: str) -> Backend | None:
+    def _admit(self, table: Table, name: str | None) -> Backend | None:
         """Make a choice ready to run, or rule it out."""
-        out = self._ruled_out(compute)
+        out = self._ruled_out(table.compute)
         if name in out:  # this table is from before another thread found that out
             return None
-        backend, reason = (self._default(), None) if name is None else _able(name, compute)
+        backend, reason = (self._default(), None) if name is None else _able(name, table.compute)
         if backend is not None:
             table.ready[name] = backend
             return backend

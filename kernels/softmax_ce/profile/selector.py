@@ -13,8 +13,6 @@ _STANDS_IN = {
     "backward": ("backward", "fused", "forward"),
     "fused": ("fused", "backward", "forward"),
 }
-# What a dtype that was not measured is computed in.
-_COMPUTED_IN = {"float16": "float32", "bfloat16": "float32"}
 
 Key = tuple[str, str, int | None]
 
@@ -36,19 +34,19 @@ class Selector:
         for cell in profile.cells:
             self._groups.setdefault((cell.dtype, cell.operation, cell.threads), []).append(cell)
 
-    def key(self, dtype: str, operation: str, threads: int | None) -> Key | None:
+    def key(self, dtype: str, compute: str, operation: str, threads: int | None) -> Key | None:
         """The dtype, operation and number of threads that stand for those of a call.
 
-        16-bit logits that were not measured follow the float32 cells, since they are computed in float32. float32
-        and float64 never stand for each other: what is right in one may be wrong in the other. Of the numbers
-        of threads measured the nearest counts, by ratio; automatic counts as the CPUs this process may use.
+        A dtype that was not measured follows the one that it is computed in: 16-bit floats float32, integers float64.
+        Those two never stand for each other: what is right in one may be wrong in the other. Of the numbers of
+        threads measured the nearest counts, by ratio; automatic counts as the CPUs this process may use.
 
         Returns
         -------
         tuple or None
             None: nothing measured may stand for the dtype.
         """
-        for stand_in in (dtype, _COMPUTED_IN.get(dtype, dtype)):
+        for stand_in in (dtype, compute):
             for measured in _STANDS_IN[operation]:
                 counts = [key[2] for key in self._groups if key[:2] == (stand_in, measured)]
                 if counts:
