@@ -14,6 +14,7 @@ import softmax_ce as sce
 from profiles import cell
 from softmax_ce import auto, profile, registry
 from softmax_ce.profile import ProfileWarning, where
+from softmax_ce_bench import info
 
 X = np.zeros((8, 10), np.float32)
 Y = np.zeros(8, int)
@@ -75,8 +76,8 @@ def test_by_a_measured_cell(path: Path) -> None:
     assert found.around.costs == pytest.approx({"numpy": 2e-3, "cython": 3e-3})
     assert str(found).splitlines() == [
         "numpy (fused, 8 x 10 float32, threads automatic)",
-        f"  because of profile {path}, at the measured cell 8 x 10 (fused float32, threads automatic): 2 ms, the winner, "
-        "tied with cython",
+        f"  because of profile {path}, at the measured cell 8 x 10 (fused float32, threads automatic): 2 ms, "
+        "the winner, tied with cython",
         "  not naive: it is not stable",
         "  not numba: rejected at 8 x 10: its worst error is 7 times what rounding explains",
         "  not cython: 3 ms",
@@ -145,3 +146,14 @@ def test_it_computes_nothing_and_refuses_what_the_call_would() -> None:
         sce.explain(X.astype(complex), Y)
     with pytest.raises(ValueError, match="threads must be"):
         sce.explain(X, Y, threads=0)
+
+
+def test_info_tells_the_profile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.save(profiles.profile([cell(8, 10, {"numpy": 1.0})]), path)
+    assert info.collect()["profile"] == str(path)
+    path.write_text("{")
+    profile.reload()
+    assert info.collect()["profile"].startswith(f"not followed: profile {path}: it is not JSON")
+    monkeypatch.setenv(where.BACKEND_VARIABLE, "cuda")
+    profile.reload()
+    assert info.collect()["profile"].startswith("none: environment variable SOFTMAX_CE_BACKEND")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from typing import Any
 
 import softmax_ce as sce
@@ -45,9 +46,21 @@ def collect() -> dict[str, Any]:
         "cpus_installed": os.cpu_count(),
         "thread_variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "default_backend": auto.default_name(),
-        "profile": None,  # what a choice measured on this machine would be; nothing stores one yet
+        "profile": _profile(),
         "backends": backends(),
     }
+
+
+def _profile() -> str | None:
+    """The profile that calls without a backend follow, or why the one that is there is not followed."""
+    with warnings.catch_warnings(record=True):  # the same is said in words here
+        try:
+            decision = auto.decide()
+        except (ValueError, ImportError) as error:  # strict mode, or a variable that names no backend
+            return f"none: {error}"
+    if decision.path is None:
+        return None
+    return decision.path if decision.source == "profile" else f"not followed: {decision.reason}"
 
 
 def backends() -> list[dict[str, Any]]:
