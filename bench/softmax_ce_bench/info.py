@@ -53,7 +53,8 @@ def collect() -> dict[str, Any]:
 
 def _profile() -> str | None:
     """The profile that calls without a backend follow, or why the one that is there is not followed."""
-    with warnings.catch_warnings(record=True):  # the same is said in words here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same is said in words here
         try:
             decision = auto.decide()
         except (ValueError, ImportError) as error:  # strict mode, or a variable that names no backend
