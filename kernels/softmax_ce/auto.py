@@ -14,7 +14,6 @@ import os
 import sys
 import threading
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:  # the profile's modules are imported by the first call that n
     from softmax_ce.profile.follow import Follower
 
 
-@dataclass(frozen=True, slots=True)
 class Decision:
     """Who chooses, for the rest of the process.
 
@@ -43,11 +41,22 @@ class Decision:
     follower : Follower or None
     """
 
-    source: str
-    reason: str
-    path: str | None = None
-    backend: Backend | None = None
-    follower: Follower | None = None
+    # No dataclass: making one would take a millisecond of every import.
+    __slots__ = ("backend", "follower", "path", "reason", "source")
+
+    def __init__(
+        self,
+        source: str,
+        reason: str,
+        path: str | None = None,
+        backend: Backend | None = None,
+        follower: Follower | None = None,
+    ) -> None:
+        self.source = source
+        self.reason = reason
+        self.path = path
+        self.backend = backend
+        self.follower = follower
 
 
 _decision: Decision | None = None
