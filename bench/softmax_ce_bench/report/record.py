@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from softmax_ce.profile.files import write_text
 from softmax_ce_bench import timing
 from softmax_ce_bench.compare import BASE, CHECKED_ELEMENTS, OPERATIONS, Comparison, Entry, Result
 from softmax_ce_bench.digits import Fit
@@ -52,24 +51,7 @@ def save(record: dict[str, Any], path: Path) -> None:
     path : Path
         Its folder must exist.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private; this one is a report
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def _fit(fit: Fit, base: Fit) -> dict[str, Any]:
