@@ -26,6 +26,8 @@ CEILINGS = "bench/softmax_ce_bench/ceilings"
 # are fused where the sources say so: left to the compiler, two copies of one expression may round differently, and the
 # bits of a row would depend on how rows are cut into ranges (seen with gcc 12 on aarch64).
 FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+# Instructions of independent exponentials side by side: up to 12 % on long rows with gcc 12. Clang does so unasked.
+FLAGS += ["-fschedule-insns", "-fsched-pressure"]
 
 EXTENSIONS = [
     Extension(

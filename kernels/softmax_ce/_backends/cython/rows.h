@@ -19,6 +19,9 @@
 /* Up to this many classes, rows are taken side by side, one a lane. */
 #define SCE_LANES 32
 
+/* Exponentials are kept as 2^SCE_RAISE times what they are: none of them is then subnormal. */
+#define SCE_RAISE 64
+
 /* How far ahead of the maximum, in bytes, memory is asked for. */
 #define SCE_PREFETCH 8192
 

@@ -6,6 +6,9 @@
 
 #include "log1p.h"
 
+static const real ordinal[SCE_LANES] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                        16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+
 /* W x W entries at a time; what lies beyond the classes is neither read nor written. */
 INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, V *column) {
     for (ptrdiff_t j = 0; j < classes; j += W) {
@@ -91,43 +94,55 @@ INLINE V lane_target(const sce_call *call, const V *soft, ptrdiff_t j, enum mode
     return mode == SOFT ? v_fma(soft[j], class_factor(call->class_scale, call->class_scale_step, j), base) : base;
 }
 
-INLINE void lane_block(const sce_call *call, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
-    const ptrdiff_t classes = call->classes;
-    const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
+/* A block on its way: from logits to exponentials to gradient, its rows across the lanes. */
+typedef struct {
+    ptrdiff_t i;                       /* the first row */
     V column[SCE_LANES + W], soft[SCE_LANES + W];
-    load_columns((const real *)call->logits + i * classes, classes, n, column);
-    if (mode == SOFT)
-        load_columns((const real *)call->targets + i * classes, classes, n, soft);
-    const V weight = row_factor(call->row_weight, call->row_weight_step, i, n), one = v_set(1);
-    unsigned left = m_bits(v_eq(weight, v_set(0)));
-    const V label = mode == SOFT ? v_set(-1) : row_labels(call, i, n, &left);
+    V weight, label, top;              /* row_weight, y, the maximum */
+    V rest, s, inverse, log_sum, x_label, mass, spread, cost, at_base;
+    unsigned left;                     /* rows, a bit each, that are not ordinary */
+} block;
 
-    V top = column[0], other = column[0]; /* two chains, half the latency */
+/* First step: transpose, and the maxima. */
+INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+    const ptrdiff_t classes = call->classes;
+    b->i = i;
+    load_columns((const real *)call->logits + i * classes, classes, n, b->column);
+    if (mode == SOFT)
+        load_columns((const real *)call->targets + i * classes, classes, n, b->soft);
+    b->weight = row_factor(call->row_weight, call->row_weight_step, i, n);
+    b->left = m_bits(v_eq(b->weight, v_set(0)));
+    b->label = mode == SOFT ? v_set(-1) : row_labels(call, i, n, &b->left);
+    V top = b->column[0], other = top; /* two chains, half the latency */
     for (ptrdiff_t j = 1; j + 1 < classes; j += 2) {
-        top = v_max(column[j], top);
-        other = v_max(column[j + 1], other);
+        top = v_max(b->column[j], top);
+        other = v_max(b->column[j + 1], other);
     }
-    top = v_max(column[classes - 1], v_max(other, top));
-    /* The logits become their exponentials; what lies at the label is picked out on the way. */
-    V x_label = v_set(0), e_label = v_set(0), mass = v_set(0), at_base = v_set(0), cost = v_set(0), total = v_set(0);
-    V count = v_set(-1), index = v_set(0);
+    b->top = v_max(b->column[classes - 1], v_max(other, top));
+}
+
+/* Second step: the logits become their exponentials, raised; what lies at the label is picked out on the way. */
+INLINE void sum_block(const sce_call *call, block *b, enum mode mode) {
+    const ptrdiff_t classes = call->classes;
+    const V top = b->top, label = b->label, one = v_set(1);
+    V x_label = v_set(0), mass = v_set(0), at_base = v_set(0), cost = v_set(0), total = v_set(0);
+    V count = v_set(-1);
     A sum = a_zero();
     if (mode != SOFT && call->class_scale_step == 0)
         mass = class_factor(call->class_scale, 0, 0);
     for (ptrdiff_t j = 0; j < classes; j += UNROLL) {
         V part = v_set(0);
-        for (ptrdiff_t k = j; k < j + UNROLL && k < classes; k++, index = v_add(index, one)) {
-            const V x = column[k], e = v_exp(v_sub(x, top));
-            const M is_top = v_eq(x, top), is_label = v_eq(index, label);
-            column[k] = e;
+        for (ptrdiff_t k = j; k < j + UNROLL && k < classes; k++) {
+            const V x = b->column[k], e = v_exp_raised(v_sub(x, top));
+            const M is_top = v_eq(x, top), is_label = v_eq(label, v_set(ordinal[k]));
+            b->column[k] = e;
             count = v_add_where(is_top, count, one);
             part = v_add_unless(is_top, part, e);
             x_label = v_blend(is_label, x_label, x);
-            e_label = v_blend(is_label, e_label, e);
             if (mode != SOFT && call->class_scale_step)
                 mass = v_blend(is_label, mass, class_factor(call->class_scale, 1, k));
             if (mode != ONE_LABEL) {
-                const V target = lane_target(call, soft, k, mode);
+                const V target = lane_target(call, b->soft, k, mode);
                 total = v_add(total, target);
                 cost = v_fma(target, v_sub(top, x), cost);
                 at_base = v_blend(is_label, at_base, target);
@@ -135,58 +150,83 @@ INLINE void lane_block(const sce_call *call, ptrdiff_t i, ptrdiff_t n, enum mode
         }
         sum = a_add(sum, part);
     }
-    const V rest = v_add(a_lanes(sum), count), s = v_add(one, rest), inverse = v_div(one, s);
-    const V log_sum = v_log1p(rest, inverse), lse = v_add(top, log_sum);
-    const V spread = mode == SOFT ? total : v_set((real)call->base_total);
-    left |= not_finite(v_add(top, rest));
+    b->rest = v_fma(a_lanes(sum), v_set(LOWER), count);
+    b->s = v_add(one, b->rest);
+    b->inverse = v_div(one, b->s);
+    b->log_sum = v_log1p(b->rest, b->inverse);
+    b->spread = mode == SOFT ? total : v_set((real)call->base_total);
+    b->x_label = x_label, b->mass = mass, b->cost = cost, b->at_base = at_base;
+    b->left |= not_finite(v_add(top, b->rest));
+}
 
-    V loss = v_mul(mass, v_add(v_sub(top, x_label), log_sum));
+/* Third step: everything that is wanted of the block. */
+INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode mode) {
+    const ptrdiff_t classes = call->classes, i = b->i;
+    const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
+    const V weight = b->weight, mass = b->mass, inverse = b->inverse, lse = v_add(b->top, b->log_sum);
+    unsigned left = b->left;
+    V loss = v_mul(mass, v_add(v_sub(b->top, b->x_label), b->log_sum));
     if (mode != ONE_LABEL)
-        loss = v_add(v_fma(spread, log_sum, cost), loss);
+        loss = v_add(v_fma(b->spread, b->log_sum, b->cost), loss);
     if (call->z_loss != 0)
         loss = v_fma(v_mul(v_set((real)call->z_loss), lse), lse, loss);
     loss = v_mul(weight, loss);
     left |= not_finite(loss);
     if (call->grad) {
         const V gain = row_gain(call, weight, i, n);
-        V pull = spread;
+        V pull = b->spread;
         if (call->z_loss != 0)
-            pull = v_fma(v_set((real)(2 * call->z_loss)), lse, spread);
+            pull = v_fma(v_set((real)(2 * call->z_loss)), lse, b->spread);
         const V share = v_mul(v_add(mass, pull), inverse), scale = mode == ONE_LABEL ? v_mul(gain, share) : share;
         /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
-        const V others = v_blend(v_eq(x_label, top), v_sub(s, e_label), rest);
+        const V e_label = v_exp(v_sub(b->x_label, b->top));
+        const V others = v_blend(v_eq(b->x_label, b->top), v_sub(b->s, e_label), b->rest);
         V at_label = v_mul(v_sub(v_mul(pull, e_label), v_mul(mass, others)), inverse);
-        at_label = v_mul(gain, v_sub(at_label, at_base));
+        at_label = v_mul(gain, v_sub(at_label, b->at_base));
         left |= not_finite(v_add(v_mul(gain, share), at_label));
+        /* As for a long row: small scales first, so that nothing is rounded before it is lowered. */
+        const M is_large = v_not_less(v_max(scale, v_sub(v_set(0), scale)), v_set(1));
+        const V by = v_blend(is_large, scale, v_mul(scale, v_set(LOWER)));
+        const V lower = v_blend(is_large, v_set(LOWER), v_set(1));
         /* Without mass, the label is a class like the others. */
-        const V place = v_blend(v_eq(mass, v_set(0)), label, v_set(-1));
-        index = v_set(0);
-        for (ptrdiff_t j = 0; j < classes; j++, index = v_add(index, one)) {
-            V value = v_mul(column[j], scale);
+        const V place = v_blend(v_eq(mass, v_set(0)), b->label, v_set(-1));
+        for (ptrdiff_t j = 0; j < classes; j++) {
+            V value = v_fma(v_mul(b->column[j], by), lower, v_set(0));
             if (mode != ONE_LABEL)
-                value = v_mul(gain, v_sub(value, lane_target(call, soft, j, mode)));
-            column[j] = mode == SOFT ? value : v_blend(v_eq(index, place), value, at_label);
+                value = v_mul(gain, v_sub(value, lane_target(call, b->soft, j, mode)));
+            b->column[j] = mode == SOFT ? value : v_blend(v_eq(place, v_set(ordinal[j])), value, at_label);
         }
-        store_columns((real *)call->grad + i * classes, classes, n, column, left & lanes);
+        store_columns((real *)call->grad + i * classes, classes, n, b->column, left & lanes);
     }
     if (call->loss)
         store((real *)call->loss + i, n, loss);
     if (call->row_max)
-        store((real *)call->row_max + i, n, top);
+        store((real *)call->row_max + i, n, b->top);
     if (call->log_sum)
-        store((real *)call->log_sum + i, n, log_sum);
+        store((real *)call->log_sum + i, n, b->log_sum);
     left &= lanes;
     for (ptrdiff_t r = 0; left; r++, left >>= 1)
         if (left & 1)
             short_rows(call, i + r, i + r + 1, mode);
 }
 
+/* Three blocks are on their way at a time, each in another step, so that none waits for its own latencies. */
 INLINE void lane_blocks(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
-    ptrdiff_t i = start;
-    for (; i + W <= stop; i += W)
-        lane_block(call, i, W, mode);
-    if (i < stop)
-        lane_block(call, i, stop - i, mode);
+    block blocks[3];
+    const ptrdiff_t count = (stop - start) / W, rest = (stop - start) % W;
+    for (ptrdiff_t k = 0; count && k < count + 2; k++) {
+        if (k >= 2)
+            finish_block(call, &blocks[(k - 2) % 3], W, mode);
+        if (k >= 1 && k <= count)
+            sum_block(call, &blocks[(k - 1) % 3], mode);
+        if (k < count)
+            begin_block(call, &blocks[k % 3], start + k * W, W, mode);
+    }
+    if (rest) {
+        begin_block(call, blocks, stop - rest, rest, mode);
+        sum_block(call, blocks, mode);
+        finish_block(call, blocks, rest, mode);
+    }
 }
 
 static __attribute__((noinline)) void few_classes(const sce_call *call, ptrdiff_t start, ptrdiff_t stop,

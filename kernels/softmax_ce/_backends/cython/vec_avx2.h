@@ -24,15 +24,13 @@ static inline V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
 static inline V v_div(V a, V b) { return _mm256_div_ps(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 static inline V v_max(V a, V b) { return _mm256_max_ps(a, b); } /* b where either is NaN */
-static inline V v_round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline V v_power(__m256i n) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+/* 2**(n + SCE_RAISE), shifted being n + SHIFT: the low bits of n move to the exponent. */
+static inline V v_power_raised(V shifted) {
+    const __m256i n = _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127 + SCE_RAISE));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
 }
-/* a * 2**n for integral n in [-152, 0], in two exact steps and one rounded one, so that subnormals are reached. */
-static inline V v_scale(V a, V n) {
-    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
-    return _mm256_mul_ps(_mm256_mul_ps(a, v_power(half)), v_power(_mm256_sub_epi32(whole, half)));
-}
+static inline M v_not_less(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_NLT_UQ); }
+static inline V v_fma_where(M m, V a, V b, V c) { return _mm256_and_ps(m, _mm256_fmadd_ps(a, b, c)); } /* else 0 */
 static inline M v_eq(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm256_andnot_ps(m, a); }
 static inline V v_add_where(M m, V a, V b) { return _mm256_add_ps(a, _mm256_and_ps(m, b)); }
@@ -53,6 +51,7 @@ static inline A a_add(A a, V v) {
 static inline __m256d a_join(A a) { return _mm256_add_pd(a.lo, a.hi); }
 static inline V a_lanes(A a) { return _mm256_set_m128(_mm256_cvtpd_ps(a.hi), _mm256_cvtpd_ps(a.lo)); }
 
+static inline int m_any(M m) { return _mm256_movemask_ps(m) != 0; }
 static inline unsigned m_bits(M m) { return (unsigned)_mm256_movemask_ps(m); }
 /* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)) */
 static inline V v_significand(V y, V *k) {
@@ -104,16 +103,13 @@ static inline V v_mul(V a, V b) { return _mm256_mul_pd(a, b); }
 static inline V v_div(V a, V b) { return _mm256_div_pd(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
 static inline V v_max(V a, V b) { return _mm256_max_pd(a, b); } /* b where either is NaN */
-static inline V v_round(V a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline V v_power(__m128i n) {
-    __m256i wide = _mm256_cvtepi32_epi64(_mm_add_epi32(n, _mm_set1_epi32(1023)));
-    return _mm256_castsi256_pd(_mm256_slli_epi64(wide, 52));
+/* 2**(n + SCE_RAISE), shifted being n + SHIFT: the low bits of n move to the exponent. */
+static inline V v_power_raised(V shifted) {
+    const __m256i n = _mm256_add_epi64(_mm256_castpd_si256(shifted), _mm256_set1_epi64x(1023 + SCE_RAISE));
+    return _mm256_castsi256_pd(_mm256_slli_epi64(n, 52));
 }
-/* a * 2**n for integral n in [-1080, 0], in two exact steps and one rounded one, so that subnormals are reached. */
-static inline V v_scale(V a, V n) {
-    __m128i whole = _mm256_cvtpd_epi32(n), half = _mm_srai_epi32(whole, 1);
-    return _mm256_mul_pd(_mm256_mul_pd(a, v_power(half)), v_power(_mm_sub_epi32(whole, half)));
-}
+static inline M v_not_less(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_NLT_UQ); }
+static inline V v_fma_where(M m, V a, V b, V c) { return _mm256_and_pd(m, _mm256_fmadd_pd(a, b, c)); } /* else 0 */
 static inline M v_eq(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm256_andnot_pd(m, a); }
 static inline V v_add_where(M m, V a, V b) { return _mm256_add_pd(a, _mm256_and_pd(m, b)); }
@@ -130,6 +126,7 @@ static inline A a_add(A a, V v) { return _mm256_add_pd(a, v); }
 static inline __m256d a_join(A a) { return a; }
 static inline V a_lanes(A a) { return a; }
 
+static inline int m_any(M m) { return _mm256_movemask_pd(m) != 0; }
 static inline unsigned m_bits(M m) { return (unsigned)_mm256_movemask_pd(m); }
 /* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)); k is small and not negative */
 static inline V v_significand(V y, V *k) {

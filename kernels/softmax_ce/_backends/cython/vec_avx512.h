@@ -20,22 +20,25 @@ static inline V v_mul(V a, V b) { return _mm512_mul_ps(a, b); }
 static inline V v_div(V a, V b) { return _mm512_div_ps(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 static inline V v_max(V a, V b) { return _mm512_max_ps(a, b); } /* b where either is NaN */
-static inline V v_round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline V v_scale(V a, V n) { return _mm512_scalef_ps(a, n); } /* a * 2**n, rounded once */
 static inline M v_eq(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_ps(a, m, a, b); }
 static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_ps(a, (M)~m, a, b); }
 static inline V v_blend(M m, V a, V b) { return _mm512_mask_mov_ps(a, m, b); } /* b where m, else a */
 static inline void v_stream(real *p, V v) { _mm512_stream_ps(p, v); }
-static inline V v_sixteenth(V bits) { /* 2**(i/16), i the low four bits of each lane */
-    const V table = _mm512_setr_ps(0x1.0p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fe0p+0f,
-                                   0x1.3dea64p+0f, 0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f, 0x1.7a1148p+0f,
-                                   0x1.8ace54p+0f, 0x1.9c4918p+0f, 0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f,
-                                   0x1.ea4afap+0f);
-    return _mm512_permutexvar_ps(_mm512_castps_si512(bits), table);
+/* Bits of 2**(i/16), less i << 19 and raised: with the low bits of SHIFT + k/16 moved to the exponent, 2**(k/16). */
+static const uint32_t power_bits[16] = {
+    0x5f800000, 0x5f7daac3, 0x5f7b95c2, 0x5f79c3d3, 0x5f7837f0, 0x5f76f532, 0x5f75fed7, 0x5f75583f,
+    0x5f7504f3, 0x5f7508a4, 0x5f75672a, 0x5f76248c, 0x5f7744fd, 0x5f78ccdf, 0x5f7ac0c7, 0x5f7d257d,
+};
+static inline V v_power_raised(V shifted) {
+    const __m512i k = _mm512_castps_si512(shifted), step = _mm512_permutexvar_epi32(k, _mm512_loadu_si512(power_bits));
+    return _mm512_castsi512_ps(_mm512_add_epi32(step, _mm512_slli_epi32(k, 19)));
 }
+static inline M v_not_less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
+static inline V v_fma_where(M m, V a, V b, V c) { return _mm512_maskz_fmadd_ps(m, a, b, c); } /* else 0 */
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_ps((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_ps(a); }
+static inline int m_any(M m) { return m != 0; }
 static inline unsigned m_bits(M m) { return m; }
 /* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
 static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
@@ -108,24 +111,28 @@ static inline V v_mul(V a, V b) { return _mm512_mul_pd(a, b); }
 static inline V v_div(V a, V b) { return _mm512_div_pd(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
 static inline V v_max(V a, V b) { return _mm512_max_pd(a, b); } /* b where either is NaN */
-static inline V v_round(V a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline V v_scale(V a, V n) { return _mm512_scalef_pd(a, n); } /* a * 2**n, rounded once */
 static inline M v_eq(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
 static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_pd(a, m, a, b); }
 static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_pd(a, (M)~m, a, b); }
 static inline V v_blend(M m, V a, V b) { return _mm512_mask_mov_pd(a, m, b); } /* b where m, else a */
 static inline void v_stream(real *p, V v) { _mm512_stream_pd(p, v); }
-static inline V v_sixteenth(V bits) { /* 2**(i/16), i the low four bits of each lane */
-    const V low = _mm512_setr_pd(0x1.0p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0,
-                                 0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0,
-                                 0x1.5ab07dd485429p+0);
-    const V high = _mm512_setr_pd(0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0,
-                                  0x1.9c49182a3f090p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0,
-                                  0x1.d5818dcfba487p+0, 0x1.ea4afa2a490dap+0);
-    return _mm512_permutex2var_pd(low, _mm512_castpd_si512(bits), high);
+/* Bits of 2**(i/16), less i << 48 and raised. */
+static const uint64_t power_bits[16] = {
+    0x43f0000000000000, 0x43efb5586cf9890f, 0x43ef72b83c7d517b, 0x43ef387a6e756238,
+    0x43ef06fe0a31b715, 0x43eedea64c123422, 0x43eebfdad5362a27, 0x43eeab07dd485429,
+    0x43eea09e667f3bcd, 0x43eea11473eb0187, 0x43eeace5422aa0db, 0x43eec49182a3f090,
+    0x43eee89f995ad3ad, 0x43ef199bdd85529c, 0x43ef5818dcfba487, 0x43efa4afa2a490da,
+};
+static inline V v_power_raised(V shifted) {
+    const __m512i k = _mm512_castpd_si512(shifted), low = _mm512_loadu_si512(power_bits);
+    const __m512i step = _mm512_permutex2var_epi64(low, k, _mm512_loadu_si512(power_bits + 8));
+    return _mm512_castsi512_pd(_mm512_add_epi64(step, _mm512_slli_epi64(k, 48)));
 }
+static inline M v_not_less(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLT_UQ); }
+static inline V v_fma_where(M m, V a, V b, V c) { return _mm512_maskz_fmadd_pd(m, a, b, c); } /* else 0 */
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_pd((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_pd(a); }
+static inline int m_any(M m) { return m != 0; }
 static inline unsigned m_bits(M m) { return m; }
 /* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
 static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {

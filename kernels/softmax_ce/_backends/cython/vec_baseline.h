@@ -16,7 +16,6 @@
 #define W 4
 typedef float real;
 typedef int32_t integer;
-#define MAGIC 0x1.8p23f /* adding it rounds to an integer that sits in the low bits */
 #define BIAS 127
 #define SQRT_HALF 0x3f3504f3
 #define FRACTION 23
@@ -24,7 +23,6 @@ typedef int32_t integer;
 #define W 2
 typedef double real;
 typedef int64_t integer;
-#define MAGIC 0x1.8p52
 #define BIAS 1023
 #define SQRT_HALF 0x3fe6a09e667f3bcd
 #define FRACTION 52
@@ -62,16 +60,10 @@ static inline V v_fma(V a, V b, V c) { return a * b + c; } /* rounded twice: -ff
 #endif
 static inline V v_select(M m, V a, V b) { return (V)((m & (M)a) | (~m & (M)b)); }
 static inline V v_max(V a, V b) { return v_select((M)(a > b), a, b); } /* b where either is NaN */
-static inline V v_round(V a) {
-    V shifted = a + v_set(MAGIC);
-    return shifted - v_set(MAGIC);
-}
-static inline V v_power(M n) { return (V)((n + BIAS) << FRACTION); }
-/* a * 2**n for integral n in [-1080, 0], in two exact steps and one rounded one, so that subnormals are reached. */
-static inline V v_scale(V a, V n) {
-    M whole = (M)(n + v_set(MAGIC)) - (M)v_set(MAGIC), half = whole >> 1;
-    return a * v_power(half) * v_power(whole - half);
-}
+/* 2**(n + SCE_RAISE), shifted being n + SHIFT: the low bits of n move to the exponent. */
+static inline V v_power_raised(V shifted) { return (V)(((M)shifted + BIAS + SCE_RAISE) << FRACTION); }
+static inline M v_not_less(V a, V b) { return ~(M)(a < b); }
+static inline V v_fma_where(M m, V a, V b, V c) { return (V)(m & (M)v_fma(a, b, c)); } /* else 0 */
 static inline M v_eq(V a, V b) { return (M)(a == b); }
 static inline V v_zero_where(M m, V a) { return (V)(~m & (M)a); }
 static inline V v_add_where(M m, V a, V b) { return a + (V)(m & (M)b); }
@@ -85,6 +77,11 @@ static inline void v_stream(real *p, V v) { _mm_stream_pd(p, v); }
 static inline void v_stream(real *p, V v) { v_store(p, v); }
 #endif
 
+static inline int m_any(M m) {
+    uint64_t halves[2];
+    memcpy(halves, &m, sizeof halves);
+    return (halves[0] | halves[1]) != 0;
+}
 static inline unsigned m_bits(M m) {
     unsigned bits = 0;
     for (int i = 0; i < W; i++)
