@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from dataclasses import replace
 from importlib import metadata
@@ -58,6 +59,17 @@ class BackendUnavailableError(ImportError):
 
 
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: a thread that was loading a backend is not there to let go of the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 _entries: dict[str, BackendInfo] | None = None
 _loaded: dict[str, Backend | BackendInfo] = {}
 
