@@ -16,13 +16,13 @@ def python(
     code: str, *, timeout: float = 60, command: Sequence[str] = (sys.executable,), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """How a fresh interpreter ended that ran this; it can import scenario.py. A hang is a TimeoutExpired."""
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = environment.pop("PYTHONPATH", ""), str(HERE), os.environ.get("PYTHONPATH", "")
     with subprocess.Popen(
         [*command, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment},
         start_new_session=True,  # so that children of its own that hang go with it
     ) as process:
         try:
