@@ -10,6 +10,7 @@ from importlib import metadata
 from types import MappingProxyType, ModuleType
 
 from softmax_ce.contract import Accuracy, Backend, BackendInfo, lanes, pairwise, wide
+from softmax_ce.interpreters import in_sub_interpreter
 
 ENTRY_POINT_GROUP = "softmax_ce.backends"
 
@@ -35,6 +36,7 @@ _TABLE: tuple[BackendInfo, ...] = (
         module="softmax_ce._backends.numba_jit",
         summary="Numba: inlined polynomial exp, one fused pass per row, compiled on first use",
         ahead_of_time=False,
+        sub_interpreters=False,  # its import waits for the interpreter's lock for ever
         serial_elements=400_000,
         how_to_get="pip install 'softmax-ce[numba]'",
         accuracy=MappingProxyType(
@@ -196,6 +198,8 @@ def _load(name: str) -> Backend | BackendInfo:
             info = _known()[name]
             own = info in _TABLE
             try:
+                if not info.sub_interpreters and in_sub_interpreter():
+                    raise ImportError("it works in the main interpreter alone, and this is a sub-interpreter")
                 module = importlib.import_module(info.module)
                 declared = info if own else replace(_declared(module), name=name)
                 _loaded[name] = _backend_of(module, declared)

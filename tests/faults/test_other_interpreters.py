@@ -8,8 +8,9 @@ from child import python, survive
 
 # What the standard library has called the module, and how it made the two kinds of interpreter.
 CREATE = """
-import scenario
-scenario.check()
+if {loaded}:
+    import scenario
+    scenario.check()
 try:
     import _interpreters as interpreters
     make = lambda isolated: interpreters.create("isolated" if isolated else "legacy")
@@ -41,17 +42,18 @@ for _ in range(2):
     failed = interpreters.run_string(inner, CODE.format(path=sys.path))
     assert failed is None, failed
     interpreters.destroy(inner)
-scenario.check()
-scenario.check("numpy")
-print("outside: right")
+if {loaded}:
+    scenario.check()
+    scenario.check("numpy")
+    print("outside: right")
 """
 
 
+@pytest.mark.parametrize("loaded", [True, False], ids=["also outside", "inside alone"])
 @pytest.mark.parametrize("isolated", [False, True], ids=["legacy", "isolated"])
-def test_a_sub_interpreter(isolated: bool) -> None:
+def test_a_sub_interpreter(isolated: bool, loaded: bool) -> None:
     if python("import _interpreters").returncode and python("import _xxsubinterpreters").returncode:
         pytest.skip("this Python has no sub-interpreters")
-    code = CREATE.replace("{isolated}", str(isolated))
-    output = survive(code)
-    assert output.endswith("outside: right\n")
+    output = survive(CREATE.replace("{isolated}", str(isolated)).replace("{loaded}", str(loaded)))
+    assert output.endswith("outside: right\n") == loaded
     assert "works: 0.693" in output or "ImportError:" in output
