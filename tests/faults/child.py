@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,10 +34,8 @@ def python(
 
 
 def _end_session(leader: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone; macOS says the second
         os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # all gone; macOS says the second
-        pass
 
 
 def survive(code: str, *, timeout: float = 60, command: Sequence[str] = (sys.executable,), **environment: str) -> str:

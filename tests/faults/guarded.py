@@ -158,15 +158,15 @@ def sweep_casts(name: str) -> int:
     for n, side, bfloat in itertools.product((*range(1, 70), 255, 1023), SIDES, (False, True)):
         os.write(1, f"{name} cast {n} {side} {bfloat}\n".encode())
         half = np.arange(n, dtype=np.uint16) * 37
-        for cast, source, target in ((backend.widen, half, np.zeros(n, np.float32)),
-                                     (backend.narrow, np.linspace(-3, 3, n, dtype=np.float32), np.zeros(n, np.uint16))):  # fmt: skip
+        floats = np.linspace(-3, 3, n, dtype=np.float32)
+        for cast, source, target in ((backend.widen, half, 0 * floats), (backend.narrow, floats, 0 * half)):
             expected = target.copy()
             cast(source, expected, bfloat)
             rooms = (narrow, wide) if source is half else (wide, narrow)
             there = rooms[0].place(source, side), rooms[1].place(target, side)
             cast(*there, bfloat)
             np.testing.assert_array_equal(there[1], expected)
-            assert wide.untouched() and narrow.untouched(), (n, side, bfloat)
+            assert all(room.untouched() for room in rooms), (n, side, bfloat)
             count += 1
     return count
 

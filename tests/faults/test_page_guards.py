@@ -41,7 +41,9 @@ def test_every_instruction_set(isa: str, stream_from: str) -> None:
 def test_numba(cache_bytes: int) -> None:
     available("numba")
     module = sce.get_backend("numba").info.module
-    sweep(f"(setattr(__import__({module!r}, fromlist=['x']), '_CACHE_BYTES', {cache_bytes}), guarded.sweep('numba'))[1]")
+    sweep(
+        f"(setattr(__import__({module!r}, fromlist=['x']), '_CACHE_BYTES', {cache_bytes}), guarded.sweep('numba'))[1]"
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Libraries that bring an OpenMP runtime of their own, loaded before us and after, and used in between and in a fork."""
+"""Libraries that bring an OpenMP runtime of their own: loaded before us and after, called between and beside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays larger than memory: untouched zero pages to read, and one small piece of memory mapped over and over to write."""
+"""Arrays larger than memory: untouched zero pages to read; to write, one piece of memory mapped over and over."""
 
 from __future__ import annotations
 
