@@ -57,7 +57,7 @@ def test_numba_for_another_cpu(cpu: str) -> None:
 @pytest.mark.parametrize("fault", ["read_one_beyond", "read_one_before", "write_one_beyond"])
 def test_a_kernel_that_goes_beyond_is_caught(fault: str) -> None:
     done = python(f"import guarded; guarded.sweep('wrong', kernels=guarded.wrong(guarded.{fault}))")
-    assert done.returncode == -signal.SIGSEGV or "AddressSanitizer: SEGV" in done.stderr, ending(done)
+    assert done.returncode == -signal.SIGSEGV or "AddressSanitizer" in done.stderr, ending(done)
 
 
 def test_a_kernel_that_writes_beside_is_caught() -> None:
@@ -67,4 +67,4 @@ def test_a_kernel_that_writes_beside_is_caught() -> None:
         "def fault(x, grad): ctypes.memset(grad.ctypes.data - 8, 0, 8)\n"
         "guarded.sweep('wrong', kernels=guarded.wrong(fault))"
     )
-    assert "written beside grad" in done.stderr
+    assert "written beside grad" in done.stderr or "AddressSanitizer" in done.stderr
