@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The suite on an extension built with gcc's sanitizers, and on a twin that checks every index; the row kernels on two
-# threads under ThreadSanitizer. usage: tests/sanitize.sh PYTHON [address|thread|bounds] [PYTEST OPTION ...]
+# threads under ThreadSanitizer. usage: tests/sanitize.sh PYTHON [address|thread|bounds] [TEST ...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$(realpath -s "$1")
@@ -23,7 +23,7 @@ suite() {
     local name=$1
     shift
     PYTHONPATH="$builds/$name/lib" "$python" -c 'import softmax_ce; print("testing", softmax_ce.__file__)'
-    PYTHONPATH="$builds/$name/lib" NUMBA_CACHE_DIR="$builds/numba" "$python" -m pytest -q tests "${left_out[@]}" "$@"
+    PYTHONPATH="$builds/$name/lib" NUMBA_CACHE_DIR="$builds/numba" "$python" -m pytest -q "${left_out[@]}" "${@:-tests}"
 }
 
 runtime() { gcc -print-file-name="lib$1.so"; }
