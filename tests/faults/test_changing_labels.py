@@ -69,7 +69,7 @@ while time.monotonic() < end:
         errors += 1
 stop.set()
 changer.join()
-assert results and errors, (results, errors)
+assert results + errors > 3, (results, errors)
 """
     )
 
