@@ -70,7 +70,10 @@ print(threading_layer())
 """
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["loaded-first", "loaded-after"])
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(True, id="loaded first"), pytest.param(False, id="loaded after", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
 def test_the_user_s_own_prange_beside_ours(layer: str, first: bool) -> None:
     for name in ("numba", "cython"):

@@ -34,7 +34,7 @@ scenario.check({backend!r})
 LONG = (1 << 26, 256)  # 64 GiB of float32: some seconds on the fastest backend
 
 
-@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_an_interrupt_is_raised_within_the_call(backend: str, threads: int) -> None:
     code = INTERRUPT.format(shape=LONG, dtype="float32", backend=backend, threads=threads)
     assert float(survive(code)) < LIMIT

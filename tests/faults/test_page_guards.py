@@ -21,6 +21,7 @@ def sweep(call: str, **environment: str) -> None:
     assert int(last[0].partition("cases: ")[2]) > 100
 
 
+@pytest.mark.slow
 def test_numpy_backends() -> None:
     for name in ("naive", "numpy"):
         sweep(f"guarded.sweep({name!r})")
