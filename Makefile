@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
+.PHONY: help setup compare test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ compare: $(STAMP) ## compare the backends on this machine
 
 test: $(STAMP) ## run all tests, the documentation's examples among them
 	@$(BIN)/python -m pytest $(ARGS)
+
+trust: $(STAMP) ## the tests that take longer: other CPUs, huge arrays
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+sanitize: $(STAMP) ## the suite under gcc's sanitizers and with every index checked: half an hour
+	@tests/sanitize.sh $(BIN)/python $(ARGS)
 
 lint: $(STAMP) ## ruff, cython-lint and mypy
 	@$(BIN)/ruff check .

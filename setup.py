@@ -29,6 +29,11 @@ FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contr
 # Instructions of independent exponentials side by side: up to 12 % on long rows with gcc 12. Clang does so unasked.
 FLAGS += ["-fschedule-insns", "-fsched-pressure"]
 
+# For tests/sanitize.sh: gcc's sanitizers, named as -fsanitize takes them, and Cython's own checks of every index.
+SANITIZERS = os.environ.get("SOFTMAX_CE_SANITIZE", "")
+SANITIZE = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZERS else []
+CHECKED = os.environ.get("SOFTMAX_CE_BOUNDSCHECK", "0") not in ("", "0")
+
 EXTENSIONS = [
     Extension(
         "softmax_ce._backends.cython._kernels",
@@ -37,16 +42,20 @@ EXTENSIONS = [
         include_dirs=[ROWS, numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         libraries=[] if os.name == "nt" else ["m"],
-        extra_compile_args=FLAGS,
+        extra_compile_args=list(FLAGS),
     ),
     Extension(  # read and copy loops: the physical limit that kernels are compared with
         "softmax_ce_bench.ceilings._loops",
         sources=[f"{CEILINGS}/_loops.pyx", f"{CEILINGS}/loops.c"],
         depends=sorted(glob(f"{CEILINGS}/*.h")),
         include_dirs=[CEILINGS],
-        extra_compile_args=FLAGS,
+        extra_compile_args=list(FLAGS),
     ),
 ]
+for extension in EXTENSIONS:
+    extension.extra_compile_args += SANITIZE
+    extension.extra_link_args += SANITIZE
+    extension.cython_directives = {"boundscheck": CHECKED, "initializedcheck": CHECKED, "wraparound": False}
 
 
 class BuildOrExplain(build_ext):

@@ -177,6 +177,8 @@ class BackendInfo:
         Native dtype name -> :class:`Accuracy`.
     dtypes : tuple of str
         The dtypes its kernels compute; 16-bit logits are staged through float32, integers through float64.
+    sub_interpreters : bool
+        False: loading it in a sub-interpreter would not end, or end the process.
     available : bool
     why_unavailable : str or None
         The reason when not available.
@@ -191,6 +193,7 @@ class BackendInfo:
     serial_elements: int = 1 << 16
     accuracy: Mapping[str, Accuracy] = field(default_factory=_cautious, hash=False, compare=False)
     dtypes: tuple[str, ...] = NATIVE_DTYPES
+    sub_interpreters: bool = True
     available: bool = True
     why_unavailable: str | None = None
 

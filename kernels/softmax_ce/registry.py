@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from dataclasses import replace
 from importlib import metadata
 from types import MappingProxyType, ModuleType
 
 from softmax_ce.contract import Accuracy, Backend, BackendInfo, lanes, pairwise, wide
+from softmax_ce.interpreters import in_sub_interpreter
 
 ENTRY_POINT_GROUP = "softmax_ce.backends"
 
@@ -34,6 +36,7 @@ _TABLE: tuple[BackendInfo, ...] = (
         module="softmax_ce._backends.numba_jit",
         summary="Numba: inlined polynomial exp, one fused pass per row, compiled on first use",
         ahead_of_time=False,
+        sub_interpreters=False,  # its import waits for the interpreter's lock for ever
         serial_elements=400_000,
         how_to_get="pip install 'softmax-ce[numba]'",
         accuracy=MappingProxyType(
@@ -58,6 +61,17 @@ class BackendUnavailableError(ImportError):
 
 
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: a thread that was loading a backend is not there to let go of the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 _entries: dict[str, BackendInfo] | None = None
 _loaded: dict[str, Backend | BackendInfo] = {}
 
@@ -184,6 +198,8 @@ def _load(name: str) -> Backend | BackendInfo:
             info = _known()[name]
             own = info in _TABLE
             try:
+                if not info.sub_interpreters and in_sub_interpreter():
+                    raise ImportError("it works in the main interpreter alone, and this is a sub-interpreter")
                 module = importlib.import_module(info.module)
                 declared = info if own else replace(_declared(module), name=name)
                 _loaded[name] = _backend_of(module, declared)

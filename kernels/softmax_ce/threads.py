@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
+from softmax_ce.interpreters import in_sub_interpreter
+
 Task = Callable[[int, int], object]
 
 SERIAL_ELEMENTS = 1 << 16  # below this, unless a backend says otherwise, waking a helper costs more than it saves
@@ -206,6 +208,8 @@ class _Pool:
 
     def _start(self) -> bool:
         """Whether the system granted one more thread. A refusal is not an error: the caller works too."""
+        if in_sub_interpreter():  # whose end, with a thread of it still there, ends the process
+            return False
         jobs = self._jobs
         thread = threading.Thread(target=_serve, args=(jobs,), name="softmax-ce", daemon=True)
         try:

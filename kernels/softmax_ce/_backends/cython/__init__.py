@@ -6,18 +6,10 @@ row is written while it is computed and scaled while still in cache. Allocates 4
 classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
 """
 
-from importlib import import_module
-from pathlib import Path
-
+from softmax_ce._backends.cython.library import load
 from softmax_ce.contract import SplitKernels
 
-try:
-    _kernels = import_module("softmax_ce._backends.cython._kernels")
-except ImportError as error:
-    _note = Path(__file__).with_name("build_error.txt")  # written by setup.py when the compilation failed
-    if _note.exists():
-        raise ImportError(f"the extension was not built: {_note.read_text(encoding='utf-8').strip()}") from error
-    raise
+_kernels = load("softmax_ce._backends.cython._kernels")
 
 hard = _kernels.hard
 soft = _kernels.soft

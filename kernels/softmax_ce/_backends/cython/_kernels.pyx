@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, cdivision=True
 """The contract's two kernels on typed memoryviews: arguments in, one C call without the GIL, nothing else.
 
 The arithmetic is in rows_kernel.h, compiled once per instruction set; the best that this CPU and system

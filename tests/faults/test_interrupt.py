@@ -1,0 +1,90 @@
+"""Ctrl-C in the middle of a long call: raised soon, and the pool is fit for the next call."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from child import survive
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs address space without memory")
+
+LIMIT = 1.0  # seconds; 0.05 and a little on an idle machine (docs/reliability.md)
+
+INTERRUPT = """
+import os, signal, threading, time, numpy as np, scenario, zeros, softmax_ce as sce
+x = zeros.zeros({shape}, {dtype!r})
+y = np.zeros(len(x), np.int64)
+scenario.check({backend!r})
+sent = []
+def interrupt():
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Timer(0.5, interrupt).start()
+try:
+    sce.cross_entropy(x, y, backend={backend!r}, threads={threads})
+except KeyboardInterrupt:
+    print(time.perf_counter() - sent[0])
+else:
+    raise AssertionError("the call ended by itself: it is too short for this test")
+scenario.check({backend!r})
+"""
+
+LONG = (1 << 26, 256)  # 64 GiB of float32: some seconds on the fastest backend
+
+
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_an_interrupt_is_raised_within_the_call(backend: str, threads: int) -> None:
+    code = INTERRUPT.format(shape=LONG, dtype="float32", backend=backend, threads=threads)
+    assert float(survive(code)) < LIMIT
+
+
+def test_in_a_staged_call() -> None:
+    code = INTERRUPT.format(shape=LONG, dtype="float16", backend=None, threads=4)
+    assert float(survive(code)) < LIMIT
+
+
+def test_in_one_long_row() -> None:
+    """Threads share it chunk by chunk."""
+    code = INTERRUPT.format(shape=(2, 1 << 32), dtype="float32", backend=None, threads=1)
+    assert float(survive(code)) < LIMIT
+
+
+def test_a_second_interrupt_waits_for_the_helpers_too() -> None:
+    """Interrupts in a row: after each, nobody touches the caller's buffers, and calls go on to be right."""
+    survive("""
+import os, signal, threading, time, numpy as np, scenario, softmax_ce as sce
+x, y = scenario.problem(2000, 5000)
+grad = np.empty_like(x)
+stop = threading.Event()
+def interrupt():
+    while not stop.wait(0.003):
+        os.kill(os.getpid(), signal.SIGINT)
+sender = threading.Thread(target=interrupt)
+def leave(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            while time.monotonic() < end:
+                sce.cross_entropy_with_grad(x, y, grad_out=grad, threads=4)
+        except KeyboardInterrupt:
+            pass
+quiet = signal.getsignal(signal.SIGINT)
+sender.start()
+count = 0
+for _ in range(20):
+    try:
+        leave(0.05)
+    except KeyboardInterrupt:
+        count += 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    grad[:] = 7
+    time.sleep(0.01)
+    assert (grad == 7).all(), "a helper wrote after the call had ended"
+    signal.signal(signal.SIGINT, quiet)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+stop.set()
+sender.join()
+scenario.check()
+""")

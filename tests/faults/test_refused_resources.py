@@ -1,0 +1,99 @@
+"""Threads and memory that the system refuses: a serial run or a clear error, and never a dead process."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from child import survive
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits")
+
+
+def test_no_thread_is_granted(backend: str) -> None:
+    """As an unprivileged user, whom the limit binds."""
+    survive(f"""
+import os, resource, threading, scenario
+scenario.check({backend!r}, threads=1)  # everything is loaded and compiled
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+try:
+    threading.Thread(target=int).start()
+except RuntimeError:
+    pass
+else:
+    raise AssertionError("the limit does not bind")
+for _ in range(3):
+    scenario.check({backend!r}, threads=4)
+assert threading.active_count() == 1
+""")
+
+
+def test_fewer_threads_than_asked_are_granted() -> None:
+    survive("""
+import threading, scenario
+start = threading.Thread.start
+def granted_twice(self):
+    if threading.active_count() > 2:
+        raise RuntimeError("can't start new thread")
+    start(self)
+threading.Thread.start = granted_twice
+for _ in range(3):
+    scenario.check(threads=8)
+assert threading.active_count() == 3
+""")
+
+
+def test_memory_is_refused(backend: str) -> None:
+    """With from none to a little left: right, or a MemoryError; afterwards, with memory again, right."""
+    output = survive(f"""
+import resource, scenario, numpy as np, softmax_ce as sce
+x, y = scenario.problem(1000, 5000)
+right = scenario.truth(x, y)
+wide = np.asfortranarray(x)  # staged
+sce.cross_entropy(x[:2], y[:2], backend={backend!r}, threads=1)
+def used():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+outcomes = set()
+most = resource.getrlimit(resource.RLIMIT_AS)
+for threads in (1, 4):
+    for logits in (x, wide):
+        for left in (0, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 12 << 20, 21 << 20, 30 << 20, 60 << 20, 200 << 20):
+            resource.setrlimit(resource.RLIMIT_AS, (used() + left, most[1]))
+            try:
+                result = sce.cross_entropy_with_grad(logits, y, reduction="none", backend={backend!r}, threads=threads)
+                outcomes.add("right")
+            except MemoryError:
+                result = None
+                outcomes.add("MemoryError")
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, most)
+            if result is not None:
+                scenario.agree(result, right)
+            del result
+scenario.check({backend!r})
+print(*sorted(outcomes))
+""")
+    assert output.split() == ["MemoryError", "right"]
+
+
+def test_a_long_row_whose_scratch_is_refused() -> None:
+    """The chunks of one row need a scratch that grows with it."""
+    survive("""
+import resource, numpy as np, scenario, softmax_ce as sce
+x = np.zeros((1, 1 << 24), np.float32)
+sce.cross_entropy(x[:, :5000], [0], threads=1)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+most = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 17), most[1]))
+try:
+    loss = float(sce.cross_entropy(x, [0], threads=1))
+except MemoryError:
+    loss = None
+resource.setrlimit(resource.RLIMIT_AS, most)
+assert loss is None or abs(loss - 24 * np.log(2)) < 1e-5
+scenario.check()
+""")
