@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CYTHON_DIR := kernels/softmax_ce/_backends/cython
-BUILD_ERROR := $(CYTHON_DIR)/build_error.txt
-SOURCES := setup.py $(wildcard $(addprefix $(CYTHON_DIR)/,*.pyx *.pxd *.c *.h))
+CEILINGS_DIR := bench/softmax_ce_bench/ceilings
+BUILD_ERRORS := $(addsuffix /build_error.txt,$(CYTHON_DIR) $(CEILINGS_DIR))
+SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(addprefix $(dir)/,*.pyx *.pxd *.c *.h)))
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test lint format bench asv-quick exp-error clean retry
+.PHONY: help setup compare test lint format bench asv-quick exp-error roofline peers clean retry
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +28,7 @@ test: $(STAMP) ## run all tests, the documentation's examples among them
 lint: $(STAMP) ## ruff, cython-lint and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels bench
 	@$(BIN)/mypy
 
 format: $(STAMP) ## let ruff lay out the code
@@ -48,18 +49,25 @@ asv-quick: $(STAMP) ## run every asv benchmark once on the working tree, keep no
 exp-error: $(STAMP) ## measure the compiled exp over every float32 in [-104, -0]: a minute
 	@$(BIN)/python -m softmax_ce_bench.exp_error --exhaustive
 
+roofline: $(STAMP) ## how far the kernels are from the hardware's limit and from other libraries: six minutes
+	@$(BIN)/python -m softmax_ce_bench.roofline $(ARGS)
+
+peers: $(STAMP) ## install the libraries that roofline compares with: PyTorch, JAX (1 GB)
+	@$(PIP_INSTALL) --editable '.[peers]'
+
 clean: ## remove .venv, build products and caches
 	rm -rf $(VENV) build dist .asv .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf kernels/*.egg-info bench/*.egg-info *.egg-info
-	rm -f $(BUILD_ERROR) $(CYTHON_DIR)/_kernels.c $(CYTHON_DIR)/*.so
+	rm -f $(BUILD_ERRORS) $(CYTHON_DIR)/_kernels.c $(CEILINGS_DIR)/_loops.c $(CYTHON_DIR)/*.so $(CEILINGS_DIR)/*.so
 	find kernels bench tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that a change in Python code needs nothing; a change in a C or Cython source only recompiles.
 # A build that failed is tried again each time: a compiler may have come.
-$(STAMP): pyproject.toml $(SOURCES) $(if $(wildcard $(BUILD_ERROR)),retry) | $(BIN)/pip
-	@echo "$(if $(filter pyproject.toml,$?),Installing the tools and building: this takes a minute or two.,Building the compiled backend.)"
+$(STAMP): pyproject.toml $(SOURCES) $(if $(wildcard $(BUILD_ERRORS)),retry) | $(BIN)/pip
+	@echo "$(if $(filter pyproject.toml,$?),Installing the tools and building: this takes a minute or two.,Building the compiled parts.)"
 	@$(PIP_INSTALL) --editable $(if $(filter pyproject.toml,$?),'.[dev]',. --no-deps --no-build-isolation)
-	@test ! -f $(BUILD_ERROR) || { echo "The Cython backend could not be built: $$(cat $(BUILD_ERROR))" >&2; \
+	@test ! -f $(CYTHON_DIR)/build_error.txt || { \
+		echo "The Cython backend could not be built: $$(cat $(CYTHON_DIR)/build_error.txt)" >&2; \
 		echo "Everything else works. The compiler's messages: SOFTMAX_CE_REQUIRE_ALL=1 make setup" >&2; }
 	@touch $@
 

@@ -1,7 +1,7 @@
-"""The compiled backend, and nothing else: everything about the distribution is in pyproject.toml.
+"""The compiled extensions, and nothing else: everything about the distribution is in pyproject.toml.
 
-A machine that cannot compile still gets an install. What went wrong is written to build_error.txt in
-the backend's package, where its __init__ finds the reason to give. SOFTMAX_CE_REQUIRE_ALL=1 (as in
+A machine that cannot compile still gets an install. What went wrong is written to build_error.txt beside
+where an extension would be, for the package to give as the reason. SOFTMAX_CE_REQUIRE_ALL=1 (as in
 continuous integration) makes it an error instead.
 """
 
@@ -15,20 +15,32 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
 
+REQUIRE_ALL = os.environ.get("SOFTMAX_CE_REQUIRE_ALL", "0") not in ("", "0")
+
 ROWS = "kernels/softmax_ce/_backends/cython"
+CEILINGS = "bench/softmax_ce_bench/ceilings"
 
 # Never -ffast-math, which breaks -inf masks and links a start-up file that flushes subnormals in the whole
 # process; never -march=native, since pragmas in the C files choose the instruction sets.
 FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 
-EXTENSION = Extension(
-    "softmax_ce._backends.cython._kernels",
-    sources=[f"{ROWS}/_kernels.pyx", *sorted(glob(f"{ROWS}/rows_*.c"))],
-    depends=sorted(glob(f"{ROWS}/*.h") + glob(f"{ROWS}/*.pxd")),
-    include_dirs=[ROWS],
-    libraries=[] if os.name == "nt" else ["m"],
-    extra_compile_args=FLAGS,
-)
+EXTENSIONS = [
+    Extension(
+        "softmax_ce._backends.cython._kernels",
+        sources=[f"{ROWS}/_kernels.pyx", *sorted(glob(f"{ROWS}/rows_*.c"))],
+        depends=sorted(glob(f"{ROWS}/*.h") + glob(f"{ROWS}/*.pxd")),
+        include_dirs=[ROWS],
+        libraries=[] if os.name == "nt" else ["m"],
+        extra_compile_args=FLAGS,
+    ),
+    Extension(  # read and copy loops: the physical limit that kernels are compared with
+        "softmax_ce_bench.ceilings._loops",
+        sources=[f"{CEILINGS}/_loops.pyx", f"{CEILINGS}/loops.c"],
+        depends=sorted(glob(f"{CEILINGS}/*.h")),
+        include_dirs=[CEILINGS],
+        extra_compile_args=FLAGS,
+    ),
+]
 
 
 class BuildOrExplain(build_ext):
@@ -39,26 +51,31 @@ class BuildOrExplain(build_ext):
         self.cython_c_in_temp = True  # no generated C in the source tree
 
     def run(self) -> None:
-        libraries = self._destinations()
-        reason = None
+        self.reasons: dict[str, str] = {}
+        destinations = {ext.name: self._destinations(ext) for ext in self.extensions}
         try:
             super().run()
-        except Exception as error:
-            if os.environ.get("SOFTMAX_CE_REQUIRE_ALL", "0") not in ("", "0"):
+        except Exception as error:  # before any of them was begun
+            if REQUIRE_ALL:
                 raise
-            reason = explain(error)
-            self.warn(f"{EXTENSION.name} is left out: {reason}")
-        for library in libraries:
-            note = library.with_name("build_error.txt")
-            if reason is None:
-                note.unlink(missing_ok=True)
-            else:
-                library.unlink(missing_ok=True)  # an older build must not stand in for the one that failed
-                note.parent.mkdir(parents=True, exist_ok=True)
-                note.write_text(f"{reason}\n", encoding="utf-8")
+            self.reasons = {name: explain(error) for name in destinations}
+        for name, libraries in destinations.items():
+            if name in self.reasons:
+                self.warn(f"{name} is left out: {self.reasons[name]}")
+            for library in libraries:
+                self._leave_note(library, self.reasons.get(name))
 
     def build_extension(self, ext: Extension) -> None:
-        # The failures that people meet, in words; anything else is caught in run().
+        try:
+            self._build(ext)
+        except Exception as error:
+            if REQUIRE_ALL:
+                raise
+            self.reasons[ext.name] = explain(error)
+            ext.optional = True  # nobody is to look for the library
+
+    def _build(self, ext: Extension) -> None:
+        # The failures that people meet, in words; anything else as explain() has it.
         if self.compiler.compiler_type == "msvc":
             raise PlatformError("needs gcc or clang")  # the C files use their vector extensions
         command = getattr(self.compiler, "compiler_so", None)
@@ -68,9 +85,19 @@ class BuildOrExplain(build_ext):
             raise PlatformError("Python.h not found: install Python's development headers (python3-dev)")
         super().build_extension(ext)
 
-    def _destinations(self) -> list[Path]:
+    @staticmethod
+    def _leave_note(library: Path, reason: str | None) -> None:
+        note = library.with_name("build_error.txt")
+        if reason is None:
+            note.unlink(missing_ok=True)
+        else:
+            library.unlink(missing_ok=True)  # an older build must not stand in for the one that failed
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(f"{reason}\n", encoding="utf-8")
+
+    def _destinations(self, ext: Extension) -> list[Path]:
         """Where the library goes: into the build tree; in an editable install, beside its source too."""
-        in_source, in_build = self._get_inplace_equivalent(self.get_finalized_command("build_py"), EXTENSION)
+        in_source, in_build = self._get_inplace_equivalent(self.get_finalized_command("build_py"), ext)
         return [Path(in_build), Path(in_source)] if self.inplace else [Path(in_build)]
 
 
@@ -84,4 +111,4 @@ def explain(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-setup(ext_modules=[EXTENSION], cmdclass={"build_ext": BuildOrExplain})
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": BuildOrExplain})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import softmax_ce as sce
+from softmax_ce_bench import ceilings
 
 # Continuous integration sets this: a backend that is silently missing must fail there.
 REQUIRE_ALL = os.environ.get("SOFTMAX_CE_REQUIRE_ALL", "") not in ("", "0")
@@ -21,6 +22,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if REQUIRE_ALL and missing:
         reasons = "; ".join(f"{info.name}: {info.why_unavailable}" for info in missing)
         raise pytest.UsageError(f"SOFTMAX_CE_REQUIRE_ALL is set and backends are missing: {reasons}")
+    if REQUIRE_ALL and ceilings.why_unavailable is not None:
+        raise pytest.UsageError(
+            f"SOFTMAX_CE_REQUIRE_ALL is set and the copy loops are missing: {ceilings.why_unavailable}"
+        )
 
 
 @pytest.fixture(params=[info.name for info in sce.backends()])

@@ -7,6 +7,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -89,6 +90,57 @@ def test_the_time_budget_ends_the_rounds():
     assert samples.rounds == 7
     over = Clock()
     assert measure(over, {"a": 1.0}, seconds=0.0).rounds == 1  # one round always, so that there is something to say
+
+
+def test_few_rounds_may_take_longer_until_there_is_an_interval():
+    clock = Clock()
+    samples = measure(clock, {"a": 1.0, "b": 1.0}, seconds=5.0, most_seconds=60.0)
+    assert samples.rounds == FEWEST_ROUNDS
+    over = Clock()
+    samples = measure(over, {"a": 1.0, "b": 1.0}, seconds=5.0, most_seconds=11.0)
+    assert samples.rounds < FEWEST_ROUNDS
+    assert over.now <= 11.0
+
+
+def test_short_calls_start_with_one_that_is_not_timed():
+    clock = Clock()
+    taken = iter([5.0, *[1e-3] * 10, 5.0, *[1e-3] * 10])  # cold, then warm, then cold again
+
+    def run():
+        clock.now += next(taken)
+
+    sampler = timing.Local(run, clock=clock)
+    assert sampler.sample(10) == pytest.approx(1e-3, rel=1e-9)
+    assert sampler.sample(10) == pytest.approx(1e-3, rel=1e-9)
+    assert next(taken, None) is None
+
+
+def test_what_is_put_back_before_a_sample_is_not_timed():
+    clock = Clock()
+    sampler = timing.Local(clock.work("run", 0.25), clock.work("before", 7.0), clock)
+    assert sampler.calibrate(10.0) == 1  # one call, however short: the second would find what the first left
+    assert sampler.sample(1) == 0.25
+    assert clock.log == ["before", "run"] * 2
+
+
+def test_a_sampler_from_elsewhere_is_measured_like_a_function():
+    class Elsewhere:
+        asked: ClassVar[list[int]] = []
+
+        def calibrate(self, sample_seconds):
+            return 17
+
+        def sample(self, calls):
+            self.asked.append(calls)
+            return 0.125
+
+    clock = Clock()
+    samples = timing.measure(
+        {"far": Elsewhere()}, seconds=1e9, most_rounds=8, control=clock.work("control", 1e-2), clock=clock
+    )
+    assert samples.calls["far"] == 17
+    assert Elsewhere.asked == [17] * 8
+    assert samples.seconds["far"].tolist() == [0.125] * 8
 
 
 def test_progress_ends_at_one():

@@ -1,9 +1,11 @@
-"""Paired, interleaved samples of named callables. Prints nothing, and knows nothing of what it times.
+"""Paired, interleaved samples of named candidates. Prints nothing, and knows nothing of what it times.
 
-In every round each callable gives one sample, in an order drawn anew, so that a slow second of the
+In every round each candidate gives one sample, in an order drawn anew, so that a slow second of the
 machine falls on all of them and a ratio within the round stays what it was. A sample is as many calls
 as fill `SAMPLE_SECONDS`, with the garbage collector off. A frozen kernel that nobody edits, the control,
 is measured in every round under two names: what it differs from itself is what the session cannot tell.
+
+A candidate is a function of this process, or a :class:`Sampler`, which may time something in another process.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softmax_ce_bench.stats import Ratio, paired_ratio
+from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio, paired_ratio
 
 SAMPLE_SECONDS = 2e-3  # some 10 000 times what reading the clock costs
 MOST_ROUNDS = 100
@@ -28,6 +31,48 @@ CONTAMINATED = 0.03
 
 Clock = Callable[[], float]
 Call = Callable[[], object]
+
+
+class Sampler(Protocol):
+    """Something that can be timed, here or elsewhere."""
+
+    def calibrate(self, sample_seconds: float) -> int:
+        """Warm up, and find how many calls fill a sample."""
+
+    def sample(self, calls: int) -> float:
+        """Seconds a call, over so many calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A function of this process as a :class:`Sampler`.
+
+    Attributes
+    ----------
+    run : callable
+    before : callable, optional
+        Called before every sample, untimed, to put back what the function overwrites; a sample is one call then.
+    clock : callable
+    """
+
+    run: Call
+    before: Call | None = None
+    clock: Clock = time.perf_counter
+
+    def calibrate(self, sample_seconds: float) -> int:
+        """As of the protocol."""
+        if self.before is None:
+            return calibrate(self.run, sample_seconds, self.clock)
+        self.sample(1)
+        return 1
+
+    def sample(self, calls: int) -> float:
+        """As of the protocol."""
+        if self.before is not None:
+            self.before()
+        elif calls > 1:
+            self.run()  # whoever ran before may have emptied the caches, which a single long call would do itself
+        return sample(self.run, calls, self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +108,10 @@ class Samples:
 
 
 def measure(
-    candidates: Mapping[str, Call],
+    candidates: Mapping[str, Call | Sampler],
     *,
     seconds: float,
+    most_seconds: float = 0.0,
     seed: int = 0,
     sample_seconds: float = SAMPLE_SECONDS,
     most_rounds: int = MOST_ROUNDS,
@@ -78,9 +124,11 @@ def measure(
     Parameters
     ----------
     candidates : mapping
-        Name -> callable without arguments. Each is called before it is timed, and so warmed up.
+        Name -> function without arguments, or :class:`Sampler`. Each is called before it is timed, and so warmed up.
     seconds : float
         Time for all of it, warming up included. One round is measured even if that takes longer.
+    most_seconds : float
+        After `seconds` it goes on until there are rounds enough for an interval, but not beyond this.
     seed : int
         Of the order within the rounds.
     sample_seconds : float
@@ -99,20 +147,22 @@ def measure(
     Samples
     """
     begin = clock()
-    steady = frozen_control() if control is None else control
-    runs: list[Call] = [*candidates.values(), steady, steady]
-    calls = [calibrate(run, sample_seconds, clock) for run in [*candidates.values(), steady]]
-    calls.append(calls[-1])  # the control's two names run the very same loop
+    samplers = [Local(c, clock=clock) if callable(c) else c for c in candidates.values()]
+    samplers.append(Local(frozen_control() if control is None else control, clock=clock))
+    calls = [sampler.calibrate(sample_seconds) for sampler in samplers]
+    samplers.append(samplers[-1])  # the control's two names run the very same loop
+    calls.append(calls[-1])
     rng = np.random.default_rng(seed)
     rounds: list[NDArray[np.float64]] = []
     longest = 0.0
     while len(rounds) < most_rounds:
         start = clock()
-        if rounds and start + longest > begin + seconds:
+        allowed = seconds if len(rounds) >= FEWEST_ROUNDS else max(seconds, most_seconds)
+        if rounds and start + longest > begin + allowed:
             break
-        row = np.empty(len(runs))
-        for i in rng.permutation(len(runs)):
-            row[i] = sample(runs[i], calls[i], clock)
+        row = np.empty(len(samplers))
+        for i in rng.permutation(len(samplers)):
+            row[i] = samplers[i].sample(calls[i])
         rounds.append(row)
         longest = max(longest, clock() - start)
         if on_round is not None:

@@ -1,0 +1,104 @@
+"""The physical limit: what moving the bytes costs, with no arithmetic in between.
+
+Loops in C that read, copy and update NumPy arrays, over the same pool of threads as the kernels, so that a kernel
+can be scored in the same rounds and on the same buffers. Without a C compiler they are not there, and
+`why_unavailable` says so.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softmax_ce import threads as pool
+
+if TYPE_CHECKING:
+    from softmax_ce_bench.timing import Call
+
+LOOPS = {
+    "read": "read",
+    "copy": "copy",
+    "stream": "non-temporal copy",
+    "update": "update in place",
+    "new": "copy to a new array",
+}
+_PIECE = 1 << 16  # bytes a row at most: one long row is cut, so that all threads have work
+
+why_unavailable: str | None = None
+_loops: Any = None
+try:
+    _loops = import_module("softmax_ce_bench.ceilings._loops")
+except ImportError as error:
+    _note = Path(__file__).with_name("build_error.txt")  # written by setup.py when the compilation failed
+    why_unavailable = _note.read_text(encoding="utf-8").strip() if _note.exists() else str(error)
+
+
+def instruction_set() -> str | None:
+    """What the loops use here; None where they are not available."""
+    return None if why_unavailable is not None else str(_loops.ISAS[0])
+
+
+def best_copy() -> str:
+    """The loop that does a fused kernel's job with the least traffic: it reads one array and writes another.
+
+    A non-temporal copy moves two units; a regular one three, for it also reads the lines that it writes.
+    """
+    return "stream" if why_unavailable is None and _loops.NON_TEMPORAL else "copy"
+
+
+def call(what: str, source: Any, target: Any, threads: int | None = None) -> Call:
+    """One of the loops over whole arrays, as a function without arguments.
+
+    Parameters
+    ----------
+    what : {"read", "copy", "stream", "update", "new"}
+        A key of `LOOPS`: of `source`; from it to `target`, with regular or non-temporal stores; of `target` in place,
+        which is left as it was; from `source` to an array that is made in the call.
+    source, target : ndarray
+        C-contiguous, not empty, of the same shape and dtype.
+    threads : int or None
+        As for :func:`softmax_ce.cross_entropy`.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    RuntimeError
+        The loops are not available here.
+    ValueError
+        There is no such loop.
+    """
+    if why_unavailable is not None:
+        raise RuntimeError(f"the copy and read loops are not available: {why_unavailable}")
+    if what not in LOOPS:
+        raise ValueError(f"unknown loop {what!r}; there are {', '.join(LOOPS)}")
+    x, y = _as_rows(source), _as_rows(target)
+
+    def over_rows(task: pool.Task) -> None:
+        pool.run(task, len(x), x.shape[1] // 4, threads)
+
+    if what == "read":
+        return partial(over_rows, partial(_loops.read, x))
+    if what == "update":
+        return partial(over_rows, partial(_loops.update, y, 0))
+    if what == "new":
+        return lambda: over_rows(partial(_copy, x, np.empty_like(x), best_copy() == "stream"))
+    return partial(over_rows, partial(_copy, x, y, what == "stream"))
+
+
+def _copy(source: Any, target: Any, stream: bool, start: int, stop: int) -> None:
+    _loops.copy(source, target, start, stop, stream)
+
+
+def _as_rows(array: Any) -> Any:
+    """The bytes of a C-contiguous array, in rows of at most `_PIECE` where they can be cut so, as a view."""
+    width = array.nbytes // len(array)
+    while width > _PIECE and width % 2 == 0:
+        width //= 2
+    return array.reshape(-1).view(np.uint8).reshape(-1, width)

@@ -1,0 +1,127 @@
+"""The one table of peers: what there is, what a call includes, and why one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from softmax_ce_bench.peers import adapters
+from softmax_ce_bench.peers.adapters import Prepared
+from softmax_ce_bench.workloads import IGNORE_INDEX, Workload
+
+_DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One library.
+
+    Attributes
+    ----------
+    name : str
+    title : str
+        As its users call it.
+    includes : str
+        What a call's time covers beside the arithmetic: allocation, copies, dispatch.
+    distribution : str
+        What holds its version.
+    modules : tuple of str
+        What must be importable.
+    how_to_get : str
+    prepare : callable
+        (logits, targets, threads) -> Prepared: see :mod:`softmax_ce_bench.peers.adapters`.
+    soft_targets, ignored_rows : bool
+        Whether it knows soft labels, and labels of -100.
+    """
+
+    name: str
+    title: str
+    includes: str
+    distribution: str
+    modules: tuple[str, ...]
+    how_to_get: str
+    prepare: Callable[[Any, Any, int], Prepared]
+    soft_targets: bool = False
+    ignored_rows: bool = False
+
+    @property
+    def why_missing(self) -> str | None:
+        """Why it cannot be used here, or None. Nothing is imported."""
+        missing = [name for name in self.modules if importlib.util.find_spec(name) is None]
+        return f"not installed: {', '.join(missing)}" if missing else None
+
+    @property
+    def version(self) -> str | None:
+        """The installed version."""
+        try:
+            return metadata.version(self.distribution)
+        except metadata.PackageNotFoundError:
+            return None
+
+    def why_not(self, workload: Workload) -> str | None:
+        """Why it cannot run on this workload, or None."""
+        if workload.dtype not in _DTYPES:
+            return f"{self.title} is called with {' or '.join(_DTYPES)} here, not {workload.dtype}"
+        if workload.targets.ndim == 2:
+            return None if self.soft_targets else f"{self.title} takes no soft labels"
+        if not self.ignored_rows and (workload.targets == IGNORE_INDEX).any():
+            return f"{self.title} cannot ignore rows"
+        return None
+
+
+_EXTRA = "pip install 'softmax-ce[peers]'"
+PEERS = (
+    Peer(
+        "torch",
+        "PyTorch",
+        "F.cross_entropy and autograd.grad: the autograd graph, a new array of log-probabilities and a new gradient",
+        "torch",
+        ("torch",),
+        _EXTRA,
+        adapters.torch_cross_entropy,
+        soft_targets=True,
+        ignored_rows=True,
+    ),
+    Peer(
+        "jax",
+        "JAX jit with optax",
+        "the compiled value_and_grad of optax's loss on arrays already on the device: dispatch, new results, the wait "
+        "until they are ready; not the compilation",
+        "jax",
+        ("jax", "jaxlib", "optax"),
+        _EXTRA,
+        adapters.jax_cross_entropy,
+        soft_targets=True,
+    ),
+    Peer(
+        "sklearn",
+        "scikit-learn",
+        "HalfMultinomialLoss.loss_gradient: new arrays of the losses and the gradient; not the mean over the rows",
+        "scikit-learn",
+        ("sklearn",),
+        _EXTRA,
+        adapters.sklearn_multinomial,
+    ),
+    Peer(
+        "scipy",
+        "SciPy",
+        "special.log_softmax, its exponential, labels and mean by NumPy: new arrays at each step; one thread",
+        "scipy",
+        ("scipy",),
+        _EXTRA,
+        adapters.scipy_log_softmax,
+    ),
+    Peer(
+        "numpy-written",
+        "NumPy, written out",
+        "the max-shifted formula on whole arrays: new arrays at each step; one thread",
+        "numpy",
+        ("numpy",),
+        "",
+        adapters.numpy_shifted,
+    ),
+)
+BY_NAME = {peer.name: peer for peer in PEERS}

@@ -1,0 +1,193 @@
+"""A peer in a process of its own, with as many CPUs as it is to have threads.
+
+Thread pools are sized at import (OpenMP, XLA) and two OpenMP runtimes in one process spoil each other's times, and
+ours. The worker makes the workload itself, from its recipe, and times its samples with its own clock: what crosses the
+pipe is one number a sample.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from softmax_ce_bench import timing
+from softmax_ce_bench.peers.table import BY_NAME
+from softmax_ce_bench.workloads import Workload
+
+# After a parallel region OpenMP's helpers go on looking for work for some milliseconds, on CPUs that the next
+# candidate needs.
+SETTLE_SECONDS = 5e-3
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class WorkerError(RuntimeError):
+    """What went wrong in the worker, in one line."""
+
+
+class Worker:
+    """The near end: starts the process at the first question, and asks.
+
+    ``ask("load", make)`` first, `make` a function that can be pickled and makes the :class:`Workload` over there, such
+    as ``partial(synthetic, shape, dtype)``; then ``ask("result", rows)`` gives the mean loss and those rows of its
+    gradient, and :class:`Remote` times. Close it, or use it in a ``with`` statement.
+
+    Parameters
+    ----------
+    name : str
+        A peer's.
+    threads : int
+        The process is held to so many CPUs, where the system can do that.
+
+    Attributes
+    ----------
+    cpu_seconds : float
+        What the process had used at its last answer.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self.threads = threads
+        self.cpu_seconds = 0.0
+        self._pipe: Connection | None = None
+        self._process: Any = None
+
+    def send(self, question: str, *arguments: Any) -> None:
+        """Ask without waiting."""
+        if self._pipe is None:
+            spawning = multiprocessing.get_context("spawn")  # not fork: this process has threads
+            self._pipe, far = spawning.Pipe()
+            self._process = spawning.Process(target=serve, args=(far, self.name, self.threads), daemon=True)
+            self._process.start()
+            far.close()
+        try:
+            self._pipe.send((question, arguments))
+        except OSError:
+            raise WorkerError(f"the process of {self.name} ended") from None
+
+    def answer(self) -> Any:
+        """The answer to what was sent first.
+
+        Raises
+        ------
+        WorkerError
+            The library raised, or its process ended.
+        """
+        if self._pipe is None:
+            raise WorkerError(f"{self.name} was not asked anything")
+        try:
+            good, value, self.cpu_seconds = self._pipe.recv()
+        except (EOFError, OSError):
+            raise WorkerError(f"the process of {self.name} ended") from None
+        if not good:
+            raise WorkerError(value)
+        return value
+
+    def ask(self, question: str, *arguments: Any) -> Any:
+        """Send, and wait."""
+        self.send(question, *arguments)
+        return self.answer()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._process.join(2)
+            if self._process.is_alive():
+                self._process.kill()
+            self._pipe = None
+
+
+class Remote:
+    """A worker's operation as a :class:`softmax_ce_bench.timing.Sampler`."""
+
+    def __init__(self, worker: Worker, operation: str) -> None:
+        self._worker = worker
+        self._operation = operation
+
+    def calibrate(self, sample_seconds: float) -> int:
+        """As of the protocol."""
+        return int(self._worker.ask("calibrate", self._operation, sample_seconds))
+
+    def sample(self, calls: int) -> float:
+        """As of the protocol."""
+        return float(self._worker.ask("sample", self._operation, calls))
+
+
+def serve(pipe: Connection, name: str, threads: int) -> None:
+    """The far end: answer until the near end has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the near end's to handle
+    _confine(threads)
+    desk = _Desk(name, threads)
+    with suppress(EOFError, OSError):
+        while True:
+            question, arguments = pipe.recv()
+            answer: tuple[bool, Any]
+            try:
+                answer = True, getattr(desk, question)(*arguments)
+            except Exception as error:  # a library may raise anything: it is told, not fatal
+                answer = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            pipe.send((*answer, time.process_time()))
+
+
+def _confine(threads: int) -> None:
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cpus[-threads:])  # the last ones: the first takes most interrupts
+
+
+class _Desk:
+    """What a worker can be asked."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._peer = BY_NAME[name]
+        self._threads = threads
+        self._calls: dict[str, Callable[[], object]] = {}
+        self._result: Callable[[], tuple[float, Any]] | None = None
+
+    def load(self, make: Callable[[], Workload]) -> None:
+        """Make the workload, and import the library."""
+        self._calls = {}
+        self._result = None  # the last workload's arrays go first
+        workload = make()
+        reason = self._peer.why_not(workload)
+        if reason is not None:
+            raise ValueError(reason)
+        prepared = self._peer.prepare(workload.logits, workload.targets, self._threads)
+        self._calls = {"forward": prepared.forward, "fused": prepared.fused}
+        self._result = prepared.result
+
+    def result(self, rows: Any) -> tuple[float, Any]:
+        """The loss, and some rows of the gradient."""
+        if self._result is None:
+            raise RuntimeError("no workload was loaded")
+        loss, grad = self._result()
+        alone = float(np.asarray(self._calls["forward"]()).mean(dtype=np.float64))  # scikit-learn's is one a row
+        if not np.isclose(alone, loss, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ArithmeticError(f"the loss alone is {alone:.6g}, and with the gradient {loss:.6g}")
+        return loss, np.array(grad[rows])
+
+    def calibrate(self, operation: str, sample_seconds: float) -> int:
+        """Calls that fill a sample."""
+        return timing.calibrate(self._calls[operation], sample_seconds)
+
+    def sample(self, operation: str, calls: int) -> float:
+        """Seconds a call."""
+        taken = timing.Local(self._calls[operation]).sample(calls)
+        time.sleep(SETTLE_SECONDS)
+        return taken

@@ -1,0 +1,130 @@
+"""Other libraries' adapters, each in its own process: right against the oracle, and honest about what goes wrong."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from softmax_ce_bench import oracle, reference, timing
+from softmax_ce_bench.peers import BY_NAME, PEERS, Peer, Remote, Worker, WorkerError, adapters
+from softmax_ce_bench.workloads import Shape, Workload, synthetic
+
+SHAPE = Shape("small", 40, 9, "")
+SINGLE_AND_DOUBLE = ("float32", "float64")
+
+
+@pytest.fixture(params=[peer.name for peer in PEERS])
+def peer(request: pytest.FixtureRequest) -> Peer:
+    found = BY_NAME[request.param]
+    if found.why_missing is not None:
+        pytest.skip(f"{found.title} is {found.why_missing}")
+    return found
+
+
+def soft(dtype: str) -> Workload:
+    """Soft labels and moderate logits."""
+    rng = np.random.default_rng(5)
+    targets = rng.random((SHAPE.rows, SHAPE.classes))
+    targets /= targets.sum(axis=1, keepdims=True)
+    return Workload("soft", "", (3 * rng.standard_normal(targets.shape)).astype(dtype), targets.astype(dtype))
+
+
+def ignoring(dtype: str) -> Workload:
+    """Every third row ignored."""
+    workload = synthetic(SHAPE, dtype)
+    targets = workload.targets.copy()
+    targets[::3] = -100
+    return Workload("ignoring", "", workload.logits, targets)
+
+
+def die() -> Workload:
+    os._exit(3)
+
+
+def test_every_peer_is_right(peer: Peer) -> None:
+    """float32 within the reference's tolerance; float64 close to extended precision."""
+    makers = [partial(synthetic, SHAPE)]
+    makers += [soft] if peer.soft_targets else []
+    makers += [ignoring] if peer.ignored_rows else []
+    with Worker(peer.name, 1) as worker:
+        for make in makers:
+            for dtype in SINGLE_AND_DOUBLE:  # in this order: JAX is told to keep float64 by then
+                workload = make(dtype)
+                truth = reference.evaluate(workload.logits, workload.targets)
+                worker.ask("load", partial(make, dtype))
+                loss, grad = worker.ask("result", truth.rows)
+                assert grad.dtype == dtype
+                assert truth.complaint(loss, grad) is None
+                if dtype == "float64":
+                    exact = oracle.evaluate(workload.logits, workload.targets)
+                    counted = int(exact.counts.sum())
+                    assert loss == pytest.approx(float(exact.loss.sum() / counted), rel=1e-12)
+                    right = (exact.grad[truth.rows] / counted).astype(float)
+                    np.testing.assert_allclose(grad, right, rtol=1e-9, atol=1e-15)
+
+
+def test_every_peer_is_timed_in_its_process(peer: Peer) -> None:
+    with Worker(peer.name, 1) as worker:
+        worker.ask("load", partial(synthetic, SHAPE, "float32"))
+        samples = timing.measure(
+            {what: Remote(worker, what) for what in ("forward", "fused")}, seconds=0, sample_seconds=1e-5
+        )
+        assert samples.rounds == 1
+        assert all((seconds > 0).all() for seconds in samples.seconds.values())
+        assert worker.cpu_seconds > 0
+
+
+def test_what_a_peer_cannot_do_is_said_before_it_is_asked(peer: Peer) -> None:
+    assert peer.why_not(synthetic(SHAPE, "float64")) is None
+    assert (peer.why_not(soft("float32")) is None) == peer.soft_targets
+    assert (peer.why_not(ignoring("float32")) is None) == peer.ignored_rows
+    half = Workload("half", "", np.zeros((2, 3), np.float16), np.zeros(2, np.int64))
+    assert peer.why_not(half) == f"{peer.title} is called with float32 or float64 here, not float16"
+    assert peer.includes
+
+
+def test_a_process_that_fails_says_why_and_goes_on() -> None:
+    with Worker("numpy-written", 1) as worker:
+        with pytest.raises(WorkerError, match="ValueError: NumPy, written out takes no soft labels"):
+            worker.ask("load", partial(soft, "float32"))
+        with pytest.raises(WorkerError, match="no workload was loaded"):
+            worker.ask("result", np.arange(2))
+        worker.ask("load", partial(synthetic, SHAPE, "float32"))
+        with pytest.raises(WorkerError, match="process of numpy-written ended"):
+            worker.ask("load", die)
+
+
+def prepared(loss: float, forward_loss: float, grad: Any) -> adapters.Prepared:
+    return adapters.Prepared(lambda: forward_loss, lambda: None, lambda: (loss, grad))
+
+
+def test_a_peer_whose_losses_disagree_is_caught() -> None:
+    from softmax_ce_bench.peers.worker import _Desk
+
+    desk = _Desk("numpy-written", 1)
+    wrong = prepared(1.0, 1.5, np.zeros((40, 9)))
+    desk._calls = {"forward": wrong.forward, "fused": wrong.fused}
+    desk._result = wrong.result
+    with pytest.raises(ArithmeticError, match=r"the loss alone is 1\.5, and with the gradient 1"):
+        desk.result(np.arange(3))
+
+
+@pytest.mark.parametrize("spoil", ["loss", "scale", "label", "shift"])
+def test_a_wrong_peer_is_rejected(spoil: str) -> None:
+    workload = synthetic(SHAPE, "float32")
+    truth = reference.evaluate(workload.logits, workload.targets)
+    loss, grad = adapters.numpy_shifted(workload.logits, workload.targets, 1).result()
+    assert truth.complaint(loss, grad[truth.rows]) is None
+    if spoil == "loss":
+        loss *= SHAPE.rows  # a sum, not a mean
+    elif spoil == "scale":
+        grad = grad * SHAPE.rows
+    elif spoil == "label":  # softmax, from which nothing was taken
+        grad[np.arange(SHAPE.rows), workload.targets] += 1 / SHAPE.rows
+    else:
+        grad = np.roll(grad, 1, axis=1)
+    assert truth.complaint(loss, grad[truth.rows]) is not None

@@ -1,0 +1,97 @@
+"""The reference for large workloads, against the oracle and a case done by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from softmax_ce_bench import oracle, reference
+
+
+def right(logits: Any, targets: Any, **options: Any) -> tuple[float, Any]:
+    """The mean loss and its gradient from the oracle's rows; the z-loss by itself, for its divisor is another."""
+    z_loss = options.pop("z_loss", 0.0)
+    weight = options.get("weight", np.ones(logits.shape[1]))
+    counted = (targets != -100) if targets.ndim == 1 else np.ones(len(targets), bool)
+    divisor = weight[targets[counted]].sum() if targets.ndim == 1 else len(targets)
+    plain = oracle.evaluate(logits, targets, **options)
+    both = oracle.evaluate(logits, targets, z_loss=z_loss, **options)
+    loss = plain.loss.sum() / divisor + (both.loss - plain.loss).sum() / counted.sum()
+    grad = plain.grad / divisor + (both.grad - plain.grad) / counted.sum()
+    return float(loss), grad.astype(float)
+
+
+def soft(shape: tuple[int, int]) -> Any:
+    targets = np.random.default_rng(2).random(shape)
+    return targets / targets.sum(axis=1, keepdims=True)
+
+
+WEIGHT = np.random.default_rng(3).random(7) + 0.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight": WEIGHT},
+        {"label_smoothing": 0.1},
+        {"z_loss": 0.01},
+        {"weight": WEIGHT, "label_smoothing": 0.3, "z_loss": 0.1},
+    ],
+)
+@pytest.mark.parametrize("kind", ["hard", "ignored", "soft", "masked"])
+def test_against_the_oracle(kind: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "_BLOCK", 7 * 3)  # blocks of three rows, the last one shorter
+    rng = np.random.default_rng(1)
+    logits = 5 * rng.standard_normal((20, 7))
+    targets: Any = soft(logits.shape) if kind == "soft" else rng.integers(0, 6, 20)
+    if kind == "ignored":
+        targets[[0, 4, 19]] = -100
+    if kind == "masked":
+        logits[:, 6] = -np.inf
+    if kind == "masked" and "label_smoothing" in options:
+        pytest.skip("smoothing puts mass on a masked class: the loss is infinite")
+    truth = reference.evaluate(logits, targets, **options)
+    loss, grad = right(logits, targets, **options)
+    assert truth.loss == pytest.approx(loss, rel=1e-13)
+    assert truth.rows[0] == 0
+    assert truth.rows[-1] == 19
+    np.testing.assert_allclose(truth.grad, grad[truth.rows], rtol=1e-12, atol=1e-16)
+
+
+@pytest.fixture
+def truth() -> reference.Truth:
+    """Two rows of two classes, ln 3 apart: probabilities 3/4 and 1/4."""
+    return reference.evaluate(np.array([[math.log(3), 0], [0, math.log(3)]]), np.array([0, 0]))
+
+
+def test_by_hand(truth: reference.Truth) -> None:
+    assert truth.loss == pytest.approx((math.log(4 / 3) + math.log(4)) / 2, rel=1e-14)
+    np.testing.assert_allclose(truth.grad, [[-0.125, 0.125], [-0.375, 0.375]], rtol=1e-14)
+    assert truth.complaint(truth.loss, truth.grad.astype(np.float32)) is None
+    assert truth.complaint(truth.loss, truth.grad.astype(np.float16)) is None
+    assert truth.complaint(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift", "message"),
+    [(1.001, 0, "its loss is"), (np.nan, 0, "its loss is nan"), (1, 1e-4, "its gradient at row 0, class 0")],
+)
+def test_what_is_wrong_is_told(truth: reference.Truth, factor: float, shift: float, message: str) -> None:
+    complaint = truth.complaint(factor * truth.loss, truth.grad + shift)
+    assert complaint is not None
+    assert message in complaint
+
+
+def test_a_sum_in_place_of_a_mean_is_told(truth: reference.Truth) -> None:
+    assert truth.complaint(truth.loss, 2 * truth.grad) == ("its gradient at row 0, class 0 is -0.25, right is -0.125")
+
+
+def test_nan_is_right_where_the_truth_is() -> None:
+    truth = reference.evaluate(np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 1]))
+    assert math.isnan(truth.loss)
+    assert truth.complaint(np.nan, truth.grad) is None
+    assert truth.complaint(1.0, None) is not None
