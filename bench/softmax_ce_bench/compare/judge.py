@@ -122,8 +122,8 @@ def worst_ulp(result: Any, truth: Any) -> float:
             return np.inf
         error = np.abs((result.astype(np.float64) - truth)[usual].astype(np.float64))
         least = float(limits.smallest_subnormal)
-        _, exponent = np.frexp(np.abs(right[usual]))
-        unit = np.maximum(np.ldexp(float(limits.eps), exponent - 1), least)  # |x| in [2^(e-1), 2^e)
+        _, exponent = np.frexp(np.abs(right[usual]))  # |x| in [2^(e-1), 2^e)
+        unit = np.where(right[usual] == 0, least, np.maximum(np.ldexp(float(limits.eps), exponent - 1), least))
         return float((error / unit).max(initial=0.0))
 
 

@@ -48,7 +48,7 @@ def fit_table(run: Run) -> Group:
 
 def cell_table(run: Run, cell: Cell, *, verbose: bool = False) -> Group:
     """One cell: times, speed-ups and errors; verbose, a row for each operation and candidate, with all there is."""
-    notes = [Text(f"  {_note(entry)}", style=_STYLES[entry.status]) for entry in cell.entries if entry.reason]
+    notes = [Text(f"  {_note(entry)}", style=_STYLES.get(entry.status, "")) for entry in cell.entries if entry.reason]
     if not cell.telling_rows:
         said = f"none of the {cell.checked_rows} checked rows has a finite result and counts; this compares nothing"
         notes.append(Text(f"  Warning: {said}", style="bold red"))

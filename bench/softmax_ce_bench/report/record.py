@@ -19,6 +19,7 @@ from typing import Any
 
 from softmax_ce_bench.compare import model
 from softmax_ce_bench.compare.model import Run
+from softmax_ce_bench.stats import Ratio
 
 SCHEMA_FILE = Path(__file__).with_name("compare.schema.json")
 LARGEST = 256 << 20  # bytes; a run of a hundred cells takes a few megabytes
@@ -47,9 +48,7 @@ def from_dict(record: Any) -> Run:
     if record.get("version") != model.VERSION or isinstance(record["version"], bool):
         found = record.get("version")
         shown = found if isinstance(found, int) else "unknown"
-        raise RecordError(
-            f"its format is version {shown}, and this softmax-ce reads version {model.VERSION}: run again"
-        )
+        raise RecordError(f"its format is version {shown}; this softmax-ce reads version {model.VERSION}: run again")
     run: Run = _parsed(record, Run, "")
     names = {candidate.name for candidate in run.candidates}
     for k, cell in enumerate(run.cells):
@@ -189,7 +188,10 @@ def _dataclass(value: Any, kind: Any, where: str) -> Any:
     unknown = [name for name in value if name not in hints]
     if unknown:
         raise RecordError(f"{inside}{_shown(unknown[0])} is not a field of the format")
-    return kind(**{name: _parsed(value[name], hint, f"{inside}{name}") for name, hint in hints.items()})
+    found = kind(**{name: _parsed(value[name], hint, f"{inside}{name}") for name, hint in hints.items()})
+    if isinstance(found, Ratio) and not (0 < found.median < math.inf and 0 <= found.low <= found.median <= found.high):
+        raise RecordError(f"{where} is no interval of positive numbers with its median in it")
+    return found
 
 
 def _text(value: str, where: str) -> str:
@@ -208,9 +210,7 @@ def _check_cell(cell: model.Cell, names: set[str], base: str, where: str) -> Non
     """What the types cannot say, and the tables rely on."""
     entries = {entry.name: entry for entry in cell.entries}
     if len(entries) != len(cell.entries) or base not in entries:
-        raise RecordError(
-            f"{where}.entries must have each candidate once, and {base!r}, which speed-ups are relative to"
-        )
+        raise RecordError(f"{where}.entries must have each candidate once, {base!r} among them")
     for name, entry in entries.items():
         if name not in names:
             raise RecordError(f"{where}: {_shown(name)} is not among the candidates")
