@@ -242,7 +242,7 @@ def missing_lines(run: Run) -> list[str]:
         lines.append(f"{candidate.name} is not available here: {candidate.why_unavailable}")
         if candidate.how_to_get:
             lines.append(f"To get {candidate.name}: {candidate.how_to_get}")
-    return lines + [line for line in (words.missing_peers(run),) if line]
+    return lines + words.missing_peers(run)
 
 
 def _titled(title: str, *parts: RenderableType) -> Group:

@@ -130,13 +130,14 @@ def _ceilings(run: Run) -> str:
     )
 
 
-def missing_peers(run: Run) -> str:
-    """Which peers are not installed, and how to get them; empty when all are."""
+def missing_peers(run: Run) -> list[str]:
+    """Which peers are not installed, and how to get them, a line each; empty when all are."""
     missing = [c for c in run.candidates if c.kind == PEER and not c.available]
     if not missing:
-        return ""
+        return []
     ways = dict.fromkeys(candidate.how_to_get for candidate in missing)
-    return f"Not installed, and so not compared: {listed([c.title for c in missing])}. To get them: {'; '.join(ways)}"
+    titles = listed([candidate.title for candidate in missing])
+    return [f"Not installed, and so not compared: {titles}", f"To get them: {'; '.join(ways)}"]
 
 
 def break_even(start: ColdStart, cell: str, operation: str) -> str:
