@@ -11,10 +11,10 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test lint format bench asv-quick exp-error roofline peers clean retry
+.PHONY: help setup compare test lint format bench asv-quick exp-error replay aarch64 roofline peers clean retry
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  Options for the tool behind a target: make test ARGS="-k gradient". Another Python: make PYTHON=python3.13'
 
 setup: $(STAMP) ## set up .venv and build; the other targets do so when needed
@@ -54,6 +54,12 @@ roofline: $(STAMP) ## how far the kernels are from the hardware's limit and from
 
 peers: $(STAMP) ## install the libraries that roofline compares with: PyTorch, JAX (1 GB)
 	@$(PIP_INSTALL) --editable '.[peers]'
+
+replay: $(STAMP) ## run the C kernels on the suite's cases without Python, on every instruction set of this CPU
+	@PYTHONPATH=tests $(BIN)/python -m cross host $(ARGS)
+
+aarch64: $(STAMP) ## the same compiled for aarch64, under emulation: needs its gcc and qemu-user
+	@PYTHONPATH=tests $(BIN)/python -m cross aarch64 $(ARGS)
 
 clean: ## remove .venv, build products and caches
 	rm -rf $(VENV) build dist .asv .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -14,3 +14,8 @@ def run_python(code: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def environment_without(*names: str, **environment: str) -> dict[str, str]:
+    """This process's environment less some variables, plus others."""
+    return {name: value for name, value in os.environ.items() if name not in names} | environment

@@ -14,7 +14,7 @@ ONE_ROW = np.ones(1)
 ONE_ROW.flags.writeable = False
 _ZERO_ROW = np.zeros(1)
 _ZERO_ROW.flags.writeable = False
-_ONE_CLASS = {4: np.ones(1, np.float32), 8: np.ones(1)}
+ONE_CLASS = {np.dtype(real): np.ones(1, real) for real in (np.float32, np.float64)}
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ def fold(
 def _tables(problem: Problem, weight: Any, label_smoothing: float) -> tuple[Any, Any]:
     """class_scale and base_mass, rounded to R."""
     if weight is None and label_smoothing == 0:
-        return _ONE_CLASS[problem.compute.itemsize], None
+        return ONE_CLASS[problem.compute], None
     by_class = np.ones(1) if weight is None else weight
     with np.errstate(over="ignore", under="ignore"):
         scale = ((1.0 - label_smoothing) * by_class).astype(problem.compute)

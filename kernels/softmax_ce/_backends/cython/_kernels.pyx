@@ -9,9 +9,15 @@ written past the caches.
 
 import os
 
+import numpy as np
+
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint16_t
 from libc.string cimport memset
+
+cimport numpy as cnp
+
+cnp.import_array()
 
 cdef extern from "rows.h" nogil:
     enum:
@@ -197,18 +203,18 @@ def soft(
 
 cdef int _hard(
     const real[:, ::1] logits,       # IN
-    const int64_t[::1] labels,       # IN
+    labels,                          # IN
     int64_t ignore_index,
-    const real[::1] label_mass,      # IN
-    const real[::1] base_mass,       # IN
+    label_mass,                      # IN
+    base_mass,                       # IN
     double base_total,
     double z_loss,
-    const double[::1] row_weight,    # IN
-    const double[::1] upstream,      # IN
-    real[::1] loss,                  # OUT
+    row_weight,                      # IN
+    upstream,                        # IN
+    loss,                            # OUT
     real[:, ::1] grad,               # OUT
-    real[::1] row_max,               # OUT
-    real[::1] log_sum,               # OUT
+    row_max,                         # OUT
+    log_sum,                         # OUT
     ptrdiff_t start,
     ptrdiff_t stop,
     double[:, :, ::1] sums,          # SCRATCH, or None: whole rows
@@ -217,8 +223,7 @@ cdef int _hard(
 ) except -1:
     cdef sce_call call
     _common(&call, logits, label_mass, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
-    call.labels = &labels[0]
-    call.labels_step = labels.shape[0] != 1
+    call.labels = <const int64_t *> _vector(labels, c"i", sizeof(int64_t), logits.shape[0], &call.labels_step)
     call.ignore_index = ignore_index
     call.base_total = base_total
     if sums is None:
@@ -232,15 +237,15 @@ cdef int _hard(
 cdef int _soft(
     const real[:, ::1] logits,       # IN
     const real[:, ::1] targets,      # IN
-    const real[::1] target_scale,    # IN
-    const real[::1] base_mass,       # IN
+    target_scale,                    # IN
+    base_mass,                       # IN
     double z_loss,
-    const double[::1] row_weight,    # IN
-    const double[::1] upstream,      # IN
-    real[::1] loss,                  # OUT
+    row_weight,                      # IN
+    upstream,                        # IN
+    loss,                            # OUT
     real[:, ::1] grad,               # OUT
-    real[::1] row_max,               # OUT
-    real[::1] log_sum,               # OUT
+    row_max,                         # OUT
+    log_sum,                         # OUT
     ptrdiff_t start,
     ptrdiff_t stop,
     double[:, :, ::1] sums,          # SCRATCH, or None: whole rows
@@ -258,35 +263,50 @@ cdef int _soft(
     return 0
 
 
-cdef void _common(
-    sce_call *call, const real[:, ::1] logits, const real[::1] class_scale, const real[::1] base_mass, double z_loss,
-    const double[::1] row_weight, const double[::1] upstream,
-    real[::1] loss, real[:, ::1] grad, real[::1] row_max, real[::1] log_sum,
-) noexcept:
+cdef int _common(
+    sce_call *call, const real[:, ::1] logits, class_scale, base_mass, double z_loss, row_weight, upstream,
+    loss, real[:, ::1] grad, row_max, log_sum,
+) except -1:
+    cdef ptrdiff_t rows = logits.shape[0], classes = logits.shape[1], size = sizeof(real)
     memset(call, 0, sizeof(sce_call))  # NULL: not there, not wanted
     call.logits = &logits[0, 0]
-    call.classes = logits.shape[1]
-    call.class_scale = &class_scale[0]
-    call.class_scale_step = class_scale.shape[0] != 1
-    if base_mass is not None:
-        call.base_mass = &base_mass[0]
-        call.base_mass_step = base_mass.shape[0] != 1
+    call.classes = classes
+    call.class_scale = _vector(class_scale, c"f", size, classes, &call.class_scale_step)
+    call.base_mass = _vector(base_mass, c"f", size, classes, &call.base_mass_step)
     call.z_loss = z_loss
-    call.row_weight = &row_weight[0]
-    call.row_weight_step = row_weight.shape[0] != 1
-    call.upstream = &upstream[0]
-    call.upstream_step = upstream.shape[0] != 1
-    if loss is not None:
-        call.loss = &loss[0]
+    call.row_weight = <const double *> _vector(row_weight, c"f", sizeof(double), rows, &call.row_weight_step)
+    call.upstream = <const double *> _vector(upstream, c"f", sizeof(double), rows, &call.upstream_step)
+    call.loss = _vector(loss, c"f", size, rows, NULL)
+    call.row_max = _vector(row_max, c"f", size, rows, NULL)
+    call.log_sum = _vector(log_sum, c"f", size, rows, NULL)
     if grad is not None:
         call.grad = &grad[0, 0]
-        call.stream = (
-            grad.shape[0] * grad.shape[1] * <ptrdiff_t> sizeof(real) >= stream_from and call.grad != call.logits
+        call.stream = rows * classes * size >= stream_from and call.grad != call.logits
+    return 0
+
+
+cdef void *_vector(cnp.ndarray vector, char kind, ptrdiff_t itemsize, ptrdiff_t length, ptrdiff_t *step) except? NULL:
+    """The entries of a vector; NULL for None. An input, which has a `step`, may be one for all: step 0.
+
+    Through NumPy's own struct: a memoryview of each would take longer than one row of ten classes.
+    """
+    if vector is None:
+        return NULL
+    cdef ptrdiff_t entries = cnp.PyArray_SIZE(vector)
+    cdef bint fits = entries == length or (entries == 1 and step is not NULL)
+    if (
+        not fits
+        or cnp.PyArray_ITEMSIZE(vector) != itemsize
+        or vector.descr.kind != kind
+        or not cnp.PyArray_ISCARRAY_RO(vector)
+    ):
+        raise ValueError(
+            f"a kernel takes a contiguous vector of {length} {chr(kind)}{itemsize} here, "
+            f"not shape {np.shape(vector)} of {vector.dtype}"
         )
-    if row_max is not None:
-        call.row_max = &row_max[0]
-    if log_sum is not None:
-        call.log_sum = &log_sum[0]
+    if step is not NULL:
+        step[0] = entries != 1
+    return cnp.PyArray_DATA(vector)
 
 
 cdef int _run(sce_call *call, sce_rows rows, ptrdiff_t start, ptrdiff_t stop) except -1:

@@ -1,7 +1,8 @@
 /* Which instruction set to run: the best one that was compiled and that the CPU and the system support. */
 #include "rows.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(SCE_BASELINE_ONLY) /* defined by a test that compiles nothing else */
+#define SCE_X86
 #include <cpuid.h>
 #endif
 
@@ -20,21 +21,21 @@
     {#isa,                 sce_rows_##isa##_f32, sce_rows_##isa##_f64, sce_part_##isa##_f32,                           \
      sce_part_##isa##_f64, sce_exp_##isa##_f32,  sce_exp_##isa##_f64,  &sce_casts_##isa},
 
-#if defined(__x86_64__)
+#if defined(SCE_X86)
 DECLARE(avx512)
 DECLARE(avx2)
 #endif
 DECLARE(baseline)
 
 static const sce_isa table[] = {
-#if defined(__x86_64__)
+#if defined(SCE_X86)
     ENTRY(avx512)
     ENTRY(avx2)
 #endif
     ENTRY(baseline)
 };
 
-#if defined(__x86_64__)
+#if defined(SCE_X86)
 /* CPUID leaf 1, ECX bit 29; the compiler's test knows F16C only since gcc 11. */
 static int has_f16c(void) {
     unsigned a, b, c = 0, d;
@@ -44,7 +45,7 @@ static int has_f16c(void) {
 
 /* The compiler's own test asks the CPU, and through XGETBV whether the system saves the wide registers. */
 static int runs_here(const sce_isa *isa) {
-#if defined(__x86_64__)
+#if defined(SCE_X86)
     __builtin_cpu_init();
     if (strcmp(isa->name, "avx512") == 0)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&

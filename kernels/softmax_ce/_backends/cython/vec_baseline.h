@@ -6,6 +6,8 @@
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "rows.h"
@@ -51,7 +53,13 @@ static inline V v_add(V a, V b) { return a + b; }
 static inline V v_sub(V a, V b) { return a - b; }
 static inline V v_mul(V a, V b) { return a * b; }
 static inline V v_div(V a, V b) { return a / b; }
-static inline V v_fma(V a, V b, V c) { return a * b + c; }
+#if defined(__aarch64__) && defined(REAL_F32)
+static inline V v_fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+#elif defined(__aarch64__)
+static inline V v_fma(V a, V b, V c) { return vfmaq_f64(c, a, b); }
+#else
+static inline V v_fma(V a, V b, V c) { return a * b + c; } /* rounded twice: -ffp-contract=off */
+#endif
 static inline V v_select(M m, V a, V b) { return (V)((m & (M)a) | (~m & (M)b)); }
 static inline V v_max(V a, V b) { return v_select((M)(a > b), a, b); } /* b where either is NaN */
 static inline V v_round(V a) {

@@ -11,11 +11,10 @@ scratch; longer ones compute them a second time, since the logits lie in L2 and 
 from __future__ import annotations
 
 import contextlib
-import functools
+import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numba import njit, types
 
 from softmax_ce._backends.numba_jit.cache import Cache
@@ -37,32 +36,57 @@ def _largest_cache() -> int:
 _CACHE_BYTES = _largest_cache()
 
 
-@functools.cache
-def _compiled(rows: Any, itemsize: int) -> Any:
-    """The kernel for one dtype. One signature: inputs declared read-only, which takes writeable arrays too."""
+def _signature(rows: Any, itemsize: int) -> Any:
+    """Inputs are declared read-only, which takes writeable arrays too, so one signature is enough."""
     real = types.float32 if itemsize == 4 else types.float64
 
     def given(dtype: Any, ndim: int) -> Any:
         return types.Array(dtype, ndim, "C", readonly=True)
 
-    tables = given(real, 1), given(real, 1)  # by class
-    factors = given(types.float64, 1), given(types.float64, 1)  # by row
-    outputs = real[::1], real[:, ::1], real[::1], real[::1]
+    by_class = given(real, 1), types.Optional(given(real, 1))
+    by_row = given(types.float64, 1), given(types.float64, 1)
+    outputs = (types.Optional(array) for array in (real[::1], real[:, ::1], real[::1], real[::1]))
     first = (
-        (given(real, 2), given(types.int64, 1), types.int64, *tables, types.float64)
+        (given(real, 2), given(types.int64, 1), types.int64, *by_class, types.float64)
         if rows is hard_rows
-        else (given(real, 2), given(real, 2), *tables)
+        else (given(real, 2), given(real, 2), *by_class)
     )
-    signature = types.void(*first, types.float64, *factors, *outputs, types.int64, types.int64, types.int64)
-    dispatcher: Any = njit(nogil=True, error_model="numpy")(rows)
-    with contextlib.suppress(Exception):  # no home folder, or a Numba that caches in another way
-        dispatcher._cache = Cache(rows)
-    dispatcher.compile(signature)
-    dispatcher.disable_compile()  # one signature: arrays that may be written to are taken as read-only ones
-    return dispatcher
+    return types.void(*first, types.float64, *by_row, *outputs, types.int64, types.int64, types.int64)
 
 
-_NONE = {4: (np.empty(0, np.float32), np.empty((0, 0), np.float32)), 8: (np.empty(0), np.empty((0, 0)))}
+def dispatcher(rows: Any, itemsize: int, *, cached: bool = True) -> Any:
+    """Numba's object for a kernel and dtype: loaded from the disk if `cached`, else compiled."""
+    made: Any = njit(nogil=True, error_model="numpy")(rows)
+    if cached:
+        with contextlib.suppress(Exception):  # no home folder, or a Numba that caches in another way
+            made._cache = Cache(rows)
+    made.compile(_signature(rows, itemsize))
+    made.disable_compile()
+    return made
+
+
+class _Compiled(dict[int, Any]):
+    """Item size -> compiled kernel, on first use.
+
+    Without the dispatcher, which would look at the type of every argument of every call: the contract fixes them.
+    What is called is what the dispatcher would call: it converts the arguments, holds references to the arrays, and
+    releases the GIL.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+        self._lock = threading.Lock()
+
+    def __missing__(self, itemsize: int) -> Any:
+        with self._lock:  # compiled once, however many threads come first
+            if itemsize not in self:
+                made = dispatcher(self._rows, itemsize)
+                (result,) = made.overloads.values()
+                self[itemsize] = getattr(result, "entry_point", None) or made
+            return self[itemsize]
+
+
+_hard, _soft = _Compiled(hard_rows), _Compiled(soft_rows)
 
 
 def hard(
@@ -71,11 +95,9 @@ def hard(
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
     """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
-    none, no_grad = _NONE[logits.itemsize]
-    _compiled(hard_rows, logits.itemsize)(
-        logits, labels, ignore_index, label_mass, none if base_mass is None else base_mass, base_total, z_loss,
-        row_weight, upstream, none if loss is None else loss, no_grad if grad is None else grad,
-        none if row_max is None else row_max, none if log_sum is None else log_sum, start, stop, _CACHE_BYTES,
+    _hard[logits.itemsize](
+        logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+        loss, grad, row_max, log_sum, start, stop, _CACHE_BYTES,
     )  # fmt: skip
 
 
@@ -84,9 +106,7 @@ def soft(
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
     """The same for soft targets: see softmax_ce.contract."""
-    none, no_grad = _NONE[logits.itemsize]
-    _compiled(soft_rows, logits.itemsize)(
-        logits, targets, target_scale, none if base_mass is None else base_mass, z_loss,
-        row_weight, upstream, none if loss is None else loss, no_grad if grad is None else grad,
-        none if row_max is None else row_max, none if log_sum is None else log_sum, start, stop, _CACHE_BYTES,
+    _soft[logits.itemsize](
+        logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+        loss, grad, row_max, log_sum, start, stop, _CACHE_BYTES,
     )  # fmt: skip

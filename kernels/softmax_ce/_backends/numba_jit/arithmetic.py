@@ -7,7 +7,7 @@ from typing import Any
 from numba import njit, types
 from numba.extending import overload
 
-from softmax_ce._backends.numba_jit.vectors import fma, split_exponent, times_power_of_two, vector_at, where
+from softmax_ce._backends.numba_jit.vectors import fma, intrinsic, split_exponent, times_power_of_two, vector_at, where
 
 EXACT: Any = {"forceinline": True, "error_model": "numpy"}  # no fast-math flag: bits are the same everywhere
 
@@ -61,34 +61,11 @@ def _exp_of(t: Any) -> Any:
     return _exp32 if t.dtype == types.float32 else _exp64
 
 
-def exp_scale(p: Any) -> Any:
+@intrinsic
+def exp_scale(typingctx: Any, p: Any) -> Any:
     """What exp comes multiplied by, for the dtype that p points to."""
-    raise AssertionError("compiled code only")
-
-
-@overload(exp_scale, jit_options=EXACT)
-def _exp_scale_of(p: Any) -> Any:
     scale = _SCALE[vector_at(p).dtype.bitwidth]
-
-    def value(p: Any) -> Any:
-        return scale
-
-    return value
-
-
-def lanes_of(p: Any) -> Any:
-    """Entries of a vector of the dtype that p points to."""
-    raise AssertionError("compiled code only")
-
-
-@overload(lanes_of, jit_options=EXACT)
-def _lanes_of(p: Any) -> Any:
-    lanes = vector_at(p).lanes
-
-    def value(p: Any) -> Any:
-        return lanes
-
-    return value
+    return types.float64(p), lambda context, builder, sig, args: context.get_constant(types.float64, scale)
 
 
 @njit(**EXACT)

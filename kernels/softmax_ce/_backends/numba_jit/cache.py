@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
 
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.serialize import dumps
 
 from softmax_ce._version import __version__
 
@@ -66,7 +68,19 @@ class _Locator:
 
 
 class _Impl(CompileResultCacheImpl):
+    """A compiled kernel as bytes with their hash: machine code that a crash has damaged must not be run."""
+
     _locator_classes: Any = (_Locator,)
+
+    def reduce(self, data: Any) -> Any:
+        payload = dumps(super().reduce(data))
+        return hashlib.sha256(payload).digest(), payload
+
+    def rebuild(self, target_context: Any, payload: Any) -> Any:
+        digest, reduced = payload
+        if hashlib.sha256(reduced).digest() != digest:
+            raise ValueError("the file does not hold what was written")
+        return super().rebuild(target_context, pickle.loads(reduced))
 
 
 class Cache(FunctionCache):
@@ -81,5 +95,9 @@ class Cache(FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        with contextlib.suppress(OSError):
+        try:
             super().save_overload(sig, data)
+        except Exception:  # a damaged index is read before it is written: it is begun anew
+            with contextlib.suppress(Exception):
+                self.flush()
+                super().save_overload(sig, data)

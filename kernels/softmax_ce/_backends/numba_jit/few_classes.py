@@ -7,14 +7,43 @@ from typing import Any
 from numba import njit, types
 from numba.extending import overload
 
-from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale, lanes_of, log1p
-from softmax_ce._backends.numba_jit.memory import at, is_null, load_tiles, store_tiles, store_where
-from softmax_ce._backends.numba_jit.vectors import as_bits, filled, lanes_below, maximum, rounded, where, widen
-
-FEW = 128  # classes at most: up to here this is the faster way
+from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale, log1p
+from softmax_ce._backends.numba_jit.memory import (
+    at,
+    is_null,
+    load_tiles,
+    null_if,
+    prefetch,
+    prefetch_to_write,
+    store_tiles,
+    store_where,
+)
+from softmax_ce._backends.numba_jit.vectors import (
+    as_bits,
+    filled,
+    lanes_below,
+    lanes_of,
+    maximum,
+    rounded,
+    where,
+    widen,
+)
 
 _inlined: Any = njit(**EXACT)
 _function: Any = njit(error_model="numpy")
+
+
+@_inlined
+def is_few(classes: int, w: int, soft: bool) -> bool:
+    """Whether this is the faster way, as measured: about as long as the tiles stay in L1. w: lanes of a vector."""
+    most = 128 if soft else 256 if w > 8 else 160  # soft labels have tiles too; float64 has half the lanes
+    return classes <= most
+
+
+@_inlined
+def tiled(classes: int, w: int) -> int:
+    """Vectors that whole tiles have for so many classes."""
+    return (classes + w - 1) // w * w
 
 
 @_inlined
@@ -66,7 +95,7 @@ def few_rows(
     there = (1 << count) - 1
     hard = is_null(t[0])
     has_target = not (hard and is_null(t[3]))
-    soft = at(tiles, FEW)
+    soft = at(tiles, tiled(classes, w))
     _load_rows(tiles, x, classes, there)
     if not hard:
         _load_rows(soft, t[0], classes, there)
@@ -81,7 +110,14 @@ def few_rows(
     sums = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
     label_mass, mass_step = t[1], t[2]
     mass = filled(tiles, label_mass[0])
+    ahead, out = at(x, count * classes), null_if(is_null(grads), at(grads, i * classes))
     for j in range(classes):
+        # As many rows as lanes are more streams than the hardware's prefetcher follows: two lines of the rows ahead a
+        # class, and of the gradient, make all of them.
+        for line in range(2):
+            prefetch(ahead, (2 * j + line) * w)
+            if not is_null(out):
+                prefetch_to_write(out, (2 * j + line) * w)
         v = tiles[j]
         e = exp(v - top)
         is_top, is_label = v == top, label == index

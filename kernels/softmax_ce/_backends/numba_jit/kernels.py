@@ -7,21 +7,22 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from softmax_ce._backends.numba_jit.arithmetic import lanes_of
-from softmax_ce._backends.numba_jit.few_classes import FEW, few_rows
+from softmax_ce._backends.numba_jit.few_classes import few_rows, is_few, tiled
 from softmax_ce._backends.numba_jit.memory import (
     address,
     at,
+    entries,
     fence,
     is_null,
     keep_alive,
     null_if,
     one_each,
     pointer,
+    step_of,
     tiles_at,
 )
 from softmax_ce._backends.numba_jit.rows import CHUNK, chunk_of, max_of, row
-from softmax_ce._backends.numba_jit.vectors import filled, known_labels, widen
+from softmax_ce._backends.numba_jit.vectors import filled, known_labels, lanes_of, widen
 
 _inlined: Any = njit(error_model="numpy", forceinline=True)
 _function: Any = njit(error_model="numpy")
@@ -37,7 +38,7 @@ def _all_rows(
     weight, weight_step, upstream, upstream_step = by_row
     hard = is_null(soft)
     w = lanes_of(x)
-    few = classes <= FEW
+    few = is_few(classes, w, not hard)
     line, e, tiles = scratch, at(scratch, w), tiles_at(scratch)
     label, known, mass = -1, False, 0.0
     top, held = np.nan, 0
@@ -82,9 +83,10 @@ def _all_rows(
 
 
 @_inlined
-def _scratch_entries(classes: int, w: int) -> int:
-    """A line and a row of exponentials, or two sets of tiles; and as much as alignment may cost."""
-    return 2 * w + (4 * FEW * w if classes <= FEW else min(classes, CHUNK) + 2 * w)
+def _scratch_entries(classes: int, w: int, soft: bool) -> int:
+    """A line and a row of exponentials, or tiles of two vectors; and as much as alignment may cost."""
+    tiles = (2 if soft else 1) * tiled(classes, w) * 2 * w
+    return 2 * w + (tiles if is_few(classes, w, soft) else w + min(classes, CHUNK) + w)
 
 
 @_inlined
@@ -95,22 +97,11 @@ def _aligned(scratch: Any) -> Any:
 
 
 @_inlined
-def _optional(array: Any) -> Any:
-    return null_if(array.size == 0, pointer(array))
-
-
-@_inlined
-def _step(array: Any) -> int:
-    """0 where there is one entry for all."""
-    return 1 if array.size > 1 else 0
-
-
-@_inlined
-def _is_streamed(logits: Any, grad: Any, cache_bytes: int) -> bool:
+def _is_streamed(logits: Any, grad: Any, soft: bool, cache_bytes: int) -> bool:
     """Whether the gradient goes past the caches: where logits and gradient would not both stay in the largest one."""
-    in_place = address(pointer(logits)) == address(pointer(grad))
-    classes = logits.shape[1]
-    return 2 * grad.nbytes > cache_bytes and not in_place and classes >= lanes_of(pointer(logits)) and classes > FEW
+    if is_few(logits.shape[1], lanes_of(pointer(logits)), soft) or address(pointer(logits)) == address(pointer(grad)):
+        return False
+    return 2 * entries(grad) * logits.itemsize > cache_bytes
 
 
 def hard_rows(
@@ -118,15 +109,15 @@ def hard_rows(
     row_weight: Any, upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
     cache_bytes: int,
 ) -> None:  # fmt: skip
-    """The contract's kernel; an array of no entries is one that is not there."""
+    """The contract's kernel."""
     x, classes, scale = pointer(logits), logits.shape[1], pointer(label_mass)
-    streamed = _is_streamed(logits, grad, cache_bytes)
-    scratch = np.empty(_scratch_entries(classes, lanes_of(x)), logits.dtype)
+    streamed = _is_streamed(logits, grad, False, cache_bytes)
+    scratch = np.empty(_scratch_entries(classes, lanes_of(x), False), logits.dtype)
     _all_rows(
-        x, classes, pointer(labels), _step(labels), ignore_index,
-        (null_if(True, scale), scale, _step(label_mass), _optional(base_mass), _step(base_mass)), base_total, z_loss,
-        (pointer(row_weight), _step(row_weight), pointer(upstream), _step(upstream)),
-        (_optional(loss), _optional(grad), _optional(row_max), _optional(log_sum)),
+        x, classes, pointer(labels), step_of(labels), ignore_index,
+        (null_if(True, scale), scale, step_of(label_mass), pointer(base_mass), step_of(base_mass)), base_total, z_loss,
+        (pointer(row_weight), step_of(row_weight), pointer(upstream), step_of(upstream)),
+        (pointer(loss), pointer(grad), pointer(row_max), pointer(log_sum)),
         _aligned(scratch), streamed, start, stop,
     )  # fmt: skip
     if streamed:
@@ -140,15 +131,15 @@ def soft_rows(
 ) -> None:  # fmt: skip
     """The same for soft labels."""
     x, classes = pointer(logits), logits.shape[1]
-    streamed = _is_streamed(logits, grad, cache_bytes)
-    scratch = np.empty(_scratch_entries(classes, lanes_of(x)), logits.dtype)
+    streamed = _is_streamed(logits, grad, True, cache_bytes)
+    scratch = np.empty(_scratch_entries(classes, lanes_of(x), True), logits.dtype)
     no_labels = np.empty(0, np.int64)
     _all_rows(
         x, classes, pointer(no_labels), 0, 0,
-        (pointer(targets), pointer(target_scale), _step(target_scale), _optional(base_mass), _step(base_mass)),
+        (pointer(targets), pointer(target_scale), step_of(target_scale), pointer(base_mass), step_of(base_mass)),
         0.0, z_loss,
-        (pointer(row_weight), _step(row_weight), pointer(upstream), _step(upstream)),
-        (_optional(loss), _optional(grad), _optional(row_max), _optional(log_sum)),
+        (pointer(row_weight), step_of(row_weight), pointer(upstream), step_of(upstream)),
+        (pointer(loss), pointer(grad), pointer(row_max), pointer(log_sum)),
         _aligned(scratch), streamed, start, stop,
     )  # fmt: skip
     if streamed:

@@ -26,14 +26,47 @@ from softmax_ce._backends.numba_jit.vectors import (
 # Pointers
 
 
+def _array_at(context: Any, builder: Any, array: Any, value: Any) -> tuple[Any, Any]:
+    """The array and whether it is there, for one that may be None."""
+    if isinstance(array, types.Optional):
+        optional = context.make_helper(builder, array, value)
+        return context.make_array(array.type)(context, builder, optional.data), optional.valid
+    return context.make_array(array)(context, builder, value), I1(1)
+
+
 @intrinsic
 def pointer(typingctx: Any, array: Any) -> Any:
-    """To an array's first entry. The array must stay alive and be contiguous."""
+    """To an array's first entry, or null for None. The array must stay alive and be contiguous."""
+    given = array.type if isinstance(array, types.Optional) else array
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return context.make_array(array)(context, builder, args[0]).data
+        found, there = _array_at(context, builder, array, args[0])
+        return builder.select(there, found.data, ir.Constant(found.data.type, None))
 
-    return types.CPointer(array.dtype)(array), emit
+    return types.CPointer(given.dtype)(array), emit
+
+
+@intrinsic
+def entries(typingctx: Any, array: Any) -> Any:
+    """How many an array has; none for None."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        found, there = _array_at(context, builder, array, args[0])
+        return builder.select(there, found.nitems, found.nitems.type(0))
+
+    return types.intp(array), emit
+
+
+@intrinsic
+def step_of(typingctx: Any, array: Any) -> Any:
+    """0 for an array with one entry for all, and for None; 1 for one with more."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        found, there = _array_at(context, builder, array, args[0])
+        several = builder.icmp_signed(">", found.nitems, found.nitems.type(1))
+        return builder.zext(builder.select(there, several, I1(0)), ir.IntType(types.intp.bitwidth))
+
+    return types.intp(array), emit
 
 
 @intrinsic

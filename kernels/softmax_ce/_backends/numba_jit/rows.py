@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale, lanes_of
+from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale
 from softmax_ce._backends.numba_jit.memory import (
     address,
     at,
@@ -27,6 +27,7 @@ from softmax_ce._backends.numba_jit.vectors import (
     first_lane,
     insert_lane,
     lanes_below,
+    lanes_of,
     max_lanes,
     maximum,
     sum_lanes,
@@ -38,7 +39,7 @@ CHUNK = 2048  # classes summed at a time, at most; the bits of a row depend on i
 
 # How far ahead lines are asked for, in vectors of 64 bytes: the hardware's own prefetcher keeps too close to the loop.
 _READ_AHEAD = 128
-_NEXT_ROW = 4096  # of the row ahead, while a row is written: the two lie in L2 together
+_NEXT_ROW = 1024  # of the row ahead, while a row is written; the rest beside its sums, so that memory never waits
 
 _inlined: Any = njit(**EXACT)
 _function: Any = njit(error_model="numpy")

@@ -113,6 +113,13 @@ _define_operator(operator.ne, lambda b, x, y: b.fcmp_unordered("!=", x, y), mask
 _define_operator(operator.and_, lambda b, x, y: b.and_(x, y), mask=True, on=types.Boolean)
 
 
+@intrinsic
+def lanes_of(typingctx: Any, p: Any) -> Any:
+    """How many lanes the vectors at a pointer have."""
+    lanes = ir.IntType(types.intp.bitwidth)(vector_at(p).lanes)
+    return types.intp(p), lambda context, builder, sig, args: lanes
+
+
 # Lane by lane
 
 

@@ -1,0 +1,97 @@
+"""The plain call, short cut: no option, arrays that a kernel can read and write, work for one thread.
+
+For one row of ten classes the checks of what cannot be wrong would take ten times as long as the kernel. The same
+kernel is given the same factors as on the full path, so the bits are the same; whatever is unusual, or wrong, is left
+to that path.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from softmax_ce import auto
+from softmax_ce.contract import NATIVE_DTYPES
+from softmax_ce.fold import ONE_CLASS, ONE_ROW
+from softmax_ce.reduction import mean
+
+_MOST = 1 << 14  # elements: above, the checks no longer show, and threads may
+_INT64 = np.dtype(np.int64)
+
+
+def attempt(
+    logits: Any, targets: Any, want_loss: bool, want_grad: bool, ignore_index: int, reduction: str,
+    backend: str | None, out: Any, grad_out: Any,
+) -> Any:  # fmt: skip
+    """The results of a call without options, as the public functions return them; None where it is not plain.
+
+    `ignore_index` is negative: no class.
+    """
+    if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
+        return None
+    shape, dtype = logits.shape, logits.dtype
+    one: Any = ONE_CLASS.get(dtype)
+    flags = logits.flags
+    if one is None or len(shape) != 2 or not flags.c_contiguous or not flags.aligned:
+        return None
+    n_rows, n_classes = shape
+    if not 0 < n_rows * n_classes <= _MOST or targets.dtype is not _INT64 or targets.shape != (n_rows,):
+        return None
+    if n_rows == 1:
+        if not 0 <= targets.item() < n_classes:
+            return None
+    # Seen as unsigned, a negative label is a huge one.
+    elif not targets.flags.c_contiguous or np.maximum.reduce(targets.view(np.uint64)) >= n_classes:
+        return None
+    if reduction == "mean":
+        divisor = n_rows
+    elif reduction == "sum" or reduction == "none":
+        divisor = 1
+    else:
+        return None
+    if grad_out is not None and not (_fits(grad_out, shape, dtype) and _is_apart(grad_out, logits, targets)):
+        return None
+    if out is not None and not (
+        reduction != "none" and _fits(out, (), dtype) and _is_apart(out, logits, targets, grad_out)
+    ):
+        return None
+    chosen = auto.choose(backend)
+    if chosen.info.dtypes is not NATIVE_DTYPES:
+        return None
+    loss = np.empty(n_rows, dtype) if want_loss else None
+    grad = None
+    if want_grad:
+        grad = np.empty(shape, dtype) if grad_out is None else grad_out
+    upstream = ONE_ROW if divisor == 1 else np.array((1.0 / divisor,))
+    chosen.hard(
+        logits, targets, ignore_index, one, None, 0.0, 0.0, ONE_ROW, upstream, loss, grad, None, None, 0, n_rows
+    )
+    if loss is None:
+        return grad
+    result = loss
+    if reduction != "none":
+        result = loss[0] if n_rows == 1 else mean(loss, divisor, dtype)
+        if out is not None:
+            out[()] = result
+            result = out
+    return (result, grad) if want_grad else result
+
+
+def _fits(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether a kernel can write into this buffer as it is."""
+    if type(buffer) is not np.ndarray or buffer.shape != shape or buffer.dtype is not dtype:
+        return False
+    flags = buffer.flags
+    return bool(flags.c_contiguous and flags.aligned and flags.writeable)
+
+
+def _is_apart(buffer: Any, *others: Any) -> bool:
+    """Whether a buffer shares no memory with the others. Two arrays that own their data do not."""
+    owns = buffer.flags.owndata
+    for other in others:
+        if other is buffer:
+            return False
+        if other is not None and not (owns and other.flags.owndata) and np.may_share_memory(buffer, other):
+            return False
+    return True

@@ -1,0 +1,125 @@
+"""Compile the kernels and the replay program for a target, with the flags of setup.py; and run them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+KERNELS = ROOT / "kernels" / "softmax_ce" / "_backends" / "cython"
+BUILD = ROOT / "build" / "replay"
+
+
+class MissingTool(Exception):
+    """What a target needs is not installed; the message says what and how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine to compile for.
+
+    Attributes
+    ----------
+    name : str
+    compiler : tuple of str
+    runners : tuple of str
+        Programs of which one must be there to run the result; empty: it runs by itself.
+    how_to_get : str
+    kernels : str
+        The kernels to compile, a glob.
+    define : tuple of str
+        Beside the flags of setup.py.
+    link : tuple of str
+        Static where an emulator would else need the target's libraries.
+    """
+
+    name: str
+    compiler: tuple[str, ...]
+    runners: tuple[str, ...]
+    how_to_get: str
+    kernels: str = "rows_*.c"
+    define: tuple[str, ...] = ()
+    link: tuple[str, ...] = ()
+
+    def tools(self) -> list[str]:
+        """The runner's command, [] for none; MissingTool where something is not installed."""
+        found = [runner for runner in self.runners if shutil.which(runner)]
+        missing = [] if shutil.which(self.compiler[0]) else [self.compiler[0]]
+        if self.runners and not found:
+            missing.append(self.runners[0])
+        if missing:
+            raise MissingTool(f"{self.name} needs {' and '.join(missing)}: {self.how_to_get}")
+        return found[:1]
+
+
+_CC = tuple(shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"))
+_GET_CC = "install a C compiler, or name one in the environment variable CC"
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("host", _CC, (), _GET_CC),
+        # The quickest to compile: what every machine has.
+        Target("baseline", _CC, (), _GET_CC, "rows_[bd]*.c", ("-DSCE_BASELINE_ONLY",)),
+        Target(
+            "aarch64",
+            ("aarch64-linux-gnu-gcc",),
+            ("qemu-aarch64", "qemu-aarch64-static"),
+            "on Debian, apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+            link=("-static",),
+        ),
+    )
+}
+
+
+def flags() -> list[str]:
+    """FLAGS of setup.py, which runs a build when it is imported, and so is read."""
+    for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FLAGS":
+            return list(ast.literal_eval(node.value))
+    raise LookupError("setup.py has no FLAGS")
+
+
+def build(target: Target) -> list[str]:
+    """The command that runs the replay program, which is compiled unless it was from the same sources.
+
+    Raises
+    ------
+    MissingTool
+    RuntimeError
+        A compiler's messages.
+    """
+    runner = target.tools()
+    sources = [*sorted(KERNELS.glob(target.kernels)), *sorted(HERE.glob("*.c"))]
+    headers = [*sorted(KERNELS.glob("*.h")), *sorted(HERE.glob("*.h"))]
+    compile_ = [*target.compiler, *flags(), *target.define, f"-I{KERNELS}"]
+    version = _run([*target.compiler, "--version"])
+    content = repr((compile_, target.link, version)).encode() + b"".join(p.read_bytes() for p in sources + headers)
+    program = BUILD / f"{target.name}-{hashlib.sha256(content).hexdigest()[:16]}" / "replay"
+    if not program.exists():
+        for old in BUILD.glob(f"{target.name}-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        program.parent.mkdir(parents=True, exist_ok=True)
+        objects = [program.parent / f"{source.stem}.o" for source in sources]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            jobs = zip(sources, objects, strict=True)
+            list(pool.map(lambda job: _run([*compile_, "-c", str(job[0]), "-o", str(job[1])]), jobs))
+        made = program.with_suffix(".part")
+        _run([*target.compiler, *target.link, *map(str, objects), "-lm", "-o", str(made)])
+        made.replace(program)
+    return [*runner, str(program)]
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr}")
+    return done.stdout

@@ -1,0 +1,379 @@
+"""What only the Numba backend has: its machine code, how it is called without Numba's dispatcher, and its cache."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import types as python_types
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import softmax_ce as sce
+from conftest import available
+from helpers import environment_without, run_python
+
+ITEMSIZES = {4: "float32", 8: "float64"}
+_ARITHMETIC = re.compile(r"\s+v?(add|sub|mul|div|max|min|fn?m(?:add|sub)\d+)([ps])[sd]\s")
+_EXP = 6  # multiplications of the shorter polynomial
+
+
+@pytest.fixture(scope="module")
+def numba_jit() -> Any:
+    """The backend's package, where there is Numba."""
+    available("numba")
+    return importlib.import_module("softmax_ce._backends.numba_jit")
+
+
+@pytest.fixture(scope="module")
+def dispatcher(numba_jit: Any) -> Callable[[str, int], Any]:
+    """(kernel, item size) -> Numba's object, compiled in this process: what comes from the disk has no assembly."""
+    made: dict[tuple[str, int], Any] = {}
+
+    def get(kernel: str, itemsize: int) -> Any:
+        if (kernel, itemsize) not in made:
+            made[kernel, itemsize] = numba_jit.dispatcher(getattr(numba_jit, kernel), itemsize, cached=False)
+        return made[kernel, itemsize]
+
+    return get
+
+
+# Machine code
+
+
+def innermost_loops(assembly: str) -> Iterator[list[str]]:
+    """Lines between a jump back and its label, where no other such pair lies between."""
+    lines = assembly.splitlines()
+    labels = {line.partition(":")[0]: i for i, line in enumerate(lines) if line.startswith(".L")}
+    jumps = ((labels.get(line.split()[-1]), i) for i, line in enumerate(lines) if line.lstrip().startswith("j"))
+    spans = {(start, end) for start, end in jumps if start is not None and start <= end}
+    for start, end in sorted(spans):
+        if not any((a, b) != (start, end) and start <= a and b <= end for a, b in spans):
+            yield lines[start : end + 1]
+
+
+def faults_of_loops(assembly: str) -> list[str]:
+    """Why the loops are not what a fast kernel's are: each scalar one, and what no packed loop does.
+
+    Loops that call something are loops over rows or chunks, whose arithmetic is one number a row. Less arithmetic than
+    an exp takes may be a jump back to a function's last instructions, which only looks like a loop.
+    """
+    faults = []
+    packed_exp = packed_max = 0
+    for loop in innermost_loops(assembly):
+        found = [match for line in loop if (match := _ARITHMETIC.match(line))]
+        packed = [match[1] for match in found if match[2] == "p"]
+        scalar = len(found) - len(packed)
+        if scalar >= _EXP and scalar > len(packed) // 20 and not any("call" in line for line in loop):
+            faults.append(f"a loop at {loop[0]} {scalar} scalar and {len(packed)} packed instructions")
+        packed_exp += sum(name == "mul" or name.startswith("f") for name in packed) >= _EXP
+        packed_max += "max" in packed
+    # The row's sum and its gradient, and the rows side by side.
+    if packed_exp < 3:
+        faults.append(f"{packed_exp} loops compute exp on vectors")
+    if packed_max < 2:
+        faults.append(f"{packed_max} loops take a maximum of vectors")
+    return faults
+
+
+@pytest.fixture(scope="module")
+def scalar_twins(numba_jit: Any) -> list[str]:
+    """Assembly of two kernels as one would write them: exp from libm, and a polynomial in a running sum."""
+    from numba import njit, types
+
+    def called(x: Any, out: Any) -> None:
+        for i in range(x.shape[0]):
+            top = x[i, 0]
+            for j in range(1, x.shape[1]):
+                top = max(top, x[i, j])
+            s = 0.0
+            for j in range(x.shape[1]):
+                s += np.exp(x[i, j] - top)
+            for j in range(x.shape[1]):
+                out[i, j] = np.exp(x[i, j] - top) / s
+
+    def written_out(x: Any, out: Any) -> None:
+        for i in range(x.shape[0]):
+            s = 0.0
+            for j in range(x.shape[1]):
+                t = x[i, j]
+                s += 1 + t * (1 + t * (0.5 + t * (1 / 6 + t * (1 / 24 + t * (1 / 120 + t * (1 / 720 + t / 5040))))))
+            out[i, 0] = s
+
+    twins = []
+    for function in (called, written_out):
+        made: Any = njit(error_model="numpy")(function)
+        made.compile(types.void(types.float64[:, ::1], types.float64[:, ::1]))
+        twins += made.inspect_asm().values()
+    return twins
+
+
+on_x86 = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="the judge knows the instructions of x86-64 alone"
+)
+
+
+@on_x86
+@pytest.mark.parametrize("itemsize", ITEMSIZES, ids=ITEMSIZES.values())
+@pytest.mark.parametrize("kernel", ["hard_rows", "soft_rows"])
+def test_hot_loops_are_vectors(dispatcher: Any, kernel: str, itemsize: int) -> None:
+    (assembly,) = dispatcher(kernel, itemsize).inspect_asm().values()
+    assert faults_of_loops(assembly) == []
+
+
+@on_x86
+def test_scalar_loops_are_found(dispatcher: Any, scalar_twins: list[str]) -> None:
+    called, written_out = map(faults_of_loops, scalar_twins)
+    none = ["0 loops compute exp on vectors", "0 loops take a maximum of vectors"]
+    assert called[-2:] == none
+    assert written_out[-2:] == none
+    assert re.match(r"a loop at \.L\w+: \d\d scalar and 0 packed", written_out[0])
+    # One scalar loop beside all the right ones is enough.
+    (assembly,) = dispatcher("hard_rows", 8).inspect_asm().values()
+    assert len(faults_of_loops(assembly + "\n" + scalar_twins[1].replace(".LBB", ".Lother"))) == len(written_out) - 2
+
+
+# Calls without the dispatcher
+
+
+def arguments(itemsize: int, rows: int = 5, classes: int = 7) -> tuple[Any, ...]:
+    """A hard call that uses every input; loss, gradient, row_max and log_sum come before the last two."""
+    dtype = ITEMSIZES[itemsize]
+    rng = np.random.default_rng(rows * classes)
+    given: tuple[Any, ...] = (
+        rng.standard_normal((rows, classes)).astype(dtype), rng.integers(0, classes, rows), -100,
+        rng.random(classes).astype(dtype), rng.random(classes).astype(dtype), 0.5, 0.25, rng.random(rows), np.ones(1),
+        *(np.zeros(shape, dtype) for shape in (rows, (rows, classes), rows, rows)), 0, rows,
+    )  # fmt: skip
+    return given
+
+
+@pytest.mark.parametrize("itemsize", ITEMSIZES, ids=ITEMSIZES.values())
+@pytest.mark.parametrize("missing", [(), (4,), (9, 11, 12), (10,), (9, 10), (11, 12)])
+def test_direct_calls_and_the_dispatcher_agree(
+    numba_jit: Any, dispatcher: Any, itemsize: int, missing: tuple[int, ...]
+) -> None:
+    direct, through = (
+        [None if k in missing else given for k, given in enumerate(arguments(itemsize))] for _ in range(2)
+    )
+    numba_jit.hard(*direct)
+    dispatcher("hard_rows", itemsize)(*through, 1 << 25)
+    outputs = [k for k in range(9, 13) if k not in missing]
+    assert all(np.array_equal(direct[k], through[k]) and direct[k].any() for k in outputs)
+
+
+def test_a_numba_without_entry_points_is_called_through_the_dispatcher(
+    numba_jit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = python_types.SimpleNamespace(overloads={"the signature": object()})
+    monkeypatch.setattr(numba_jit, "dispatcher", lambda rows, itemsize: made)
+    assert numba_jit._Compiled(None)[4] is made
+
+
+def test_threads_that_come_first_together_compile_once(numba_jit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, compiled = 8, []
+    barrier = threading.Barrier(threads)
+
+    def dispatcher(rows: Any, itemsize: int) -> Any:
+        compiled.append(itemsize)
+        entry = python_types.SimpleNamespace(entry_point=object())
+        return python_types.SimpleNamespace(overloads={"the signature": entry})
+
+    monkeypatch.setattr(numba_jit, "dispatcher", dispatcher)
+    kernels = numba_jit._Compiled(None)
+
+    def first(_: int) -> Any:
+        barrier.wait(timeout=60)
+        return kernels[8]
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert len(set(map(id, pool.map(first, range(threads))))) == 1
+    assert compiled == [8]
+
+
+def test_calls_hold_no_references_and_take_read_only_inputs(numba_jit: Any) -> None:
+    given = arguments(4)
+    inputs = [k for k in range(9) if isinstance(given[k], np.ndarray)]
+    for k in inputs:
+        given[k].setflags(write=False)
+    arrays = [array for array in given if isinstance(array, np.ndarray)]
+    wrong = [*given[:9], np.zeros(5), *given[10:]]  # a float64 loss for float32 logits
+    before = [sys.getrefcount(array) for array in arrays]
+    for _ in range(1000):
+        numba_jit.hard(*given)
+        with pytest.raises(TypeError, match="can't unbox array"):
+            numba_jit.hard(*wrong)
+    assert [sys.getrefcount(array) for array in arrays] == before
+    assert not wrong[9].any()
+    assert given[10].any()
+
+
+def test_kernels_release_the_gil(dispatcher: Any) -> None:
+    (assembly,) = dispatcher("hard_rows", 8).inspect_asm().values()
+    assert "PyEval_SaveThread" in assembly
+    assert "PyEval_RestoreThread" in assembly
+
+
+# The cache, on a kernel that takes no time to compile
+
+
+def tripled(x: float) -> float:
+    return 3 * x
+
+
+@pytest.fixture
+def folder(numba_jit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for compiled kernels."""
+    from numba.core import config
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def was_cached(numba_jit: Any) -> bool:
+    """Compile or load `tripled`, and see that it is right; any warning is an error here."""
+    from numba import njit, types
+
+    made: Any = njit(tripled)
+    made._cache = numba_jit.cache.Cache(tripled)
+    made.compile(types.float64(types.float64))
+    assert made(1.5) == 4.5
+    hits, misses = (sum(counts.values()) for counts in (made.stats.cache_hits, made.stats.cache_misses))
+    assert hits + misses == 1
+    return bool(hits)
+
+
+def test_compiled_kernels_are_found_again(numba_jit: Any, folder: Path) -> None:
+    assert [was_cached(numba_jit) for _ in range(3)] == [False, True, True]
+    kept = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert kept == {".nbi", ".nbc"}
+
+
+def _cut(share: float) -> Callable[[bytes], bytes]:
+    return lambda content: content[: int(share * len(content))]
+
+
+_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": _cut(0),
+    **{f"cut at {share:.0%}": _cut(share) for share in (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)},
+    "less its last byte": lambda content: content[:-1],
+    "noise": lambda content: np.random.default_rng(0).bytes(len(content)),
+    "zeros": lambda content: bytes(len(content)),
+    "zeros from the middle on": lambda content: content[: len(content) // 2].ljust(len(content), b"\0"),
+    "text": lambda content: b"not what was written\n",
+}
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_damaged_files_are_compiled_anew_and_replaced(numba_jit: Any, folder: Path, suffix: str) -> None:
+    was_cached(numba_jit)
+    (path,) = folder.rglob(f"*{suffix}")
+    content = path.read_bytes()
+    for name, damage in _DAMAGES.items():
+        path.write_bytes(damage(content))
+        assert not was_cached(numba_jit), name
+        assert was_cached(numba_jit), name
+
+
+def test_damaged_machine_code_is_not_run(numba_jit: Any, folder: Path) -> None:
+    was_cached(numba_jit)
+    (path,) = folder.rglob("*.nbc")
+    content = path.read_bytes()
+    code = content.index(b"\x7fELF" if sys.platform == "linux" else b"tripled")
+    path.write_bytes(content[: code + 64] + bytes(256) + content[code + 320 :])
+    assert [was_cached(numba_jit) for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_a_folder_that_cannot_be_is_done_without(numba_jit: Any, folder: Path, path: str) -> None:
+    from numba.core import config
+
+    folder.mkdir()
+    (folder / "file").write_text("no folder")
+    config.CACHE_DIR = str(folder / path)  # the fixture puts it back
+    assert [was_cached(numba_jit) for _ in range(2)] == [False, False]
+    assert (folder / "file").read_text() == "no folder"
+
+
+def test_another_version_or_source_has_another_folder(
+    numba_jit: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = numba_jit.cache
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(cache.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    salts = [cache.salt(folder=copy), cache.salt("0.0.1", copy)]
+    for path in sorted(copy.glob("*.py")):
+        path.write_bytes(path.read_bytes() + b"\n")
+        salts.append(cache.salt(folder=copy))
+    assert salts[0] == cache.salt()
+    assert len(set(salts)) == len(salts) > 5
+    was_cached(numba_jit)
+    monkeypatch.setattr(cache, "salt", lambda: salts[1])
+    assert [was_cached(numba_jit) for _ in range(2)] == [False, True]
+    assert {path.name for path in (folder / "softmax_ce").iterdir()} == {salts[0], salts[1]}
+
+
+def test_the_processor_is_part_of_a_kernels_key(numba_jit: Any, folder: Path) -> None:
+    from numba import njit, types
+
+    made: Any = njit(tripled)
+    cache = numba_jit.cache.Cache(tripled)
+    codegen = made.targetctx.codegen()
+    _, processor, _ = cache._index_key(types.float64(types.float64), codegen)
+    assert codegen._get_host_cpu_features() in processor
+
+
+# Whole processes
+
+_CALL = """
+import warnings
+warnings.simplefilter("error")
+import numpy as np, softmax_ce as sce
+x = np.linspace(-3, 3, 21, dtype=np.float32).reshape(3, 7)
+loss, grad = sce.cross_entropy_with_grad(x, np.array([6, 2, 0]), backend="numba", reduction="sum")
+print(repr(float(loss)), repr(float(np.abs(grad).sum())))
+from softmax_ce._backends import numba_jit
+print(numba_jit.cache.folder())
+"""
+
+
+def _expected() -> list[float]:
+    x = np.linspace(-3, 3, 21, dtype=np.float32).reshape(3, 7)
+    loss, grad = sce.cross_entropy_with_grad(x, np.array([6, 2, 0]), backend="numpy", reduction="sum")
+    return [float(loss), float(np.abs(grad).sum())]
+
+
+def _numbers(output: str) -> list[float]:
+    return [float(word) for word in output.splitlines()[0].split()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="HOME names no folder there")
+def test_a_process_without_a_home(numba_jit: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    environment = environment_without("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", HOME=str(tmp_path / "file" / "home"))
+    done = subprocess.run(
+        [sys.executable, "-c", _CALL], capture_output=True, text=True, timeout=300, env=environment, check=True
+    )
+    assert done.stderr == ""
+    assert _numbers(done.stdout) == pytest.approx(_expected(), rel=1e-6)
+
+
+def test_two_processes_that_compile_at_once(numba_jit: Any, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda _: run_python(_CALL, NUMBA_CACHE_DIR=str(tmp_path)), range(2)))
+    kernels = sorted(tmp_path.rglob("*.nb?"))
+    assert {path.suffix for path in kernels} == {".nbi", ".nbc"}
+    stamps = [path.stat().st_mtime_ns for path in kernels]
+    outputs.append(run_python(_CALL, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert len(set(outputs)) == 1
+    assert _numbers(outputs[0]) == pytest.approx(_expected(), rel=1e-6)
+    assert [path.stat().st_mtime_ns for path in kernels] == stamps  # the third has read, and written nothing
