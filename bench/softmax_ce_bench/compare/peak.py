@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -100,6 +101,7 @@ def _serve(
     pipe: Connection, name: str, is_peer: bool, make: Callable[[], Any], threads: int | None, operation: str,
     options: dict[str, Any], allocate: bool,
 ) -> None:  # fmt: skip
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the near end's to handle
     try:
         answer: tuple[bool, Any] = True, of_call(_call(name, is_peer, make(), threads, operation, options, allocate))
     except Exception as error:

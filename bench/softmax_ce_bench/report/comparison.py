@@ -77,6 +77,7 @@ def _note(entry: Entry) -> str:
 
 def _short_table(run: Run, cell: Cell) -> Table:
     table = plain_table()
+    table.collapse_padding = True
     table.add_column("", style="bold", no_wrap=True)
     for operation in cell.operations:
         table.add_column(operation, justify="right")  # at 80 columns the interval goes to a line of its own
@@ -145,6 +146,11 @@ def long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
     return words.duration(timing.time.median), speedup, words.number(timing.gb_per_s), of_ceiling, over, ulp
 
 
+def shown_in(cell: Cell, operation: str) -> list[Entry]:
+    """Who has a row for an operation: those who were timed, and those who were rejected."""
+    return [entry for entry in cell.entries if operation in entry.timings or entry.status == REJECTED]
+
+
 def _long_table(run: Run, cell: Cell) -> Table:
     table = plain_table()
     table.add_column("", no_wrap=True)
@@ -154,9 +160,7 @@ def _long_table(run: Run, cell: Cell) -> Table:
         ceiling = next((c for c in cell.ceilings if c.loop == facts.ceiling), None)
         at = f"{ceiling.gb_per_s:.1f}" if ceiling else ""
         table.add_row(Text(operation, style="bold"), "", "", at, f"({ceiling.loop})" if ceiling else "", "", "")
-        for entry in cell.entries:
-            if entry.status == SKIPPED:
-                continue
+        for entry in shown_in(cell, operation):
             is_fastest = entry.name in facts.fastest
             name = Text(f"{'*' if is_fastest else ' '} {entry.name}", style="bold green" if is_fastest else "")
             style = "dim" if entry.status == REJECTED else ""

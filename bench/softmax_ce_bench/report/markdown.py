@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from softmax_ce_bench.compare.model import SKIPPED, Cell, Run
+from softmax_ce_bench.compare.model import Cell, Run
 from softmax_ce_bench.report import comparison, words
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|])")
@@ -33,9 +33,7 @@ def whole(run: Run) -> str:
 def _cell(cell: Cell, base: str) -> list[str]:
     lines = [f"## {_safe(comparison.title(cell))}", "", *_heading("operation", "", *comparison.LONG)]
     for operation, facts in cell.operations.items():
-        for entry in cell.entries:
-            if entry.status == SKIPPED:
-                continue
+        for entry in comparison.shown_in(cell, operation):
             name = f"**{_safe(entry.name)}**" if entry.name in facts.fastest else _safe(entry.name)
             lines.append(_row((operation, name, *map(_safe, comparison.long_row(entry, operation, base)))))
     notes = [entry for entry in cell.entries if entry.reason]
