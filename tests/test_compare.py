@@ -383,10 +383,10 @@ def test_a_share_is_in_proportion_to_a_round_and_never_more_than_the_rounds_need
     shared.start()
     shared.learn(1000, {"a": 1.0})  # 1 ms an element
     small, large = (100, ["a"]), (300, ["a"])
-    spare = 20 - shared.fixed(100) - shared.fixed(300)
+    spare = 19 - shared.fixed(100) - shared.fixed(300)
     assert shared.share([large, small]) == pytest.approx(shared.fixed(300) + spare * 0.75)
     assert shared.share([small]) == pytest.approx(shared.fixed(100) + 0.1 * (timing.MOST_ROUNDS + 2))
-    clock.now = 19.0
+    clock.now = 18.0
     assert shared.left == 1.0
     assert shared.share([small, small]) < 1.0
     clock.now = 30.0

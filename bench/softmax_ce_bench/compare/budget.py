@@ -10,8 +10,10 @@ from softmax_ce_bench import timing
 from softmax_ce_bench.timing import Clock, Sampler
 
 _ASSUMED = 1e-9  # seconds an element, of what has not been measured yet
+_LIKE = 8  # times as large, a call still takes about as long an element
 _SAMPLE = 2.5 * timing.SAMPLE_SECONDS  # of a candidate and round: a sample, its untimed call, the pause after a peer's
 _MAKING = 2e-8  # seconds an element: drawing the numbers
+_ENDING = 1.0  # seconds: the last cell's intervals, and the end of the peers' processes
 _CHECKING = 0.3  # seconds a cell: the reference, and the intervals afterwards
 
 
@@ -43,11 +45,11 @@ class Budget:
     seconds: float
     clock: Clock
     deadline: float = math.inf
-    _an_element: dict[str, float] = field(default_factory=dict)
+    _learned: dict[str, tuple[int, float]] = field(default_factory=dict)  # elements, and seconds an element
 
     def start(self) -> None:
         """The seconds begin now."""
-        self.deadline = self.clock() + self.seconds
+        self.deadline = self.clock() + self.seconds - min(_ENDING, 0.1 * self.seconds)
 
     @property
     def left(self) -> float:
@@ -57,11 +59,17 @@ class Budget:
     def learn(self, elements: int, seconds: Mapping[str, float]) -> None:
         """What candidates took a call, on so many elements: later estimates go by it."""
         for name, taken in seconds.items():
-            self._an_element[name] = taken / elements
+            if elements >= self._learned.get(name, (0, 0.0))[0]:
+                self._learned[name] = elements, taken / elements
 
     def a_round(self, elements: int, names: Iterable[str]) -> float:
         """About how many seconds a round takes."""
-        return sum(max(_SAMPLE, self._an_element.get(name, _ASSUMED) * elements) for name in names)
+        return sum(max(_SAMPLE, self._an_element(name, elements) * elements) for name in names)
+
+    def _an_element(self, name: str, elements: int) -> float:
+        """Seconds an element; what small calls cost says little of large ones, but that they are no slower."""
+        seen, rate = self._learned.get(name, (0, math.inf))
+        return rate if elements <= _LIKE * seen else min(rate, _ASSUMED)
 
     def fixed(self, elements: int) -> float:
         """About how many seconds pass before a cell's first round and after its last one."""
