@@ -11,6 +11,8 @@ import pytest
 import scipy.special
 
 import softmax_ce as sce
+from softmax_ce import auto, fingerprint, profile
+from softmax_ce.profile import where
 from softmax_ce_bench.workloads import SHAPES, synthetic
 
 # Traffic in units of the logits' size, at least: one read; one read and one write.
@@ -63,3 +65,34 @@ def test_speed(benchmark, shape, dtype, operation, info):
     benchmark.group = f"{operation}, {shape.name} {shape.rows} x {shape.classes} {dtype}: {shape.regime}"
     benchmark.extra_info["bytes"] = OPERATIONS[operation] * workload.logits.nbytes
     benchmark(call)
+
+
+@pytest.fixture(params=["explicit", "default", "profile"])
+def chooser(request, tmp_path, monkeypatch):
+    """What the call names: the backend; nothing, where there is no profile; nothing, where there is a large one."""
+    monkeypatch.delenv(where.BACKEND_VARIABLE, raising=False)
+    monkeypatch.delenv(where.PROFILE_VARIABLE, raising=False)
+    monkeypatch.setattr(where, "default_path", lambda: None)
+    name = auto.default_name()
+    if request.param == "profile":
+        shapes = [(rows, classes) for rows in 4 ** np.arange(8) for classes in 10 * 4 ** np.arange(7)]
+        measured = (profile.Measured(backend=name, seconds=1e-3), profile.Measured(backend="naive", rejected="wrong"))
+        cells = tuple(
+            profile.Cell(rows=int(rows), classes=int(classes), dtype="float32", operation=operation, threads=None,
+                         winner=name, measured=measured)
+            for rows, classes in shapes for operation in OPERATIONS
+        )  # fmt: skip
+        made = profile.Profile(fingerprint=fingerprint.collect(), cells=cells, order=("naive", name))
+        monkeypatch.setenv(where.PROFILE_VARIABLE, str(profile.save(made, tmp_path / "profile.json")))
+    profile.reload()
+    yield name if request.param == "explicit" else None
+    profile.reload()
+
+
+# One prediction: the smallest call there is, on which the choice of a backend may cost a microsecond.
+def test_dispatch(benchmark, chooser):
+    logits, labels = np.linspace(-1, 1, 10, dtype=np.float32).reshape(1, 10), np.zeros(1, np.int64)
+    benchmark.group = "dispatch, 1 x 10 float32: automatic choice against a backend named in the call"
+    benchmark.extra_info["source"] = sce.explain(logits, labels, backend=chooser).source
+    loss, _ = benchmark(sce.cross_entropy_with_grad, logits, labels, backend=chooser)
+    assert abs(loss - scipy.special.logsumexp(logits) - 1) < 1e-5

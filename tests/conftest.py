@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import defaultdict
 from typing import Any
 
@@ -18,6 +19,10 @@ _WORST: dict[tuple[str, str], tuple[float, str]] = defaultdict(lambda: (0.0, "")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The tests' automatic choice is not that of whoever runs them.
+    for name in ("SOFTMAX_CE_BACKEND", "SOFTMAX_CE_PROFILE", "SOFTMAX_CE_PROFILE_STRICT"):
+        os.environ.pop(name, None)
+    os.environ["XDG_DATA_HOME"] = os.path.join(tempfile.gettempdir(), "softmax-ce-tests-have-no-profile")
     missing = [info for info in sce.backends() if not info.available]
     if REQUIRE_ALL and missing:
         reasons = "; ".join(f"{info.name}: {info.why_unavailable}" for info in missing)

@@ -482,7 +482,7 @@ class Peer:
     def send(self, question, *arguments):
         self.questions.append(question)
         if question == "load":
-            self.workload = arguments[0]()
+            self.workload = arguments[0]() if callable(arguments[0]) else arguments[0]
         self.arguments = arguments
 
     def answer(self):

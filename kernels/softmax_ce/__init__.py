@@ -1,10 +1,15 @@
 """softmax cross-entropy for CPUs: forward and backward, several backends behind one interface."""
 
+from typing import TYPE_CHECKING, Any
+
 from softmax_ce._version import __version__
 from softmax_ce.contract import Backend, BackendInfo
 from softmax_ce.functional import cross_entropy, cross_entropy_grad, cross_entropy_with_grad
 from softmax_ce.normalize import log_softmax, logsumexp, softmax
 from softmax_ce.registry import BackendUnavailableError, backends, get_backend
+
+if TYPE_CHECKING:
+    from softmax_ce.explanation import explain
 
 __all__ = [
     "Backend",
@@ -15,8 +20,18 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
     "cross_entropy_with_grad",
+    "explain",
     "get_backend",
     "log_softmax",
     "logsumexp",
     "softmax",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """explain(), imported when it is first asked for: few programs do, and importing it takes milliseconds."""
+    if name == "explain":
+        from softmax_ce.explanation import explain
+
+        return globals().setdefault("explain", explain)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

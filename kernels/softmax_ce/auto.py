@@ -1,39 +1,103 @@
 """Which backend runs a call that names none.
 
+In this order: the variable SOFTMAX_CE_BACKEND; the profile that SOFTMAX_CE_PROFILE names, else the one in the
+user's data folder; the safe default. All of it is read once, at the first call that names no backend.
+
 The safe default is the last backend of the registry's table that is stable, compiled ahead of time and
 available here: the Cython one where it was built, else shifted NumPy. Numba is never chosen unasked,
-because its first call compiles for seconds.
+because its first call compiles for seconds. A profile may choose it, since that is to ask.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from softmax_ce import registry
 from softmax_ce.contract import NATIVE_DTYPES, Backend
 
-_default: Backend | None = None
+if TYPE_CHECKING:  # the profile's modules are imported by the first call that needs them
+    from softmax_ce.profile.follow import Follower
 
 
-def choose(name: str | None) -> Backend:
-    """The backend that was asked for, else the default.
+class Decision:
+    """Who chooses, for the rest of the process.
+
+    Attributes
+    ----------
+    source : {"variable", "profile", "default"}
+    reason : str
+        A sentence without its full stop.
+    path : str or None
+        The profile that is followed, or was found and is not.
+    backend : Backend or None
+        The one for every call; None where the profile decides by shape.
+    follower : Follower or None
+    """
+
+    # No dataclass: making one would take a millisecond of every import.
+    __slots__ = ("backend", "follower", "path", "reason", "source")
+
+    def __init__(
+        self,
+        source: str,
+        reason: str,
+        path: str | None = None,
+        backend: Backend | None = None,
+        follower: Follower | None = None,
+    ) -> None:
+        self.source = source
+        self.reason = reason
+        self.path = path
+        self.backend = backend
+        self.follower = follower
+
+
+_decision: Decision | None = None
+_lock = threading.RLock()
+
+
+def choose(
+    name: str | None, want_loss: bool, want_grad: bool,
+    dtype: np.dtype[Any], n_rows: int, n_classes: int, threads: int | None,
+) -> Backend:  # fmt: skip
+    """The backend that was asked for, else the automatic choice. Small calls feel every step of this.
 
     Parameters
     ----------
     name : str or None
+    want_loss, want_grad : bool
+        What is to be computed; neither for a log-sum-exp alone.
+    dtype : dtype
+        Of the logits, one that they may have.
+    n_rows, n_classes : int
+    threads : int or None
+        As the call was given it.
 
     Returns
     -------
     Backend
+
+    Raises
+    ------
+    ValueError, BackendUnavailableError
+        What was named, here or by SOFTMAX_CE_BACKEND, is unknown or cannot run.
+    ProfileError
+        In strict mode: the profile cannot be followed.
     """
     if name is not None:
         return registry.get_backend(name)
-    global _default
-    if _default is None:
-        _default = registry.get_backend(default_name())
-    return _default
+    decision = _decision or decide()
+    if decision.backend is not None:
+        return decision.backend
+    assert decision.follower is not None
+    return decision.follower.choose(want_loss, want_grad, dtype, n_rows, n_classes, threads)
 
 
 def check_dtype(backend: Backend, dtype: np.dtype[Any]) -> None:
@@ -49,3 +113,119 @@ def default_name() -> str:
         if info.stable and info.ahead_of_time and registry.is_available(info.name):
             return info.name
     raise registry.BackendUnavailableError("no backend of softmax_ce can be loaded; is the installation complete?")
+
+
+def decide() -> Decision:
+    """Read variables and profile, once. A profile that is not followed is one warning, or in strict mode an error."""
+    global _decision
+    with _lock:
+        if _decision is not None:
+            return _decision
+        decision, complaint = _read()
+        _decision = decision
+    if complaint is not None:  # after the lock is released: a filter may turn it into an exception, a hook may call us
+        _warn(complaint)
+    return decision
+
+
+def reload() -> None:
+    """Read variables and profile again at the next call that names no backend."""
+    global _decision
+    with _lock:
+        _decision = None
+
+
+def _read() -> tuple[Decision, str | None]:
+    """The decision, and what there is to complain of."""
+    from softmax_ce.profile import where
+
+    asked = where.backend_asked_for()
+    if asked is not None:
+        return Decision("variable", f"{where.BACKEND_VARIABLE} names it", backend=_named_by_variable(asked)), None
+    path = where.file_asked_for()
+    if path is None:
+        path = where.default_path()
+        if path is None or not os.path.lexists(path):
+            return _absent(path, where.is_strict()), None
+    return _follow(path, where.is_strict())
+
+
+def _named_by_variable(name: str) -> Backend:
+    try:
+        return registry.get_backend(name)
+    except (ValueError, registry.BackendUnavailableError) as error:
+        raise type(error)(f"environment variable SOFTMAX_CE_BACKEND: {error}") from error
+
+
+def _absent(path: Path | None, strict: bool) -> Decision:
+    from softmax_ce.profile.errors import ProfileError
+
+    looked = "this user has no home folder to hold one" if path is None else f"none at {path}"
+    if strict:
+        raise ProfileError(f"SOFTMAX_CE_PROFILE_STRICT asks for a profile, and there is none: {looked}")
+    return _default(f"there is no profile ({looked})")
+
+
+def _follow(path: Path, strict: bool) -> tuple[Decision, str | None]:
+    """Follow this profile; or the default, with the reason why not."""
+    from softmax_ce.profile.errors import ProfileError
+
+    try:
+        follower = _follower(path, strict)
+    except Exception as error:  # whatever a file may do, production goes on with the default
+        reason = str(error) if isinstance(error, ProfileError) else f"profile {path}: {type(error).__name__}: {error}"
+        if strict:
+            raise ProfileError(reason) from error
+        decision = _default(reason, str(path))
+        assert decision.backend is not None
+        return decision, f"{reason}. Calls run on {decision.backend.name!r}, the default"
+    return Decision("profile", f"profile {path}", str(path), follower=follower), None
+
+
+def _follower(path: Path, strict: bool) -> Follower:
+    from softmax_ce import fingerprint, profile
+    from softmax_ce.profile.follow import Follower
+
+    stored = profile.load(path)
+    unknown = sorted({*stored.order} - {*registry.names()})
+    if unknown:
+        raise profile.ProfileError(
+            f"profile {path}: it names {unknown[0][:40]!r}, and the backends here are {', '.join(registry.names())}"
+        )
+    here = fingerprint.collect()
+    differences = fingerprint.differences(stored.fingerprint, here)
+    if differences:
+        others = ", ".join(difference.field for difference in differences[1:])
+        raise profile.ProfileError(
+            f"profile {path}: it is for another machine or build: {differences[0]}"
+            + (f"; these differ too: {others}" if others else "")
+            + ". To measure anew: softmax-ce pick"
+        )
+
+    def default() -> Backend:
+        return registry.get_backend(default_name())
+
+    return Follower(stored, path, here["cpus_available"], strict, default, _warn)
+
+
+def _default(reason: str, path: str | None = None) -> Decision:
+    return Decision("default", reason, path, registry.get_backend(default_name()))
+
+
+def _warn(text: str) -> None:
+    """In the name of whoever called the package."""
+    from softmax_ce.profile.errors import ProfileWarning
+
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "softmax_ce":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ProfileWarning, stacklevel=level)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # the parent may have held it in a thread that the child does not have
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -211,7 +211,9 @@ def _evaluate(
         and z_loss is _OFF and denominator is None and on_empty == "nan" and axis is _LAST and grad_output is None
         and not return_lse and lse_out is None and (threads is None or (type(threads) is int and threads == 1))
     ):  # fmt: skip
-        result = plain.attempt(logits, targets, want_loss, want_grad, ignore_index, reduction, backend, out, grad_out)
+        result = plain.attempt(
+            logits, targets, want_loss, want_grad, ignore_index, reduction, backend, threads, out, grad_out
+        )
         if result is not None:
             return result
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
@@ -241,7 +243,9 @@ def _evaluate(
     if grad_output is not None:
         per_row = reduction == "none" and np.ndim(grad_output) > 0
         grad_output = checks.check_vector("grad_output", grad_output, problem.row_shape if per_row else ())
-    chosen = auto.choose(backend)
+    chosen = auto.choose(
+        backend, want_loss, want_grad, problem.source.dtype, problem.n_rows, problem.n_classes, threads
+    )
     auto.check_dtype(chosen, problem.compute)
     factors = fold(
         problem, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,

@@ -137,6 +137,8 @@ def _run(problem: Problem, outputs: Outputs, backend: str | None, threads: int |
     problem.labels = _NO_LABEL
     nothing = np.zeros(1, problem.compute)
     factors = Factors(nothing, None, 1.0, 0.0, ONE_ROW, ONE_ROW, 1.0, False)
-    chosen = auto.choose(backend)
+    chosen = auto.choose(
+        backend, False, outputs.grad is not None, problem.source.dtype, problem.n_rows, problem.n_classes, threads
+    )
     auto.check_dtype(chosen, problem.compute)
     run_kernel(chosen, problem, factors, -1, outputs, threads)

@@ -22,7 +22,7 @@ _INT64 = np.dtype(np.int64)
 
 def attempt(
     logits: Any, targets: Any, want_loss: bool, want_grad: bool, ignore_index: int, reduction: str,
-    backend: str | None, out: Any, grad_out: Any,
+    backend: str | None, threads: int | None, out: Any, grad_out: Any,
 ) -> Any:  # fmt: skip
     """The results of a call without options, as the public functions return them; None where it is not plain.
 
@@ -56,7 +56,7 @@ def attempt(
         reduction != "none" and _fits(out, (), dtype) and _is_apart(out, logits, targets, grad_out)
     ):
         return None
-    chosen = auto.choose(backend)
+    chosen = auto.choose(backend, want_loss, want_grad, dtype, n_rows, n_classes, threads)
     if chosen.info.dtypes is not NATIVE_DTYPES:
         return None
     loss = np.empty(n_rows, dtype) if want_loss else None

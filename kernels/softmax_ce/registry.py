@@ -71,7 +71,7 @@ def backends() -> tuple[BackendInfo, ...]:
     -------
     tuple of BackendInfo
     """
-    return tuple(_info(_load(name)) for name in _names())
+    return tuple(_info(_load(name)) for name in names())
 
 
 def get_backend(name: str) -> Backend:
@@ -96,8 +96,8 @@ def get_backend(name: str) -> Backend:
     found = _loaded.get(name) if isinstance(name, str) else None
     if type(found) is Backend:
         return found
-    if not isinstance(name, str) or name not in _names():
-        raise ValueError(f"unknown backend {name!r}; known backends: {', '.join(_names())}")
+    if not isinstance(name, str) or name not in names():
+        raise ValueError(f"unknown backend {name!r}; known backends: {', '.join(names())}")
     found = _load(name)
     if isinstance(found, Backend):
         return found
@@ -108,6 +108,11 @@ def get_backend(name: str) -> Backend:
 def table() -> tuple[BackendInfo, ...]:
     """The project's own backends, from the simplest to the fastest. Loads nothing."""
     return _TABLE
+
+
+def names() -> tuple[str, ...]:
+    """Every known backend's name, in the order of :func:`backends`. Loads nothing."""
+    return tuple(_known())
 
 
 def is_available(name: str) -> bool:
@@ -138,7 +143,7 @@ def register(module: ModuleType) -> Backend:
     """
     backend = _backend_of(module, _declared(module))
     with _lock:
-        if backend.name in _names():
+        if backend.name in names():
             raise ValueError(f"a backend named {backend.name!r} is registered already")
         _known()[backend.name] = backend.info
         _loaded[backend.name] = backend
@@ -152,10 +157,6 @@ def unregister(name: str) -> None:
     with _lock:
         _known().pop(name, None)
         _loaded.pop(name, None)
-
-
-def _names() -> tuple[str, ...]:
-    return tuple(_known())
 
 
 def _known() -> dict[str, BackendInfo]:

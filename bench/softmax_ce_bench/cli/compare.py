@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from softmax_ce.profile.files import write_text
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import peers, workloads
 from softmax_ce_bench.cli.common import INTERRUPTED, Refused, available, check_folder, console, progress
@@ -119,7 +120,7 @@ def compare(json_file: Path | None, markdown_file: Path | None, verbose: bool, *
         shown_on.print(comparison.closing(run), crop=False)
         if run.cells:
             _write(json_file, "--json", lambda path: record.save(record.as_dict(run), path), shown_on)
-            _write(markdown_file, "--markdown", lambda path: record.write(path, markdown.whole(run)), shown_on)
+            _write(markdown_file, "--markdown", lambda path: write_text(path, markdown.whole(run)), shown_on)
     if interrupted:
         what = "What is shown above is complete up to the last table" if run and run.cells else "Nothing was measured"
         click.echo(f"Interrupted. {what}.", err=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from softmax_ce.profile.files import write_text
 from softmax_ce_bench.cli.common import Refused, check_folder, console
 from softmax_ce_bench.report import comparison, markdown, record
 
@@ -28,6 +29,6 @@ def show(file: Path, verbose: bool, markdown_file: Path | None) -> None:
     console().print(comparison.whole(run, verbose=verbose), crop=False)
     if markdown_file is not None:
         try:
-            record.write(markdown_file, markdown.whole(run))
+            write_text(markdown_file, markdown.whole(run))
         except OSError as error:
             raise Refused(f"--markdown {markdown_file}: {error.strerror or error}") from None

@@ -48,7 +48,7 @@ class Crew:
     def verdicts(self, names: list[str], judge: Judge) -> dict[str, tuple[Errors | None, str | None]]:
         """Each peer's worst errors on the checked rows, and why it is rejected, if it is."""
         subset = judge.subset
-        self._load(names, _Ready(subset))
+        self._load(names, subset)
         rows = np.arange(subset.shape[0])
         found: dict[str, tuple[Errors | None, str | None]] = {}
         for name in names:
@@ -66,7 +66,7 @@ class Crew:
 
         A large one is made over there, in place of being sent.
         """
-        self._load(names, _Ready(workload) if workload.logits.nbytes <= _SENT else make)
+        self._load(names, workload if workload.logits.nbytes <= _SENT else make)
         ready: dict[tuple[str, str], Remote] = {}
         failed = {}
         for name in names:
@@ -86,23 +86,13 @@ class Crew:
             worker.close()
         self._workers = {}
 
-    def _load(self, names: list[str], make: Callable[[], Workload]) -> None:
+    def _load(self, names: list[str], source: Workload | Callable[[], Workload]) -> None:
         for name in names:
             try:
-                self._workers[name].send("load", make)
+                self._workers[name].send("load", source)
             except WorkerError:  # it has ended: make a new one, once
                 self._workers[name].close()
-                self._workers[name].send("load", make)
-
-
-class _Ready:
-    """A maker of a workload that is there already: crosses to the process as it is."""
-
-    def __init__(self, workload: Workload) -> None:
-        self._workload = workload
-
-    def __call__(self) -> Workload:
-        return self._workload
+                self._workers[name].send("load", source)
 
 
 def why_not(

@@ -52,7 +52,7 @@ def torch_cross_entropy(logits: Any, targets: Any, threads: int) -> Prepared:
 
     def result() -> tuple[float, Any]:
         loss, grad = fused()
-        return float(loss), grad.numpy()
+        return loss.item(), grad.numpy()
 
     return Prepared(forward, fused, result)
 

@@ -1,8 +1,7 @@
 """A peer in a process of its own, with as many CPUs as it is to have threads.
 
 Thread pools are sized at import (OpenMP, XLA) and two OpenMP runtimes in one process spoil each other's times, and
-ours. The worker makes the workload itself, from its recipe, and times its samples with its own clock: what crosses the
-pipe is one number a sample.
+ours. The worker times its samples with its own clock: what crosses the pipe is one number a sample.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -35,9 +34,9 @@ class WorkerError(RuntimeError):
 class Worker:
     """The near end: starts the process at the first question, and asks.
 
-    ``ask("load", make)`` first, `make` a function that can be pickled and makes the :class:`Workload` over there, such
-    as ``partial(synthetic, shape, dtype)``; then ``ask("result", rows)`` gives the mean loss and those rows of its
-    gradient, and :class:`Remote` times. Close it, or use it in a ``with`` statement.
+    ``ask("load", workload)`` first, with a :class:`Workload` or a function that can be pickled and makes it over there;
+    then ``ask("result", rows)`` gives the mean loss and those rows of its gradient, and :class:`Remote` times. Close
+    it, or use it in a ``with`` statement.
 
     Parameters
     ----------
@@ -65,7 +64,8 @@ class Worker:
             spawning = multiprocessing.get_context("spawn")  # not fork: this process has threads
             self._pipe, far = spawning.Pipe()
             self._process = spawning.Process(target=serve, args=(far, self.name, self.threads), daemon=True)
-            self._process.start()
+            with _deaf_children():
+                self._process.start()
             far.close()
         try:
             self._pipe.send((question, arguments))
@@ -105,6 +105,7 @@ class Worker:
         """End the process."""
         if self._pipe is not None:
             self._pipe.close()
+            self._process.terminate()  # it may be in the middle of something long
             self._process.join(2)
             if self._process.is_alive():
                 self._process.kill()
@@ -127,9 +128,23 @@ class Remote:
         return float(self._worker.ask("sample", self._operation, calls))
 
 
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """A process started here ignores Ctrl-C from its first instruction on: that is the near end's to handle."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread: the child ignores it once it serves
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def serve(pipe: Connection, name: str, threads: int) -> None:
     """The far end: answer until the near end has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the near end's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _confine(threads)
     desk = _Desk(name, threads)
     with suppress(EOFError, OSError):
@@ -146,6 +161,7 @@ def serve(pipe: Connection, name: str, threads: int) -> None:
 def _confine(threads: int) -> None:
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(threads)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's remarks on how long it compiles
     if hasattr(os, "sched_setaffinity"):
         cpus = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cpus[-threads:])  # the last ones: the first takes most interrupts
@@ -160,15 +176,20 @@ class _Desk:
         self._calls: dict[str, Callable[[], object]] = {}
         self._result: Callable[[], tuple[float, Any]] | None = None
 
-    def load(self, make: Callable[[], Workload]) -> None:
-        """Make the workload, and import the library."""
+    def start(self) -> None:
+        """Import the library, by way of the smallest workload."""
+        self._peer.prepare(np.zeros((1, 2), np.float32), np.zeros(1, np.int64), self._threads).result()
+
+    def load(self, source: Workload | Callable[[], Workload]) -> None:
+        """Take the workload, or make it, and prepare the library for it."""
         self._calls = {}
         self._result = None  # the last workload's arrays go first
-        workload = make()
+        workload = source() if callable(source) else source
         reason = self._peer.why_not(workload)
         if reason is not None:
             raise ValueError(reason)
-        prepared = self._peer.prepare(workload.logits, workload.targets, self._threads)
+        # Copies: a library that computes on our memory must not do so on the pages of a mapped file.
+        prepared = self._peer.prepare(np.array(workload.logits), np.array(workload.targets), self._threads)
         self._calls = {"forward": prepared.forward, "fused": prepared.fused}
         self._result = prepared.result
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
 import types
 import typing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from softmax_ce.profile.files import write_text
 from softmax_ce_bench.compare import model
 from softmax_ce_bench.compare.model import Run
 from softmax_ce_bench.stats import Ratio
@@ -66,22 +65,7 @@ def save(record: dict[str, Any], path: Path) -> None:
     path : Path
         Its folder must exist.
     """
-    write(path, json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file by way of a temporary one beside it, so that it is either whole or not there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private; this one is a report
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_text(path, json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def load(path: Path) -> Run:
@@ -111,12 +95,6 @@ def load(path: Path) -> Run:
 
 def _no_constant(name: str) -> float:
     raise RecordError(f"{name} is not JSON")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _plain(value: Any) -> Any:

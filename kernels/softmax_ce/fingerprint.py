@@ -1,0 +1,164 @@
+"""What a measured choice holds for: this processor, these threads, this build.
+
+Two machines with the same fingerprint run the same code at speeds that a profile may be trusted on. The operating
+system's release is left out on purpose: a kernel update does not make a backend slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import machinery, metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmax_ce import threads
+from softmax_ce._version import __version__
+
+# Environment variables that change what the backends run, or how fast. OMP_NUM_THREADS shows in cpus_available.
+_SETTINGS = (
+    "NPY_DISABLE_CPU_FEATURES",
+    "NUMBA_CPU_FEATURES",
+    "NUMBA_CPU_NAME",
+    "NUMBA_DISABLE_JIT",
+    "NUMBA_OPT",
+    "SOFTMAX_CE_ISA",
+    "SOFTMAX_CE_STREAM_BYTES",
+)
+# Instruction sets that decide which vector kernel can run, by the names Linux gives them.
+_VECTOR_SETS = ("sse4_2", "avx", "f16c", "fma", "avx2", "asimd")
+_VECTOR_FAMILIES = ("avx512", "amx", "sve")
+# Linux's numbers for a processor: a virtual machine's model name often tells no two generations apart.
+_IDENTITY = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field in which two fingerprints differ.
+
+    Attributes
+    ----------
+    field : str
+    stored, here : object
+        The two values.
+    """
+
+    field: str
+    stored: Any
+    here: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} is {_short(self.here)} here and {_short(self.stored)} in the profile"
+
+
+def collect() -> dict[str, Any]:
+    """This machine and build, in plain values that JSON can hold.
+
+    No backend is loaded. Takes milliseconds, most of them for the hash, which is computed once a process.
+
+    Returns
+    -------
+    dict
+        cpu, instruction_sets, cpus_installed, cpus_available, os, python, numpy, numba, softmax_ce, kernels (a
+        hash over the backends' files), settings (the environment variables that change what runs).
+    """
+    return {
+        "cpu": _cpu(),
+        "instruction_sets": list(instruction_sets()),
+        "cpus_installed": os.cpu_count() or 1,
+        "cpus_available": threads.available_cpus(),
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "numpy": np.__version__,
+        "numba": package_version("numba"),
+        "softmax_ce": __version__,
+        "kernels": kernels_hash(),
+        "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
+    }
+
+
+def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
+    """Every field in which a stored fingerprint differs from the one collected here.
+
+    Parameters
+    ----------
+    stored, here : mapping
+        As from :func:`collect`. A field that one of them lacks counts as None.
+
+    Returns
+    -------
+    list of Difference
+        In the order of `here`, then what only `stored` has.
+    """
+    fields = dict.fromkeys((*here, *stored))
+    pairs = (Difference(field, stored.get(field), here.get(field)) for field in fields)
+    return [pair for pair in pairs if pair.stored != pair.here]
+
+
+@lru_cache(maxsize=1)
+def kernels_hash() -> str:
+    """SHA-256 over the backends' files: the compiled library, and the modules that Numba and NumPy run from."""
+    folder = Path(__file__).parent / "_backends"
+    suffixes = (*machinery.EXTENSION_SUFFIXES, *machinery.SOURCE_SUFFIXES)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.name.endswith(suffixes)):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def package_version(package: str) -> str | None:
+    """A distribution's version; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def cpu_model() -> str:
+    """The processor's name, as the system calls it."""
+    name = _cpuinfo().get("model name") or _cpuinfo().get("Model", "")
+    if not name and platform.system() == "Darwin":
+        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        name = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return name or platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def instruction_sets() -> tuple[str, ...]:
+    """The processor's vector instruction sets; where the system does not list them, what NumPy found."""
+    flags = (_cpuinfo().get("flags") or _cpuinfo().get("Features", "")).split()
+    if flags:
+        return tuple(flag for flag in flags if flag in _VECTOR_SETS or flag.startswith(_VECTOR_FAMILIES))
+    config: Any = np.show_config(mode="dicts")
+    found = config.get("SIMD Extensions", {})
+    return (*found.get("baseline", ()), *found.get("found", ()))
+
+
+def _cpu() -> str:
+    numbers = [f"{key} {_cpuinfo()[key]}" for key in _IDENTITY if key in _cpuinfo()]
+    return f"{cpu_model()} ({', '.join(numbers)})" if numbers else cpu_model()
+
+
+@lru_cache(maxsize=1)
+def _cpuinfo() -> dict[str, str]:
+    """Linux's description of the first processor; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"

@@ -1,0 +1,68 @@
+"""Which cells of a profile stand for a call."""
+
+from __future__ import annotations
+
+import math
+
+from softmax_ce.profile.format import Cell, Profile
+from softmax_ce.profile.grid import Grid
+
+# An operation that was not measured follows one that was: a backend's eligibility is the same for all three.
+_STANDS_IN = {
+    "forward": ("forward", "fused", "backward"),
+    "backward": ("backward", "fused", "forward"),
+    "fused": ("fused", "backward", "forward"),
+}
+
+Key = tuple[str, str, int | None]
+
+
+class Selector:
+    """The cells of a profile, by dtype, operation and number of threads.
+
+    Parameters
+    ----------
+    profile : Profile
+    cpus : int
+        What an automatic number of threads comes to.
+    """
+
+    def __init__(self, profile: Profile, cpus: int) -> None:
+        self.profile = profile
+        self._cpus = cpus
+        self._groups: dict[Key, list[Cell]] = {}
+        for cell in profile.cells:
+            self._groups.setdefault((cell.dtype, cell.operation, cell.threads), []).append(cell)
+
+    def key(self, dtype: str, compute: str, operation: str, threads: int | None) -> Key | None:
+        """The dtype, operation and number of threads that stand for those of a call.
+
+        A dtype that was not measured follows the one that it is computed in: 16-bit floats float32, integers float64.
+        Those two never stand for each other: what is right in one may be wrong in the other. Of the numbers of
+        threads measured the nearest counts, by ratio; automatic counts as the CPUs this process may use.
+
+        Returns
+        -------
+        tuple or None
+            None: nothing measured may stand for the dtype.
+        """
+        for stand_in in (dtype, compute):
+            for measured in _STANDS_IN[operation]:
+                counts = [key[2] for key in self._groups if key[:2] == (stand_in, measured)]
+                if counts:
+                    return stand_in, measured, self._nearest(counts, threads)
+        return None
+
+    def grid(self, key: Key, without: frozenset[str] = frozenset()) -> Grid:
+        """The table of choices for these cells, less some backends."""
+        return Grid(self.profile, self._groups[key], without)
+
+    def cells(self, key: Key) -> list[Cell]:
+        """The cells themselves."""
+        return self._groups[key]
+
+    def _nearest(self, counts: list[int | None], threads: int | None) -> int | None:
+        if threads in counts:
+            return threads
+        asked = math.log(threads or self._cpus)
+        return min(counts, key=lambda count: (abs(math.log(count or self._cpus) - asked), count or 0))

@@ -1,0 +1,159 @@
+"""explain(): the backend that the same call runs, and the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import profiles
+import softmax_ce as sce
+from profiles import cell
+from softmax_ce import auto, profile, registry
+from softmax_ce.profile import ProfileWarning, where
+from softmax_ce_bench import info
+
+X = np.zeros((8, 10), np.float32)
+Y = np.zeros(8, int)
+DEFAULT = auto.default_name()
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    profile.reload()
+    yield
+    profile.reload()
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where production looks for a profile."""
+    monkeypatch.setenv(where.PROFILE_VARIABLE, str(tmp_path / "profile.json"))
+    return tmp_path / "profile.json"
+
+
+def test_by_argument() -> None:
+    found = sce.explain(X, Y, backend="naive", threads=2, weight=np.ones(10), reduction="none")
+    assert (found.backend, found.source, found.profile, found.skipped) == ("naive", "argument", None, ())
+    assert (found.rows, found.classes, found.dtype, found.operation, found.threads) == (8, 10, "float32", "fused", 2)
+    assert str(found) == ("naive (fused, 8 x 10 float32, threads 2)\n  because backend='naive' was given")
+
+
+def test_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(where.BACKEND_VARIABLE, "naive")
+    found = sce.explain(X, Y)
+    assert (found.backend, found.source, found.reason) == ("naive", "variable", "SOFTMAX_CE_BACKEND names it")
+    monkeypatch.setenv(where.BACKEND_VARIABLE, "cuda")
+    profile.reload()
+    with pytest.raises(ValueError, match="SOFTMAX_CE_BACKEND: unknown backend 'cuda'"):
+        sce.explain(X, Y)
+
+
+def test_by_default() -> None:
+    found = sce.explain(X, Y)
+    assert (found.backend, found.source, found.profile) == (DEFAULT, "default", None)
+    assert found.reason.startswith("there is no profile (none at ")
+    assert found.reason.endswith("this is the safe default: stable, compiled ahead of time, available here")
+    why = dict(found.skipped)
+    assert set(why) == set(registry.names()) - {DEFAULT}
+    assert why["naive"] == "it is not stable"
+    assert "first call compiles" in why["numba"]
+    if DEFAULT != "numpy":
+        assert f"{DEFAULT} comes after it" in why["numpy"]
+
+
+def test_by_a_measured_cell(path: Path) -> None:
+    one = cell(8, 10, {"naive": 1e-6, "numpy": 2e-3, "numba": 5e-6, "cython": 3e-3}, winner="numpy", tied=("cython",),
+               rejected={"numba": "its worst error is 7 times what rounding explains"})  # fmt: skip
+    profile.save(profiles.profile([one]), path)
+    found = sce.explain(X, Y)
+    assert (found.backend, found.source, found.profile) == ("numpy", "profile", str(path))
+    assert found.around is not None
+    assert found.around.cells == ((one, 1.0),)
+    assert found.around.costs == pytest.approx({"numpy": 2e-3, "cython": 3e-3})
+    assert str(found).splitlines() == [
+        "numpy (fused, 8 x 10 float32, threads automatic)",
+        f"  because of profile {path}, at the measured cell 8 x 10 (fused float32, threads automatic): 2 ms, "
+        "the winner, tied with cython",
+        "  not naive: it is not stable",
+        "  not numba: rejected at 8 x 10: its worst error is 7 times what rounding explains",
+        "  not cython: 3 ms",
+    ]
+
+
+def test_between_cells(path: Path) -> None:
+    """At 1 and 64 rows: 1 s and 64 s against 4 s and 16 s. Equal at 8 rows; at 20 numpy costs 20 s, cython 10.86 s."""
+    cells = [cell(1, 10, {"numpy": 1.0, "cython": 4.0}), cell(64, 10, {"numpy": 64.0, "cython": 16.0})]
+    profile.save(profiles.profile(cells), path)
+    found = sce.explain(np.zeros((20, 10), np.float16), np.zeros(20, int), operation="forward", threads=1)
+    assert found.around is not None
+    rows = found.around.rows
+    assert rows == pytest.approx(20, rel=0.1)
+    assert found.around.costs == pytest.approx({"numpy": rows, "cython": 4 * rows ** (1 / 3)})
+    assert (found.backend, found.dtype, found.operation) == ("cython", "float16", "forward")
+    assert f"at {rows} x 10 between the measured cells 1 x 10, 64 x 10 (fused float32, threads automatic)" in str(found)
+    assert dict(found.skipped)["numpy"] == f"{rows} s"
+    assert dict(found.skipped)["numba"] == "the profile has no figure for it here"
+
+
+def test_what_the_profile_leaves_open(path: Path) -> None:
+    profile.save(profiles.profile([cell(8, 10, {"numpy": 1.0})]), path)
+    found = sce.explain(X.astype(np.float64), Y)
+    assert (found.backend, found.source, found.profile) == (DEFAULT, "default", str(path))
+    assert "has no cells for float64" in found.reason
+    profile.save(profiles.profile([cell(8, 10, {"naive": 1.0})]), path)
+    profile.reload()
+    found = sce.explain(X, Y)
+    assert (found.backend, found.source) == (DEFAULT, "default")
+    assert "knows no backend that may run at the measured cell 8 x 10" in found.reason
+
+
+def test_a_profile_that_is_not_followed(path: Path) -> None:
+    path.write_text("{")
+    with pytest.warns(ProfileWarning):
+        found = sce.explain(X, Y)
+    assert (found.backend, found.source, found.profile) == (DEFAULT, "default", str(path))
+    assert f"profile {path}: it is not JSON" in found.reason
+
+
+@pytest.mark.parametrize("operation", ["forward", "backward", "fused"])
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_it_says_what_a_call_chooses(operation: str, rows: int, path: Path) -> None:
+    cells = profiles.grid((1, 100), (10,), {"numpy": lambda r, c: r, DEFAULT: lambda r, c: 3.0 + r / 100})
+    profile.save(profiles.profile(cells), path)
+    want = {"forward": (True, False), "backward": (False, True), "fused": (True, True)}[operation]
+    found = sce.explain(np.zeros((10, rows), np.float32), np.zeros(rows, int), operation=operation, axis=0)
+    assert (found.rows, found.classes) == (rows, 10)
+    assert found.backend == auto.choose(None, *want, np.dtype("f4"), rows, 10, None).name
+
+
+def test_it_computes_nothing_and_refuses_what_the_call_would() -> None:
+    huge = np.broadcast_to(np.float32(0), (1 << 40, 1 << 20))
+    found = sce.explain(huge, None)
+    assert (found.rows, found.classes, found.backend) == (1 << 40, 1 << 20, DEFAULT)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.backend = "naive"  # type: ignore[misc]
+    with pytest.raises(TypeError, match="unknown option 'bakend'"):
+        sce.explain(X, Y, bakend="numpy")
+    with pytest.raises(ValueError, match="operation='sideways' is not known"):
+        sce.explain(X, Y, operation="sideways")
+    with pytest.raises(ValueError, match="unknown backend 'cuda'"):
+        sce.explain(X, Y, backend="cuda")
+    with pytest.raises(TypeError, match="complex"):
+        sce.explain(X.astype(complex), Y)
+    with pytest.raises(ValueError, match="threads must be"):
+        sce.explain(X, Y, threads=0)
+
+
+def test_info_tells_the_profile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.save(profiles.profile([cell(8, 10, {"numpy": 1.0})]), path)
+    assert info.collect()["profile"] == str(path)
+    path.write_text("{")
+    profile.reload()
+    assert info.collect()["profile"].startswith(f"not followed: profile {path}: it is not JSON")
+    monkeypatch.setenv(where.BACKEND_VARIABLE, "cuda")
+    profile.reload()
+    assert info.collect()["profile"].startswith("none: environment variable SOFTMAX_CE_BACKEND")

@@ -1,0 +1,108 @@
+"""The fingerprint: the same from process to process, and moved by whatever changes what runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import softmax_ce as sce
+from helpers import run_python
+from softmax_ce import fingerprint, threads
+from softmax_ce.fingerprint import Difference
+
+PRINT = "import json; from softmax_ce import fingerprint; print(json.dumps(fingerprint.collect()))"
+
+
+def test_what_is_collected() -> None:
+    found = fingerprint.collect()
+    assert found["numpy"] == np.__version__
+    assert found["softmax_ce"] == sce.__version__
+    assert found["python"].startswith(".".join(map(str, sys.version_info[:3])))
+    assert found["cpus_available"] == threads.available_cpus()
+    assert found["cpus_installed"] == os.cpu_count()
+    try:
+        assert found["numba"] == metadata.version("numba")
+    except metadata.PackageNotFoundError:
+        assert found["numba"] is None
+    assert len(found["cpu"]) > 0
+
+
+def test_it_survives_json_and_another_process() -> None:
+    here = fingerprint.collect()
+    assert fingerprint.differences(json.loads(json.dumps(here)), here) == []
+    assert fingerprint.differences(json.loads(run_python(PRINT)), here) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field"),
+    [
+        ("OMP_NUM_THREADS", "1", "cpus_available"),
+        ("SOFTMAX_CE_ISA", "baseline", "settings"),
+        ("NUMBA_DISABLE_JIT", "1", "settings"),
+    ],
+)
+def test_settings_that_change_the_speed_show(variable: str, value: str, field: str) -> None:
+    here = fingerprint.collect() | {"cpus_available": 2}  # as if there were two, where there is one
+    there = json.loads(run_python(PRINT, **{"OMP_NUM_THREADS": "2", variable: value}))
+    if field == "settings":
+        assert there["settings"] == here["settings"] | {variable: value}
+    else:
+        assert there[field] == 1
+    assert field in [difference.field for difference in fingerprint.differences(there, here)]
+
+
+def test_no_backend_is_loaded() -> None:
+    code = """
+import sys
+from softmax_ce import fingerprint
+fingerprint.collect()
+print(sorted(name for name in sys.modules if name.startswith(("softmax_ce._backends.", "numba", "llvmlite"))))
+"""
+    assert run_python(code).strip() == "[]"
+
+
+def test_differences_name_the_field_and_both_values() -> None:
+    here = {"cpu": "A", "numpy": "2.1", "numba": None}
+    stored = {"cpu": "A", "numpy": "2.2", "numba": "0.61", "extra": 1}
+    found = fingerprint.differences(stored, here)
+    assert found == [Difference("numpy", "2.2", "2.1"), Difference("numba", "0.61", None), Difference("extra", 1, None)]
+    assert str(found[0]) == "numpy is '2.1' here and '2.2' in the profile"
+    assert len(str(Difference("cpu", "x" * 10_000, "y"))) < 200
+
+
+def test_the_hash_is_that_of_the_files_and_moves_with_each(tmp_path: Path) -> None:
+    package = Path(sce.__file__).parent
+    copy = tmp_path / "softmax_ce"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from softmax_ce import fingerprint; print(fingerprint.__file__); print(fingerprint.kernels_hash())"
+
+    def hashed() -> str:
+        lines = subprocess.run(
+            [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {[str(tmp_path), *sys.path]!r}; {code}"],
+            capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        assert lines[0].startswith(str(tmp_path))
+        return lines[1]
+
+    before = hashed()
+    assert before == fingerprint.kernels_hash(), "a copy elsewhere is the same build"
+    library = next(copy.rglob("_kernels.*.so"), None)
+    changed = {before}
+    for path in filter(
+        None, (library, copy / "_backends" / "shifted.py", copy / "_backends" / "numba_jit" / "rows.py")
+    ):
+        path.write_bytes(path.read_bytes() + b"\n")
+        changed.add(hashed())
+    assert len(changed) == 3 + (library is not None)
+    (copy / "_backends" / "cython" / "build_error.txt").write_text("a note is no code")
+    assert hashed() in changed
+    assert all(len(one) == hashlib.sha256().digest_size * 2 for one in changed)

@@ -1,0 +1,505 @@
+"""The profile's file: written whole or not at all, and read with suspicion."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import platformdirs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import profiles
+from helpers import run_python
+from profiles import CROSSING, cell, grid
+from softmax_ce import fingerprint, profile
+from softmax_ce.profile import ProfileError, files, where
+from softmax_ce.profile.schema import schema, validate
+
+ORDINARY = profiles.profile(
+    grid((1, 64, 4096), (10, 1000), CROSSING), notes={"drift": 0.004, "shared": True, "x": None}
+)
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "profile.json"
+
+
+def _record() -> Any:
+    return json.loads(json.dumps(profile.as_dict(ORDINARY)))
+
+
+def _refusal(path: Path) -> str:
+    """What load says of the file."""
+    with pytest.raises(ProfileError) as caught:
+        profile.load(path)
+    text = str(caught.value)
+    assert text.startswith(f"profile {path}: ")
+    assert len(text) < 1000
+    return text.removeprefix(f"profile {path}: ")
+
+
+# ---- there and back
+
+
+def test_what_is_saved_is_loaded(path: Path) -> None:
+    assert profile.save(ORDINARY, path) == path
+    assert profile.load(path) == ORDINARY
+    assert profile.load(str(path)) == ORDINARY
+
+
+def test_a_saved_profile_is_as_the_schema_says(path: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    profile.save(ORDINARY, path)
+    VALIDATOR.validate(json.loads(path.read_text()))
+
+
+def test_the_schema_s_fields_are_the_classes_fields() -> None:
+    definitions = schema()["$defs"]
+    for rule, fields in (
+        (schema(), {"schema", "version", *profile.Profile.__dataclass_fields__}),
+        (definitions["cell"], profile.Cell.__dataclass_fields__.keys()),
+        (definitions["measured"], profile.Measured.__dataclass_fields__.keys()),
+        (definitions["fingerprint"], fingerprint.collect().keys()),
+    ):
+        assert set(rule["properties"]) == set(rule["required"]) == set(fields)
+
+
+def test_the_schema_uses_no_keyword_that_the_reader_does_not_know() -> None:
+    known = {
+        *("$ref", "type", "const", "enum", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength"),
+        *("minItems", "maxItems", "maxProperties", "items", "properties", "required", "additionalProperties"),
+    }
+    annotations = {"$schema", "$id", "$defs", "title", "description"}
+    used: set[str] = set()
+
+    def walk(rule: Any) -> None:
+        if isinstance(rule, dict):
+            used.update(rule)
+            for key in ("properties", "$defs"):
+                for own in rule.get(key, {}).values():
+                    walk(own)
+            walk(rule.get("items"))
+            walk(rule.get("additionalProperties"))
+
+    walk(schema())
+    assert used - known - annotations == set()
+
+
+# What takes a value's place: another type, or a number out of range. Not 1.0 for 1, which the reader alone refuses.
+_OTHERS = st.sampled_from(
+    [
+        None,
+        True,
+        False,
+        0,
+        1,
+        2,
+        -1,
+        10**30,
+        0.5,
+        -0.5,
+        1e300,
+        "",
+        "x",
+        "float32",
+        "fused",
+        "y" * 101,
+        [],
+        {},
+        [1],
+        {"a": 1},
+    ]
+)
+
+
+def _places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [here, *(place for key, item in items for place in _places(item, (*here, key)))]
+
+
+_PLACES = _places(_record())
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(_PLACES), st.sampled_from(["replace", "remove", "add"]), _OTHERS)
+def test_the_reader_and_jsonschema_agree(place: tuple[Any, ...], action: str, other: Any) -> None:
+    record = {"": _record()}
+    holder: Any = record
+    for key in (steps := ("", *place))[:-1]:
+        holder = holder[key]
+    if action == "replace" or (action == "add" and not isinstance(holder[steps[-1]], dict | list)):
+        holder[steps[-1]] = other
+    elif action == "remove":
+        del holder[steps[-1]]
+    elif isinstance(holder[steps[-1]], dict):
+        holder[steps[-1]]["another"] = other
+    else:
+        holder[steps[-1]].append(other)
+    if "" not in record:
+        return
+    try:
+        validate(record[""])
+    except ProfileError:
+        assert not VALIDATOR.is_valid(record[""])
+    else:
+        assert VALIDATOR.is_valid(record[""])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(ORDINARY, cells=()),
+        replace(ORDINARY, objective="luck"),
+        replace(ORDINARY, notes={"x": float("nan")}),
+        replace(ORDINARY, notes={"x": object()}),
+        replace(ORDINARY, fingerprint={}),
+        replace(ORDINARY, order=("numpy",)),
+        replace(ORDINARY, cells=(cell(1, 10, {"numpy": float("inf")}),)),
+        replace(ORDINARY, cells=(cell(0, 10, {"numpy": 1.0}),)),
+        replace(ORDINARY, cells=grid(range(1, 66), (10,), CROSSING)),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(wrong: profile.Profile, path: Path) -> None:
+    profile.save(ORDINARY, path)
+    with pytest.raises(ProfileError):
+        profile.save(wrong, path)
+    assert profile.load(path) == ORDINARY
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_too_large_is_not_written(path: Path) -> None:
+    cells = [
+        replace(cell(1, 10, {"numpy": 1.0}, rejected={}), rows=n % 50 + 1, classes=n // 50 + 1) for n in range(3000)
+    ]
+    long = [replace(one, measured=(*one.measured, *(_rejected(f"b{k}") for k in range(2)))) for one in cells]
+    huge = profiles.profile(long)
+    with pytest.raises(ProfileError, match="MiB"):
+        profile.save(huge, path)
+    assert not path.exists()
+
+
+def _rejected(name: str) -> profile.Measured:
+    return profile.Measured(backend=name, rejected="r" * 1900)
+
+
+# ---- files that nobody should trust
+
+
+def _changed(**changes: Any) -> bytes:
+    return json.dumps({**_record(), **changes}).encode()
+
+
+def _in_cell(**changes: Any) -> bytes:
+    record = _record()
+    record["cells"][2].update(changes)
+    return json.dumps(record).encode()
+
+
+def _in_measured(**changes: Any) -> bytes:
+    record = _record()
+    record["cells"][2]["measured"][1].update(changes)
+    return json.dumps(record).encode()
+
+
+WHOLE = json.dumps(_record()).encode()
+
+HOSTILE = {
+    "empty": (b"", "not JSON"),
+    "cut short": (WHOLE[:-100], "not JSON"),
+    "cut in a string": (WHOLE[: WHOLE.index(b"softmax-ce pick") + 3], "not JSON"),
+    "two": (WHOLE + WHOLE, "not JSON"),
+    "zeros": (bytes(4096), "not JSON"),
+    "not UTF-8": (WHOLE.replace(b"pick", b"p\xff\xfeck"), "not UTF-8: byte 0xff"),
+    "UTF-16": (WHOLE.decode().encode("utf-16"), "not UTF-8"),
+    "a pickle": (pickle.dumps(print), "not UTF-8"),
+    "Python": (b"__import__('os').abort()", "not JSON"),
+    "NaN": (WHOLE.replace(b'"tie": 0.03', b'"tie": NaN'), "NaN"),
+    "infinity": (WHOLE.replace(b'"tie": 0.03', b'"tie": -Infinity'), "Infinity"),
+    "infinite by size": (WHOLE.replace(b'"drift": 0.004', b'"drift": 1e999'), r"notes\['drift'\] is inf"),
+    "many digits": (WHOLE.replace(b'"tie": 0.03', b'"tie": ' + b"9" * 100_000), "not JSON"),
+    "deep lists": (b"[" * 4_000_000, "nested deeper than 32"),
+    "deep objects": (b'{"a":' * 1_000_000, "nested deeper than 32"),
+    "deep, balanced": (b"[" * 50_000 + b"]" * 50_000, "nested deeper than 32"),
+    "deep, behind brackets in strings": (b'["]",' * 200_000, "nested deeper than 32"),
+    "a string that is all quotes": (b'"\\' * 2_000_000, "not JSON"),
+    "quotes without end": (b'"' + b'\\"' * 2_000_000 + b"\\", "not JSON"),
+    "larger than allowed": (WHOLE + b" " * (8 << 20), "larger than 8 MiB"),
+    "a million cells": (b'{"cells":[' + b"{}," * 1_000_000 + b"{}]}", "lacks 'schema'"),
+    "a list": (b"[]", "must be of type object"),
+    "a number": (b"1", "must be of type object"),
+    "a field twice": (WHOLE.replace(b'"tie"', b'"tie": 0.1, "tie"', 1), "occurs twice"),
+    "another schema": (_changed(schema="softmax-ce/compare"), "schema is 'softmax-ce/compare'; this release reads"),
+    "another version": (_changed(version=2, cells=None), "version is 2; this release reads 1"),
+    "version true": (_changed(version=True), "version is True"),
+    "no cells": (_changed(cells=[]), "cells has 0 entries; must have at least 1"),
+    "cells of numbers": (_changed(cells=[1]), r"cells\[0\] is 1; must be of type object"),
+    "an unknown field": (_changed(extra=1), "unknown field 'extra'"),
+    "a long unknown field": (_changed(**{"x" * 100_000: 1}), "unknown field 'xxx"),
+    "a long value": (_changed(objective="x" * 100_000), "objective is 'xxx"),
+    "zero rows": (_in_cell(rows=0), r"cells\[2\].rows is 0; must be at least 1"),
+    "negative classes": (_in_cell(classes=-1), r"cells\[2\].classes is -1"),
+    "huge rows": (_in_cell(rows=10**4000), r"cells\[2\].rows is 1000"),
+    "rows in text": (_in_cell(rows="12"), r"cells\[2\].rows is '12'; must be of type integer"),
+    "rows as a float": (_in_cell(rows=2.0), r"rows is 2.0"),
+    "rows true": (_in_cell(rows=True), r"rows is True"),
+    "an unknown dtype": (_in_cell(dtype="complex64"), "dtype is 'complex64'"),
+    "a winner nobody measured": (_in_cell(winner="numba"), "winner 'numba' was not measured"),
+    "a rejected winner": (_in_measured(rejected="wrong"), "winner 'cython' was rejected"),
+    "a winner without a time": (_in_measured(seconds=None), "no figure for the objective, time"),
+    "no time at all": (_in_measured(seconds=0), "seconds is 0; must be above 0"),
+    "a negative time": (_in_measured(seconds=-1e-3), "seconds is -0.001; must be above 0"),
+    "a name that is not in order": (_in_cell(tied=["cuda"]), "'cuda', which is not in order"),
+    "an empty name": (_in_cell(winner=""), "winner has 0 characters"),
+    "a cell twice": (_changed(cells=_record()["cells"] * 2), "occurs 2 times"),
+    "a backend twice in a cell": (_in_cell(measured=_record()["cells"][2]["measured"] * 2), "2 times"),
+    "a backend twice in order": (_changed(order=["numpy", "numpy", "cython"]), "order names 'numpy' 2 times"),
+}  # fmt: skip
+
+
+# cells[2] is 64 x 10, which numpy wins; the entries above that are of the winner change cython's, so make it win.
+for _name in ("a rejected winner", "a winner without a time"):
+    _edited = json.loads(HOSTILE[_name][0])
+    _edited["cells"][2]["winner"] = "cython"
+    HOSTILE[_name] = (json.dumps(_edited).encode(), HOSTILE[_name][1])
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_with_a_reason(name: str, path: Path) -> None:
+    content, reason = HOSTILE[name]
+    path.write_bytes(content)
+    assert re.search(reason, _refusal(path)), _refusal(path)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+UNREADABLE = {
+    "missing": (lambda path: None, "it cannot be read: No such file"),
+    "a folder": (_folder, "it is a folder, not a file"),
+    "a pipe": (lambda path: os.mkfifo(path), "it is a pipe, socket or device, not a file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "it is a pipe, socket or device, not a file"),
+    "a symbolic link to itself": (_loop, "it cannot be read: Too many levels of symbolic links"),
+    "a dangling link": (_dangling, "it cannot be read: No such file"),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the names of errors, pipes and links are POSIX's")
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_is_no_file_is_refused_with_a_reason(name: str, path: Path) -> None:
+    make, reason = UNREADABLE[name]
+    make(path)
+    assert _refusal(path).startswith(reason)
+
+
+def test_a_path_that_cannot_be() -> None:
+    with pytest.raises(ProfileError, match="cannot be read: "):
+        profile.load("profile\0.json")
+    with pytest.raises(ProfileError, match="cannot be read: File name too long"):
+        profile.load("x" * 5000)
+
+
+def test_a_file_without_permission(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.save(ORDINARY, path)
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # the superuser may read everything: have the system say no all the same
+
+        def refuse(*_: Any) -> int:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(files.os, "open", refuse)
+    assert _refusal(path) == "it cannot be read: Permission denied"
+
+
+def test_a_file_that_grows_while_it_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(WHOLE + b" " * (8 << 20))
+    monkeypatch.setattr(files, "_check_regular", lambda found: None)  # it was small when it was looked at
+    assert _refusal(path) == "it is larger than 8 MiB"
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_bytes_are_refused_or_still_a_profile(path: Path, data: st.DataObject) -> None:
+    """Bytes changed, removed or inserted anywhere: a ProfileError or a profile, nothing else."""
+    content = bytearray(WHOLE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        length = data.draw(st.sampled_from([0, 1, 1, 10, 1000]))
+        content[at : at + length] = data.draw(
+            st.binary(max_size=3) | st.sampled_from([b'"', b"{", b"]", b"-", b"9" * 20])
+        )
+    path.write_bytes(content)
+    try:
+        found = profile.load(path)
+    except ProfileError:
+        return
+    assert profile.as_dict(found)["version"] == 1
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*schema()["properties"], "x"]), inner),
+    max_leaves=20,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_JSON)
+def test_any_json_is_refused(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))
+    with pytest.raises(ProfileError):
+        profile.load(path)
+
+
+# ---- writing
+
+
+KILLED = """
+import os, random, signal, sys, time
+sys.path.insert(0, {tests!r})
+import profiles
+from pathlib import Path
+from softmax_ce import profile
+path = Path({path!r})
+cells = profiles.grid((1, 8, 64), (10, 1000), profiles.CROSSING)
+one, two = (
+    profiles.profile(cells, notes={{f"note {{k}}": letter * size for k in range(100)}})
+    for letter, size in (("x", 9000), ("y", 10000))
+)
+contents = []
+for each in (one, two):
+    profile.save(each, path)
+    contents.append(path.read_bytes())
+assert min(map(len, contents)) > 900_000
+begun = time.perf_counter()
+for _ in range(5):
+    profile.save(one, path)
+took = (time.perf_counter() - begun) / 5
+random.seed(20261121)
+seen, left = [0, 0], 0
+for round in range(200):
+    child = os.fork()
+    if child == 0:
+        while True:
+            profile.save(two, path)
+            profile.save(one, path)
+    time.sleep(random.uniform(0, 3 * took))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    seen[contents.index(path.read_bytes())] += 1
+    parts = list(path.parent.glob(".*.part"))
+    left += len(parts)
+    for part in parts:
+        part.unlink()
+    assert os.listdir(path.parent) == [path.name]
+print(*seen, left)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_writer_leaves_the_old_profile_or_the_new_one(path: Path) -> None:
+    """200 writers killed at random moments of writing one of two profiles, then the other."""
+    found = run_python(KILLED.format(tests=str(Path(__file__).parent), path=str(path)))
+    one, two, interrupted = map(int, found.split())
+    assert one + two == 200
+    assert min(one, two) >= 5, "the kills did not come while it wrote"
+    assert interrupted >= 5, "no writer was killed between its temporary file and the rename"
+
+
+def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.save(ORDINARY, path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        profile.save(replace(ORDINARY, command="another"), path)
+    monkeypatch.undo()
+    assert profile.load(path) == ORDINARY
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_without_the_folder_nothing_is_written(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        profile.save(ORDINARY, path.parent / "none" / "profile.json")
+    assert os.listdir(path.parent) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
+def test_permissions_and_links(path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        profile.save(ORDINARY, path)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    profile.save(replace(ORDINARY, command="through the link"), link)
+    assert link.is_symlink()
+    assert profile.load(path).command == "through the link"
+
+
+# ---- where
+
+
+@pytest.mark.parametrize("given", [None, "/data/mine", "relative/path", ""])
+def test_the_data_folder_is_that_of_platformdirs(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if given is None:
+        monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_DATA_HOME", given)
+    found = where.default_path()
+    assert found is not None
+    assert found == Path(platformdirs.user_data_dir("softmax_ce", appauthor=False)) / "profile.json"
+
+
+def test_the_data_folder_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    from platformdirs.macos import MacOS
+
+    home = Path.home()
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert where.data_folder("darwin", {}) == home / "Library" / "Application Support" == Path(MacOS().user_data_dir)
+    assert where.data_folder("win32", {"LOCALAPPDATA": "/c/Local"}) == Path("/c/Local")
+    assert where.data_folder("win32", {"XDG_DATA_HOME": "/data"}) == home / "AppData" / "Local"
+    assert where.data_folder("linux", {"XDG_DATA_HOME": "/data"}) == Path("/data")
+    assert where.data_folder("freebsd14", {"XDG_DATA_HOME": "data"}) == home / ".local" / "share"
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(where.Path, "home", homeless)
+    assert where.data_folder("linux", {}) is None
+
+
+def test_saving_without_a_path_makes_the_user_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "new" / "data"))
+    if sys.platform == "win32":
+        monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "new" / "data"))
+    written = profile.save(ORDINARY)
+    assert written == tmp_path / "new" / "data" / "softmax_ce" / "profile.json" == profile.default_path()
+    assert profile.load(written) == ORDINARY
+    monkeypatch.setattr(where, "default_path", lambda: None)
+    with pytest.raises(ProfileError, match="no home folder"):
+        profile.save(ORDINARY)
