@@ -394,6 +394,16 @@ def test_a_share_is_in_proportion_to_a_round_and_never_more_than_the_rounds_need
     assert shared.least(100, ["a"]) == pytest.approx(shared.fixed(100) + 0.2)
 
 
+def test_what_small_calls_cost_says_little_of_large_ones():
+    shared = budget.Budget(100.0, Clock())
+    shared.learn(1000, {"a": 1.0})
+    assert shared.a_round(8000, ["a"]) == pytest.approx(8.0)
+    assert shared.a_round(10**9, ["a"]) == pytest.approx(1.0)  # as if nothing were known
+    shared.learn(10**9, {"a": 0.5})
+    shared.learn(1000, {"a": 1.0})  # what larger calls cost is kept
+    assert shared.a_round(10**9, ["a"]) == pytest.approx(0.5)
+
+
 class Sampler:
     def __init__(self, clock: Clock, seconds: float, error: Exception | None = None) -> None:
         self.clock, self.seconds, self.error = clock, seconds, error
