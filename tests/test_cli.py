@@ -16,7 +16,9 @@ from click.testing import CliRunner
 import softmax_ce as sce
 from helpers import run_python
 from softmax_ce import auto, registry, threads
-from softmax_ce_bench import __main__, cli, conformance, timing
+from softmax_ce_bench import __main__, cli, conformance, peers, timing
+from softmax_ce_bench.cli.options import Duration
+from softmax_ce_bench.report import record
 
 HOW_TO_GET = f"pip install {'a-' * 50}command-that-must-not-be-wrapped"
 
@@ -198,7 +200,7 @@ def test_check_refuses_options(run, option, value, message):
 
 
 def test_check_without_ml_dtypes(run, conforming, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda _name: None)
+    monkeypatch.setattr(sys.modules["softmax_ce_bench.cli.check"], "find_spec", lambda _name: None)
     assert run("check", "numpy").exit_code == 0
     assert conforming[0] == [("numpy", ("float32", "float64", "float16"), (1, 2))]
     result = run("check", "numpy", "--dtype", "bfloat16")
@@ -226,30 +228,90 @@ print(result.exit_code, result.stderr.splitlines()[-1])
 
 def test_compare_own_arrays(run, own, tmp_path, missing):
     path = tmp_path / "out.json"
-    result = run("compare", *own, "--time-budget", "600", "--threads", "1", "--json", path)
+    result = run("compare", *own, "--time-budget", "10m", "--threads", "1", "--peers", "none", "--json", path)
     assert result.exit_code == 0, result.stderr
-    assert "logits.npy: 40 x 6 float32, your own arrays" in result.stdout
+    assert "logits.npy: 40 x 6 float32, your own arrays, 1 thread" in result.stdout
     assert "naive is not ranked here: NaN or infinite in 1 of 40 checked rows" in result.stdout
     assert "absent is not available here: No module named" in result.stdout
     assert f"To get absent: {HOW_TO_GET}" in result.stdout
-    assert "differs from itself by" in result.stdout
+    assert "differs from itself by" in words(result.stdout)
     assert "\x1b" not in result.stdout  # neither colour nor a progress bar in a pipe
     assert widest(result.stdout) <= cli.WIDTH
-    recorded = json.loads(path.read_text())
-    assert recorded["settings"]["threads"] == 1
-    assert recorded["settings"]["time_budget"] == 600
-    (workload,) = recorded["workloads"]
+    kept = record.load(path)
+    assert kept.settings.time_budget == 600
+    assert kept.complete
+    (cell,) = kept.cells
+    assert cell.threads == 1
     available = [info.name for info in sce.backends() if info.available]
-    assert {backend["name"] for backend in workload["backends"]} == set(available)
-    assert workload["fastest"]["fused"][0] in result.stdout
+    assert {entry.name for entry in cell.entries} == set(available)
+    assert cell.operations["fused"].fastest[0] in result.stdout
+    shown = run("show", path)
+    assert shown.exit_code == 0
+    assert shown.stdout.rstrip() + f"\nRecord written to {path}\n" == result.stdout
 
 
 def test_compare_only_what_is_asked_for_and_the_base(run, own, tmp_path):
     path = tmp_path / "out.json"
-    assert run("compare", *own, "--backend", "naive", "--time-budget", "0", "--json", path).exit_code == 0
-    (workload,) = json.loads(path.read_text())["workloads"]
-    assert [backend["name"] for backend in workload["backends"]] == ["numpy", "naive"]
-    assert workload["rounds"] == 1
+    asked = ("--backend", "naive", "--peers", "none", "--op", "fused,forward", "--reduction", "sum")
+    assert run("compare", *own, *asked, "--json", path).exit_code == 0
+    (cell,) = record.load(path).cells
+    assert [entry.name for entry in cell.entries] == ["numpy", "naive"]
+    assert tuple(cell.operations) == ("forward", "fused")
+    assert cell.key == "logits.npy 40x6 float32, reduction=sum, auto threads"
+
+
+def test_compare_a_grid(run, tmp_path):
+    path, page = tmp_path / "out.json", tmp_path / "out.md"
+    asked = ("--shapes", "3x5,4x70", "--dtype", "f32,f64", "--threads", "1,2", "--backend", "numpy", "--peers", "none")
+    result = run("compare", *asked, "--label-smoothing", "0.1", "--soft", "-v", "--json", path, "--markdown", page)
+    assert result.exit_code == 0, result.stderr
+    kept = record.load(path)
+    assert [cell.key for cell in kept.cells] == [
+        f"{shape} {dtype} soft, label-smoothing=0.1, {threads}"
+        for dtype in ("float32", "float64") for shape in ("3x5", "4x70") for threads in ("1 thread", "2 threads")
+    ]  # fmt: skip
+    assert all(cell.entries[0].errors.over_bound <= 1 for cell in kept.cells)
+    assert "3x5: 3 x 5 float32, soft targets, a shape as asked for, label-smoothing=0.1, 2 threads" in result.stdout
+    assert widest(result.stdout) <= cli.WIDTH
+    assert page.read_text().count("\n## 3x5: 3 x 5 float") == 4
+
+
+def test_compare_with_a_peer(run, own, tmp_path):
+    path = tmp_path / "out.json"
+    asked = ("--backend", "numpy", "--peers", "scipy", "--threads", "1")
+    result = run("compare", *own, *asked, "--time-budget", "300", "--json", path)
+    assert result.exit_code == 0, result.stderr
+    (cell,) = record.load(path).cells
+    scipy = cell.entries[1]
+    assert (scipy.name, scipy.status) == ("scipy", "ranked")
+    assert len(scipy.timings["fused"].seconds) == cell.rounds == 8
+    assert "scipy: special.log_softmax" in words(result.stdout)
+
+
+def test_class_weights_from_a_file(run, own, tmp_path):
+    weight, path = tmp_path / "weight.npy", tmp_path / "out.json"
+    np.save(weight, np.arange(6))
+    asked = ("--backend", "numpy", "--peers", "none", "--weight", weight)
+    assert run("compare", *own, *asked, "--json", path).exit_code == 0
+    (cell,) = record.load(path).cells
+    assert cell.options.weight == "file"
+    assert cell.entries[0].errors.over_bound <= 1
+    np.save(weight, np.arange(7))
+    result = run("compare", *own, *asked)
+    assert result.exit_code == 2
+    assert "there are 6 classes in logits.npy 40x6 float32, and the weights have the shape (7,)" in result.stderr
+
+
+def test_rows_of_ones_own_label_are_ignored(run, own, tmp_path):
+    labels = np.load(own[3])
+    labels[::2] = 255
+    np.save(own[3], labels)
+    path = tmp_path / "out.json"
+    asked = ("--backend", "numpy", "--peers", "none", "--ignore-index", "255", "--json", path)
+    assert run("compare", *own, *asked).exit_code == 0
+    (cell,) = record.load(path).cells
+    assert cell.telling_rows == 20
+    assert cell.options.ignore_index == 255
 
 
 @pytest.mark.parametrize(
@@ -258,11 +320,31 @@ def test_compare_only_what_is_asked_for_and_the_base(run, own, tmp_path):
         (lambda a: a[:2], "--logits and --targets go together"),
         (lambda a: a[2:], "--logits and --targets go together"),
         (lambda a: (*a, "--dtype", "float64"), "--dtype is for the built-in workloads"),
+        (lambda a: (*a, "--set", "llm"), "--set is for the built-in workloads"),
+        (lambda a: (*a, "--soft"), "--soft is for the built-in workloads"),
         (lambda a: (a[0], "nowhere.npy", *a[2:]), "nowhere.npy: no such file"),
         (lambda a: (a[0], __file__, *a[2:]), "is not an .npy array"),
         (lambda a: (*a, "--json", "no/such/folder/out.json"), "there is no folder"),
-        (lambda a: (*a, "--threads", "0"), "--threads"),
-        (lambda a: (*a, "--time-budget", "-1"), "--time-budget"),
+        (lambda a: (*a, "--markdown", "no/such/folder/out.md"), "there is no folder"),
+        (lambda a: (*a, "--threads", "0"), "threads are at least 1"),
+        (lambda a: (*a, "--threads", "1,two"), "'1,two' is not a list of whole numbers such as 1,2"),
+        (lambda a: (*a, "--time-budget", "-1"), "'-1' is not a time such as 60, 60s, 2m or 1h"),
+        (lambda a: (*a, "--time-budget", "0"), "'0' is not a time above 0"),
+        (lambda a: (*a, "--time-budget", "3 days"), "'3 days' is not a time such as 60, 60s, 2m or 1h"),
+        (lambda a: ("--set", "quick,vison"), "'vison' is not one of quick, vision, llm, boosting, numerics"),
+        (lambda a: ("--shapes", "32x1000,7"), "'7' is not ROWSxCLASSES, both at least 1, such as 32x1000"),
+        (lambda a: ("--shapes", "0x5"), "'0x5' is not ROWSxCLASSES"),
+        (
+            lambda a: ("--dtype", "f8"),
+            "'f8' is not one of float32 (f32), float64 (f64), float16 (f16), bfloat16 (bf16)",
+        ),
+        (lambda a: ("--op", "sideways"), "'sideways' is not one of forward, backward, fused"),
+        (lambda a: ("--peers", "tensorflow"), "unknown peer 'tensorflow'; there are auto, none, torch, jax, sklearn"),
+        (lambda a: ("--ignore-index", "3"), "--ignore-index is for your own arrays"),
+        (lambda a: ("--label-smoothing", "1.5"), "'1.5' is not a number of at least 0 and at most 1"),
+        (lambda a: ("--z-loss", "nan"), "'nan' is not a number of at least 0"),
+        (lambda a: ("--weight", "heavy"), "'heavy' is neither 'drawn' nor an .npy file"),
+        (lambda a: ("--shapes", "9000000x9000000"), "needs about "),
     ],
 )
 def test_compare_refuses_in_one_line(run, own, change, message):
@@ -271,6 +353,19 @@ def test_compare_refuses_in_one_line(run, own, change, message):
     assert message in result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in result.stderr
+
+
+def test_a_peer_that_is_not_installed(run, monkeypatch):
+    absent = peers.Peer("absent", "Absent", "", "absent", ("no_such_module_anywhere",), HOW_TO_GET, None)
+    monkeypatch.setitem(peers.BY_NAME, "absent", absent)
+    result = run("compare", "--peers", "absent")
+    assert result.exit_code == 2
+    assert "peer 'absent' is not installed: no_such_module_anywhere. To get it: pip install" in result.stderr
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("60", 60), ("60s", 60), ("2m", 120), ("1.5min", 90), ("1h", 3600)])
+def test_durations(text, seconds):
+    assert Duration().convert(text, None, None) == seconds
 
 
 def test_bad_labels_name_the_first(run, own):
@@ -289,20 +384,50 @@ def test_data_that_tells_nothing_is_said_so(run, own, useless):
         np.save(own[1], np.full((40, 6), np.nan))
     else:
         np.save(own[3], np.full(40, -100))
-    result = run("compare", *own, "--backend", "numpy", "--time-budget", "0")
+    result = run("compare", *own, "--backend", "numpy", "--peers", "none")
     assert result.exit_code == 0, result.stderr
     assert "Warning: none of the 40 checked rows has a finite result and counts" in words(result.stdout)
 
 
-def test_an_interrupt_ends_cleanly(run, own, tmp_path, monkeypatch):
+def test_an_interrupt_before_the_first_cell_leaves_nothing(run, own, tmp_path, monkeypatch):
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(timing, "measure", interrupted)
     path = tmp_path / "out.json"
-    result = run("compare", *own, "--json", path)
+    result = run("compare", *own, "--peers", "none", "--json", path)
     assert result.exit_code == cli.INTERRUPTED == 130
-    assert "Interrupted." in result.stderr
+    assert "Interrupted. Nothing was measured." in result.stderr
+    assert not path.exists()
+
+
+def test_an_interrupt_later_keeps_what_was_measured(run, tmp_path, monkeypatch):
+    real, calls = timing.measure, []
+
+    def interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(timing, "measure", interrupted)
+    path = tmp_path / "out.json"
+    result = run("compare", "--shapes", "3x5,4x70", "--backend", "numpy", "--peers", "none", "--json", path)
+    assert result.exit_code == 130
+    assert "3x5: numpy is fastest in every operation." in result.stdout
+    assert "Interrupted. What is shown above is complete up to the last table." in result.stderr
+    kept = record.load(path)
+    assert [cell.inputs.name for cell in kept.cells] == ["3x5"]
+    assert kept.complete is False
+    assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_nothing_measured_within_the_time_is_an_error(run, own, tmp_path):
+    path = tmp_path / "out.json"
+    result = run("compare", *own, "--time-budget", "0.01", "--json", path)
+    assert result.exit_code == 2
+    assert "nothing was measured within the time; a longer --time-budget gives more" in result.stderr
+    assert "not measured; the time was up" in words(result.stdout)
     assert not path.exists()
 
 
@@ -310,7 +435,9 @@ def test_an_interrupt_ends_cleanly(run, own, tmp_path, monkeypatch):
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "click" or name == "softmax_ce_bench.cli"]:
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] == "click" or name.startswith("softmax_ce_bench.cli")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(sys.modules["softmax_ce_bench"], "cli")
     monkeypatch.setitem(sys.modules, "click", None)
@@ -333,4 +460,4 @@ def test_a_missing_module_of_ones_own_is_not_hidden(monkeypatch):
 
 def test_version_and_help(run):
     assert run("--version").stdout == f"softmax-ce, version {sce.__version__}\n"
-    assert all(command in run("--help").stdout for command in ("info", "check", "compare"))
+    assert all(command in run("--help").stdout for command in ("info", "check", "compare", "show", "diff"))

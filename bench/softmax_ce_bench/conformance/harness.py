@@ -13,6 +13,7 @@ import softmax_ce as sce
 from softmax_ce.contract import BackendInfo
 from softmax_ce.staging import compute_dtype
 from softmax_ce_bench import oracle
+from softmax_ce_bench.workloads import dtype_of
 
 ALL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 NATIVE = ("float32", "float64")
@@ -24,15 +25,6 @@ class Unsupported(Exception):
 
 class AssertionsOff(RuntimeError):
     """Python runs with -O, under which every check would pass."""
-
-
-def dtype_of(name: str) -> np.dtype[Any]:
-    """A dtype by name; bfloat16 needs ml_dtypes."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
 
 
 @dataclass(frozen=True, slots=True)

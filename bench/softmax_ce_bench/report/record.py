@@ -1,48 +1,62 @@
-"""A comparison as plain values, and as a file that is either whole or not there."""
+"""A comparison as a JSON file that is either whole or not there, and back.
+
+compare.schema.json, beside this file, is the format's description. Reading checks every field against the types of
+:mod:`softmax_ce_bench.compare.model`: a file may come from anywhere.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import types
+import typing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from softmax_ce.profile.files import write_text
-from softmax_ce_bench import timing
-from softmax_ce_bench.compare import BASE, CHECKED_ELEMENTS, OPERATIONS, Comparison, Entry, Result
-from softmax_ce_bench.digits import Fit
+from softmax_ce_bench.compare import model
+from softmax_ce_bench.compare.model import Run
 from softmax_ce_bench.stats import Ratio
 
-SCHEMA = "softmax-ce/compare"
-SCHEMA_VERSION = 1
+SCHEMA_FILE = Path(__file__).with_name("compare.schema.json")
+LARGEST = 256 << 20  # bytes; a run of a hundred cells takes a few megabytes
 
 
-def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """The record of a comparison: dicts, lists, strings, numbers and None; times in seconds.
+class RecordError(ValueError):
+    """A file is no record that can be read; the message is one line and says why."""
 
-    A number that is infinite, such as the error of a backend that overflows, is None.
+
+def as_dict(run: Run) -> dict[str, Any]:
+    """The record of a run: dicts, lists, strings, numbers and None. A number that is infinite is None."""
+    record: dict[str, Any] = _plain(run)
+    return record
+
+
+def from_dict(record: Any) -> Run:
+    """A run from its record.
+
+    Raises
+    ------
+    RecordError
+        It is not one, or of another version, or a field is missing, unknown or of the wrong type.
     """
-    plan = comparison.plan
-    return {
-        "schema": SCHEMA,
-        "version": SCHEMA_VERSION,
-        "date": comparison.date,
-        "machine": comparison.machine,
-        "settings": {
-            "base": BASE,
-            "threads": plan.threads,
-            "time_budget": plan.seconds,
-            "sample_seconds": timing.SAMPLE_SECONDS,
-            "checked_elements": CHECKED_ELEMENTS,
-        },
-        "contaminated": bool(comparison.contaminated),
-        "fits": [_fit(fit, comparison.fits[0]) for fit in comparison.fits],
-        "workloads": [_result(result) for result in comparison.results],
-    }
+    if not isinstance(record, dict) or record.get("schema") != model.SCHEMA:
+        raise RecordError(f"it is no record of a comparison: its schema is not {model.SCHEMA!r}")
+    if record.get("version") != model.VERSION or isinstance(record["version"], bool):
+        found = record.get("version")
+        shown = found if isinstance(found, int) else "unknown"
+        raise RecordError(f"its format is version {shown}; this softmax-ce reads version {model.VERSION}: run again")
+    run: Run = _parsed(record, Run, "")
+    names = {candidate.name for candidate in run.candidates}
+    for k, cell in enumerate(run.cells):
+        _check_cell(cell, names, run.settings.base, f"cells[{k}]")
+    return run
 
 
 def save(record: dict[str, Any], path: Path) -> None:
-    """Write a record as JSON, by way of a temporary file beside it: an interruption leaves the old file or the new.
+    """Write a record as JSON: an interruption leaves the old file or the new.
 
     Parameters
     ----------
@@ -51,56 +65,150 @@ def save(record: dict[str, Any], path: Path) -> None:
     path : Path
         Its folder must exist.
     """
-    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _fit(fit: Fit, base: Fit) -> dict[str, Any]:
-    return {
-        "backend": fit.backend,
-        "steps": len(fit.losses),
-        "final_loss": float(fit.losses[-1]),
-        "accuracy": fit.accuracy,
-        "difference": fit.difference(base),
-        "difference_over_bound": _finite(fit.over_bound(base)),
-        "losses": fit.losses.tolist(),
-    }
+def load(path: Path) -> Run:
+    """Read a record.
+
+    Raises
+    ------
+    RecordError
+        The file is missing, unreadable, too large, not JSON, or no record.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise RecordError(f"{path} is larger than any record: {path.stat().st_size} bytes")
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        return from_dict(record)
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from None
+    except RecursionError:
+        raise RecordError(f"{path} is no record: it is nested too deeply") from None
+    except ValueError as error:  # JSON and UTF-8 alike
+        raise RecordError(f"{path} is not JSON, or not all of it is there: {error}") from None
 
 
-def _result(result: Result) -> dict[str, Any]:
-    rows, classes = result.workload.shape
-    return {
-        "name": result.workload.name,
-        "regime": result.workload.regime,
-        "rows": rows,
-        "classes": classes,
-        "dtype": result.workload.dtype,
-        "checked_rows": result.checked_rows,
-        "rounds": result.rounds,
-        "control": _ratio(result.control),
-        "drifted": result.drifted,
-        "crowded": result.crowded,
-        "cpus_of_others": result.others,
-        "timer_overhead": result.overhead,
-        "fastest": {operation: list(result.fastest(operation)) for operation in OPERATIONS},
-        "backends": [_entry(entry) for entry in result.entries],
-    }
+def _no_constant(name: str) -> float:
+    raise RecordError(f"{name} is not JSON")
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
-    return {
-        "name": entry.backend,
-        "worst_error_over_bound": _finite(entry.worst),
-        "rejected": entry.rejected,
-        "operations": {
-            operation: {"median": cell.median, "speedup": _ratio(cell.speedup), "seconds": cell.seconds.tolist()}
-            for operation, cell in entry.cells.items()
-        },
-    }
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in _ordered(type(value))}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
-def _ratio(ratio: Ratio) -> dict[str, float | None]:
-    return {"median": _finite(ratio.median), "low": _finite(ratio.low), "high": _finite(ratio.high)}
+def _ordered(kind: Any) -> list[dataclasses.Field[Any]]:
+    """The fields; what identifies a record comes first."""
+    fields = dataclasses.fields(kind)
+    return sorted(fields, key=lambda field: field.name not in ("schema", "version"))
 
 
-def _finite(number: float) -> float | None:
-    return float(number) if math.isfinite(number) else None
+@lru_cache(maxsize=64)
+def _types(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _parsed(value: Any, kind: Any, where: str) -> Any:
+    """A value of the model's type from plain values."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(value, kind, where)
+    if origin in (tuple, list):
+        if not isinstance(value, list):
+            raise RecordError(f"{where} must be a list, not {_shown(value)}")
+        return origin(_parsed(item, arguments[0], f"{where}[{k}]") for k, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecordError(f"{where} must be an object, not {_shown(value)}")
+        return {_text(key, where): _parsed(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+    if origin is types.UnionType:  # X | None
+        return None if value is None else _parsed(value, arguments[0], where)
+    return _scalar(value, kind, where)
+
+
+def _scalar(value: Any, kind: Any, where: str) -> Any:
+    if kind is float and value is None:
+        return math.inf
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise RecordError(f"{where} must be {_NAMES[kind]}, not {_shown(value)}")
+    if isinstance(value, str):
+        return _text(value, where)
+    try:
+        return kind(value)
+    except OverflowError:
+        raise RecordError(f"{where} is too large") from None
+
+
+def _dataclass(value: Any, kind: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise RecordError(f"{where} must be an object, not {_shown(value)}")
+    hints = _types(kind)
+    inside = f"{where}." if where else ""
+    missing = [name for name in hints if name not in value]
+    if missing:
+        raise RecordError(f"{inside}{missing[0]} is missing")
+    unknown = [name for name in value if name not in hints]
+    if unknown:
+        raise RecordError(f"{inside}{_shown(unknown[0])} is not a field of the format")
+    found = kind(**{name: _parsed(value[name], hint, f"{inside}{name}") for name, hint in hints.items()})
+    if isinstance(found, Ratio) and not (0 < found.median < math.inf and 0 <= found.low <= found.median <= found.high):
+        raise RecordError(f"{where} is no interval of positive numbers with its median in it")
+    return found
+
+
+def _text(value: str, where: str) -> str:
+    """A string that can be printed: a file may come from anywhere, and a terminal obeys control characters."""
+    if not value.isprintable():
+        raise RecordError(f"{where} has characters that cannot be printed: {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    shown = ascii(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    return shown if len(shown) <= 40 else f"{shown[:37]}..."
+
+
+def _check_cell(cell: model.Cell, names: set[str], base: str, where: str) -> None:
+    """What the types cannot say, and the tables rely on."""
+    entries = {entry.name: entry for entry in cell.entries}
+    if len(entries) != len(cell.entries) or base not in entries:
+        raise RecordError(f"{where}.entries must have each candidate once, {base!r} among them")
+    for name, entry in entries.items():
+        if name not in names:
+            raise RecordError(f"{where}: {_shown(name)} is not among the candidates")
+        if entry.status not in (model.RANKED, model.UNRANKED, model.REJECTED, model.SKIPPED):
+            raise RecordError(f"{where}: {_shown(entry.status)} is not a status")
+        for operation, timing in entry.timings.items():
+            if operation not in cell.operations:
+                raise RecordError(f"{where}: {_shown(operation)} is timed, and not among the cell's operations")
+            _check_times(timing.seconds, cell.rounds, f"{where}, {name} {operation}")
+            if not 0 < timing.time.median < math.inf:
+                raise RecordError(f"{where}, {name} {operation}: the time must be positive")
+    _check_times(cell.control.first, cell.rounds, f"{where}, control")
+    _check_times(cell.control.second, cell.rounds, f"{where}, control")
+    for operation, facts in cell.operations.items():
+        if operation not in model.OPERATIONS:
+            raise RecordError(f"{where}: {_shown(operation)} is not an operation")
+        if not set(facts.fastest) <= set(entries):
+            raise RecordError(f"{where}: the fastest in {operation} is not among the entries")
+
+
+def _check_times(seconds: tuple[float, ...], rounds: int, where: str) -> None:
+    if len(seconds) != rounds or not all(0 < value < math.inf for value in seconds):
+        raise RecordError(f"{where}: there must be {rounds} times, one a round, all of them positive")

@@ -6,17 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 import softmax_ce as sce
-from softmax_ce_bench import digits
-from softmax_ce_bench.compare import BASE, OPERATIONS, Comparison, Entry
-from softmax_ce_bench.compare import Result as Measured
 from softmax_ce_bench.conformance import Result
-from softmax_ce_bench.report import words
 
 
 def info_table(facts: dict[str, Any]) -> Group:
@@ -44,7 +40,7 @@ def info_table(facts: dict[str, Any]) -> Group:
 
 
 def _backend_table(backends: Iterable[dict[str, Any]]) -> Table:
-    table = _table()
+    table = plain_table()
     table.add_column("backend", style="bold", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("details", overflow="fold")
@@ -68,87 +64,14 @@ def absent(backends: Iterable[dict[str, Any]], *, reasons: bool = True) -> list[
     return [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in lines]
 
 
-def fit_table(fits: Sequence[digits.Fit]) -> Group:
-    """The softmax regressions on the digits."""
-    table = _table()
-    table.add_column("backend", style="bold")
-    for heading in ("final loss", "held-out\naccuracy", f"loss curve\nagainst {BASE}", "difference\nover bound"):
-        table.add_column(heading, justify="right")
-    notes = []
-    for fit in fits:
-        difference = f"{fit.difference(fits[0]):.1e}" if fit is not fits[0] else "-"
-        over = f"{fit.over_bound(fits[0]):.2g}" if fit is not fits[0] else "-"
-        table.add_row(fit.backend, f"{fit.losses[-1]:.6f}", f"{fit.accuracy:.1%}", difference, over)
-        if fit.accuracy < digits.PASS_ACCURACY or not fit.over_bound(fits[0]) <= 1:
-            right = f"at least {digits.PASS_ACCURACY:.0%}, and at most 1 over the bound"
-            notes.append(Text(f"  {fit.backend} fails; right is {right}", "red"))
-    title = f"Softmax regression on handwritten digits: {len(fits[0].losses)} steps of gradient descent, float64"
-    caption = "  loss curve: largest relative difference; over bound: over what rounding explains"
-    return _titled(title, table, *notes, Text(caption, style="dim"))
-
-
-def result_table(result: Measured) -> Group:
-    """One workload: times, speed-ups and errors."""
-    table = _table()
-    table.add_column("backend", style="bold")
-    for operation in OPERATIONS:
-        table.add_column(operation, justify="right", no_wrap=True)
-    table.add_column("error /\nbound", justify="right")
-    fastest = {operation: result.fastest(operation) for operation in OPERATIONS}
-    for entry in result.entries:
-        cells = [_cell(entry, operation, entry.backend in fastest[operation]) for operation in OPERATIONS]
-        table.add_row(entry.backend, *cells, f"{entry.worst:.3g}", style="dim" if entry.rejected else "")
-    notes = [
-        Text(f"  {entry.backend} is not ranked here: {entry.rejected}", style="yellow")
-        for entry in result.entries
-        if entry.rejected
-    ]
-    notes += [
-        Text(f"  {entry.backend} is not ranked: it overflows by design", style="dim")
-        for entry in result.entries
-        if not entry.stable and not entry.rejected
-    ]
-    if not result.telling_rows:
-        said = f"none of the {result.checked_rows} checked rows has a finite result and counts; this compares nothing"
-        notes.append(Text(f"  Warning: {said}", style="bold red"))
-    rows, classes = result.workload.shape
-    title = f"{result.workload.name}: {rows} x {classes} {result.workload.dtype}, {result.workload.regime}"
-    return _titled(title, table, *notes)
-
-
-def _cell(entry: Entry, operation: str, is_fastest: bool) -> Text:
-    cell = entry.cells.get(operation)
-    if cell is None:
-        return Text("not ranked")
-    mark = "* " if is_fastest else ""
-    text = Text(f"{mark}{words.duration(cell.median)}", style="bold green" if is_fastest else "")
-    if entry.backend != BASE:
-        text.append(f"\n{words.times(cell.speedup.median)} {words.interval(cell.speedup)}", style="not bold")
-    return text
-
-
-def _table() -> Table:
+def plain_table() -> Table:
+    """An empty table in the style of all of them."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-
-
-def _titled(title: str, *parts: RenderableType) -> Group:
-    return Group("", Text(title, style="bold"), *parts)
-
-
-def closing(comparison: Comparison) -> Group:
-    """What was found, why a backend is missing, whether to believe it, and how it was measured."""
-    lines = [Text(), Text("What was found", style="bold")]
-    lines += [Text(f"  {result.workload.name}: {words.finding(result)}.") for result in comparison.results]
-    lines += [*absent(comparison.machine["backends"]), Text()]
-    warning = words.verdict(comparison)
-    if warning:
-        lines += [Text(warning, style="bold red"), Text()]
-    return Group(*lines, Text(words.provenance(comparison), style="dim"))
 
 
 def checks_table(results: Sequence[Result]) -> Table:
     """One backend's conformance, a row per check."""
-    table = _table()
+    table = plain_table()
     table.add_column("check", overflow="fold")
     table.add_column("passed", justify="right")
     table.add_column("worst error\nover bound", justify="right")
@@ -162,7 +85,7 @@ def checks_table(results: Sequence[Result]) -> Table:
 
 def conformance_table(results: dict[str, list[Result]]) -> Group:
     """All backends' conformance, a row per backend; then every failure, and what could not be run."""
-    table = _table()
+    table = plain_table()
     table.add_column("backend", style="bold")
     for heading in ("checks", "passed", "failed", "worst error\nover bound"):
         table.add_column(heading, justify="right")

@@ -1,39 +1,50 @@
-"""What was found, in plain words, and what one must know to believe it."""
+"""What was found, in plain words, and what one must know to believe it. Everything comes from the record."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from softmax_ce_bench import compare, stats, timing
-from softmax_ce_bench.compare import BASE, OPERATIONS, Comparison, Result
+from softmax_ce_bench.compare.model import PEER, Cell, ColdStart, Run
+from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio
 
-_SHOWN = ("numpy", "numba")  # packages whose versions change the times
+_SHOWN = ("numpy", "numba", "scikit-learn", "scipy")  # packages whose versions change the times
 
 
-def finding(result: Result) -> str:
-    """Who is fastest on one workload, ties called ties."""
-    if result.rounds < stats.FEWEST_ROUNDS:
-        return f"too few rounds ({result.rounds}) to tell; a longer --time-budget gives more"
-    by_operation = {operation: result.fastest(operation) for operation in OPERATIONS}
+def finding(cell: Cell, base: str) -> str:
+    """Who is fastest in one cell, ties called ties."""
+    if cell.rounds < FEWEST_ROUNDS:
+        return f"too few rounds ({cell.rounds}) to tell; a longer --time-budget gives more"
+    by_operation = {operation: facts.fastest for operation, facts in cell.operations.items()}
     if not any(by_operation.values()):
-        return "no backend is right here"
-    speedups = {(e.backend, o): cell.speedup.median for e in result.entries for o, cell in e.cells.items()}
+        return "no candidate is right here"
+    speedups = {(e.name, o): timing.speedup.median for e in cell.entries for o, timing in e.timings.items()}
     # Operations with one outcome share a clause.
     clauses: dict[tuple[str, ...], list[str]] = {}
     for operation, names in by_operation.items():
-        clauses.setdefault(names if len(names) == 1 else tuple(sorted(names)), []).append(operation)
-    return "; ".join(_clause(names, operations, speedups) for names, operations in clauses.items())
+        if names:
+            clauses.setdefault(names if len(names) == 1 else tuple(sorted(names)), []).append(operation)
+    every = len(cell.operations)
+    return "; ".join(_clause(names, operations, speedups, base, every) for names, operations in clauses.items())
 
 
-def _clause(names: tuple[str, ...], operations: list[str], speedups: dict[tuple[str, str], float]) -> str:
-    where = "every operation" if len(operations) == len(OPERATIONS) else listed(operations)
+def _clause(
+    names: tuple[str, ...], operations: list[str], speedups: dict[tuple[str, str], float], base: str, every: int
+) -> str:
+    where = "every operation" if len(operations) == every > 1 else listed(operations)
     if len(names) > 1:
         return f"{listed(names)} tie in {where}"
     name = names[0]
-    if name == BASE:
+    if name == base:
         return f"{name} is fastest in {where}"
     factors = listed([times(speedups[name, operation]) for operation in operations])
-    return f"{name} is fastest in {where} ({factors} the speed of {BASE})"
+    return f"{name} is fastest in {where} ({factors} the speed of {base})"
+
+
+def label(run: Run, cell: Cell) -> str:
+    """What a cell is called in a sentence: its workload's name where that is unique."""
+    same = sum(each.inputs.name == cell.inputs.name for each in run.cells)
+    return cell.inputs.name if same == 1 else cell.key
 
 
 def listed(names: Sequence[str]) -> str:
@@ -41,13 +52,14 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def verdict(comparison: Comparison) -> str:
+def verdict(run: Run) -> str:
     """What must be said before the times are believed; empty when nothing must."""
     said = []
-    drifted = [f"{r.workload.name} ({r.control.drift:.1%})" for r in comparison.results if r.drifted]
+    drifted = [f"{label(run, cell)} ({cell.control.ratio.drift:.1%})" for cell in run.cells if cell.drifted]
     if drifted:
-        said.append(f"on {listed(drifted)}, the control differed from itself by more than {timing.CONTAMINATED:.0%}")
-    crowded = [f"{r.workload.name} ({r.others:.1f})" for r in comparison.results if r.crowded]
+        beyond = run.settings.contaminated_beyond
+        said.append(f"on {listed(drifted)}, the control differed from itself by more than {beyond:.0%}")
+    crowded = [f"{label(run, cell)} ({cell.cpus_of_others or 0:.1f})" for cell in run.cells if cell.crowded]
     if crowded:
         said.append(f"on {listed(crowded)}, other programs kept so many CPUs busy that the threads had too few")
     if not said:
@@ -55,27 +67,93 @@ def verdict(comparison: Comparison) -> str:
     return f"CONTAMINATED: {'; '.join(said)}. Do not quote these times; run again when the machine is quiet."
 
 
-def provenance(comparison: Comparison) -> str:
-    """Machine, versions, threads, rounds, control drift, and what the numbers mean."""
-    facts, results = comparison.machine, comparison.results
-    versions = ", ".join(f"{name} {facts['packages'][name]}" for name in _SHOWN if facts["packages"][name])
-    threads = comparison.plan.threads or f"up to {facts['cpus_available']}, chosen by size"
-    rounds = sorted({result.rounds for result in results})
-    span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0]}"
-    drift = max(result.control.drift for result in results)
-    overhead = max(result.overhead for result in results)
-    sentences = (
-        f"{facts['cpu']}, {facts['cpus_available']} CPUs, {facts['os']}; Python {facts['python']}, {versions}, "
-        f"softmax-ce {facts['softmax_ce']}; threads: {threads}.",
-        f"Times are medians of {span} interleaved rounds in shuffled order, into preallocated buffers. "
-        f"3.00x (2.90-3.10): speed-up over {BASE}, the median of the paired ratios with its {stats.CONFIDENCE:.0%} "
-        f"bootstrap interval. *: fastest, or tied with it (intervals overlap, or the gap is below {compare.TIE:.0%}).",
-        f"The control, one NumPy kernel under two names, differs from itself by {drift:.1%} at most. A sample lasts "
-        f"{duration(timing.SAMPLE_SECONDS)} or more, of which the timer takes {duration(overhead)}.",
-        f"error / bound: the worst error over the proven bound, right up to 1, against extended precision, on drawn "
-        f"rows of at most {compare.CHECKED_ELEMENTS:,} elements.",
+def machine(run: Run) -> str:
+    """Processor, system and versions, in one sentence."""
+    facts = run.machine
+    versions = "".join(f", {name} {facts.packages[name]}" for name in _SHOWN if facts.packages.get(name))
+    peers = "".join(
+        f", {candidate.name} {candidate.version}"
+        for candidate in run.candidates
+        if candidate.kind == PEER and candidate.available and candidate.version not in facts.packages.values()
     )
-    return "\n".join(sentences)
+    commit = f" ({facts.commit})" if facts.commit else ""
+    return (
+        f"{facts.cpu}, {facts.cpus_available} CPUs, {facts.os}; Python {facts.python}{versions}{peers}, "
+        f"softmax-ce {facts.softmax_ce}{commit}; {run.date}."
+    )
+
+
+def provenance(run: Run) -> list[str]:
+    """Machine, versions, threads, rounds, control drift, and what the numbers mean; a paragraph each."""
+    settings, cells = run.settings, run.cells
+    if not cells:
+        return [machine(run)]
+    rounds = sorted({cell.rounds for cell in cells})
+    span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0]}"
+    counts = dict.fromkeys(cell.threads for cell in cells)
+    threads = listed([str(n) if n else f"up to {run.machine.cpus_available}, chosen by size" for n in counts])
+    buffers = "into preallocated buffers" if settings.results == "buffers" else "into new arrays"
+    said = [
+        f"{machine(run)} Threads: {threads}.",
+        f"Times are medians of {span} interleaved rounds in shuffled order; backends write {buffers}. "
+        f"3.00x (2.90-3.10): speed-up over {settings.base}, the median of the paired ratios with its "
+        f"{settings.confidence:.0%} bootstrap interval. *: fastest, or tied with it (intervals overlap, or the gap is "
+        f"below {settings.tie:.0%}).",
+        f"The control, one NumPy kernel under two names, differs from itself by "
+        f"{max(cell.control.ratio.drift for cell in cells):.1%} at most. A sample lasts "
+        f"{duration(settings.sample_seconds)} or more, of which the timer takes "
+        f"{duration(max(cell.timer_overhead for cell in cells))}.",
+        _ceilings(run),
+        f"error / bound: the worst error over the proven bound, right up to 1, against extended precision, on drawn "
+        f"rows of at most {settings.checked_elements:,} elements. ULP: that of the loss, and of the gradient, in units "
+        f"in the last place.",
+    ]
+    measured = {entry.name for cell in cells for entry in cell.entries if entry.timings}
+    peers = [c for c in run.candidates if c.kind == PEER and c.name in measured]
+    if peers:
+        said.append(
+            "Peers run in processes of their own; of their arithmetic nothing is declared, so that they may exceed the "
+            "bound and are rejected where they are off by more than 1e-4. What their times include:"
+        )
+        said += [f"  {candidate.name}: {candidate.includes}." for candidate in peers]
+    return said
+
+
+def _ceilings(run: Run) -> str:
+    missing = next((cell.why_no_ceilings for cell in run.cells if cell.why_no_ceilings), None)
+    if missing is not None:
+        return f"GB/s: the bytes that must be moved over the time. No ceiling: {missing}."
+    return (
+        "GB/s: the bytes that must be moved (logits and soft targets read, the gradient written) over the time. "
+        "ceiling: their rate over that of a C loop that only moves bytes, in the same rounds and on the same arrays: a "
+        "read for forward, else the faster of a regular and a non-temporal copy."
+    )
+
+
+def missing_peers(run: Run) -> list[str]:
+    """Which peers are not installed, and how to get them, a line each; empty when all are."""
+    missing = [c for c in run.candidates if c.kind == PEER and not c.available]
+    if not missing:
+        return []
+    ways = dict.fromkeys(candidate.how_to_get for candidate in missing)
+    titles = listed([candidate.title for candidate in missing])
+    return [f"Not installed, and so not compared: {titles}", f"To get them: {'; '.join(ways)}"]
+
+
+def break_even(start: ColdStart, cell: str, operation: str) -> str:
+    """Calls until a slower start has been made up for, with and without compiled code in its cache."""
+    found = next((e for e in start.break_even if (e.cell, e.operation) == (cell, operation)), None)
+    if found is None:
+        return "-"
+    texts = dict.fromkeys((calls(found.cold), calls(found.cached)))
+    return " / ".join(texts)
+
+
+def calls(number: float) -> str:
+    """A number of calls, as many digits as it is sure of."""
+    if math.isinf(number):
+        return "never"
+    return f"{int(float(f'{math.ceil(number):.2g}')):,}"
 
 
 def duration(seconds: float) -> str:
@@ -97,11 +175,34 @@ def times(ratio: float) -> str:
     return f"{_three_digits(ratio)}x"
 
 
-def interval(ratio: stats.Ratio) -> str:
+def interval(ratio: Ratio) -> str:
     """Its confidence interval, for behind the ratio."""
     if ratio.low == 0:
         return "(?)"
     return f"({_three_digits(ratio.low)}-{_three_digits(ratio.high)})"
+
+
+def percent(fraction: float) -> str:
+    """A fraction in per cent, two digits."""
+    return f"{100 * fraction:.0f}%" if fraction >= 0.0995 else f"{100 * fraction:.1f}%"
+
+
+def number(value: float) -> str:
+    """A positive number with two or three digits, however large.
+
+    Examples
+    --------
+    >>> number(0.5216), number(66.33), number(281309.0), number(float("inf"))
+    ('0.52', '66.3', '2.8e5', 'inf')
+    """
+    if math.isinf(value):
+        return "inf"
+    if value < 1:
+        return f"{value:.2g}"
+    if value < 1000:
+        return f"{value:.3g}"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def _three_digits(number: float) -> str:

@@ -1,0 +1,25 @@
+"""The ``softmax-ce`` command: what is here, is it right, and which is fastest. One module a command."""
+
+from __future__ import annotations
+
+import click
+
+import softmax_ce as sce
+from softmax_ce_bench.cli.check import check
+from softmax_ce_bench.cli.common import INTERRUPTED, WIDTH
+from softmax_ce_bench.cli.compare import compare
+from softmax_ce_bench.cli.diff import diff
+from softmax_ce_bench.cli.info import info
+from softmax_ce_bench.cli.show import show
+
+__all__ = ["INTERRUPTED", "WIDTH", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(sce.__version__, prog_name="softmax-ce")
+def main() -> None:
+    """Softmax cross-entropy on CPUs: compare the backends on this machine, and check that they are right."""
+
+
+for command in (info, check, compare, show, diff):
+    main.add_command(command)

@@ -1,0 +1,87 @@
+"""``softmax-ce check``: is it right."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+import click
+from rich.progress import Progress, TaskID
+
+from softmax_ce.contract import NATIVE_DTYPES
+from softmax_ce_bench import conformance
+from softmax_ce_bench import info as facts
+from softmax_ce_bench.cli.common import Refused, available, console, interruptible, progress
+from softmax_ce_bench.report import tables
+
+CHECKED_DTYPES = (*NATIVE_DTYPES, "float16", "bfloat16")
+
+
+def _dtypes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    has_bfloat16 = find_spec("ml_dtypes") is not None
+    if value is None:
+        return tuple(name for name in CHECKED_DTYPES if name != "bfloat16" or has_bfloat16)
+    names = tuple(part.strip() for part in value.split(","))
+    for name in names:
+        if name not in CHECKED_DTYPES:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(CHECKED_DTYPES)}")
+    if "bfloat16" in names and not has_bfloat16:
+        raise click.BadParameter("bfloat16 needs ml_dtypes, which is not installed: pip install ml_dtypes")
+    return names
+
+
+def _counts(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 1,2") from None
+    if min(counts) < 1:
+        raise click.BadParameter("threads are at least 1")
+    return counts
+
+
+@click.command(short_help="Check that backends are right.")
+@click.argument("backends", nargs=-1, metavar="[BACKEND]...")
+@click.option(
+    "--dtype", "dtypes", callback=_dtypes, help="Default: float32,float64,float16, and bfloat16 if ml_dtypes is here."
+)
+@click.option("--threads", default="1,2", show_default=True, callback=_counts, help="Numbers of threads to check.")
+@click.option("-v", "--verbose", is_flag=True, help="Also a table of every check.")
+def check(backends: tuple[str, ...], dtypes: tuple[str, ...], threads: tuple[int, ...], verbose: bool) -> None:
+    """Run the conformance checks on BACKENDs, or on every available one.
+
+    Exits with 0 when all pass, 1 when one fails, 2 when a backend is unknown or not available.
+    """
+    names = available(backends)
+    shown_on = console()
+    results = {}
+    with interruptible("What is shown above is complete."), progress(shown_on) as bar:
+        for name in names:
+            task = bar.add_task(f"checking {name}", left="", total=conformance.count_checks(dtypes, threads, name))
+            try:
+                results[name] = conformance.run_checks(name, dtypes, threads, _Steps(bar, task))
+            except conformance.AssertionsOff as error:
+                raise Refused(str(error)) from None
+            bar.remove_task(task)
+            if verbose:
+                shown_on.print("", f"[bold]{name}", tables.checks_table(results[name]), sep="\n")
+    shown_on.print(tables.conformance_table(results))
+    if not backends:
+        shown_on.print(*tables.absent(facts.backends()), sep="\n", end="", crop=False)
+    failed = sum(not result.passed for own in results.values() for result in own)
+    if failed:
+        shown_on.print(f"\n{failed} failed.", style="bold red")
+        sys.exit(1)
+    shown_on.print("\nAll checks passed.", style="bold green")
+
+
+class _Steps:
+    """Moves a progress bar on by one for every result."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def __call__(self, _result: object) -> None:
+        self._progress.advance(self._task)
+        self._progress.refresh()

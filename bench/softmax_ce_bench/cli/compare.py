@@ -1,0 +1,254 @@
+"""``softmax-ce compare``: which is fastest."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from softmax_ce.profile.files import write_text
+from softmax_ce_bench import compare as comparing
+from softmax_ce_bench import peers, workloads
+from softmax_ce_bench.cli.common import INTERRUPTED, Refused, available, check_folder, console, progress
+from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Number, Several, Shapes, Weight
+from softmax_ce_bench.compare import plan as planning
+from softmax_ce_bench.compare.model import Cell, Options, Run
+from softmax_ce_bench.report import comparison, markdown, record
+
+REDRAW_SECONDS = 0.2
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(short_help="Compare backends: speed, and error.")
+@click.option(
+    "--set",
+    "sets",
+    type=Several(*workloads.SETS),
+    metavar="NAMES",
+    help=f"Named workloads: {', '.join(workloads.SETS)}.  [default: quick]",
+)
+@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Your own shapes, such as 32x1000,4096x50257.")
+@click.option("--logits", type=click.Path(path_type=Path), help="Your own logits: .npy, (rows, classes).")
+@click.option("--targets", type=click.Path(path_type=Path), help="Their labels: .npy, (rows,) or soft (rows, classes).")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=Several(),
+    metavar="NAMES",
+    help="Compare these; may be repeated.  [default: all available]",
+)
+@click.option(
+    "--peers",
+    "peer_names",
+    default="auto",
+    show_default=True,
+    type=Several(),
+    metavar="NAMES",
+    help=f"Other libraries beside them: auto (those installed), none, or {','.join(peers.BY_NAME)}.",
+)
+@click.option("--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="f32, f64, f16, bf16.  [default: f32]")
+@click.option(
+    "--op",
+    "operations",
+    default=",".join(comparing.OPERATIONS),
+    show_default=True,
+    metavar="NAMES",
+    type=Several(*comparing.OPERATIONS),
+    help="Loss, gradient, or both in one call (fused).",
+)
+@click.option(
+    "--threads",
+    type=Counts(),
+    metavar="COUNTS",
+    help="Such as 1,2.  [default: chosen by size, up to the CPUs available]",
+)
+@click.option("--weight", type=Weight(), metavar="drawn|FILE", help="Class weights: drawn ones, or an .npy file.")
+@click.option("--label-smoothing", type=Number(0, 1), default=0.0, help="In [0, 1].")
+@click.option("--z-loss", type=Number(0), default=0.0, help="Factor of logsumexp squared.")
+@click.option("--ignore-index", type=int, help="The label of rows of your own that count for nothing.  [default: -100]")
+@click.option("--soft", is_flag=True, help="Soft targets in place of labels.")
+@click.option("--reduction", type=click.Choice(("mean", "sum", "none")), default="mean", show_default=True)
+@click.option("--allocate", is_flag=True, help="Backends allocate their results, as peers do, in place of buffers.")
+@click.option(
+    "--time-budget",
+    type=Duration(),
+    metavar="TIME",
+    help="For everything: 60, 60s, 2m.  [default: 30s once the backends are compiled]",
+)
+@click.option(
+    "--cold-start/--no-cold-start",
+    default=None,
+    help="Also import time, first call and peak memory, in fresh processes.  [default: if time is left]",
+)
+@click.option("--json", "json_file", type=_FILE, help="Also write a record, for `show` and `diff`.")
+@click.option("--markdown", "markdown_file", type=_FILE, help="Also write the tables as Markdown.")
+@click.option("-v", "--verbose", is_flag=True, help="A row for each candidate and operation, with all there is.")
+def compare(json_file: Path | None, markdown_file: Path | None, verbose: bool, **asked: Any) -> None:
+    """Compare the backends, and other libraries where installed: speed against NumPy's, and error against a
+    high-precision reference.
+
+    On handwritten digits, of which softmax regression is fitted with each backend's gradient, and on larger
+    shapes; on other sets or shapes; or on your own arrays (--logits and --targets).
+    """
+    check_folder("--json", json_file)
+    check_folder("--markdown", markdown_file)
+    plan = _plan(**asked)
+    try:
+        plan.check()
+    except comparing.PlanError as error:
+        raise Refused(str(error)) from None
+    shown_on = console()
+    interrupted = False
+    narrator = _Narrator(shown_on, verbose)
+    with progress(shown_on) as bar:
+        narrator.show_on(bar)
+        try:
+            comparing.run(plan, narrator)
+        except KeyboardInterrupt:
+            interrupted = True
+    run = narrator.run
+    if run is not None and (run.cells or not interrupted):
+        shown_on.print(comparison.closing(run), crop=False)
+        if run.cells:
+            _write(json_file, "--json", lambda path: record.save(record.as_dict(run), path), shown_on)
+            _write(markdown_file, "--markdown", lambda path: write_text(path, markdown.whole(run)), shown_on)
+    if interrupted:
+        what = "What is shown above is complete up to the last table" if run and run.cells else "Nothing was measured"
+        click.echo(f"Interrupted. {what}.", err=True)
+        sys.exit(INTERRUPTED)
+    if run is None or not run.cells:
+        raise Refused("nothing was measured within the time; a longer --time-budget gives more")
+
+
+def _plan(
+    sets: tuple[str, ...] | None, shapes: tuple[tuple[int, int], ...] | None, logits: Path | None, targets: Path | None,
+    backends: tuple[tuple[str, ...], ...], peer_names: tuple[str, ...], dtypes: tuple[str, ...] | None,
+    operations: tuple[str, ...], threads: tuple[int, ...] | None, weight: Any, label_smoothing: float, z_loss: float,
+    ignore_index: int | None, soft: bool, reduction: str, allocate: bool, time_budget: float | None,
+    cold_start: bool | None,
+) -> comparing.Plan:  # fmt: skip
+    own = logits is not None or targets is not None
+    if own:
+        sources = _own(logits, targets, ignore_index, {
+            "--dtype": dtypes is not None, "--set": sets is not None, "--shapes": shapes is not None, "--soft": soft,
+        })  # fmt: skip
+    else:
+        if ignore_index is not None:
+            raise Refused("--ignore-index is for your own arrays; the built-in workloads ignore no row")
+        dtypes = dtypes or ("float32",)
+        if "bfloat16" in dtypes and find_spec("ml_dtypes") is None:
+            raise Refused("bfloat16 needs ml_dtypes, which is not installed: pip install ml_dtypes")
+        names = sets or (() if shapes else ("quick",))
+        # A shape that is in two sets is measured once.
+        found = [s for name in names for s in planning.built_in(name, dtypes, soft=soft)]
+        found += planning.of_shapes(shapes or (), dtypes, soft=soft)
+        sources = tuple({source.text: source for source in found}.values())
+    file = weight is not None and not isinstance(weight, str)
+    options = Options(
+        "none" if weight is None else "file" if file else "drawn", label_smoothing, z_loss,
+        workloads.IGNORE_INDEX if ignore_index is None else ignore_index, reduction,
+    )  # fmt: skip
+    return comparing.Plan(
+        available(tuple(name for names in backends for name in names)),
+        sources,
+        peers=_peers(peer_names),
+        operations=tuple(operation for operation in comparing.OPERATIONS if operation in operations),
+        threads=threads or (None,),
+        seconds=planning.SECONDS if time_budget is None else time_budget,
+        counts_loading=time_budget is not None,
+        options=options,
+        weight=weight if file else None,
+        allocate=allocate,
+        cold_start=cold_start,
+        command=tuple(sys.argv[1:]),
+    )
+
+
+def _own(
+    logits: Path | None, targets: Path | None, ignore_index: int | None, built_in: dict[str, bool]
+) -> tuple[planning.Source, ...]:
+    if logits is None or targets is None:
+        raise Refused("--logits and --targets go together: give both files")
+    for option, given in built_in.items():
+        if given:
+            keep = "; your logits keep the dtype they have" if option == "--dtype" else ", not for your own arrays"
+            raise Refused(f"{option} is for the built-in workloads{keep}")
+    try:
+        return (planning.own(logits, targets, workloads.IGNORE_INDEX if ignore_index is None else ignore_index),)
+    except workloads.WorkloadError as error:
+        raise Refused(str(error)) from None
+
+
+def _peers(names: tuple[str, ...]) -> tuple[str, ...]:
+    if names == ("auto",):
+        return planning.installed_peers()
+    if names == ("none",):
+        return ()
+    for name in names:
+        if name not in peers.BY_NAME:
+            raise Refused(f"unknown peer {name!r}; there are auto, none, {', '.join(peers.BY_NAME)}")
+        reason = peers.BY_NAME[name].why_missing
+        if reason is not None:
+            raise Refused(f"peer {name!r} is {reason}. To get it: {peers.BY_NAME[name].how_to_get}")
+    return tuple(name for name in peers.BY_NAME if name in names)
+
+
+def _write(path: Path | None, option: str, save: Callable[[Path], None], shown_on: Console) -> None:
+    if path is None:
+        return
+    try:
+        save(path)
+    except OSError as error:
+        raise Refused(f"{option} {path}: {error.strerror or error}") from None
+    what = "Record" if option == "--json" else "Tables"
+    shown_on.print(f"{what} written to {path}", markup=False, soft_wrap=True)
+
+
+class _Narrator(comparing.Listener):
+    """Shows each table as soon as it is there, how far the run is and how long it will take."""
+
+    def __init__(self, shown_on: Console, verbose: bool) -> None:
+        self.run: Run | None = None
+        self._console = shown_on
+        self._verbose = verbose
+        self._progress: Progress | None = None
+        self._text = ""
+        self._drawn = 0.0
+
+    def show_on(self, bar: Progress) -> None:
+        """Where to draw the bar."""
+        self._progress = bar
+        self._task = bar.add_task("", total=1.0, left="")
+
+    def started(self, run: Run) -> None:
+        """Remember the run, which is filled as it proceeds."""
+        self.run = run
+
+    def stage(self, text: str, done: float, left: float) -> None:
+        """Draw the bar, not too often."""
+        now = time.monotonic()
+        if self._progress is not None and (text != self._text or now - self._drawn > REDRAW_SECONDS):
+            ends = "" if math.isinf(left) else f"{left:.0f} s left,"
+            self._progress.update(self._task, description=text, completed=done, left=ends, refresh=True)
+            self._text, self._drawn = text, now
+
+    def fitted(self, run: Run) -> None:
+        """Show the fits."""
+        self._console.print(comparison.fit_table(run))
+
+    def measured(self, run: Run, cell: Cell) -> None:
+        """Show the cell."""
+        self._console.print(comparison.cell_table(run, cell, verbose=self._verbose))
+
+    def started_cold(self, run: Run) -> None:
+        """Show the cold starts."""
+        self._console.print(comparison.cold_table(run))

@@ -1,0 +1,46 @@
+"""``softmax-ce diff``: two stored runs side by side."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from softmax_ce_bench.cli.common import Refused, console
+from softmax_ce_bench.cli.options import Number
+from softmax_ce_bench.report import difference, record
+
+SLOWER, INCONCLUSIVE = 1, 3
+
+
+@click.command(short_help="Compare two stored runs.")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option(
+    "--threshold",
+    type=Number(0.1, 1000),
+    default=100 * difference.THRESHOLD,
+    show_default=True,
+    help="Per cent; a smaller change is not called one.",
+)
+@click.option("--force", is_flag=True, help="Also where the machines differ.")
+def diff(before: Path, after: Path, threshold: float, force: bool) -> None:
+    """Compare AFTER with BEFORE, records that `softmax-ce compare --json` wrote on one machine.
+
+    Exits with 0 when nothing is slower, 1 when something is, 2 when they cannot be compared, 3 when one of them is
+    contaminated or has too few rounds to tell.
+    """
+    try:
+        old, new = record.load(before), record.load(after)
+        found = difference.compare(old, new, force=force, threshold=threshold / 100)
+    except record.RecordError as error:
+        raise Refused(str(error)) from None
+    except difference.DifferenceError as error:
+        raise Refused(f"{before} and {after} cannot be compared: {error}") from None
+    console().print(difference.table(found, threshold / 100), crop=False)
+    unsure = all(change.verdict == difference.UNSURE for change in found.changes)
+    if found.contaminated or unsure:
+        sys.exit(INCONCLUSIVE)
+    if found.slower:
+        sys.exit(SLOWER)

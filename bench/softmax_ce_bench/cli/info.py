@@ -1,0 +1,22 @@
+"""``softmax-ce info``: what to paste into a bug report."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from softmax_ce_bench import info as facts
+from softmax_ce_bench.cli.common import console
+from softmax_ce_bench.report import tables
+
+
+@click.command(short_help="What to paste into a bug report.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(as_json: bool) -> None:
+    """Versions, processor, threads and backends: what to paste into a bug report."""
+    collected = facts.collect()
+    if as_json:
+        click.echo(json.dumps(collected, indent=1))
+    else:
+        console().print(tables.info_table(collected), crop=False)

@@ -1,0 +1,107 @@
+"""The peers of a run: a process each, started anew where the number of threads is another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from softmax_ce_bench import peers
+from softmax_ce_bench.compare.judge import Judge, raised
+from softmax_ce_bench.compare.model import Errors
+from softmax_ce_bench.peers import Remote, Worker, WorkerError
+from softmax_ce_bench.workloads import Workload
+
+OPERATIONS = ("forward", "fused")  # what peers have
+_SENT = 1 << 24  # bytes
+
+
+class Crew:
+    """Workers for the peers.
+
+    Parameters
+    ----------
+    make_worker : callable
+        (name, threads) -> worker.
+    """
+
+    def __init__(self, make_worker: Callable[[str, int], Any] = Worker) -> None:
+        self._make = make_worker
+        self._workers: dict[str, Any] = {}
+        self._threads = 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What all the processes have used; they are no others."""
+        return float(sum(worker.cpu_seconds for worker in self._workers.values()))
+
+    def gather(self, names: Iterable[str], threads: int) -> None:
+        """Have a process for each of the names with so many threads. They start, and import, side by side."""
+        if threads != self._threads:
+            self.dismiss()
+            self._threads = threads
+        for name in names:
+            if name not in self._workers:
+                self._workers[name] = self._make(name, threads)
+
+    def verdicts(self, names: list[str], judge: Judge) -> dict[str, tuple[Errors | None, str | None]]:
+        """Each peer's worst errors on the checked rows, and why it is rejected, if it is."""
+        subset = judge.subset
+        self._load(names, subset)
+        rows = np.arange(subset.shape[0])
+        found: dict[str, tuple[Errors | None, str | None]] = {}
+        for name in names:
+            try:
+                self._workers[name].answer()
+                found[name] = judge.peer(*self._workers[name].ask("result", rows))
+            except WorkerError as error:
+                found[name] = None, raised(error).removeprefix("raised WorkerError: ")
+        return found
+
+    def samplers(
+        self, names: list[str], workload: Workload, make: Callable[[], Workload], operations: Iterable[str]
+    ) -> tuple[dict[tuple[str, str], Remote], dict[str, str]]:
+        """Load the workload whole; what is to be timed by (name, operation), and why one is left out.
+
+        A large one is made over there, in place of being sent.
+        """
+        self._load(names, workload if workload.logits.nbytes <= _SENT else make)
+        ready: dict[tuple[str, str], Remote] = {}
+        failed = {}
+        for name in names:
+            try:
+                self._workers[name].answer()
+            except WorkerError as error:
+                failed[name] = raised(error).removeprefix("raised WorkerError: ")
+                continue
+            for operation in operations:
+                if operation in OPERATIONS:
+                    ready[name, operation] = Remote(self._workers[name], operation)
+        return ready, failed
+
+    def dismiss(self) -> None:
+        """End the processes."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers = {}
+
+    def _load(self, names: list[str], source: Workload | Callable[[], Workload]) -> None:
+        for name in names:
+            try:
+                self._workers[name].send("load", source)
+            except WorkerError:  # it has ended: make a new one, once
+                self._workers[name].close()
+                self._workers[name].send("load", source)
+
+
+def why_not(
+    name: str, workload: Workload, options: dict[str, Any], reduction: str, operations: Iterable[str]
+) -> str | None:
+    """Why a peer does not take part in a cell, or None."""
+    if options or reduction != "mean":
+        asked = [option.replace("_", "-") for option in options] + [f"reduction {reduction}"] * (reduction != "mean")
+        return f"peers are called without options here: {', '.join(asked)}"
+    if not set(operations) & set(OPERATIONS):
+        return "peers have no backward of its own"
+    return peers.BY_NAME[name].why_not(workload)

@@ -1,0 +1,160 @@
+"""Before the first call: import, first calls and peak memory, each in fresh processes, and when they have paid off."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import softmax_ce as sce
+from softmax_ce_bench import cold_start, peers
+from softmax_ce_bench.compare import peak
+from softmax_ce_bench.compare.judge import raised
+from softmax_ce_bench.compare.model import PEER, BreakEven, Cell, ColdStart, Run
+from softmax_ce_bench.compare.plan import Plan, Planned
+
+_PROCESSES, _WHERE_IT_COMPILES = 3, 2
+# About how many seconds everything takes for one candidate: to decide whether there is time for it.
+_AHEAD, _COMPILING, _PEER = 6.0, 60.0, 20.0
+
+# As softmax_ce_bench.cold_start has it for backends: one row of 10 classes.
+_PEER_CODE = """
+import json, sys, time
+import numpy as np
+from softmax_ce_bench import peers
+logits, labels = np.zeros((1, 10), np.float32), np.zeros(1, np.int64)
+begin = time.perf_counter()
+prepared = peers.BY_NAME[sys.argv[1]].prepare(logits, labels, 1)
+imported = time.perf_counter()
+prepared.fused()
+first = time.perf_counter()
+prepared.fused()
+second = time.perf_counter()
+print(json.dumps([imported - begin, first - imported, second - first]))
+"""
+
+
+def estimate(plan: Plan) -> float:
+    """About how many seconds it takes for all candidates of a plan."""
+    backends = (_AHEAD if sce.get_backend(name).info.ahead_of_time else _COMPILING for name in plan.names)
+    return sum(backends) + _PEER * len(plan.peers)
+
+
+def measure(run: Run, name: str, planned: Planned, memory: Callable[[], int | None]) -> ColdStart:
+    """One candidate's cold start, without break-even yet.
+
+    Parameters
+    ----------
+    run : Run
+    name : str
+    planned : Planned
+        The cell on which `memory` measures.
+    memory : callable
+        Gives the peak memory in bytes, or None where it is not known.
+    """
+    is_peer = run.candidate(name).kind == PEER
+    ahead = is_peer or sce.get_backend(name).info.ahead_of_time
+    runner = peer_process if is_peer else cold_start.fresh_process
+    empty = ColdStart(name, None, None, None, None, None, None, None, ())
+    try:
+        (times,) = cold_start.measure({name: ahead}, _PROCESSES if ahead else _WHERE_IT_COMPILES, run=runner)
+        found = replace(
+            empty,
+            import_seconds=median(times.imported),
+            first_call_cold=median(times.first),
+            first_call_cached=median(times.first if ahead else times.cached),
+            second_call=median(times.second),
+        )
+        return replace(found, peak_memory=memory(), peak_memory_cell=planned.key)
+    except Exception as error:  # whatever a candidate raises, the others are measured
+        return replace(empty, failed=raised(error))
+
+
+def peer_process(name: str, cache: Path) -> Sequence[float]:
+    """Seconds to import a peer's library, for the first call and for the second, in a new process.
+
+    Parameters
+    ----------
+    name : str
+    cache : Path
+        Not used: no peer keeps compiled code unasked.
+    """
+    command = [sys.executable, "-c", _PEER_CODE, name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"a fresh process with {name} failed: {done.stderr.strip()[-200:]}")
+    seconds: list[float] = json.loads(done.stdout)
+    return seconds
+
+
+def with_break_even(run: Run) -> list[ColdStart]:
+    """The cold starts, each with the calls from which on it has paid off in each cell and operation."""
+    starts = {start.name: start for start in run.cold_starts}
+    base = starts.get(run.settings.base)
+    if base is None:
+        return run.cold_starts
+    return [
+        start if start is base else replace(start, break_even=tuple(_break_even(run.cells, start, base)))
+        for start in run.cold_starts
+    ]
+
+
+def _break_even(cells: Sequence[Cell], start: ColdStart, base: ColdStart) -> list[BreakEven]:
+    found = []
+    for cell in cells:
+        timings = {entry.name: entry.timings for entry in cell.entries}
+        for operation, timing in timings.get(start.name, {}).items():
+            saving = timings[base.name][operation].time.median - timing.time.median
+            cold = calls_until_even(_until_first(start, cold=True), _until_first(base, cold=True), saving)
+            cached = calls_until_even(_until_first(start, cold=False), _until_first(base, cold=False), saving)
+            found.append(BreakEven(cell.key, operation, cold, cached))
+    return found
+
+
+def calls_until_even(start: float, base_start: float, saving: float) -> float:
+    """From how many calls on a later start has been made up for.
+
+    Parameters
+    ----------
+    start, base_start : float
+        Seconds until the first result is there.
+    saving : float
+        Seconds that each call saves.
+
+    Returns
+    -------
+    float
+        0 where it is ahead from the start, infinity where it never is.
+    """
+    if math.isnan(start) or math.isnan(base_start):
+        return math.inf
+    if start <= base_start:
+        return 0.0 if saving >= 0 else math.inf
+    return (start - base_start) / saving if saving > 0 else math.inf
+
+
+def _until_first(start: ColdStart, *, cold: bool) -> float:
+    first = start.first_call_cold if cold else start.first_call_cached
+    if first is None or start.import_seconds is None:
+        return math.nan
+    return start.import_seconds + first
+
+
+def memory_of(plan: Plan, planned: Planned, make: Callable[[], object], name: str) -> Callable[[], int | None]:
+    """A function that measures a candidate's peak memory on one cell, in a fresh process."""
+    options = {"reduction": plan.options.reduction, **plan.call_options(planned.source.shape.classes)}
+    operation = "fused" if "fused" in plan.operations else plan.operations[-1]
+    return partial(peak.measure, name, name in peers.BY_NAME, make, planned.threads, operation, options, plan.allocate)
+
+
+def largest(plan: Plan, run: Run) -> Planned | None:
+    """The largest cell that was measured."""
+    measured = {cell.key for cell in run.cells}
+    there = [planned for planned in plan.cells if planned.key in measured]
+    return max(there, key=lambda planned: planned.source.elements, default=None)

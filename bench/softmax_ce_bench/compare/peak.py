@@ -1,0 +1,150 @@
+"""How much memory one call takes at most: the resident set's high-water mark in a fresh process, C scratch included.
+
+Logits, targets and buffers that are handed in are resident before, and not counted; what a call allocates is, results,
+temporaries and scratch alike. Linux alone can set the mark back, so that elsewhere nothing is told.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import softmax_ce as sce
+from softmax_ce.threads import available_cpus
+from softmax_ce_bench import peers
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # see proc(5)
+_SLACK = 1 << 20  # bytes that the mark may be above what is resident just after it was set back
+_SECONDS = 300.0
+
+
+def measure(
+    name: str, is_peer: bool, make: Callable[[], Any], threads: int | None, operation: str, options: dict[str, Any],
+    allocate: bool,
+) -> int | None:  # fmt: skip
+    """Bytes that one call of a candidate takes beyond what was there, measured in a fresh process.
+
+    Parameters
+    ----------
+    name : str
+        A backend's or a peer's.
+    is_peer : bool
+    make : callable
+        Makes the workload; can be pickled.
+    threads : int or None
+    operation : str
+    options : dict
+        Of the call.
+    allocate : bool
+        A backend makes its results in the call, in place of writing into buffers.
+
+    Returns
+    -------
+    int or None
+        None where the system does not tell.
+
+    Raises
+    ------
+    RuntimeError
+        The process failed; the message says how.
+    """
+    near, far = multiprocessing.get_context("spawn").Pipe()
+    arguments = (far, name, is_peer, make, threads, operation, options, allocate)
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments, daemon=True)
+    process.start()
+    far.close()
+    try:
+        if not near.poll(_SECONDS):
+            raise RuntimeError(f"no answer within {_SECONDS:.0f} s")
+        good, value = near.recv()
+    except EOFError:
+        raise RuntimeError("the process ended, perhaps for want of memory") from None
+    finally:
+        near.close()
+        process.join(2)
+        if process.is_alive():
+            process.kill()
+    if not good:
+        raise RuntimeError(value)
+    return None if value is None else int(value)
+
+
+def of_call(call: Callable[[], object]) -> int | None:
+    """Bytes that a function, called once more, takes beyond what is resident; None where the system does not tell."""
+    call()  # compiles, loads and starts what must be
+    gc.collect()
+    _give_back()
+    try:
+        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
+        before, mark = _kib("VmRSS:"), _kib("VmHWM:")
+    except (OSError, KeyError):
+        return None
+    if mark > before + _SLACK:
+        return None
+    kept = call()  # held until the mark has been read
+    peak = _kib("VmHWM:")
+    del kept
+    return max(0, peak - before)
+
+
+def _serve(
+    pipe: Connection, name: str, is_peer: bool, make: Callable[[], Any], threads: int | None, operation: str,
+    options: dict[str, Any], allocate: bool,
+) -> None:  # fmt: skip
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the near end's to handle
+    try:
+        answer: tuple[bool, Any] = True, of_call(_call(name, is_peer, make(), threads, operation, options, allocate))
+    except Exception as error:
+        answer = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    pipe.send(answer)
+
+
+def _call(
+    name: str,
+    is_peer: bool,
+    workload: Any,
+    threads: int | None,
+    operation: str,
+    options: dict[str, Any],
+    allocate: bool,
+) -> Callable[[], object]:
+    x, y = workload.logits, workload.targets
+    if is_peer:
+        prepared = peers.BY_NAME[name].prepare(x, y, threads or available_cpus())
+        return prepared.forward if operation == "forward" else prepared.fused
+    if x.base is not None:
+        x = np.array(x)  # a memory-mapped file becomes resident while it is read, which is nobody's doing
+    given = {"backend": name, "threads": threads, **options}
+    loss = np.zeros(len(x) if options["reduction"] == "none" else (), np.float64 if x.itemsize == 8 else np.float32)
+    grad = np.empty(x.shape, x.dtype.newbyteorder("="))
+    grad.fill(0)
+    out: dict[str, Any] = {} if allocate else {"out": loss}
+    grad_out: dict[str, Any] = {} if allocate else {"grad_out": grad}
+    if operation == "forward":
+        return lambda: sce.cross_entropy(x, y, **out, **given)
+    if operation == "backward":
+        return lambda: sce.cross_entropy_grad(x, y, **grad_out, **given)
+    return lambda: sce.cross_entropy_with_grad(x, y, **out, **grad_out, **given)
+
+
+def _give_back() -> None:
+    """Ask the C library for what it keeps of freed memory, which would hide what a call takes."""
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _kib(field: str) -> int:
+    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) << 10
+    raise KeyError(field)

@@ -1,0 +1,266 @@
+"""A whole run: load the backends, fit the digits, then one cell after the other, until the time is up."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import softmax_ce as sce
+from softmax_ce_bench import digits, peers, timing
+from softmax_ce_bench.compare import cell, first_call, machine
+from softmax_ce_bench.compare.budget import Budget, OutOfTime
+from softmax_ce_bench.compare.crew import OPERATIONS as PEER_OPERATIONS
+from softmax_ce_bench.compare.crew import Crew
+from softmax_ce_bench.compare.judge import CHECKED_ELEMENTS
+from softmax_ce_bench.compare.model import BACKEND, PEER, Candidate, Cell, DigitsFit, NotMeasured, Run, Settings
+from softmax_ce_bench.compare.plan import BASE, DIGITS, Plan, Planned, Source
+from softmax_ce_bench.compare.ranking import TIE
+from softmax_ce_bench.stats import CONFIDENCE
+from softmax_ce_bench.timing import Clock
+
+BUFFERS, ALLOCATED = "buffers", "allocated"
+_INCLUDES = {
+    BUFFERS: "softmax_ce's function: checking arguments, folding options; results go into buffers that are there",
+    ALLOCATED: "softmax_ce's function: checking arguments, folding options; new arrays for the results",
+}
+
+
+class Listener:
+    """Told how a run proceeds. This one does nothing."""
+
+    def stage(self, text: str, done: float, left: float) -> None:
+        """A step begins or goes on.
+
+        Parameters
+        ----------
+        text : str
+        done : float
+            In [0, 1]: the fraction of the whole run.
+        left : float
+            Seconds at most until its end; infinite while that is not known.
+        """
+
+    def started(self, run: Run) -> None:
+        """The run begins; it is filled as it proceeds, and complete up to the last cell whenever that ends."""
+
+    def fitted(self, run: Run) -> None:
+        """The digits have been fitted."""
+
+    def measured(self, run: Run, cell: Cell) -> None:
+        """One cell is done."""
+
+    def started_cold(self, run: Run) -> None:
+        """What happens before the first call has been measured."""
+
+
+def run(
+    plan: Plan, listener: Listener | None = None, clock: Clock = time.perf_counter, crew: Crew | None = None
+) -> Run:
+    """Compare as planned.
+
+    Parameters
+    ----------
+    plan : Plan
+    listener : Listener, optional
+    clock : callable
+        Seconds.
+    crew : Crew, optional
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    PlanError
+        Before anything is allocated.
+    """
+    plan.check()
+    budget = Budget(plan.seconds, clock)
+    begin = clock()
+    if plan.counts_loading:
+        budget.start()
+    listener = listener or Listener()
+    listener.stage("loading the backends", 0.0, budget.left)
+    found = started(plan)
+    listener.started(found)
+    for name in plan.names:
+        listener.stage(f"compiling {name}, if it must be", 0.0, budget.left)
+        with suppress(Exception):  # whatever it raised, it will raise again when it is checked, and be rejected
+            sce.get_backend(name).warmup({source.dtype for source in plan.sources} | {"float64"})
+    if not plan.counts_loading:
+        budget.start()
+    crew = crew or Crew()
+    try:
+        _Sequence(plan, found, budget, crew, listener).go()
+    finally:
+        crew.dismiss()
+        found.seconds = clock() - begin
+        found.contaminated = any(cell.drifted or cell.crowded for cell in found.cells)
+    found.complete = not found.not_measured
+    return found
+
+
+def started(plan: Plan) -> Run:
+    """A run of which nothing is measured yet."""
+    settings = Settings(
+        base=BASE,
+        operations=plan.operations,
+        results=ALLOCATED if plan.allocate else BUFFERS,
+        time_budget=plan.seconds,
+        sample_seconds=timing.SAMPLE_SECONDS,
+        most_rounds=timing.MOST_ROUNDS,
+        checked_elements=CHECKED_ELEMENTS,
+        confidence=CONFIDENCE,
+        tie=TIE,
+        contaminated_beyond=timing.CONTAMINATED,
+    )
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return Run(date, plan.command, machine.collect(), settings, _candidates(plan, settings.results))
+
+
+def _candidates(plan: Plan, results: str) -> tuple[Candidate, ...]:
+    """Everybody who is measured; then what is missing here."""
+    found = []
+    known = {info.name: info for info in sce.backends()}
+    missing = tuple(info.name for info in known.values() if not info.available)
+    for name in (*plan.names, *missing):
+        info = known[name]
+        details = sce.get_backend(name).details if info.available else ""
+        found.append(
+            Candidate(
+                name, BACKEND, name, None, details, _INCLUDES[results],
+                info.stable, info.available, info.why_unavailable, info.how_to_get,
+            )
+        )  # fmt: skip
+    for peer in peers.PEERS:
+        if peer.name in plan.peers or peer.why_missing is not None:
+            found.append(
+                Candidate(
+                    peer.name, PEER, peer.title, peer.version, "", peer.includes,
+                    True, peer.why_missing is None, peer.why_missing, peer.how_to_get,
+                )
+            )  # fmt: skip
+    return tuple(found)
+
+
+class _Sequence:
+    """The steps of a run, one after the other."""
+
+    def __init__(self, plan: Plan, found: Run, budget: Budget, crew: Crew, listener: Listener) -> None:
+        self._plan = plan
+        self._run = found
+        self._budget = budget
+        self._crew = crew
+        self._listener = listener
+        self._done = 0.0
+
+    def go(self) -> None:
+        fit = None
+        if any(source.shape is DIGITS for source in self._plan.sources):
+            fit = self._fit()
+            self._listener.fitted(self._run)
+        todo = list(self._plan.cells)
+        # What is asked for gets its time, but never more than half.
+        reserved = min(first_call.estimate(self._plan), self._budget.left / 2) if self._plan.cold_start else 0.0
+        self._budget.deadline -= reserved
+        ready: tuple[Source, cell.Ready] | None = None
+        while todo:
+            planned = todo[0]
+            self._done = 1 - len(todo) / len(self._plan.cells)
+            if self._enough(planned):
+                try:
+                    if ready is None or ready[0] is not planned.source:
+                        ready = None  # the last workload's arrays go first
+                        self._tell(f"{planned.source.shape.name}: making the numbers")
+                        ready = planned.source, cell.Ready(self._plan, planned.source.maker(fit))
+                    self._measure(planned, ready[1], todo)
+                except OutOfTime:
+                    self._leave_out(planned)
+            else:
+                self._leave_out(planned)
+            todo.pop(0)
+        self._budget.deadline += reserved
+        self._cold_start(fit)
+
+    def _measure(self, planned: Planned, ready: cell.Ready, todo: list[Planned]) -> None:
+        share = self._budget.share([(each.source.elements, self._labels()) for each in todo])
+        part = 1 / len(self._plan.cells)
+        found = cell.measure(
+            self._plan, planned, ready, self._crew, self._budget, share,
+            lambda text, fraction: self._tell(text, fraction * part),
+        )  # fmt: skip
+        self._run.cells.append(found)
+        self._listener.measured(self._run, found)
+
+    def _enough(self, planned: Planned) -> bool:
+        return self._budget.least(planned.source.elements, self._labels()) <= self._budget.left
+
+    def _leave_out(self, planned: Planned) -> None:
+        least = self._budget.least(planned.source.elements, self._labels())
+        left = max(0.0, self._budget.left)
+        reason = f"the time was up: it takes {least:.0f} s at least, and {left:.0f} s were left"
+        self._run.not_measured.append(NotMeasured(planned.key, reason))
+
+    def _labels(self) -> list[str]:
+        plan = self._plan
+        peer = [operation for operation in plan.operations if operation in PEER_OPERATIONS]
+        loops = dict.fromkeys(loop for operation in plan.operations for loop in cell.LOOPS[operation])
+        return [
+            *(cell.label(name, operation) for name in plan.names for operation in plan.operations),
+            *(cell.label(name, operation) for name in plan.peers for operation in peer),
+            *(cell.label(cell.CEILING, loop) for loop in loops),
+        ]
+
+    def _tell(self, text: str, more: float = 0.0) -> None:
+        self._listener.stage(text, min(1.0, self._done + more), max(0.0, self._budget.left))
+
+    def _fit(self) -> digits.Fit:
+        fits = []
+        threads = self._plan.threads[0]
+        for name in self._plan.names:
+            self._tell(f"softmax regression on handwritten digits: {name}")
+            try:
+                fits.append(digits.fit(name, threads=threads))
+            except Exception:  # it will be rejected; but without the base there is nothing to compare with
+                if name == BASE:
+                    raise
+        self._run.fits = [recorded(fit, fits[0]) for fit in fits]
+        return fits[0]
+
+    def _cold_start(self, fit: digits.Fit | None) -> None:
+        plan, found = self._plan, self._run
+        if plan.cold_start is False or not found.cells:
+            return
+        if plan.cold_start is None and self._budget.left < first_call.estimate(plan):
+            return
+        self._crew.dismiss()
+        self._done = 1.0
+        planned = first_call.largest(plan, found)
+        assert planned is not None
+        make = planned.source.maker(fit)
+        for name in (*plan.names, *plan.peers):
+            self._tell(f"before the first call: {name}, in fresh processes")
+            if self._budget.left <= 0:
+                found.not_measured.append(NotMeasured(f"before the first call: {name}", "the time was up"))
+                continue
+            memory = first_call.memory_of(plan, planned, make, name)
+            found.cold_starts.append(first_call.measure(found, name, planned, memory))
+        found.cold_starts = first_call.with_break_even(found)
+        self._listener.started_cold(found)
+
+
+def recorded(fit: digits.Fit, base: digits.Fit) -> DigitsFit:
+    """A fit as it is recorded."""
+    over = fit.over_bound(base)
+    return DigitsFit(
+        backend=fit.backend,
+        steps=len(fit.losses),
+        final_loss=float(fit.losses[-1]),
+        accuracy=fit.accuracy,
+        difference=fit.difference(base),
+        difference_over_bound=over,
+        passed=fit.accuracy >= digits.PASS_ACCURACY and over <= 1,
+        losses=tuple(fit.losses.tolist()),
+    )

@@ -1,0 +1,253 @@
+"""A comparison in the terminal: tables that are readable at 80 columns and without colour."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from softmax_ce_bench.compare import memory
+from softmax_ce_bench.compare.model import BACKEND, PEER, REJECTED, SKIPPED, UNRANKED, Cell, Entry, Run
+from softmax_ce_bench.report import words
+from softmax_ce_bench.report.tables import plain_table
+
+_STYLES = {REJECTED: "yellow", SKIPPED: "dim", UNRANKED: "dim"}
+_COLUMNS = 4  # cells at most that have a column of their own in the table of cold starts
+
+
+def whole(run: Run, *, verbose: bool = False) -> Group:
+    """Everything that there is to show of a run."""
+    parts: list[RenderableType] = [fit_table(run)] if run.fits else []
+    parts += [cell_table(run, cell, verbose=verbose) for cell in run.cells]
+    if run.cold_starts:
+        parts.append(cold_table(run))
+    return Group(*parts, closing(run))
+
+
+def fit_table(run: Run) -> Group:
+    """The softmax regressions on the digits."""
+    table = plain_table()
+    table.add_column("backend", style="bold")
+    base = run.settings.base
+    for heading in ("final loss", "held-out\naccuracy", f"loss curve\nagainst {base}", "difference\nover bound"):
+        table.add_column(heading, justify="right")
+    notes = []
+    for fit in run.fits:
+        is_base = fit.backend == base
+        difference = "-" if is_base else f"{fit.difference:.1e}"
+        over = "-" if is_base else f"{fit.difference_over_bound:.2g}"
+        table.add_row(escape(fit.backend), f"{fit.final_loss:.6f}", f"{fit.accuracy:.1%}", difference, over)
+        if not fit.passed:
+            right = "an accuracy of at least 93%, and at most 1 over the bound"
+            notes.append(Text(f"  {fit.backend} fails; right is {right}", "red"))
+    title = f"Softmax regression on handwritten digits: {run.fits[0].steps} steps of gradient descent, float64"
+    caption = "  loss curve: largest relative difference; over bound: over what rounding explains"
+    return _titled(title, table, *notes, Text(caption, style="dim"))
+
+
+def cell_table(run: Run, cell: Cell, *, verbose: bool = False) -> Group:
+    """One cell: times, speed-ups and errors; verbose, a row for each operation and candidate, with all there is."""
+    notes = [Text(f"  {_note(entry)}", style=_STYLES.get(entry.status, "")) for entry in cell.entries if entry.reason]
+    if not cell.telling_rows:
+        said = f"none of the {cell.checked_rows} checked rows has a finite result and counts; this compares nothing"
+        notes.append(Text(f"  Warning: {said}", style="bold red"))
+    table = _long_table(run, cell) if verbose else _short_table(run, cell)
+    return _titled(title(cell), table, *notes)
+
+
+def title(cell: Cell) -> str:
+    """A cell's heading."""
+    inputs = cell.inputs
+    size = f"{inputs.rows} x {inputs.classes} {inputs.dtype}"
+    soft = ", soft targets" if inputs.targets == "soft" else ""
+    options = cell.key.split(", ")[1:-1]
+    threads = "" if cell.threads is None else f", {cell.threads} thread{'s' * (cell.threads > 1)}"
+    extra = "".join(f", {option}" for option in options)
+    return f"{inputs.name}: {size}{soft}, {inputs.regime}{extra}{threads}"
+
+
+def _note(entry: Entry) -> str:
+    if entry.status == SKIPPED:
+        return f"{entry.name} was not measured here: {entry.reason}"
+    if entry.status == UNRANKED:
+        return f"{entry.name} is not ranked: {entry.reason}"
+    return f"{entry.name} is not ranked here: {entry.reason}"
+
+
+def _short_table(run: Run, cell: Cell) -> Table:
+    table = plain_table()
+    table.collapse_padding = True
+    table.add_column("", style="bold", no_wrap=True)
+    for operation in cell.operations:
+        table.add_column(operation, justify="right")  # at 80 columns the interval goes to a line of its own
+    summed = rated(run)
+    table.add_column(f"{summed} GB/s,\nof ceiling", justify="right", no_wrap=True)
+    table.add_column("error/bound,\nULP", justify="right", no_wrap=True)
+    kinds = {candidate.name: candidate.kind for candidate in run.candidates}
+    shown = [entry for entry in cell.entries if entry.status != SKIPPED]
+    for k, entry in enumerate(shown):
+        cells = [_time(entry, operation, cell, run.settings.base) for operation in cell.operations]
+        table.add_row(
+            Text(entry.name),
+            *cells,
+            _rate(entry, summed),
+            _errors(entry),
+            style="dim" if entry.status == REJECTED else "",
+        )
+        if kinds[entry.name] == BACKEND and [kinds[each.name] for each in shown[k + 1 : k + 2]] == [PEER]:
+            table.add_section()
+    return table
+
+
+def _time(entry: Entry, operation: str, cell: Cell, base: str) -> Text:
+    timing = entry.timings.get(operation)
+    if timing is None:
+        return Text("not ranked" if entry.status == REJECTED else "-")
+    is_fastest = entry.name in cell.operations[operation].fastest
+    mark = "* " if is_fastest else ""
+    text = Text(f"{mark}{words.duration(timing.time.median)}", style="bold green" if is_fastest else "")
+    if entry.name != base:
+        text.append(f"\n{words.times(timing.speedup.median)} {words.interval(timing.speedup)}", style="not bold")
+    return text
+
+
+def _rate(entry: Entry, operation: str) -> str:
+    timing = entry.timings.get(operation)
+    if timing is None:
+        return "-"
+    of_ceiling = f"\n{words.percent(timing.of_ceiling.median)}" if timing.of_ceiling else ""
+    return f"{words.number(timing.gb_per_s)}{of_ceiling}"
+
+
+def _errors(entry: Entry) -> str:
+    errors = entry.errors
+    if errors is None:
+        return "-"
+    return f"{words.number(errors.over_bound)}\n{words.number(errors.loss_ulp)}, {words.number(errors.grad_ulp)}"
+
+
+LONG = ("time", "speed-up", "GB/s", "of ceiling", "error/bound", "ULP")
+
+
+def long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
+    """One candidate and operation, a text for each heading of `LONG`; errors are those that the operation can make."""
+    errors = entry.errors
+    over = ulp = "-"
+    if errors is not None:
+        own = {"forward": errors.loss_over_bound, "backward": errors.grad_over_bound}.get(operation, errors.over_bound)
+        units = [errors.loss_ulp] * (operation != "backward") + [errors.grad_ulp] * (operation != "forward")
+        over, ulp = words.number(own), ", ".join(words.number(unit) for unit in units)
+    timing = entry.timings.get(operation)
+    if timing is None:
+        return "not ranked" if entry.status == REJECTED else "-", "-", "-", "-", over, ulp
+    speedup = "-" if entry.name == base else f"{words.times(timing.speedup.median)} {words.interval(timing.speedup)}"
+    of_ceiling = words.percent(timing.of_ceiling.median) if timing.of_ceiling else "-"
+    return words.duration(timing.time.median), speedup, words.number(timing.gb_per_s), of_ceiling, over, ulp
+
+
+def shown_in(cell: Cell, operation: str) -> list[Entry]:
+    """Who has a row for an operation: those who were timed, and those who were rejected."""
+    return [entry for entry in cell.entries if operation in entry.timings or entry.status == REJECTED]
+
+
+def _long_table(run: Run, cell: Cell) -> Table:
+    table = plain_table()
+    table.add_column("", no_wrap=True)
+    for heading in LONG:
+        table.add_column(heading, justify="right")
+    for operation, facts in cell.operations.items():
+        ceiling = next((c for c in cell.ceilings if c.loop == facts.ceiling), None)
+        at = f"{ceiling.gb_per_s:.1f}" if ceiling else ""
+        table.add_row(Text(operation, style="bold"), "", "", at, f"({ceiling.loop})" if ceiling else "", "", "")
+        for entry in shown_in(cell, operation):
+            is_fastest = entry.name in facts.fastest
+            name = Text(f"{'*' if is_fastest else ' '} {entry.name}", style="bold green" if is_fastest else "")
+            style = "dim" if entry.status == REJECTED else ""
+            table.add_row(name, *long_row(entry, operation, run.settings.base), style=style)
+        table.add_section()
+    return table
+
+
+def cold_table(run: Run) -> Group:
+    """Before the first call: import, first calls, memory, and when a slower start has been made up for."""
+    operation = rated(run)
+    cells = run.cells if len(run.cells) <= _COLUMNS else []
+    table = plain_table()
+    table.add_column("", style="bold", no_wrap=True)
+    for heading in ("import", "first call\ncold", "first call\ncached", "peak\nmemory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for cell in cells:
+        table.add_column(f"even after\n{cell.inputs.name}", justify="right")
+    if not cells:
+        table.add_column("even after\n(calls)", justify="right")
+    notes = []
+    for start in run.cold_starts:
+        if start.failed:
+            notes.append(Text(f"  {start.name}: {start.failed}", style="yellow"))
+            continue
+        table.add_row(Text(start.name), *cold_row(run, start.name, operation))
+    where = next((start.peak_memory_cell for start in run.cold_starts if start.peak_memory_cell), None)
+    base = run.settings.base
+    caption = [
+        "  In fresh processes, NumPy being imported already; the first call is of 1 x 10 and loads the backend.",
+        f"  even after: {operation} calls until a start slower than {base}'s is made up for, nothing being cached / "
+        "with compiled code in its cache.",
+    ]
+    if where:
+        caption.append(
+            f"  peak memory: resident in one {operation} call on {where} beyond what was resident before: temporaries, "
+            "scratch, and results that the call allocates."
+        )
+    return _titled("Before the first call", table, *notes, Text("\n".join(caption), style="dim"))
+
+
+def rated(run: Run) -> str:
+    """The operation that a run is summed up by."""
+    return "fused" if "fused" in run.settings.operations else run.settings.operations[-1]
+
+
+def cold_row(run: Run, name: str, operation: str) -> list[str]:
+    """One candidate's cold start, a text for each column."""
+    start = next(start for start in run.cold_starts if start.name == name)
+    seconds = (start.import_seconds, start.first_call_cold, start.first_call_cached)
+    texts = ["-" if value is None else words.duration(value) for value in seconds]
+    texts.append("-" if start.peak_memory is None else memory.size(start.peak_memory))
+    if len(run.cells) <= _COLUMNS:
+        return texts + [words.break_even(start, cell.key, operation) for cell in run.cells]
+    own = [even.cold for even in start.break_even if even.operation == operation]
+    texts.append(f"{words.calls(min(own))} to {words.calls(max(own))}" if own else "-")
+    return texts
+
+
+def closing(run: Run) -> Group:
+    """What was found, why something is missing, whether to believe it, and how it was measured."""
+    lines = [Text()]
+    if run.cells:
+        lines.append(Text("What was found", style="bold"))
+        for cell in run.cells:
+            lines.append(Text(f"  {words.label(run, cell)}: {words.finding(cell, run.settings.base)}."))
+    for left_out in run.not_measured:
+        lines.append(Text(f"  {left_out.key}: not measured; {left_out.reason}.", style="yellow"))
+    lines += [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in missing_lines(run)]
+    lines.append(Text())
+    warning = words.verdict(run)
+    if warning:
+        lines += [Text(warning, style="bold red"), Text()]
+    return Group(*lines, *(Text(line, style="dim") for line in words.provenance(run)))
+
+
+def missing_lines(run: Run) -> list[str]:
+    """Why a backend or peers are missing, and how to get them: never wrapped, so that a command can be copied."""
+    lines = []
+    for candidate in run.candidates:
+        if candidate.available or candidate.kind == PEER:
+            continue
+        lines.append(f"{candidate.name} is not available here: {candidate.why_unavailable}")
+        if candidate.how_to_get:
+            lines.append(f"To get {candidate.name}: {candidate.how_to_get}")
+    return lines + words.missing_peers(run)
+
+
+def _titled(title: str, *parts: RenderableType) -> Group:
+    return Group("", Text(title, style="bold"), *parts)
