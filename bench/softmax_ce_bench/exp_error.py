@@ -7,6 +7,7 @@ float64 comes from a sample, and is a lower bound.
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -80,10 +81,11 @@ def main() -> None:
     parser.add_argument("--exhaustive", action="store_true", help="every float32 in [-104, -0]: about a minute")
     every = parser.parse_args().exhaustive
     kernels: Any = import_module("softmax_ce._backends.cython._kernels")
-    show = (lambda share: print(f"\r{share:4.0%}", end="", flush=True)) if every else None
+    watched = every and sys.stdout.isatty()
+    show = (lambda share: print(f"\r{share:4.0%}", end="", flush=True)) if watched else None
     error, where = float32_error(1 if every else 997, show)
     kind = "all of [-104, -0]" if every else "every 997th in [-104, -0], a lower bound"
-    print(f"\r{kernels.selected()} float32: {error:.4f} ULP at {where!r} ({kind})")
+    print(f"{chr(13) if watched else ''}{kernels.selected()} float32: {error:.4f} ULP at {where!r} ({kind})")
     error, where = float64_error(1 << 22)
     print(f"{kernels.selected()} float64: {error:.4f} ULP at {where!r} (a sample, a lower bound)")
 

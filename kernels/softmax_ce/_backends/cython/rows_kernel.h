@@ -103,7 +103,7 @@ INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, i
     V e = load(out->from + j, n, 0);
     if (!keep)
         e = v_exp_raised(v_sub(e, out->top));
-    /* Lowered by a fused multiplication: where its result is subnormal, a plain one takes three times as long on Zen 5. */
+    /* Lowered by a fused multiplication, for the reason given at v_exp. */
     V value = v_fma(v_mul(e, out->scale), out->lower, v_set(0));
     return mode == ONE_LABEL ? value : v_mul(out->gain, v_sub(value, target_at(&out->t, mode, j, n)));
 }
@@ -177,7 +177,8 @@ INLINE void write_rest(output *out, enum mode mode, int keep) {
     }
 }
 
-/* Sums of T and of T * (shift - x) / 2. Halves: shift - x may exceed the format where the loss does not. 0 * inf = 0. */
+/* Sums of T and of T * (shift - x) / 2. Halves, since shift - x may exceed the format where the loss does not.
+ * 0 * inf = 0. */
 INLINE void sum_targets(const real *x, ptrdiff_t j, ptrdiff_t n, real shift, const target_row *t, enum mode mode,
                         sce_chunk *chunk) {
     A mass = a_zero(), cost = a_zero();
@@ -191,8 +192,8 @@ INLINE void sum_targets(const real *x, ptrdiff_t j, ptrdiff_t n, real shift, con
     chunk->cost = a_sum(cost);
 }
 
-/* Raised exp(x - shift) of at most a block, into e if there is one; added to the sum, or counted where x is the maximum,
- * which is rare: the test is cheaper than two masked additions a vector. */
+/* Raised exp(x - shift) of at most a block, into e if there is one. Summed, or counted where x is the maximum, which is
+ * rare: the test is cheaper than two masked additions a vector. */
 INLINE V add_exps(const real *x, ptrdiff_t n, V top, V shift, real *e, V *count) {
     V value[UNROLL], sum = v_set(0);
     M is_top[UNROLL];
