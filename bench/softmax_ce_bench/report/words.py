@@ -83,24 +83,42 @@ def machine(run: Run) -> str:
     )
 
 
+def threads(run: Run) -> str:
+    """The numbers of threads."""
+    counts = dict.fromkeys(cell.threads for cell in run.cells)
+    return listed([str(n) if n else f"up to {run.machine.cpus_available}, chosen by size" for n in counts])
+
+
+def rounds(run: Run) -> str:
+    """The number of rounds, or the fewest and the most."""
+    found = sorted({cell.rounds for cell in run.cells})
+    return f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"
+
+
+def drift(run: Run) -> str:
+    """How far the control differed from itself, at most."""
+    return f"{max(cell.control.ratio.drift for cell in run.cells):.1%}"
+
+
+def figure_line(run: Run) -> str:
+    """What belongs under every figure: machine, versions, commit, threads, rounds and control drift."""
+    return f"{machine(run)} Threads: {threads(run)}; rounds: {rounds(run)}; control drift: {drift(run)} at most."
+
+
 def provenance(run: Run) -> list[str]:
     """Machine, versions, threads, rounds, control drift, and what the numbers mean; a paragraph each."""
     settings, cells = run.settings, run.cells
     if not cells:
         return [machine(run)]
-    rounds = sorted({cell.rounds for cell in cells})
-    span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0]}"
-    counts = dict.fromkeys(cell.threads for cell in cells)
-    threads = listed([str(n) if n else f"up to {run.machine.cpus_available}, chosen by size" for n in counts])
     buffers = "into preallocated buffers" if settings.results == "buffers" else "into new arrays"
     said = [
-        f"{machine(run)} Threads: {threads}.",
-        f"Times are medians of {span} interleaved rounds in shuffled order; backends write {buffers}. "
+        f"{machine(run)} Threads: {threads(run)}.",
+        f"Times are medians of {rounds(run)} interleaved rounds in shuffled order; backends write {buffers}. "
         f"3.00x (2.90-3.10): speed-up over {settings.base}, the median of the paired ratios with its "
         f"{settings.confidence:.0%} bootstrap interval. *: fastest, or tied with it (intervals overlap, or the gap is "
         f"below {settings.tie:.0%}).",
         f"The control, one NumPy kernel under two names, differs from itself by "
-        f"{max(cell.control.ratio.drift for cell in cells):.1%} at most. A sample lasts "
+        f"{drift(run)} at most. A sample lasts "
         f"{duration(settings.sample_seconds)} or more, of which the timer takes "
         f"{duration(max(cell.timer_overhead for cell in cells))}.",
         _ceilings(run),

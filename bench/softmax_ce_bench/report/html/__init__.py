@@ -1,0 +1,9 @@
+"""A comparison as one HTML page that opens offline: pictures, tables that can be sorted, findings in words.
+
+Everything on it comes from the record. Nothing is loaded from elsewhere, and the one script that may run is the page's
+own: strings of a record, which may come from anywhere, are escaped.
+"""
+
+from softmax_ce_bench.report.html.page import page
+
+__all__ = ["page"]

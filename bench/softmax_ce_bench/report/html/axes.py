@@ -1,0 +1,85 @@
+"""Axes, legends and ticks that the pictures share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from softmax_ce_bench.report.html.palette import Mark
+
+
+def logarithmic(axis: Axis, text: Callable[[float], str], low: float, high: float) -> None:
+    """A logarithmic axis over a little more than the values, with ticks that read as the tables do."""
+    low, high = low / 1.3, high * 1.3
+    decades = math.log10(high / low)
+    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
+    digits = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0, 3.0) if decades < 3.5 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=digits, numticks=9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _place: text(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def at(axis: Axis, places: Iterable[float], texts: Iterable[str]) -> None:
+    """Ticks at given places."""
+    wanted, shown = list(places), list(texts)
+    axis.set_major_locator(FixedLocator(wanted))
+    axis.set_major_formatter(FuncFormatter(lambda _value, place: shown[place] if place is not None else ""))
+    axis.set_minor_locator(NullLocator())
+
+
+def sizes(axis: Axis, values: Iterable[int]) -> None:
+    """A logarithmic axis with a tick at each size that was measured, less those that would touch."""
+    known = sorted(set(values))
+    kept: list[int] = []
+    for value in known:
+        if not kept or math.log(value / kept[-1]) > math.log(known[-1] / known[0]) / 7:
+            kept.append(value)
+    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (known[0] / 1.3, known[-1] * 1.3)})
+    at(axis, kept, [f"{value:,}" for value in kept])
+
+
+def short_duration(seconds: float) -> str:
+    """A duration for a tick: no digits that it does not need."""
+    for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= 0.9995 * unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def short_times(ratio: float) -> str:
+    """A ratio for a tick."""
+    return f"{ratio:.3g}x"
+
+
+def short_number(value: float) -> str:
+    """A number for a tick."""
+    return f"{value:g}" if 1e-3 <= value < 1e5 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
+
+
+def handle(mark: Mark, *, line: bool = True) -> Line2D:
+    """A candidate in a legend."""
+    options: dict[str, Any] = {"linestyle": mark.line if line else "none"}
+    return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=mark.face, label=mark.label, **options)
+
+
+def legend(drawn: Figure, names: Iterable[str], marks: Mapping[str, Mark], *more: Line2D, line: bool = True) -> None:
+    """One legend above all panels."""
+    handles = [handle(marks[name], line=line) for name in names] + list(more)
+    widest = max(len(str(each.get_label())) for each in handles)
+    columns = max(1, min(len(handles), int(drawn.get_figwidth() * 12 / (widest + 6))))
+    drawn.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.4, handletextpad=0.5)
+
+
+def hidden(panel: Axes) -> None:
+    """A place of the grid that has no panel."""
+    panel.set_visible(False)
+
+

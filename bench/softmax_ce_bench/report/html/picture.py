@@ -1,0 +1,46 @@
+"""What a drawing function hands to the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One figure.
+
+    Attributes
+    ----------
+    key : str
+        Its id in the page.
+    title : str
+    caption : str
+        What it shows and how to read it.
+    svg : Markup
+    """
+
+    key: str
+    title: str
+    caption: str
+    svg: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Pictures that belong together, or why there is none.
+
+    Attributes
+    ----------
+    key, title : str
+    pictures : sequence of Picture
+    missing : str
+        Which option would measure what is not there; empty when nothing is missing.
+    """
+
+    key: str
+    title: str
+    pictures: Sequence[Picture]
+    missing: str = ""
