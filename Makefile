@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
+.PHONY: help setup compare report test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,13 @@ setup: $(STAMP) ## set up .venv and build; the other targets do so when needed
 
 compare: $(STAMP) ## compare the backends on this machine
 	@$(BIN)/softmax-ce compare $(ARGS)
+
+# A grid of rows and classes, and the quick set. ARGS takes the place of these options.
+report: ARGS = --set quick --shapes 64x10,64x100,64x1000,64x10000,1024x10,1024x100,1024x10000,4096x100,4096x1000 \
+	--time-budget 2m --cold-start
+report: $(STAMP) ## compare, and write build/report.html: about two minutes
+	@mkdir -p build
+	@$(BIN)/softmax-ce compare $(ARGS) --json build/report.json --html build/report.html
 
 test: $(STAMP) ## run all tests, the documentation's examples among them
 	@$(BIN)/python -m pytest $(ARGS)

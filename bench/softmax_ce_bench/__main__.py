@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 # What the extra brings. A missing one is answered with the command that installs them all, not with a traceback.
-_EXTRA = {"click", "mpmath", "rich", "sklearn", "threadpoolctl"}
+_EXTRA = {"click", "jinja2", "matplotlib", "mpmath", "rich", "sklearn", "threadpoolctl"}
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -13,8 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import softmax_ce as sce
+from softmax_ce_bench.compare.model import Run
 
 WIDTH = 100  # of tables in a file or a pipe
+_FOR_A_PAGE = ("jinja2", "matplotlib")
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
@@ -61,6 +64,21 @@ def check_folder(option: str, path: Path | None) -> None:
     """Refuse a file in a folder that is not there, before anything is measured for it."""
     if path is not None and not path.absolute().parent.is_dir():
         raise Refused(f"{option} {path}: there is no folder {path.absolute().parent}")
+
+
+def check_page(path: Path | None) -> None:
+    """Refuse --html before anything is measured for it, where it could not be written."""
+    check_folder("--html", path)
+    missing = [name for name in _FOR_A_PAGE if path is not None and find_spec(name) is None]
+    if missing:
+        raise Refused(f"--html needs {' and '.join(missing)}, not installed here: pip install 'softmax-ce[bench]'")
+
+
+def as_page(run: Run) -> str:
+    """A run as an HTML page."""
+    from softmax_ce_bench.report import html  # here: Matplotlib takes a while, and is not needed for anything else
+
+    return html.page(run)
 
 
 @contextmanager

@@ -17,7 +17,16 @@ from rich.progress import Progress
 from softmax_ce.profile.files import write_text
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import peers, workloads
-from softmax_ce_bench.cli.common import INTERRUPTED, Refused, available, check_folder, console, progress
+from softmax_ce_bench.cli.common import (
+    INTERRUPTED,
+    Refused,
+    as_page,
+    available,
+    check_folder,
+    check_page,
+    console,
+    progress,
+)
 from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Number, Several, Shapes, Weight
 from softmax_ce_bench.compare import plan as planning
 from softmax_ce_bench.compare.model import Cell, Options, Run
@@ -91,8 +100,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--json", "json_file", type=_FILE, help="Also write a record, for `show` and `diff`.")
 @click.option("--markdown", "markdown_file", type=_FILE, help="Also write the tables as Markdown.")
+@click.option("--html", "html_file", type=_FILE, help="Also write a page with pictures and tables, for a browser.")
 @click.option("-v", "--verbose", is_flag=True, help="A row for each candidate and operation, with all there is.")
-def compare(json_file: Path | None, markdown_file: Path | None, verbose: bool, **asked: Any) -> None:
+def compare(
+    json_file: Path | None, markdown_file: Path | None, html_file: Path | None, verbose: bool, **asked: Any
+) -> None:
     """Compare the backends, and other libraries where installed: speed against NumPy's, and error against a
     high-precision reference.
 
@@ -101,6 +113,7 @@ def compare(json_file: Path | None, markdown_file: Path | None, verbose: bool, *
     """
     check_folder("--json", json_file)
     check_folder("--markdown", markdown_file)
+    check_page(html_file)
     plan = _plan(**asked)
     try:
         plan.check()
@@ -121,6 +134,7 @@ def compare(json_file: Path | None, markdown_file: Path | None, verbose: bool, *
         if run.cells:
             _write(json_file, "--json", lambda path: record.save(record.as_dict(run), path), shown_on)
             _write(markdown_file, "--markdown", lambda path: write_text(path, markdown.whole(run)), shown_on)
+            _write(html_file, "--html", lambda path: write_text(path, as_page(run)), shown_on)
     if interrupted:
         what = "What is shown above is complete up to the last table" if run and run.cells else "Nothing was measured"
         click.echo(f"Interrupted. {what}.", err=True)
@@ -209,7 +223,7 @@ def _write(path: Path | None, option: str, save: Callable[[Path], None], shown_o
         save(path)
     except OSError as error:
         raise Refused(f"{option} {path}: {error.strerror or error}") from None
-    what = "Record" if option == "--json" else "Tables"
+    what = {"--json": "Record", "--html": "Report"}.get(option, "Tables")
     shown_on.print(f"{what} written to {path}", markup=False, soft_wrap=True)
 
 

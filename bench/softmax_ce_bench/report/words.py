@@ -47,6 +47,12 @@ def label(run: Run, cell: Cell) -> str:
     return cell.inputs.name if same == 1 else cell.key
 
 
+def sized_label(run: Run, cell: Cell) -> str:
+    """The same with rows and classes, where the name does not tell them."""
+    size, name = f"{cell.inputs.rows}x{cell.inputs.classes}", label(run, cell)
+    return name if size in name else f"{name} {size}"
+
+
 def listed(names: Sequence[str]) -> str:
     """Words in a row: a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -102,6 +108,8 @@ def drift(run: Run) -> str:
 
 def figure_line(run: Run) -> str:
     """What belongs under every figure: machine, versions, commit, threads, rounds and control drift."""
+    if not run.cells:
+        return machine(run)
     return f"{machine(run)} Threads: {threads(run)}; rounds: {rounds(run)}; control drift: {drift(run)} at most."
 
 

@@ -40,18 +40,26 @@ def sizes(axis: Axis, values: Iterable[int]) -> None:
     known = sorted(set(values))
     kept: list[int] = []
     for value in known:
-        if not kept or math.log(value / kept[-1]) > math.log(known[-1] / known[0]) / 7:
+        if not kept or math.log(value / kept[-1]) > math.log(known[-1] / known[0]) / 5.5:
             kept.append(value)
     axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (known[0] / 1.3, known[-1] * 1.3)})
-    at(axis, kept, [f"{value:,}" for value in kept])
+    at(axis, kept, [short_count(value) for value in kept])
 
 
 def short_duration(seconds: float) -> str:
     """A duration for a tick: no digits that it does not need."""
     for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if seconds >= 0.9995 * unit:
-            return f"{seconds / unit:.3g} {name}"
+            return f"{seconds / unit:,.0f} {name}" if seconds >= 1000 else f"{seconds / unit:.3g} {name}"
     return f"{seconds / 1e-9:.3g} ns"
+
+
+def short_count(count: float) -> str:
+    """A number of rows, classes or calls for a tick."""
+    if count < 1e4:
+        return f"{count:,.0f}"
+    unit, name = next((unit, name) for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= unit)
+    return f"{count / unit:.4g}{name}"
 
 
 def short_times(ratio: float) -> str:
@@ -61,7 +69,7 @@ def short_times(ratio: float) -> str:
 
 def short_number(value: float) -> str:
     """A number for a tick."""
-    return f"{value:g}" if 1e-3 <= value < 1e5 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
+    return f"{value:g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
 
 
 def handle(mark: Mark, *, line: bool = True) -> Line2D:
@@ -73,8 +81,9 @@ def handle(mark: Mark, *, line: bool = True) -> Line2D:
 def legend(drawn: Figure, names: Iterable[str], marks: Mapping[str, Mark], *more: Line2D, line: bool = True) -> None:
     """One legend above all panels."""
     handles = [handle(marks[name], line=line) for name in names] + list(more)
-    widest = max(len(str(each.get_label())) for each in handles)
-    columns = max(1, min(len(handles), int(drawn.get_figwidth() * 12 / (widest + 6))))
+    lengths = [len(str(each.get_label())) for each in handles]
+    fits = sum(lengths) * 0.075 + len(lengths) * 0.6 < drawn.get_figwidth()  # inches, about
+    columns = len(handles) if fits else max(1, int(drawn.get_figwidth() / (max(lengths) * 0.075 + 0.6)))
     drawn.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.4, handletextpad=0.5)
 
 

@@ -88,8 +88,8 @@ def _caption(has_ceiling: bool, *, is_rate: bool) -> str:
     said = "Bytes that must be moved over the time; higher is better." if is_rate else "Lower is better."
     said += " Both axes are logarithmic; bands are the intervals of the medians, mostly narrower than the lines."
     if has_ceiling:
-        does = "moves" if is_rate else "takes to move"
-        said += f" Dotted: what a C loop that only moves bytes {does}, on the same arrays in the same rounds."
+        what = "the rate of a C loop that only moves bytes" if is_rate else "a C loop that only moves those bytes"
+        said += f" Dotted: {what}, on the same arrays in the same rounds."
     return said + " Wrong results are not drawn. Dashed lines with hollow marks are other libraries."
 
 

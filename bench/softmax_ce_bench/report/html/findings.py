@@ -21,6 +21,8 @@ def findings(run: Run) -> list[str]:
 
 
 def _fastest(run: Run, told: list[Cell]) -> str:
+    if not run.cells:
+        return "Nothing was measured."
     if not told:
         return "There were too few rounds to say who is fastest: a longer --time-budget gives more."
     operation = rated(run)
@@ -34,16 +36,13 @@ def _fastest(run: Run, told: list[Cell]) -> str:
     order = sorted({**wins, **ties}, key=lambda name: (-wins.get(name, 0), -ties.get(name, 0)))
     said = []
     for name in order:
-        parts = [f"is fastest on {wins[name]}"] if name in wins else []
-        parts += [f"ties for it on {ties[name]}"] if name in ties else []
+        parts = [f"is the fastest on {wins[name]}"] if name in wins else []
+        parts += [f"ties with the fastest on {ties[name]}"] if name in ties else []
         said.append(f"{name} {' and '.join(parts)}")
     if not said:
         return ""
-    return f"{_on(told)}, in {operation}: {'; '.join(said)}."
-
-
-def _on(cells: list[Cell]) -> str:
-    return "On the one workload" if len(cells) == 1 else f"Of {len(cells)} workloads"
+    of = "on the one workload" if len(told) == 1 else f"of {len(told)} workloads"
+    return f"In {operation}, {of}, {'; '.join(said)}."
 
 
 def best_single(run: Run, told: list[Cell]) -> tuple[str, list[float]] | None:
@@ -80,7 +79,7 @@ def _one_for_all(run: Run, told: list[Cell]) -> str:
     ceilings = [found.of_ceiling.median for found in timings if found.of_ceiling]
     if ceilings:
         said += (
-            f"; it moves its bytes at {words.percent(min(ceilings))} to {words.percent(max(ceilings))} of the speed of copying"
+            f"; it moves its bytes at {words.percent(min(ceilings))} to {words.percent(max(ceilings))} of the ceiling"
         )
     return f"{said}."
 
@@ -106,7 +105,7 @@ def _peers(run: Run, told: list[Cell]) -> str:
     if not said:
         return ""
     return (
-        f"Beside {best[0]}, other libraries need so many times as long: {words.listed(said)}; they allocate their results."
+        f"Other libraries, which allocate their results, take so many times as long as {best[0]}: {'; '.join(said)}."
     )
 
 
@@ -140,7 +139,7 @@ def _rejected(run: Run) -> list[str]:
         reason = f", first: {wrong[0].reason}" if wrong[0].reason else ""
         rest = ""
         if right and not candidate.stable:
-            rest = f" On the other {right} it is right, and not ranked because it overflows by design."
+            rest = f" Where it is right ({right} of {len(own)}), it is not ranked either: it overflows by design."
         said.append(f"{candidate.name} is rejected {where} {len(own)} workloads{reason}.{rest}")
     return said
 

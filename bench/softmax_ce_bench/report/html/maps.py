@@ -75,8 +75,8 @@ class _Map:
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)
-        axes.at(panel.xaxis, range(len(self.classes)), [f"{value:,}" for value in self.classes])
-        axes.at(panel.yaxis, range(len(self.rows)), [f"{value:,}" for value in self.rows])
+        axes.at(panel.xaxis, range(len(self.classes)), [axes.short_count(value) for value in self.classes])
+        axes.at(panel.yaxis, range(len(self.rows)), [axes.short_count(value) for value in self.rows])
         panel.set_title(title, loc="left")
         panel.set_xlabel("classes")
         if first:
@@ -130,9 +130,9 @@ def _draw_winner(panel: Axes, x: int, y: int, names: Sequence[str], known: Mappi
     if not names:
         _square(panel, x, y, "none", colour("muted"), facecolor="none", edgecolor=colour("grid"))
         return
-    first = colour_of = known[names[0]].colour
-    panel.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, facecolor=colour_of, alpha=0.4, linewidth=0))
-    tie = {"hatch": "////", "edgecolor": first, "alpha": 0.45} if len(names) > 1 else {"edgecolor": "none"}
+    first = known[names[0]].colour
+    panel.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, facecolor=first, alpha=0.4, linewidth=0))
+    tie = {"hatch": "////", "edgecolor": colour("ink"), "alpha": 0.25} if len(names) > 1 else {"edgecolor": "none"}
     panel.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, facecolor="none", linewidth=0, **tie))
     shown = [short(name, 11) for name in names[:2]] + ([f"+{len(names) - 2}"] if len(names) > 2 else [])
     panel.text(x, y, "\n".join(shown), ha="center", va="center", fontsize=8 if len(shown) < 3 else 7, linespacing=1.0)
@@ -174,7 +174,8 @@ def _regrets(run: Run, each: Slice, names: Sequence[str], number: int) -> Pictur
         key, title = f"regret-{number}", f"Regret of one backend for all: {operation}, {each.title}"
         shown = svg.inline(drawn, key, title, f"Slower than the fastest. {'; '.join(said)}.")
     caption = (
-        "What each backend takes longer than the fastest of all candidates that are right; 0% where it is the fastest. "
+        "What each backend takes longer than the fastest of all candidates that are right; 0% where it is the fastest, 3x where it takes three "
+        "times as long. "
         "wrong: rejected there. A dot: not measured."
     )
     return Picture(f"figure-{key}", title, caption + _several(grid, "; the worst of them is shown"), shown)
@@ -190,7 +191,7 @@ def _draw_regret(panel: Axes, x: int, y: int, found: Sequence[float], cells: Seq
 
 
 def _percent(regret: float) -> str:
-    return f"{regret:.0%}" if regret < 9.995 else f"{1 + regret:.3g}x"
+    return f"{regret:.0%}" if regret < 0.995 else f"{1 + regret:.2g}x" if regret < 99 else f"{1 + regret:.0f}x"
 
 
 def _several(grid: _Map, more: str = "") -> str:

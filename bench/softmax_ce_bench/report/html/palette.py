@@ -13,7 +13,7 @@ from softmax_ce_bench.compare.model import PEER, Run
 
 # Dark enough on white, and light enough on black, for lines (3 to 1); told apart in the common kinds of colour
 # blindness, where markers help: after Okabe and Ito. The base has the first, a grey.
-SERIES = 8
+SERIES = 9
 BINS = 5
 _NAMES = (
     "ink", "muted", "grid", "band", "warn", *(f"series-{k}" for k in range(SERIES)),

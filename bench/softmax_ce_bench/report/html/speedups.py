@@ -35,7 +35,7 @@ def part(run: Run) -> Part:
         for panel, operation, found in zip(panels, shown, points, strict=True):
             svg.bare(panel)
             for k in range(0, len(cells), 2):
-                panel.axhspan(k - 0.5, k + 0.5, color=colour("band"), linewidth=0)
+                panel.axhspan(k - 0.5, k + 0.5, color=colour("band"), linewidth=0, zorder=0)
             panel.axvline(1.0, color=colour("ink"), linewidth=1)
             for k, name, median, low, high in found:
                 mark, y = known[name], k - 0.4 + step * (names.index(name) + 0.5)
@@ -45,7 +45,7 @@ def part(run: Run) -> Part:
             panel.grid(visible=False, axis="y")
             panel.set_title(operation, loc="left")
             panel.set_xlabel(f"speed-up over {short(base)}")
-        axes.at(panels[0].yaxis, range(len(cells)), [short(words.label(run, cell), 40) for cell in cells])
+        axes.at(panels[0].yaxis, range(len(cells)), [short(words.sized_label(run, cell), 40) for cell in cells])
         panels[0].set_ylim(len(cells) - 0.5, -0.5)
         axes.legend(drawn, names, known, line=False)
         shown_svg = svg.inline(drawn, "speedup", title, _description(run, cells, names, shown[-1]))

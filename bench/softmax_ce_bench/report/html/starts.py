@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.lines import Line2D
 
@@ -91,7 +93,7 @@ def _is_whole(start: ColdStart) -> bool:
 def _first_calls(run: Run, starts: list[ColdStart]) -> Picture:
     title = "Import, first calls, second call"
     kinds = (
-        ("import", "import_seconds", "s"), ("first call", "first_call_cold", "o"),
+        ("import", "import_seconds", "s"), ("first call", "first_call_cold", "O"),
         ("first call, cached", "first_call_cached", "D"), ("second call", "second_call", "^"),
     )  # fmt: skip
     known = marks(run)
@@ -105,14 +107,12 @@ def _first_calls(run: Run, starts: list[ColdStart]) -> Picture:
             own = [getattr(start, field) for _, field, _ in kinds]
             panel.plot([min(own), max(own)], [k, k], "-", color=look, alpha=0.35, linewidth=2)
             for (label, _, marker), value in zip(kinds, own, strict=True):
-                face = "none" if label == "import" else look
-                panel.plot(value, k, marker, color=look, markerfacecolor=face, markersize=6)
+                panel.plot(value, k, color=look, **_look(marker, look))
         axes.logarithmic(panel.xaxis, axes.short_duration, min(every), max(every))
         axes.at(panel.yaxis, range(len(starts)), [short(start.name) for start in starts])
         panel.set_ylim(len(starts) - 0.5, -0.5)
         handles = [
-            Line2D([], [], linestyle="none", marker=marker, color=colour("muted"), label=label,
-                   markerfacecolor="none" if label == "import" else colour("muted"))
+            Line2D([], [], linestyle="none", color=colour("muted"), label=label, **_look(marker, colour("muted")))
             for label, _, marker in kinds
         ]  # fmt: skip
         drawn.legend(handles=handles, loc="outside upper left", ncols=4)
@@ -127,6 +127,13 @@ def _first_calls(run: Run, starts: list[ColdStart]) -> Picture:
         "compiles it. cached: in a later process, which finds compiled code on disk. Logarithmic."
     )
     return Picture("figure-starts", title, caption, shown)
+
+
+def _look(marker: str, filling: str) -> dict[str, Any]:
+    """A capital letter: a larger mark, which another may lie in."""
+    is_large = marker.isupper() and marker != "D"
+    face = "none" if is_large or marker == "s" else filling
+    return {"marker": marker.lower() if is_large else marker, "markerfacecolor": face, "markersize": 10 if is_large else 6}
 
 
 def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
@@ -162,9 +169,9 @@ def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
                         marker=mark.marker, markerfacecolor=mark.face, markevery=(3 * (starts.index(start) % 5), 15),
                     )  # fmt: skip
                     every += [total[0], total[-1]]
-            axes.logarithmic(panel.xaxis, lambda value: f"{value:,.0f}", 1, _CALLS)
+            axes.logarithmic(panel.xaxis, axes.short_count, 1, _CALLS)
             axes.logarithmic(panel.yaxis, axes.short_duration, min(every), max(every))
-            panel.set_title(short(words.label(run, cell), 40), loc="left")
+            panel.set_title(short(words.sized_label(run, cell), 40), loc="left")
             panel.set_xlabel("calls")
         panels[0].set_ylabel("import and all calls")
         axes.legend(drawn, names, known)

@@ -90,7 +90,7 @@ def inline(drawn: Figure, key: str, title: str, description: str) -> Markup:
         root.attrib.pop(name, None)
     root.attrib.update({
         "role": "img", "aria-labelledby": f"{key}-title {key}-description",
-        "style": f"max-width:{width:.0f}px;min-width:{min(width, 560):.0f}px",
+        "style": f"max-width:{width:.0f}px;min-width:{min(width, max(480, 0.75 * width)):.0f}px",
     })  # fmt: skip
     for place, (name, text) in enumerate((("title", title), ("desc", description))):
         element = ET.Element(name, {"id": f"{key}-{'title' if name == 'title' else 'description'}"})
