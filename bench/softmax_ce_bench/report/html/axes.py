@@ -19,12 +19,19 @@ def logarithmic(axis: Axis, text: Callable[[float], str], low: float, high: floa
     """A logarithmic axis over a little more than the values, with ticks that read as the tables do."""
     low, high = low / 1.3, high * 1.3
     decades = math.log10(high / low)
-    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
+    _span(axis, low, high)
     digits = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0, 3.0) if decades < 3.5 else (1.0,)
     axis.set_major_locator(LogLocator(subs=digits, numticks=9))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _place: text(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _span(axis: Axis, low: float, high: float) -> None:
+    if axis is axis.axes.xaxis:
+        axis.axes.set(xscale="log", xlim=(low, high))
+    else:
+        axis.axes.set(yscale="log", ylim=(low, high))
 
 
 def at(axis: Axis, places: Iterable[float], texts: Iterable[str]) -> None:
@@ -42,7 +49,7 @@ def sizes(axis: Axis, values: Iterable[int]) -> None:
     for value in known:
         if not kept or math.log(value / kept[-1]) > math.log(known[-1] / known[0]) / 5.5:
             kept.append(value)
-    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (known[0] / 1.3, known[-1] * 1.3)})
+    _span(axis, known[0] / 1.3, known[-1] * 1.3)
     at(axis, kept, [short_count(value) for value in kept])
 
 
@@ -90,5 +97,3 @@ def legend(drawn: Figure, names: Iterable[str], marks: Mapping[str, Mark], *more
 def hidden(panel: Axes) -> None:
     """A place of the grid that has no panel."""
     panel.set_visible(False)
-
-

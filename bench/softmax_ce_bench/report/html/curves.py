@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from softmax_ce_bench.compare.model import Cell, Ceiling, Run
+from softmax_ce_bench.compare.model import Ceiling, Cell, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg
@@ -120,7 +120,13 @@ def _values(cell: Cell, name: str, operation: str, *, is_rate: bool) -> tuple[fl
 
 
 def _draw(
-    panel: Axes, cells: Sequence[Cell], names: Sequence[str], known: Mapping[str, Mark], operation: str, *, is_rate: bool
+    panel: Axes,
+    cells: Sequence[Cell],
+    names: Sequence[str],
+    known: Mapping[str, Mark],
+    operation: str,
+    *,
+    is_rate: bool,
 ) -> None:
     svg.bare(panel)
     for name in reversed(names):  # the first lies on top
@@ -133,7 +139,9 @@ def _draw(
         median, low, high = zip(*(values for _, values in points), strict=True)
         panel.fill_between(x, low, high, color=mark.colour, alpha=0.25, linewidth=0)
         width = 1.8 if mark.filled else 1.0
-        panel.plot(x, median, mark.line, color=mark.colour, marker=mark.marker, markerfacecolor=mark.face, linewidth=width)
+        panel.plot(
+            x, median, mark.line, color=mark.colour, marker=mark.marker, markerfacecolor=mark.face, linewidth=width
+        )
 
 
 def _draw_ceiling(panel: Axes, cells: Sequence[Cell], operation: str, *, is_rate: bool) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
+
 from softmax_ce_bench.compare.model import REJECTED, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
@@ -41,8 +43,8 @@ def part(run: Run) -> Part:
     with svg.style():
         share = 0.35 + 0.75 * len(wrong)
         drawn = svg.figure(5.4 + share, 4.2)
-        ratios = {"width_ratios": [5.0, share]} if wrong else {}
-        panels = drawn.subplots(1, 1 + bool(wrong), squeeze=False, sharey=True, **ratios)[0]
+        widths = [5.0, share] if wrong else [1.0]
+        panels = drawn.subplots(1, 1 + bool(wrong), squeeze=False, sharey=True, width_ratios=widths)[0]
         main = panels[0]
         for panel in panels:
             svg.bare(panel)
@@ -73,17 +75,19 @@ def part(run: Run) -> Part:
         axes.legend(drawn, names, known, line=False)
         shown = svg.inline(drawn, "accuracy", _TITLE, _description(found, names))
     caption = (
-        "Each mark is one candidate on one workload; left is faster, lower is more accurate. Up to 1 a backend is right; "
-        "of other libraries no bound is known, and they are held against that of a plain kernel."
+        "Each mark is one candidate on one workload; left is faster, lower is more accurate. Up to 1 a backend is "
+        "right; of other libraries no bound is known, and they are held against that of a plain kernel."
     )
     if wrong:
         caption += " At the right are results so wrong that they were not timed: rejected, whatever their speed."
     return Part("accuracy", _TITLE, [Picture("figure-accuracy", _TITLE, caption, shown)])
 
 
-def _dress_wrong(panel: axes.Axes, found: list[_Point], wrong: list[str]) -> None:
+def _dress_wrong(panel: Axes, found: list[_Point], wrong: list[str]) -> None:
     counts = [sum(p.name == name and p.slower is None for p in found) for name in wrong]
-    axes.at(panel.xaxis, range(len(wrong)), [f"{short(name, 10)}\n{n} times" for name, n in zip(wrong, counts, strict=True)])
+    axes.at(
+        panel.xaxis, range(len(wrong)), [f"{short(name, 10)}\n{n} times" for name, n in zip(wrong, counts, strict=True)]
+    )
     panel.set_xlim(-0.6, len(wrong) - 0.4)
     panel.grid(visible=False, axis="x")
     panel.set_title("rejected", loc="left", color=colour("warn"))

@@ -46,7 +46,7 @@ def _fastest(run: Run, told: list[Cell]) -> str:
 
 
 def best_single(run: Run, told: list[Cell]) -> tuple[str, list[float]] | None:
-    """The backend that costs least where one must serve all workloads, and its regrets; None if none is right on all."""
+    """The backend that costs least where one must serve all workloads, and its regrets; None: none is right on all."""
     operation = rated(run)
     found = []
     for candidate in run.candidates:
@@ -72,7 +72,7 @@ def _one_for_all(run: Run, told: list[Cell]) -> str:
     said += (
         "it is the fastest everywhere"
         if worst == 0
-        else f"it is behind the fastest by {words.percent(worst)} at worst and {words.percent(median(own))} at the median"
+        else f"it is behind the fastest by {words.percent(worst)} at worst, {words.percent(median(own))} at the median"
     )
     if name != run.settings.base:
         said += f", and {_span(found.speedup.median for found in timings)} the speed of {run.settings.base}"
@@ -104,9 +104,7 @@ def _peers(run: Run, told: list[Cell]) -> str:
             said.append(f"{candidate.title} {_span(ratios)}")
     if not said:
         return ""
-    return (
-        f"Other libraries, which allocate their results, take so many times as long as {best[0]}: {'; '.join(said)}."
-    )
+    return f"Other libraries, which allocate their results, take so many times as long as {best[0]}: {'; '.join(said)}."
 
 
 def _errors(run: Run) -> str:
@@ -123,7 +121,9 @@ def _errors(run: Run) -> str:
     said = f"Every ranked backend is within its error bound: the worst error is {words.number(error)} of it ({name})"
     if PEER in worst and worst[PEER][0] > 1:
         error, name = worst[PEER]
-        said += f"; of the other libraries {name} is furthest off, {words.number(error)} times the bound of a plain kernel"
+        said += (
+            f"; of the other libraries {name} is furthest off, {words.number(error)} times the bound of a plain kernel"
+        )
     return f"{said}."
 
 
@@ -165,8 +165,8 @@ def _memory(run: Run) -> str:
         return ""
     (least, thrifty), (most, greedy) = min(found), max(found)
     return (
-        f"One {rated(run)} call takes the least memory beyond its arrays with {thrifty} ({memory.size(least)}), the most "
-        f"with {greedy} ({memory.size(most)})."
+        f"Beyond its arrays, one {rated(run)} call takes the least memory with {thrifty} ({memory.size(least)}), "
+        f"the most with {greedy} ({memory.size(most)})."
     )
 
 

@@ -50,7 +50,7 @@ def _choosable(run: Run, each: Slice) -> list[str]:
         candidate.name
         for candidate in run.candidates
         if candidate.kind == BACKEND and candidate.stable
-        and any(entry.name == candidate.name and entry.status == RANKED for cell in each.cells for entry in cell.entries)
+        and any(own.name == candidate.name and own.status == RANKED for cell in each.cells for own in cell.entries)
     ]  # fmt: skip
 
 
@@ -120,8 +120,8 @@ def _winners(run: Run, each: Slice, number: int) -> Picture:
         key, title = f"winners-{number}", f"Fastest by rows and classes: {each.title}"
         shown = svg.inline(drawn, key, title, f"Fastest in {rated(run)}. {'; '.join(said)}.")
     caption = (
-        f"The fastest of those that are right. Hatched: a tie, which names all that tie (their intervals overlap, or the gap is below "
-        f"{run.settings.tie:.0%}). A dot: not measured."
+        f"The fastest of those that are right. Hatched: a tie, which names all that tie (intervals overlap, "
+        f"or the gap is below {run.settings.tie:.0%}). A dot: not measured."
     )
     return Picture(f"figure-{key}", title, caption + _several(grid), shown)
 
@@ -170,12 +170,14 @@ def _regrets(run: Run, each: Slice, names: Sequence[str], number: int) -> Pictur
         low = ("0%", *(f"{edge:.0%}" for edge in _EDGES))
         labels = [f"{low[k]} to {low[k + 1]}" if k + 1 < len(low) else f"above {low[k]}" for k in range(BINS)]
         handles = [Patch(facecolor=colour(f"bin-{k}"), edgecolor=colour("grid"), label=labels[k]) for k in range(BINS)]
-        drawn.legend(handles=handles, loc="outside upper left", ncols=BINS, title="slower than the fastest by", alignment="left")
+        drawn.legend(
+            handles=handles, loc="outside upper left", ncols=BINS, title="slower than the fastest by", alignment="left"
+        )
         key, title = f"regret-{number}", f"Regret of one backend for all: {operation}, {each.title}"
         shown = svg.inline(drawn, key, title, f"Slower than the fastest. {'; '.join(said)}.")
     caption = (
-        "What each backend takes longer than the fastest of all candidates that are right; 0% where it is the fastest, 3x where it takes three "
-        "times as long. "
+        "What each backend takes longer than the fastest of all candidates that are right; 0% where it is the "
+        "fastest, 3x where it takes three times as long. "
         "wrong: rejected there. A dot: not measured."
     )
     return Picture(f"figure-{key}", title, caption + _several(grid, "; the worst of them is shown"), shown)
@@ -197,4 +199,6 @@ def _percent(regret: float) -> str:
 def _several(grid: _Map, more: str = "") -> str:
     if all(len(cells) == 1 for cells in grid.cells.values()):
         return ""
-    return f" Some squares stand for several workloads of one shape{more or '; who is not fastest in all is not named'}."
+    return (
+        f" Some squares stand for several workloads of one shape{more or '; who is not fastest in all is not named'}."
+    )

@@ -51,8 +51,8 @@ def part(run: Run) -> Part:
         shown_svg = svg.inline(drawn, "speedup", title, _description(run, cells, names, shown[-1]))
     confidence = f"{run.settings.confidence:.0%}"
     caption = (
-        f"Medians of the paired ratios with their {confidence} intervals, logarithmic; right of the line is faster than "
-        f"{base}. Wrong results are not drawn."
+        f"Medians of the paired ratios with their {confidence} intervals, logarithmic; right of the line is faster "
+        f"than {base}. Wrong results are not drawn."
     )
     if len(run.cells) > len(cells):
         caption += f" {len(cells)} of {len(run.cells)} workloads are drawn."

@@ -39,7 +39,7 @@ def memory_part(run: Run) -> Part:
         svg.bare(panel)
         most = max(max(size for _, size in found), one_gradient or 0, 1)
         for k, (start, size) in enumerate(found):
-            mark = known[start.name] if start.name in known else None
+            mark = known.get(start.name)
             look = mark.colour if mark else colour("muted")
             is_peer = mark is not None and not mark.filled
             panel.barh(k, size / scale, 0.66, color=look, alpha=0.35 if is_peer else 0.8, linewidth=0)
@@ -51,14 +51,18 @@ def memory_part(run: Run) -> Part:
                 textcoords="offset points", ha="center", fontsize=8, color=colour("ink"),
             )  # fmt: skip
         axes.at(panel.yaxis, range(len(found)), [short(start.name) for start, _ in found])
-        panel.set(ylim=(len(found) - 0.4, -0.6), xlim=(0, most / scale * 1.14), xlabel=f"{unit} beyond what was resident before")
+        panel.set(
+            ylim=(len(found) - 0.4, -0.6),
+            xlim=(0, most / scale * 1.14),
+            xlabel=f"{unit} beyond what was resident before",
+        )
         panel.grid(visible=False, axis="y")
         said = ", ".join(f"{start.name} {memory.size(size)}" for start, size in found)
         shown = svg.inline(drawn, "memory", title, f"{said}.")
     where = f" on {found[0][0].peak_memory_cell}" if found[0][0].peak_memory_cell else ""
     caption = (
-        f"Resident in one {rated(run)} call{where}, beyond logits, targets and buffers handed in: temporaries, scratch, "
-        "and results that the call allocates. Pale: other libraries, which allocate their gradients."
+        f"Resident in one {rated(run)} call{where}, beyond logits, targets and buffers handed in: temporaries, "
+        "scratch, and results that the call allocates. Pale: other libraries, which allocate their gradients."
     )
     if one_gradient:
         caption += " Dotted: the size of one gradient."
@@ -106,7 +110,7 @@ def _first_calls(run: Run, starts: list[ColdStart]) -> Picture:
             look = known[start.name].colour if start.name in known else colour("muted")
             own = [getattr(start, field) for _, field, _ in kinds]
             panel.plot([min(own), max(own)], [k, k], "-", color=look, alpha=0.35, linewidth=2)
-            for (label, _, marker), value in zip(kinds, own, strict=True):
+            for (_, _, marker), value in zip(kinds, own, strict=True):
                 panel.plot(value, k, color=look, **_look(marker, look))
         axes.logarithmic(panel.xaxis, axes.short_duration, min(every), max(every))
         axes.at(panel.yaxis, range(len(starts)), [short(start.name) for start in starts])
@@ -133,7 +137,11 @@ def _look(marker: str, filling: str) -> dict[str, Any]:
     """A capital letter: a larger mark, which another may lie in."""
     is_large = marker.isupper() and marker != "D"
     face = "none" if is_large or marker == "s" else filling
-    return {"marker": marker.lower() if is_large else marker, "markerfacecolor": face, "markersize": 10 if is_large else 6}
+    return {
+        "marker": marker.lower() if is_large else marker,
+        "markerfacecolor": face,
+        "markersize": 10 if is_large else 6,
+    }
 
 
 def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
@@ -149,7 +157,11 @@ def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
         drawn = svg.figure(4.1 * len(cells) + 0.4, 3.9)
         panels = drawn.subplots(1, len(cells), squeeze=False)[0]
         calls = np.geomspace(1, _CALLS, 61)
-        names = [start.name for start in starts if start.name in known and any(timing(c, start.name, operation) for c in cells)]
+        names = [
+            start.name
+            for start in starts
+            if start.name in known and any(timing(c, start.name, operation) for c in cells)
+        ]
         has_cached = False
         for panel, cell in zip(panels, cells, strict=True):
             svg.bare(panel)
@@ -176,7 +188,9 @@ def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
         panels[0].set_ylabel("import and all calls")
         axes.legend(drawn, names, known)
         shown = svg.inline(drawn, "break-even", title, _said(run, starts, cells, operation))
-    caption = "Import, first call, and every later call at its median. Where two lines cross, the slower start has paid off."
+    caption = (
+        "Import, first call, and every later call at its median. Where two lines cross, the slower start has paid off."
+    )
     if has_cached:
         caption += " Dotted: with compiled code found on disk."
     if len(cells) > 1:
@@ -193,5 +207,8 @@ def _said(run: Run, starts: list[ColdStart], cells: list[Cell], operation: str) 
             if any((even.cell, even.operation) == (cell.key, operation) for even in start.break_even)
         ]
         if each:
-            said.append(f"On {words.label(run, cell)} a slower start than {run.settings.base}'s is made up for by {', '.join(each)} calls")
+            said.append(
+                f"On {words.label(run, cell)} a slower start than {run.settings.base}'s is made up for: "
+                f"{', '.join(each)} calls"
+            )
     return f"{'. '.join(said)}." if said else "Import, first call and later calls added up."

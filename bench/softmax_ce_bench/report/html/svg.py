@@ -1,4 +1,4 @@
-"""Matplotlib's figures as SVG inside a page: text stays text, colours are the page's, the same input gives the same bytes."""
+"""Matplotlib's figures as SVG inside a page: text stays text, colours are the page's, equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from softmax_ce_bench.report.html.palette import colour, in_css
 
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text can be read aloud, found and copied
     "svg.hashsalt": "softmax-ce",  # ids are drawn from it: without, two runs would differ
     "text.parse_math": False,  # a name may hold $
@@ -42,8 +43,10 @@ _STYLE = {
 def style() -> Iterator[None]:
     """For a while Matplotlib draws as the page wants it, whatever its user's settings are."""
     ink, muted, grid = colour("ink"), colour("muted"), colour("grid")
-    inks = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor"), ink)
-    lines = {"axes.edgecolor": muted, "xtick.color": muted, "ytick.color": muted, "grid.color": grid}
+    inks: dict[Any, Any] = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor"), ink
+    )
+    lines: dict[Any, Any] = {"axes.edgecolor": muted, "xtick.color": muted, "ytick.color": muted, "grid.color": grid}
     with mpl.rc_context(), warnings.catch_warnings():
         # A name in letters that Matplotlib's font lacks is laid out by guess, and drawn by the reader's browser.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
@@ -96,7 +99,7 @@ def inline(drawn: Figure, key: str, title: str, description: str) -> Markup:
         element = ET.Element(name, {"id": f"{key}-{'title' if name == 'title' else 'description'}"})
         element.text = text
         root.insert(place, element)
-    return Markup(in_css(ET.tostring(root, encoding="unicode")))  # noqa: S704: ElementTree has escaped it
+    return Markup(in_css(ET.tostring(root, encoding="unicode")))  # ElementTree has escaped it
 
 
 def _local(name: str) -> str:

@@ -79,7 +79,9 @@ def timings(run: Run) -> Table:
                 is_fastest = entry.name in facts.fastest
                 look = "fastest" if is_fastest else "rejected" if entry.status == REJECTED else ""
                 name = Field(f"{entry.name} *" if is_fastest else entry.name, look=look)
-                figures = [Field(text, value, look) for text, value in zip(texts, _values(entry, operation), strict=True)]
+                figures = [
+                    Field(text, value, look) for text, value in zip(texts, _values(entry, operation), strict=True)
+                ]
                 rows.append([Field(words.label(run, cell)), Field(operation), name, *figures])
     caption = "All timings. *: fastest, or tied with it. ULP: of the loss, and of the gradient."
     headings = ("workload", "operation", "candidate", *comparison.LONG)
@@ -137,14 +139,22 @@ def starts(run: Run) -> Table | None:
         texts = comparison.cold_row(run, start.name, operation)
         more = len(texts) - len(values)
         by_cell = {even.cell: even.cold for even in start.break_even if even.operation == operation}
-        own = [by_cell.get(cell.key) for cell in run.cells] if more == len(run.cells) else [min(by_cell.values(), default=None)]
+        own = (
+            [by_cell.get(cell.key) for cell in run.cells]
+            if more == len(run.cells)
+            else [min(by_cell.values(), default=None)]
+        )
         rows.append([Field(start.name), *(Field(t, v) for t, v in zip(texts, [*values, *own], strict=True))])
     each = len(rows[0]) - 5
-    after = [f"even after, {words.label(run, cell)}" for cell in run.cells] if each == len(run.cells) else ["even after, calls"]
+    after = (
+        [f"even after, {words.label(run, cell)}" for cell in run.cells]
+        if each == len(run.cells)
+        else ["even after, calls"]
+    )
     headings = ("candidate", "import", "first call, cold", "first call, cached", "peak memory", *after)
     caption = (
-        f"Before the first call. even after: {operation} calls until a start slower than {run.settings.base}'s is made up "
-        "for, nothing being cached / with compiled code in its cache."
+        f"Before the first call. even after: {operation} calls until a start slower than {run.settings.base}'s is "
+        "made up for, nothing being cached / with compiled code in its cache."
     )
     return Table("starts", caption, headings, frozenset(range(1, len(headings))), rows)
 
@@ -157,13 +167,15 @@ def fits(run: Run) -> Table | None:
     for fit in run.fits:
         is_base = fit.backend == run.settings.base
         rows.append([
-            Field(fit.backend), Field(f"{fit.final_loss:.6f}", fit.final_loss), Field(f"{fit.accuracy:.1%}", fit.accuracy),
+            Field(fit.backend), Field(f"{fit.final_loss:.6f}", fit.final_loss),
+            Field(f"{fit.accuracy:.1%}", fit.accuracy),
             Field("-" if is_base else f"{fit.difference:.1e}", fit.difference),
             Field("-" if is_base else f"{fit.difference_over_bound:.2g}", fit.difference_over_bound),
             Field("right" if fit.passed else "fails", look="" if fit.passed else "warned"),
         ])  # fmt: skip
     headings = (
-        "backend", "final loss", "held-out accuracy", f"loss curve against {run.settings.base}", "difference over bound", "",
+        "backend", "final loss", "held-out accuracy", f"loss curve against {run.settings.base}",
+        "difference over bound", "",
     )  # fmt: skip
     caption = f"Softmax regression on handwritten digits: {run.fits[0].steps} steps of gradient descent, float64."
     return Table("fits", caption, headings, frozenset(range(1, 5)), rows)
@@ -173,7 +185,8 @@ def ceilings(run: Run) -> Table | None:
     """The loops that only move bytes."""
     rows = [
         [
-            Field(words.label(run, cell)), Field(ceiling.loop), Field(words.duration(ceiling.time.median), ceiling.time.median),
+            Field(words.label(run, cell)), Field(ceiling.loop),
+            Field(words.duration(ceiling.time.median), ceiling.time.median),
             Field(words.number(ceiling.gb_per_s), ceiling.gb_per_s),
         ]
         for cell in run.cells
@@ -192,7 +205,9 @@ def candidates(run: Run) -> Table:
         kind = "library" if candidate.kind == PEER else "backend"
         state = "here" if candidate.available else f"missing: {candidate.why_unavailable}; {candidate.how_to_get}"
         about = candidate.details or candidate.title
-        rows.append([Field(t) for t in (candidate.name, kind, candidate.version or "-", about, candidate.includes, state)])
+        rows.append(
+            [Field(t) for t in (candidate.name, kind, candidate.version or "-", about, candidate.includes, state)]
+        )
     headings = ("candidate", "kind", "version", "what it is", "what its times include", "state")
     return Table("candidates", "Candidates.", headings, frozenset(), rows)
 
