@@ -188,16 +188,18 @@ def test_a_truncated_record_is_refused_wherever_it_ends(stored, tmp_path):
             record.load(cut)
 
 
+def places_of(value, path=()):
+    """The path of every value within a record, its own first."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places_of(inner, (*path, key))
+
+
 def test_any_value_of_any_wrong_type_is_an_error_and_nothing_else():
     whole = record.as_dict(full_run())
 
-    def places(value, path=()):
-        yield path
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        for key, inner in items:
-            yield from places(inner, (*path, key))
-
-    every = list(places(whole))[1:]
+    every = list(places_of(whole))[1:]
     rng = np.random.default_rng(0)
     for path in [every[k] for k in rng.choice(len(every), 150, replace=False)]:
         for value in (None, [], {}, "x", -1, 1e400, [[[]]], {"": {}}):

@@ -50,6 +50,8 @@ def from_dict(record: Any) -> Run:
         raise RecordError(f"its format is version {shown}; this softmax-ce reads version {model.VERSION}: run again")
     run: Run = _parsed(record, Run, "")
     names = {candidate.name for candidate in run.candidates}
+    if not run.settings.operations or not set(run.settings.operations) <= set(model.OPERATIONS):
+        raise RecordError(f"settings.operations must be some of {', '.join(model.OPERATIONS)}")
     for k, cell in enumerate(run.cells):
         _check_cell(cell, names, run.settings.base, f"cells[{k}]")
     return run
