@@ -132,7 +132,7 @@ def _draw_winner(panel: Axes, x: int, y: int, names: Sequence[str], known: Mappi
         return
     first = known[names[0]].colour
     panel.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, facecolor=first, alpha=0.4, linewidth=0))
-    tie = {"hatch": "////", "edgecolor": colour("ink"), "alpha": 0.25} if len(names) > 1 else {"edgecolor": "none"}
+    tie = {"hatch": "////", "edgecolor": colour("ink"), "alpha": 0.4} if len(names) > 1 else {"edgecolor": "none"}
     panel.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, facecolor="none", linewidth=0, **tie))
     shown = [short(name, 11) for name in names[:2]] + ([f"+{len(names) - 2}"] if len(names) > 2 else [])
     panel.text(x, y, "\n".join(shown), ha="center", va="center", fontsize=8 if len(shown) < 3 else 7, linespacing=1.0)

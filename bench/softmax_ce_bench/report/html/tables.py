@@ -62,7 +62,10 @@ def fastest(run: Run) -> Table:
             row.append(Field(" = ".join(names) or "-", look="tie" if len(names) > 1 else ""))
         drift = cell.control.ratio.drift
         bad = "warned" if cell.drifted or cell.crowded else ""
-        row += [Field(str(cell.rounds), cell.rounds), Field(f"{drift:.1%}", drift, bad)]
+        row += [
+            Field(str(cell.rounds), cell.rounds),
+            Field(f"{drift:.1%}{', crowded' if cell.crowded else ''}", drift, bad),
+        ]
         rows.append(row)
     headings = ("workload", "what it stands for", *operations, "rounds", "control drift")
     caption = "Who is fastest, in each operation; = joins those that tie."
