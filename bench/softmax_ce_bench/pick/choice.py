@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from softmax_ce_bench.compare.model import RANKED, Cell, Entry
 from softmax_ce_bench.compare.plan import BASE
 from softmax_ce_bench.pick import figures
 from softmax_ce_bench.pick.eligibility import Reasons
-from softmax_ce_bench.pick.request import COLD_START, MEMORY, Request, over_bound
+from softmax_ce_bench.pick.request import COLD_START, MEMORY, TIME, Request, over_bound
 from softmax_ce_bench.stats import Ratio, paired_ratio
 
 FEW = "too few rounds to tell; a longer --time-budget gives more"
@@ -46,7 +46,8 @@ class Undecided(Exception):
 def decide(cell: Cell, operation: str, request: Request, evidence: Evidence) -> profile.Cell:
     """The winner of a cell, with everything that was measured in it.
 
-    The least cost wins; of those that tie with it, the first in the request's order.
+    The least cost wins; of those that tie with it, the first in the request's order. Two times tie where the interval
+    of their paired ratio reaches 1 or the gap is below 3 %.
 
     Raises
     ------
@@ -55,16 +56,12 @@ def decide(cell: Cell, operation: str, request: Request, evidence: Evidence) -> 
     """
     entries = {entry.name: entry for entry in cell.entries}
     measured = {name: _measured(cell, operation, name, entries, request, evidence) for name in request.whole_order}
-    costs = {
-        name: cost
-        for name, one in measured.items()
-        if one.rejected is None and (cost := _cost(cell, operation, name, entries, request.objective, evidence))
-    }
-    if not any(one.rejected is None for one in measured.values()):
+    eligible = [name for name, one in measured.items() if one.rejected is None]
+    if not eligible:
         raise Undecided("no backend is eligible")
-    if request.objective == "time" and not cell.tells:
+    if request.objective == TIME and not cell.tells:
         raise Undecided(FEW)
-    ties = ranking.least(costs)
+    ties = ranking.least(_costs(cell, operation, eligible, request.objective, evidence))
     if not ties:
         raise Undecided(f"no eligible backend has a figure for {request.objective}")
     winner = next(name for name in request.whole_order if name in ties)
@@ -75,17 +72,19 @@ def decide(cell: Cell, operation: str, request: Request, evidence: Evidence) -> 
     )  # fmt: skip
 
 
-def _cost(
-    cell: Cell, operation: str, name: str, entries: Mapping[str, Entry], objective: str, evidence: Evidence
-) -> Ratio | None:
+def _costs(cell: Cell, operation: str, eligible: Sequence[str], objective: str, evidence: Evidence) -> dict[str, Ratio]:
+    """What the objective minimises, with intervals. A time is one over the least, paired within the rounds."""
     if objective == MEMORY:
-        found = evidence.memory.get((cell.key, operation, name))
-        return None if found is None else figures.memory_cost(found)
+        peaks = {name: evidence.memory.get((cell.key, operation, name)) for name in eligible}
+        return {name: figures.memory_cost(peak) for name, peak in peaks.items() if peak is not None}
     if objective == COLD_START:
-        start = evidence.cold_starts.get(name)
-        return None if start is None else start.cold
-    timing = entries[name].timings.get(operation) if name in entries else None
-    return None if timing is None else ranking.inverse(timing.speedup)  # paired: relative to the base in each round
+        return {name: evidence.cold_starts[name].cold for name in eligible if name in evidence.cold_starts}
+    timed = {entry.name: entry.timings[operation] for entry in cell.entries if operation in entry.timings}
+    times = {name: timed[name] for name in eligible if name in timed}
+    if not times:
+        return {}
+    least = min(times.values(), key=lambda timing: timing.time.median)
+    return {name: paired_ratio(timing.seconds, least.seconds) for name, timing in times.items()}
 
 
 def _measured(

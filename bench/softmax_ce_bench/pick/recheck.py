@@ -15,7 +15,7 @@ from softmax_ce_bench.compare.model import Cell as Found
 from softmax_ce_bench.compare.plan import Plan, Source
 from softmax_ce_bench.pick import eligibility, figures, grids, session
 from softmax_ce_bench.pick.choice import FEW, Evidence, Undecided, decide
-from softmax_ce_bench.pick.request import BOUND, ULP, MaxError, Request
+from softmax_ce_bench.pick.request import BOUND, MEMORY, TIME, ULP, MaxError, Request
 from softmax_ce_bench.stats import Ratio, paired_ratio
 from softmax_ce_bench.timing import Clock
 
@@ -160,10 +160,10 @@ def judge(stored: profile.Cell, found: Found | None, request: Request, evidence:
 
 def _ratio(winner: str, best: str, operation: str, found: Found, request: Request, evidence: Evidence) -> Ratio | None:
     """The winner's cost over the best one's: of times, paired within the rounds."""
-    if request.objective == "time":
+    if request.objective == TIME:
         timings = {entry.name: entry.timings for entry in found.entries}
         return paired_ratio(timings[winner][operation].seconds, timings[best][operation].seconds)
-    if request.objective == "memory":
+    if request.objective == MEMORY:
         above, below = (figures.memory_cost(evidence.memory[found.key, operation, name]) for name in (winner, best))
         # What one process differs from the next by counts on both sides, or nothing at all would be infinitely better.
         slack = figures.RESOLUTION

@@ -10,8 +10,7 @@ from softmax_ce.contract import BackendInfo
 from softmax_ce_bench.compare.model import OPERATIONS, Errors
 from softmax_ce_bench.compare.plan import Source
 
-OBJECTIVES = ("time", "memory", "coldstart")
-MEMORY, COLD_START = "memory", "coldstart"
+OBJECTIVES = TIME, MEMORY, COLD_START = "time", "memory", "coldstart"
 SECONDS = 90.0
 BOUND, ULP = "bound", "ulp"
 
@@ -84,7 +83,7 @@ class Request:
     threads: tuple[int | None, ...] = (None,)
     seconds: float = SECONDS
     counts_loading: bool = False
-    objective: str = "time"
+    objective: str = TIME
     also: tuple[str, ...] = ()
     max_error: MaxError | None = None
     allow: tuple[str, ...] | None = None

@@ -13,6 +13,7 @@ from softmax_ce.profile import Around, Cell, Measured, Profile
 from softmax_ce_bench.compare import memory
 from softmax_ce_bench.pick import regret
 from softmax_ce_bench.pick.recheck import HOLDS, LOSES, LOSS, UNSURE, Recheck, Verdict, losers
+from softmax_ce_bench.pick.request import MEMORY, TIME
 from softmax_ce_bench.pick.session import Outcome
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
@@ -102,16 +103,16 @@ def _figure(one: Measured | None, objective: str) -> str:
     cost = one.cost(objective)
     if cost is None:
         return ""
-    if objective == "memory":
+    if objective == MEMORY:
         return memory.size(cost)
-    if objective != "time" or one.seconds_low is None or one.seconds_high is None:
+    if objective != TIME or one.seconds_low is None or one.seconds_high is None:
         return words.duration(cost)
     return f"{words.duration(cost)} ±{words.percent((one.seconds_high - one.seconds_low) / 2 / cost)}"
 
 
 def _regrets(stored: Profile) -> list[Text]:
     """What following the profile costs over the best in each cell, and what one backend for everything would."""
-    if stored.objective == "memory":
+    if stored.objective == MEMORY:
         return []
     lines = [Text("Regret: cost over the best eligible backend's, mean and worst over the cells", style="bold")]
     singles = regret.of_single(stored.cells, stored.objective)
@@ -137,11 +138,11 @@ def _provenance(outcome: Outcome) -> list[str]:
         rounds = sorted({cell.rounds for cell in cells})
         span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0]}"
         drift = max(cell.control.ratio.drift for cell in cells)
+        order = outcome.profile.order if outcome.profile else outcome.request.whole_order
         lines.append(
-            f"Medians of {span} interleaved rounds, ± half of the 95% interval. (tie), =: intervals overlap or the gap "
-            f"is below {outcome.run.settings.tie:.0%}; the simplest wins, in the order "
-            f"{', '.join(outcome.profile.order if outcome.profile else outcome.request.whole_order)}. x: may not win. "
-            f"The control differs from itself by {drift:.1%} at most."
+            f"Medians of {span} interleaved rounds, ± half of the 95% interval. (tie), =: the interval of the paired "
+            f"ratio reaches 1, or the gap is below {outcome.run.settings.tie:.0%}; the simplest wins, in the order "
+            f"{', '.join(order)}. x: may not win. The control differs from itself by {drift:.1%} at most."
         )
     return lines
 
@@ -212,7 +213,7 @@ def explained(stored: Profile, path: str, what: Cell, around: Around, difference
         for one in cell.measured:
             if one.rejected is not None:
                 notes[f"  {one.backend} may not win at {cell.rows} x {cell.classes}: {one.rejected}"] = None
-    cost = memory.size if stored.objective == "memory" else words.duration
+    cost = memory.size if stored.objective == MEMORY else words.duration
     predicted = [cost(around.costs[name]) if name in around.costs else "-" for name in names]
     table.add_section()
     table.add_row(f"{around.rows} x {around.classes}", "", Text(choice, style="bold green"), *predicted)
