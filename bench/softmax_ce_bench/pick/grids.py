@@ -14,7 +14,7 @@ from softmax_ce_bench.compare.budget import Budget
 from softmax_ce_bench.compare.plan import Source
 from softmax_ce_bench.pick.figures import MEMORY_SECONDS
 
-ROUNDS = 15  # a cell should get
+ROUNDS = 12  # a cell should get
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,16 @@ class ShapeGrid:
 GRIDS = (
     ShapeGrid(
         (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536),
-        (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 128_000),
+        (2, 5, 10, 20, 50, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 128_000),
         1 << 25,
     ),
-    ShapeGrid((1, 8, 64, 512, 4096, 32_768), (2, 10, 30, 100, 300, 1000, 3000, 10_000, 32_000, 128_000), 1 << 23),
-    ShapeGrid((1, 32, 1024, 32_768), (2, 10, 100, 1000, 10_000, 100_000), 1 << 22),
-    ShapeGrid((1, 64, 4096), (10, 1000, 32_000), 1 << 22),
+    ShapeGrid(
+        (1, 16, 128, 1024, 16_384),
+        (2, 5, 10, 20, 50, 100, 200, 500, 1000, 3000, 10_000, 30_000, 128_000),
+        1 << 23,
+    ),
+    ShapeGrid((1, 32, 1024, 32_768), (2, 10, 30, 100, 300, 1000, 10_000, 100_000), 1 << 22),
+    ShapeGrid((1, 64, 4096), (10, 100, 1000, 32_000), 1 << 22),
     ShapeGrid((16, 1024), (10, 1000), 1 << 20),
 )
 

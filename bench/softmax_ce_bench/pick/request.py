@@ -11,7 +11,7 @@ from softmax_ce_bench.compare.model import OPERATIONS, Errors
 from softmax_ce_bench.compare.plan import Source
 
 OBJECTIVES = TIME, MEMORY, COLD_START = "time", "memory", "coldstart"
-SECONDS = 90.0
+SECONDS = 120.0
 BOUND, ULP = "bound", "ulp"
 
 

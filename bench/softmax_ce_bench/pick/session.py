@@ -12,7 +12,7 @@ import softmax_ce as sce
 from softmax_ce import fingerprint, profile
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare
-from softmax_ce_bench.compare.cell import CEILING, LOOPS, label
+from softmax_ce_bench.compare.cell import label
 from softmax_ce_bench.compare.model import Run
 from softmax_ce_bench.compare.plan import BASE, Plan, Planned
 from softmax_ce_bench.pick import eligibility, figures, grids
@@ -123,7 +123,7 @@ def measure(
     plan = Plan(
         plan.backends, plan.sources, operations=plan.operations, threads=plan.threads, command=plan.command,
         # Memory is measured afterwards: the times make way for it, but never by more than half.
-        seconds=left - min(memories * figures.MEMORY_SECONDS, left / 2), counts_loading=True,
+        seconds=left - min(memories * figures.MEMORY_SECONDS, left / 2), counts_loading=True, ceilings=False,
     )  # fmt: skip
     run = compare.run(plan, listener, clock)
     if request.wants_memory:
@@ -149,10 +149,8 @@ def _memory(plan: Plan, run: Run, evidence: Evidence, listener: compare.Listener
 
 
 def _labels(names: tuple[str, ...], operations: tuple[str, ...]) -> list[str]:
-    """What is timed in each round: candidates, copy loops, and the control twice."""
-    loops = dict.fromkeys(loop for operation in operations for loop in LOOPS[operation])
-    candidates = [label(name, operation) for name in {BASE, *names} for operation in operations]
-    return [*candidates, *(label(CEILING, loop) for loop in loops), "control", "control again"]
+    """What is timed in each round: candidates, and the control twice."""
+    return [*(label(name, o) for name in {BASE, *names} for o in operations), "control", "control again"]
 
 
 def _profile(request: Request, run: Run, cells: list[profile.Cell]) -> profile.Profile | None:

@@ -1,8 +1,10 @@
 """Whether a pick can be trusted: shapes that it never saw, and a second pick beside the first.
 
-``python -m softmax_ce_bench.pick.validation`` picks twice on the default grid, asks the first profile about held-out
-shapes, and measures all backends there. It prints the regret of the followed choice against the best there, and how
-often the two picks agree.
+    softmax-ce pick --output a.json; softmax-ce pick --output b.json
+    python -m softmax_ce_bench.pick.validation a.json b.json
+
+asks the first profile about held-out shapes and measures all backends there. It prints the regret of the followed
+choice against the best there, and how often the two picks agree.
 """
 
 from __future__ import annotations
@@ -11,20 +13,22 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, median
 
 import click
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from softmax_ce import profile
 from softmax_ce.threads import available_cpus
-from softmax_ce_bench.cli.common import console
+from softmax_ce_bench.cli.common import Refused, console
 from softmax_ce_bench.cli.options import Duration, Shapes
 from softmax_ce_bench.compare import plan as planning
 from softmax_ce_bench.pick import regret
 from softmax_ce_bench.pick.request import TIME, Request
-from softmax_ce_bench.pick.session import Outcome, pick
+from softmax_ce_bench.pick.session import pick
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
 
@@ -134,57 +138,64 @@ def _table(found: Sequence[HeldOut]) -> Table:
     return table
 
 
-def _said(outcome: Outcome) -> Text:
-    return Text(words.verdict(outcome.run), style="bold red")
-
-
 @click.command()
-@click.option("--time-budget", type=Duration(), default=60.0, show_default=True, help="Of each pick.")
-@click.option("--held-out-budget", type=Duration(), default=40.0, show_default=True, help="For the held-out shapes.")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--time-budget", type=Duration(), default=60.0, show_default=True, help="For the held-out shapes.")
 @click.option("--shapes", type=Shapes(), default=HELD_OUT, help="Held-out shapes.  [default: fourteen]")
-@click.option("--grid", type=Shapes(), help="Shapes to pick on.  [default: the grid that fits the time]")
-def main(
-    time_budget: float, held_out_budget: float, shapes: tuple[tuple[int, int], ...],
-    grid: tuple[tuple[int, int], ...] | None,
-) -> None:  # fmt: skip
-    """Pick twice, then ask the first profile about shapes that it never saw.
+def main(first: Path, second: Path, time_budget: float, shapes: tuple[tuple[int, int], ...]) -> None:
+    """Ask FIRST, a profile, about shapes that it does not have, and measure them; then compare it with SECOND, a
+    second pick on the same machine.
 
-    Exits with 0 when the mean regret is at most 5% and the picks agree on at least 95% of the cells that
-    are ties in neither, with 1 when not, with 3 when a session was contaminated.
+    Exits with 0 when the mean regret is at most 5% and the picks agree on at least 95% of the cells that are ties in
+    neither, with 1 when not, with 2 when a profile cannot be read, with 3 when a session was contaminated.
     """
-    sources = tuple(planning.of_shapes(grid, ("float32",))) if grid else ()
-    request = Request(sources=sources, seconds=time_budget)
-    first = pick(request)
-    second = pick(request)
-    unseen = pick(Request(sources=tuple(planning.of_shapes(shapes, ("float32",))), seconds=held_out_budget))
-    if first.profile is None or second.profile is None or unseen.profile is None:
-        raise click.ClickException("too little time: not one cell has a winner")
-    found = held_out(first.profile, unseen.profile.cells)
-    regrets = [each.regret for each in found]
-    mean = math.exp(fmean(math.log1p(each) for each in regrets)) - 1
-    agreed = agreement(first.profile, second.profile)
-    single = regret.of_single(unseen.profile.cells, TIME)
+    try:
+        one, other = profile.load(first), profile.load(second)
+    except profile.ProfileError as error:
+        raise Refused(str(error)) from None
+    dtypes = tuple(dict.fromkeys(cell.dtype for cell in one.cells))
+    known = {(cell.rows, cell.classes) for cell in one.cells}
+    unseen = tuple(shape for shape in shapes if shape not in known)
+    measured = pick(Request(sources=tuple(planning.of_shapes(unseen, dtypes)), seconds=time_budget))
+    if measured.profile is None:
+        raise Refused("too little time: not one held-out cell has a winner")
+    found = held_out(one, measured.profile.cells)
+    agreed = agreement(one, other)
     shown_on = console()
-    shown_on.print("Held-out shapes: what a profile without them has run, against the best there", style="bold")
-    shown_on.print(_table(found))
-    shown_on.print(
-        f"\nRegret over {len(found)} held-out cells: mean {mean:.1%}, median {median(regrets):.1%}, worst "
-        f"{max(regrets):.1%}; above {WANTED_REGRET:.0%} in {sum(each > WANTED_REGRET for each in regrets)}."
-    )
-    for each in single[:2]:
-        shown_on.print(f"  {each.name} for everything: mean {each.mean:.1%}, worst {each.worst:.1%}")
-    shown_on.print(
-        f"Two picks of {len(first.profile.cells)} cells: {agreed.same} of {agreed.clear} that are a tie in neither have "
-        f"the same winner; so have {agreed.half_same} of {agreed.half} that are a tie in one; {agreed.ties} are a tie "
-        f"in both."
-    )
-    shown_on.print(Text(words.machine(first.run), style="dim"))
-    for outcome in (first, second, unseen):
-        shown_on.print(_said(outcome), end="")
-    if any(outcome.run.contaminated for outcome in (first, second, unseen)):
+    shown_on.print(*report(one, measured.profile, found, agreed), sep="\n")
+    shown_on.print(Text(words.machine(measured.run), style="dim"), Text(words.verdict(measured.run), style="bold red"))
+    if measured.run.contaminated or one.notes.get("contaminated") or other.notes.get("contaminated"):
         sys.exit(3)
-    good = mean <= WANTED_REGRET and agreed.same >= WANTED_AGREEMENT * agreed.clear
+    good = mean_regret(found) <= WANTED_REGRET and agreed.same >= WANTED_AGREEMENT * agreed.clear
     sys.exit(0 if good else 1)
+
+
+def mean_regret(found: Sequence[HeldOut]) -> float:
+    """The geometric mean of cost over least cost, less 1."""
+    return math.exp(fmean(math.log1p(each.regret) for each in found)) - 1
+
+
+def report(
+    one: profile.Profile, measured: profile.Profile, found: Sequence[HeldOut], agreed: Agreement
+) -> list[RenderableType]:
+    """What came out."""
+    regrets = [each.regret for each in found]
+    above = sum(each > WANTED_REGRET for each in regrets)
+    lines: list[RenderableType] = [
+        Text("Held-out shapes: what a profile without them has run, against the best there", style="bold"),
+        _table(found),
+        "",
+        f"Regret over {len(found)} held-out cells: mean {mean_regret(found):.1%}, median {median(regrets):.1%}, worst "
+        f"{max(regrets):.1%}; above {WANTED_REGRET:.0%} in {above}.",
+    ]
+    for each in regret.of_single(measured.cells, TIME):
+        lines.append(f"  {each.name} for everything: mean {each.mean:.1%}, worst {each.worst:.1%}")
+    lines.append(
+        f"Two picks of {len(one.cells)} cells: {agreed.same} of {agreed.clear} that are a tie in neither have the same "
+        f"winner; so have {agreed.half_same} of {agreed.half} that are a tie in one; {agreed.ties} are a tie in both."
+    )
+    return lines
 
 
 if __name__ == "__main__":
