@@ -241,10 +241,9 @@ def _explain(stored: profile.Profile, path: Path, shape: tuple[tuple[int, int], 
                     if key is None:
                         raise Refused(f"profile {path} has no cells for {dtype}: the safe default runs")
                     around = selector.grid(key, without).around(rows, classes)
-                    shown_on.print(f"\n{rows} x {classes} {dtype} {operation}, by the cells of", markup=False)
-                    shown_on.print(
-                        report.explained(stored, str(path), selector.cells(key)[0], around, differences), crop=False
-                    )
+                    what = selector.cells(key)[0]
+                    shown_on.print(report.explained(stored, (rows, classes), what, around), crop=False)
+    shown_on.print(report.standing(stored, str(path), differences), crop=False)
 
 
 def _interrupted(target: Path | None) -> None:

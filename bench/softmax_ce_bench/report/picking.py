@@ -184,49 +184,46 @@ def _verdict(verdict: Verdict) -> str:
     return f"{said}; {verdict.reason}" if verdict.reason else said
 
 
-def explained(stored: Profile, path: str, what: Cell, around: Around, differences: Sequence[Difference]) -> Group:
+def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Around) -> Group:
     """Why a profile says what it does of one shape.
 
     Parameters
     ----------
     stored : Profile
-    path : str
+    asked : tuple of int
+        Rows and classes.
     what : Cell
         One of those that stand for the call: its dtype, operation and threads.
     around : Around
-    differences : sequence of Difference
-        In which this machine and build are not the profile's.
     """
     choice = around.choice or "nobody: the safe default runs"
-    names = [name for name in stored.order if any(cell.of(name) for cell, _ in around.cells)]
+    names = [name for name in stored.order if any(_figure(cell.of(name), stored.objective) for cell, _ in around.cells)]
     table = plain_table()
     for heading in ("rows x classes", "weight"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("winner", no_wrap=True)
-    notes: dict[str, None] = {}
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    for heading in ("winner", *names):
+        table.add_column(heading, justify="left" if heading == "winner" else "right", no_wrap=True)
+    notes: dict[tuple[str, str], list[str]] = {}
     for cell, weight in around.cells:
         winner = f"{cell.winner} (tie)" if cell.tied else cell.winner
         figures = [_marked(cell, name, stored.objective) for name in names]
         table.add_row(f"{cell.rows} x {cell.classes}", f"{weight:.0%}", winner, *figures)
         for one in cell.measured:
             if one.rejected is not None:
-                notes[f"  {one.backend} may not win at {cell.rows} x {cell.classes}: {one.rejected}"] = None
+                notes.setdefault((one.backend, one.rejected), []).append(f"{cell.rows} x {cell.classes}")
     cost = memory.size if stored.objective == MEMORY else words.duration
     predicted = [cost(around.costs[name]) if name in around.costs else "-" for name in names]
     table.add_section()
     table.add_row(f"{around.rows} x {around.classes}", "", Text(choice, style="bold green"), *predicted)
     title = _title(what)
-    title.append(f": {choice}")
-    return Group(
-        title,
-        table,
-        *notes,
-        Text(f"  {_rule(stored, around)}"),
-        Text(f"  Profile {path} of {stored.date}, by: {stored.command}"),
-        *_standing(differences),
-    )
+    title.append(f": {choice} for {asked[0]} x {asked[1]}")
+    if (around.rows, around.classes) != asked:
+        title.append(f", which counts as {around.rows} x {around.classes}")
+    rejected = [
+        Text(f"  {name} may not win{'' if len(where) == len(around.cells) else ' at ' + words.listed(where)}: {reason}")
+        for (name, reason), where in notes.items()
+    ]
+    return Group("", title, table, Text(f"  {_rule(stored, around)}"), *rejected)
 
 
 def _rule(stored: Profile, around: Around) -> str:
@@ -240,10 +237,13 @@ def _rule(stored: Profile, around: Around) -> str:
     )
 
 
-def _standing(differences: Sequence[Difference]) -> list[Text]:
+def standing(stored: Profile, path: str, differences: Sequence[Difference]) -> Group:
+    """Where a profile comes from, and whether it is followed here."""
+    origin = Text(f"\nProfile {path} of {stored.date}, by: {stored.command}", overflow="fold")
     if not differences:
-        return [Text("  Its fingerprint is this machine's and build's.")]
-    return [
-        Text("  It is not followed here, for it is of another machine or build:", style="bold red"),
-        *(Text(f"    {difference}") for difference in differences),
-    ]
+        return Group(origin, Text("Its fingerprint is this machine's and build's."))
+    return Group(
+        origin,
+        Text("It is not followed here, for it is of another machine or build:", style="bold red"),
+        *(Text(f"  {difference}") for difference in differences),
+    )
