@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
+.PHONY: help setup compare pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ setup: $(STAMP) ## set up .venv and build; the other targets do so when needed
 
 compare: $(STAMP) ## compare the backends on this machine
 	@$(BIN)/softmax-ce compare $(ARGS)
+
+pick: $(STAMP) ## pick the backend for each shape, for production: two minutes
+	@$(BIN)/softmax-ce pick $(ARGS)
 
 test: $(STAMP) ## run all tests, the documentation's examples among them
 	@$(BIN)/python -m pytest $(ARGS)

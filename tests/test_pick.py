@@ -562,12 +562,34 @@ def test_own_arrays_are_picked_on(pick, tmp_path):
     assert [(cell.rows, cell.classes) for cell in profile.load(path).cells] == [(40, 6)]
 
 
+def test_memory_and_cold_start_are_measured_in_fresh_processes(pick, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "_PROCESSES", 3)
+    path = tmp_path / "p.json"
+    asked = ("--shapes", "256x1000", "--op", "fused", "--allow", "numpy,cython", "--output", path)
+    result = pick(*asked, "--objective", "memory", "--also", "coldstart")
+    assert result.exit_code in (0, 3), result.output
+    (cell,) = profile.load(path).cells
+    for name in ("numpy", "cython"):
+        one = cell.of(name)
+        if sys.platform == "linux":
+            assert 0 <= one.memory < 8 * 256 * 1000  # not as much as an array more
+        assert 1e-4 < one.cold_start < 10
+        assert one.cached_start == pytest.approx(one.cold_start, rel=0.5)  # nothing is compiled
+    assert pick(*asked, "--objective", "coldstart").exit_code in (0, 3)
+    chosen = profile.load(path)
+    costs = {one.backend: one.cold_start for one in chosen.cells[0].measured if one.rejected is None}
+    assert chosen.objective == "coldstart"
+    assert chosen.cells[0].winner == "numpy" or costs["cython"] < costs["numpy"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("p.json",), "goes with --check or --explain"),
         (("--check", "--explain", "1x2"), "two commands"),
         (("--explain", "1x2"), "there is no profile at"),
+        (("--check", "--dtype", "f64"), "--dtype does not go with --check"),
+        (("--explain", "1x2", "--output", "p.json"), "--output does not go with --explain"),
         (("--logits", "x.npy"), "go together"),
         (("--allow", "cuda"), "unknown backend 'cuda'"),
         (("--max-error", "2"), "neither a part of the error bound such as 0.8, nor units such as 4ulp"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import Progress
 
@@ -32,6 +33,10 @@ from softmax_ce_bench.pick.request import BOUND, COLD_START, MEMORY, SECONDS, UL
 from softmax_ce_bench.report import picking as report
 
 CONTAMINATED = 3
+_GO_WITH = {
+    "--check": {"checking", "time_budget", "force"},
+    "--explain": {"shape", "dtypes", "operations", "threads"},
+}
 REDRAW_SECONDS = 0.2
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # A profile decides by shape: a set whose workloads all have one would leave but one of them.
@@ -86,7 +91,10 @@ class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 
               "go on though the profile is from another machine or build.")  # fmt: skip
 @click.option("--check", "checking", is_flag=True, help="Measure a stored PROFILE again.")
 @click.option("--explain", "shape", type=Shapes(), metavar="ROWSxCLASSES", help="Say why, from a stored PROFILE.")
-def pick(file: Path | None, checking: bool, shape: tuple[tuple[int, int], ...] | None, **asked: Any) -> None:
+@click.pass_context
+def pick(
+    context: click.Context, file: Path | None, checking: bool, shape: tuple[tuple[int, int], ...] | None, **asked: Any
+) -> None:
     """Pick the fastest backend that is right, for each shape of a grid, and write the choice to a profile, which
     calls without backend= then follow.
 
@@ -99,6 +107,7 @@ def pick(file: Path | None, checking: bool, shape: tuple[tuple[int, int], ...] |
     if checking and shape:
         raise Refused("--check and --explain are two commands: give one of them")
     if checking or shape:
+        _refuse_others(context, "--check" if checking else "--explain")
         stored, path = _stored(file)
         if shape:
             _explain(stored, path, shape, asked)
@@ -108,6 +117,14 @@ def pick(file: Path | None, checking: bool, shape: tuple[tuple[int, int], ...] |
     if file is not None:
         raise Refused(f"PROFILE ({file}) goes with --check or --explain; --output names the file to write")
     _pick(**asked)
+
+
+def _refuse_others(context: click.Context, command: str) -> None:
+    """An option that would be ignored is an error."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and isinstance(parameter, click.Option) and parameter.name not in _GO_WITH[command]:
+            raise Refused(f"{parameter.opts[0]} does not go with {command}")
 
 
 def _pick(
