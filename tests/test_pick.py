@@ -443,7 +443,7 @@ def test_from_measuring_to_production(pick, tmp_path):
     explained = pick("--explain", "16x10,64x200,30x50", "--threads", "1").output
     assert explained.count("Its fingerprint is this machine's and build's") == 1
     assert [
-        line.split(": ")[1] for line in explained.splitlines() if line.startswith("fused, float32, 1 thread")
+        line.split(": ")[1].split()[0] for line in explained.splitlines() if line.startswith("fused, float32, 1 thread")
     ] == runs
     fused = {(cell.rows, cell.classes): cell.winner for cell in chosen.cells if cell.operation == "fused"}
     assert runs[:2] == [fused[16, 10], fused[64, 200]]
