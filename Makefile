@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare report test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
+.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ report: ARGS = --set quick --shapes 64x10,64x100,64x1000,64x10000,1024x10,1024x1
 report: $(STAMP) ## compare, and write build/report.html: about two minutes
 	@mkdir -p build
 	@$(BIN)/softmax-ce compare $(ARGS) --json build/report.json --html build/report.html
+
+pick: $(STAMP) ## pick the backend for each shape, for production: two minutes
+	@$(BIN)/softmax-ce pick $(ARGS)
 
 test: $(STAMP) ## run all tests, the documentation's examples among them
 	@$(BIN)/python -m pytest $(ARGS)

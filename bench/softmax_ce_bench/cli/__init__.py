@@ -10,6 +10,7 @@ from softmax_ce_bench.cli.common import INTERRUPTED, WIDTH
 from softmax_ce_bench.cli.compare import compare
 from softmax_ce_bench.cli.diff import diff
 from softmax_ce_bench.cli.info import info
+from softmax_ce_bench.cli.pick import pick
 from softmax_ce_bench.cli.show import show
 
 __all__ = ["INTERRUPTED", "WIDTH", "main"]
@@ -18,8 +19,8 @@ __all__ = ["INTERRUPTED", "WIDTH", "main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sce.__version__, prog_name="softmax-ce")
 def main() -> None:
-    """Softmax cross-entropy on CPUs: compare the backends on this machine, and check that they are right."""
+    """Softmax cross-entropy on CPUs: compare the backends on this machine, check that they are right, pick one."""
 
 
-for command in (info, check, compare, show, diff):
+for command in (info, check, compare, show, diff, pick):
     main.add_command(command)

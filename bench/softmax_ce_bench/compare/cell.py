@@ -217,6 +217,8 @@ def _skipped(plan: Plan, planned: Planned, ready: Ready) -> dict[str, str]:
 
 def _loops(plan: Plan, planned: Planned, ready: Ready) -> tuple[dict[str, Sampler], str | None]:
     """The loops that do the operations' jobs, and why there are none."""
+    if not plan.ceilings:
+        return {}, "they were not asked for"
     if ceilings.why_unavailable is not None:
         return {}, f"the copy and read loops are not available: {ceilings.why_unavailable}"
     logits = ready.workload.logits

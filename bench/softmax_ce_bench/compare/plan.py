@@ -124,6 +124,8 @@ class Plan:
         The user's own class weights, where the options say "file".
     allocate : bool
         Backends allocate their results, in place of writing into buffers.
+    ceilings : bool
+        Time the copy and read loops, too.
     cold_start : bool or None
         Measure what happens before the first call; None: if there is time left.
     command : tuple of str
@@ -140,6 +142,7 @@ class Plan:
     options: Options = field(default_factory=Options)
     weight: Any = None
     allocate: bool = False
+    ceilings: bool = True
     cold_start: bool | None = False
     command: tuple[str, ...] = ()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 from softmax_ce_bench.compare.model import RANKED, Entry
-from softmax_ce_bench.stats import FEWEST_ROUNDS
+from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio
 
 TIE = 0.03  # a smaller gap is called a tie
 
@@ -13,18 +14,31 @@ TIE = 0.03  # a smaller gap is called a tie
 def fastest(entries: Iterable[Entry], operation: str, rounds: int) -> tuple[str, ...]:
     """The fastest ranked candidate, then those that it ties with, the faster first.
 
-    Two tie when their intervals overlap or the gap is below `TIE`. Empty when none is ranked, or when there are too
-    few rounds to tell.
+    Empty when none is ranked, or when there are too few rounds to tell.
     """
     if rounds < FEWEST_ROUNDS:
         return ()
-    ranked = [
-        (entry.timings[operation].speedup, entry.name)
-        for entry in entries
-        if entry.status == RANKED and operation in entry.timings
-    ]
-    ranked.sort(key=lambda pair: -pair[0].median)
-    if not ranked:
+    return least(
+        {
+            entry.name: inverse(entry.timings[operation].speedup)
+            for entry in entries
+            if entry.status == RANKED and operation in entry.timings
+        }
+    )
+
+
+def least(costs: Mapping[str, Ratio]) -> tuple[str, ...]:
+    """Whose cost is the least, then those that tie with it, the lower first.
+
+    Two tie when their intervals overlap or the gap is below `TIE`.
+    """
+    if not costs:
         return ()
-    best = ranked[0][0]
-    return tuple(name for ratio, name in ranked if best.overlaps(ratio) or best.median < ratio.median * (1 + TIE))
+    names = sorted(costs, key=lambda name: costs[name].median)
+    best = costs[names[0]]
+    return tuple(name for name in names if best.overlaps(costs[name]) or costs[name].median < best.median * (1 + TIE))
+
+
+def inverse(ratio: Ratio) -> Ratio:
+    """A speed-up as a cost, and the other way round."""
+    return Ratio(1 / ratio.median, 1 / ratio.high, 1 / ratio.low if ratio.low else math.inf)

@@ -206,7 +206,7 @@ class _Sequence:
     def _labels(self) -> list[str]:
         plan = self._plan
         peer = [operation for operation in plan.operations if operation in PEER_OPERATIONS]
-        loops = dict.fromkeys(loop for operation in plan.operations for loop in cell.LOOPS[operation])
+        loops = dict.fromkeys(loop for o in plan.operations for loop in cell.LOOPS[o] if plan.ceilings)
         return [
             *(cell.label(name, operation) for name in plan.names for operation in plan.operations),
             *(cell.label(name, operation) for name in plan.peers for operation in peer),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from softmax_ce_bench.compare.model import PEER, Cell, ColdStart, Run
 from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio
 
+_NAMED = 6  # cells in a sentence, at most
 _SHOWN = ("numpy", "numba", "scikit-learn", "scipy")  # packages whose versions change the times
 
 
@@ -64,13 +65,18 @@ def verdict(run: Run) -> str:
     drifted = [f"{label(run, cell)} ({cell.control.ratio.drift:.1%})" for cell in run.cells if cell.drifted]
     if drifted:
         beyond = run.settings.contaminated_beyond
-        said.append(f"on {listed(drifted)}, the control differed from itself by more than {beyond:.0%}")
+        said.append(f"on {listed(_first(drifted))}, the control differed from itself by more than {beyond:.0%}")
     crowded = [f"{label(run, cell)} ({cell.cpus_of_others or 0:.1f})" for cell in run.cells if cell.crowded]
     if crowded:
-        said.append(f"on {listed(crowded)}, other programs kept so many CPUs busy that the threads had too few")
+        said.append(f"on {listed(_first(crowded))}, other programs kept so many CPUs busy that the threads had too few")
     if not said:
         return ""
     return f"CONTAMINATED: {'; '.join(said)}. Do not quote these times; run again when the machine is quiet."
+
+
+def _first(names: Sequence[str]) -> list[str]:
+    """Some of them, and how many more there are."""
+    return [*names] if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED} more cells"]
 
 
 def machine(run: Run) -> str:

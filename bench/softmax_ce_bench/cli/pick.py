@@ -1,0 +1,287 @@
+"""``softmax-ce pick``: which backend production should use."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.progress import Progress
+
+from softmax_ce import fingerprint, profile, registry
+from softmax_ce.profile import where
+from softmax_ce.staging import compute_dtype
+from softmax_ce.threads import available_cpus
+from softmax_ce_bench import compare as comparing
+from softmax_ce_bench import pick as picking
+from softmax_ce_bench import workloads
+from softmax_ce_bench.cli.common import INTERRUPTED, Refused, check_folder, console, progress
+from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Several, Shapes
+from softmax_ce_bench.compare import plan as planning
+from softmax_ce_bench.conformance import AssertionsOff
+from softmax_ce_bench.pick import grids, recheck
+from softmax_ce_bench.pick.request import BOUND, COLD_START, MEMORY, SECONDS, ULP, MaxError
+from softmax_ce_bench.report import picking as report
+
+CONTAMINATED = 3
+_GO_WITH = {
+    "--check": {"checking", "time_budget", "force"},
+    "--explain": {"shape", "dtypes", "operations", "threads"},
+}
+REDRAW_SECONDS = 0.2
+_FILE = click.Path(path_type=Path, dir_okay=False)
+# A profile decides by shape: a set whose workloads all have one would leave but one of them.
+_SETS = tuple(
+    name for name, shapes in workloads.SETS.items() if len({(s.rows, s.classes) for s in shapes}) == len(shapes)
+)
+
+
+class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """A largest error: 0.5 (of the bound), or 4ulp."""
+
+    name = "error"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As of click."""
+        if isinstance(value, MaxError):
+            return value
+        match = re.fullmatch(r"\s*(\d*\.?\d+(?:e-?\d+)?)\s*(ulp)?\s*", str(value).lower())
+        number = float(match[1]) if match else math.nan
+        unit = ULP if match and match[2] else BOUND
+        if not 0 < number < math.inf or (unit == BOUND and number > 1):
+            self.fail(f"{value!r} is neither a part of the error bound such as 0.8, nor units such as 4ulp", param, ctx)
+        return MaxError(number, unit)
+
+
+@click.command(short_help="Pick the backend for each shape, for production.")
+@click.argument("file", metavar="[PROFILE]", required=False, type=click.Path(path_type=Path))
+@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Your own shapes, such as 32x1000,4096x50257.")
+@click.option("--set", "sets", type=Several(*_SETS), metavar="NAMES", help=f"Named workloads: {', '.join(_SETS)}.")
+@click.option("--logits", type=click.Path(path_type=Path), help="Your own logits: .npy, (rows, classes).")
+@click.option("--targets", type=click.Path(path_type=Path), help="Their labels: .npy, (rows,) or soft (rows, classes).")
+@click.option("--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="f32, f64, f16, bf16.  [default: f32]")
+@click.option("--op", "operations", type=Several(*comparing.OPERATIONS), metavar="NAMES",
+              help="Loss, gradient, or both in one call: forward, backward, fused.  [default: all]")  # fmt: skip
+@click.option("--threads", type=Counts(), metavar="COUNTS", help="Such as 1,2.  [default: chosen by size]")
+@click.option("--time-budget", type=Duration(), metavar="TIME",
+              help=f"For everything but cold starts: 60, 60s, 2m; without shapes it sets how fine the grid is.  "
+                   f"[default: {SECONDS:.0f}s once the backends are compiled]")  # fmt: skip
+@click.option("--objective", type=click.Choice(picking.OBJECTIVES), default="time", show_default=True,
+              help="What is to be least: time of a call, its peak memory, or import and first call.")  # fmt: skip
+@click.option("--also", type=Several(MEMORY, COLD_START), default=(), metavar="NAMES",
+              help="Measure memory or coldstart beside the objective, for the record.")  # fmt: skip
+@click.option("--max-error", type=_Error(), metavar="ERROR",
+              help="Largest error on the workload: 0.8 of its bound, or 4ulp.  [default: the bound]")  # fmt: skip
+@click.option("--allow", type=Several(), metavar="NAMES", help="Backends that may win.  [default: all]")
+@click.option("--deny", type=Several(), default=(), metavar="NAMES", help="Backends that may not.")
+@click.option("--order", type=Several(), default=(), metavar="NAMES",
+              help="Who wins ties, the simplest first.  [default: as the table of backends has it]")  # fmt: skip
+@click.option("--output", type=_FILE, help="Where to write the profile.  [default: where production looks]")
+@click.option("--dry-run", is_flag=True, help="Write nothing.")
+@click.option("--force", is_flag=True, help="Replace a profile though the session was contaminated; with --check, "
+              "go on though the profile is from another machine or build.")  # fmt: skip
+@click.option("--check", "checking", is_flag=True, help="Measure a stored PROFILE again.")
+@click.option("--explain", "shape", type=Shapes(), metavar="ROWSxCLASSES", help="Say why, from a stored PROFILE.")
+@click.pass_context
+def pick(
+    context: click.Context, file: Path | None, checking: bool, shape: tuple[tuple[int, int], ...] | None, **asked: Any
+) -> None:
+    """Pick the fastest backend that is right, for each shape of a grid, and write the choice to a profile, which
+    calls without backend= then follow.
+
+    Eligible first: a backend must pass the conformance checks, and be right on the workload itself. Ties go to the
+    simpler dependency. PROFILE, with --check or --explain, is by default the one that production follows.
+
+    Exits with 0; 2 when something is wrong; 3 when the session was contaminated, in which case a profile that is
+    there already is kept. With --check: 1 when a stored winner now loses by more than 10%, 3 when that cannot be told.
+    """
+    if checking and shape:
+        raise Refused("--check and --explain are two commands: give one of them")
+    if checking or shape:
+        _refuse_others(context, "--check" if checking else "--explain")
+        stored, path = _stored(file)
+        if shape:
+            _explain(stored, path, shape, asked)
+        else:
+            _check(stored, path, asked)
+        return
+    if file is not None:
+        raise Refused(f"PROFILE ({file}) goes with --check or --explain; --output names the file to write")
+    _pick(**asked)
+
+
+def _refuse_others(context: click.Context, command: str) -> None:
+    """An option that would be ignored is an error."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and isinstance(parameter, click.Option) and parameter.name not in _GO_WITH[command]:
+            raise Refused(f"{parameter.opts[0]} does not go with {command}")
+
+
+def _pick(
+    output: Path | None, dry_run: bool, force: bool, logits: Path | None, targets: Path | None,
+    shapes: tuple[tuple[int, int], ...] | None, sets: tuple[str, ...] | None, dtypes: tuple[str, ...] | None,
+    threads: tuple[int, ...] | None, operations: tuple[str, ...] | None, time_budget: float | None, **settings: Any,
+) -> None:  # fmt: skip
+    target = output if output is not None else where.default_path()
+    if target is None and not dry_run:
+        raise Refused("this user has no home folder to keep a profile in: --output names a file")
+    check_folder("--output", output)
+    request = picking.Request(
+        sources=_sources(logits, targets, shapes, sets, dtypes),
+        dtypes=dtypes or ("float32",),
+        operations=tuple(each for each in comparing.OPERATIONS if operations is None or each in operations),
+        threads=threads or (None,),
+        seconds=SECONDS if time_budget is None else time_budget,
+        counts_loading=time_budget is not None,
+        command=shlex.join(["softmax-ce", *sys.argv[1:]]),
+        notes={"sets": ",".join(sets)} if sets else {},
+        **settings,
+    )
+    shown_on = console()
+    try:
+        with progress(shown_on) as bar:
+            outcome = picking.pick(request, _Bar(bar))
+    except (picking.RequestError, comparing.PlanError, AssertionsOff) as error:
+        raise Refused(str(error)) from None
+    except KeyboardInterrupt:
+        _interrupted(target)
+    shown_on.print(report.whole(outcome), crop=False)
+    if outcome.profile is None:
+        raise Refused("no cell has a winner; a longer --time-budget measures more")
+    contaminated = outcome.run.contaminated and not force
+    if dry_run:
+        shown_on.print("\nNothing was written: --dry-run.")
+    elif contaminated and target is not None and os.path.lexists(target):
+        shown_on.print(
+            f"\nNothing was written: the session was contaminated. {target} is as it was; --force replaces it.",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    else:
+        _write(outcome.profile, output, shown_on)
+    if contaminated:
+        sys.exit(CONTAMINATED)
+
+
+def _sources(
+    logits: Path | None, targets: Path | None, shapes: tuple[tuple[int, int], ...] | None, sets: tuple[str, ...] | None,
+    dtypes: tuple[str, ...] | None,
+) -> tuple[planning.Source, ...]:  # fmt: skip
+    if dtypes and "bfloat16" in dtypes and find_spec("ml_dtypes") is None:
+        raise Refused("bfloat16 needs ml_dtypes, which is not installed: pip install ml_dtypes")
+    if logits is not None or targets is not None:
+        if logits is None or targets is None:
+            raise Refused("--logits and --targets go together: give both files")
+        if shapes or sets or dtypes:
+            raise Refused("--shapes, --set and --dtype are for the built-in workloads, not for your own arrays")
+        try:
+            return (planning.own(logits, targets),)
+        except workloads.WorkloadError as error:
+            raise Refused(str(error)) from None
+    dtypes = dtypes or ("float32",)
+    found = [
+        source
+        for name in sets or ()
+        for source in planning.built_in(name, dtypes)
+        if source.shape is not planning.DIGITS  # whose logits are fitted first
+    ]
+    return grids.distinct((*found, *planning.of_shapes(shapes or (), dtypes)))
+
+
+def _write(chosen: profile.Profile, output: Path | None, shown_on: Console) -> None:
+    try:
+        path = profile.save(chosen, output)
+    except profile.ProfileError as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        name = output or where.default_path()
+        raise Refused(f"the profile cannot be written to {name}: {error.strerror or error}") from None
+    lines = [f"Profile written to {path.absolute()}"]
+    if output is not None:
+        lines.append(f"To use it: export {where.PROFILE_VARIABLE}={shlex.quote(str(path.absolute()))}")
+    lines.append("Calls that name no backend follow it in every process that starts from now on.")
+    variable = where.PROFILE_VARIABLE if output is None and where.file_asked_for() is not None else None
+    variable = where.BACKEND_VARIABLE if where.backend_asked_for() is not None else variable
+    if variable is not None:
+        lines.append(f"Not where {variable} is set, as it is here: {os.environ[variable]}")
+    shown_on.print("", *lines, sep="\n", markup=False, soft_wrap=True)
+
+
+def _stored(file: Path | None) -> tuple[profile.Profile, Path]:
+    path = file or where.file_asked_for() or where.default_path()
+    if path is None or (file is None and not os.path.lexists(path)):
+        raise Refused(f"there is no profile at {path}: softmax-ce pick writes one")
+    try:
+        return profile.load(path), path
+    except profile.ProfileError as error:
+        raise Refused(str(error)) from None
+
+
+def _check(stored: profile.Profile, path: Path, asked: dict[str, Any]) -> None:
+    differences = fingerprint.differences(stored.fingerprint, fingerprint.collect())
+    if differences and not asked["force"]:
+        said = "; ".join(map(str, differences))
+        raise Refused(f"profile {path} is not followed here: {said}. softmax-ce pick measures anew; --force goes on")
+    budget = asked["time_budget"]
+    shown_on = console()
+    try:
+        with progress(shown_on) as bar:
+            found = recheck.recheck(stored, SECONDS if budget is None else budget, _Bar(bar))
+    except (comparing.PlanError, AssertionsOff) as error:
+        raise Refused(str(error)) from None
+    except KeyboardInterrupt:
+        _interrupted(path)
+    shown_on.print(report.rechecked(stored, found), crop=False)
+    sys.exit(recheck.exit_code(found))
+
+
+def _explain(stored: profile.Profile, path: Path, shape: tuple[tuple[int, int], ...], asked: dict[str, Any]) -> None:
+    differences = fingerprint.differences(stored.fingerprint, fingerprint.collect())
+    selector = profile.Selector(stored, available_cpus())
+    without = frozenset(info.name for info in registry.backends() if not (info.stable and info.available))
+    shown_on = console()
+    for rows, classes in shape:
+        for dtype in asked["dtypes"] or ("float32",):
+            for operation in asked["operations"] or ("fused",):
+                for threads in asked["threads"] or (None,):
+                    compute = compute_dtype(workloads.dtype_of(dtype)).name
+                    key = selector.key(dtype, compute, operation, threads)
+                    if key is None:
+                        raise Refused(f"profile {path} has no cells for {dtype}: the safe default runs")
+                    around = selector.grid(key, without).around(rows, classes)
+                    what = selector.cells(key)[0]
+                    shown_on.print(report.explained(stored, (rows, classes), what, around), crop=False)
+    shown_on.print(report.standing(stored, str(path), differences), crop=False)
+
+
+def _interrupted(target: Path | None) -> None:
+    kept = f" {target} is as it was." if target is not None and os.path.lexists(target) else ""
+    click.echo(f"Interrupted. Nothing was written.{kept}", err=True)
+    sys.exit(INTERRUPTED)
+
+
+class _Bar(comparing.Listener):
+    """Draws how far it is, not too often."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=1.0, left="")
+        self._text = ""
+        self._drawn = 0.0
+
+    def stage(self, text: str, done: float, left: float) -> None:
+        """As of the listener."""
+        now = time.monotonic()
+        if text != self._text or now - self._drawn > REDRAW_SECONDS:
+            ends = "" if math.isinf(left) else f"{left:.0f} s left,"
+            self._bar.update(self._task, description=text, completed=done, left=ends, refresh=True)
+            self._text, self._drawn = text, now

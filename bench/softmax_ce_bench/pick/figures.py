@@ -1,0 +1,95 @@
+"""What is measured beside time: peak memory in each cell, and cold starts."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import softmax_ce as sce
+from softmax_ce_bench import cold_start
+from softmax_ce_bench.compare import peak
+from softmax_ce_bench.compare.plan import Plan, Planned
+from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio, paired_ratio
+
+MEMORY_SECONDS = (
+    1.2  # about what one measurement of memory takes: a process that imports, and compiled code from a cache
+)
+RESOLUTION = 1 << 17  # bytes that a peak varies by from one process to the next
+_PROCESSES, _WHERE_IT_COMPILES = 7, 2  # compiling takes seconds, and then no third process is needed to tell
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Import and first call in fresh processes, in seconds.
+
+    Attributes
+    ----------
+    cold : Ratio
+        Nothing cached: median and interval.
+    cached : float
+        Compiled code in its cache: the median.
+    """
+
+    cold: Ratio
+    cached: float
+
+
+def cold_starts(names: Iterable[str], run: cold_start.Runner = cold_start.fresh_process) -> dict[str, ColdStart]:
+    """The cold start of several backends, interleaved; one whose process fails is not in it.
+
+    Parameters
+    ----------
+    names : iterable of str
+    run : callable
+        In place of :func:`softmax_ce_bench.cold_start.fresh_process`.
+
+    Returns
+    -------
+    dict
+        By name.
+    """
+    ahead = {name: sce.get_backend(name).info.ahead_of_time for name in names}
+    quick = {name: True for name, compiled in ahead.items() if compiled}
+
+    def guarded(name: str, cache: Path) -> Sequence[float]:
+        try:
+            return run(name, cache)
+        except (RuntimeError, OSError, subprocess.SubprocessError):
+            return math.nan, math.nan, math.nan
+
+    rounds = cold_start.measure(ahead, _WHERE_IT_COMPILES, run=guarded)
+    more = {each.backend: each for each in cold_start.measure(quick, _PROCESSES - _WHERE_IT_COMPILES, run=guarded)}
+    found = {}
+    for start in rounds:
+        others = more.get(start.backend)
+        cold = np.add(start.imported, start.first)
+        if others is not None:
+            cold = np.append(cold, np.add(others.imported, others.first))
+        cached = cold if ahead[start.backend] else np.add(start.imported, start.cached)
+        if np.isfinite(cold).all() and np.isfinite(cached).all():
+            found[start.backend] = ColdStart(interval(cold), float(np.median(cached)))
+    return found
+
+
+def interval(seconds: NDArray[np.float64]) -> Ratio:
+    """The median with its interval; of fewer samples than that takes, with their range."""
+    if len(seconds) < FEWEST_ROUNDS:
+        return Ratio(float(np.exp(np.median(np.log(seconds)))), float(seconds.min()), float(seconds.max()))
+    return paired_ratio(seconds, np.ones(len(seconds)))
+
+
+def memory(plan: Plan, planned: Planned, name: str, operation: str) -> int | None:
+    """Peak bytes of one call beside inputs and outputs, in a fresh process; None where the system does not tell."""
+    options = {"reduction": plan.options.reduction, **plan.call_options(planned.source.shape.classes)}
+    return peak.measure(name, False, planned.source.maker(), planned.threads, operation, options, plan.allocate)
+
+
+def memory_cost(found: int) -> Ratio:
+    """A peak as a cost, as sure as it is."""
+    return Ratio(found, max(0, found - RESOLUTION), found + RESOLUTION)

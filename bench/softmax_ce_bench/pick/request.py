@@ -1,0 +1,143 @@
+"""What is asked of a pick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from softmax_ce import registry
+from softmax_ce.contract import BackendInfo
+from softmax_ce_bench.compare.model import OPERATIONS, Errors
+from softmax_ce_bench.compare.plan import Source
+
+OBJECTIVES = TIME, MEMORY, COLD_START = "time", "memory", "coldstart"
+SECONDS = 120.0
+BOUND, ULP = "bound", "ulp"
+
+
+class RequestError(ValueError):
+    """What was asked for cannot be done; the message is one line and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaxError:
+    """The largest error on the workload that is allowed.
+
+    Attributes
+    ----------
+    value : float
+    unit : {"bound", "ulp"}
+        Of the proven error bound, or in units in the last place of the result.
+    """
+
+    value: float
+    unit: str
+
+    def complaint(self, errors: Errors, operation: str) -> str | None:
+        """Why the results of an operation are not good enough, or None."""
+        found = over_bound(errors, operation) if self.unit == BOUND else in_ulp(errors, operation)
+        if found <= self.value:
+            return None
+        unit = "of its bound" if self.unit == BOUND else "ULP"
+        return f"its worst error is {found:.3g} {unit}, and at most {self.value:g} is allowed"
+
+    def __str__(self) -> str:
+        return f"{self.value:g}" if self.unit == BOUND else f"{self.value:g}ulp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to pick from, at which shapes, and by what.
+
+    Attributes
+    ----------
+    sources : tuple of Source
+        Empty: a grid of shapes that fits the time.
+    dtypes : tuple of str
+        Of that grid.
+    operations : tuple of str
+    threads : tuple of int or None
+        As calls are given it.
+    seconds : float
+        For everything but cold starts.
+    counts_loading : bool
+        False: the seconds begin once the backends have been loaded and compiled.
+    objective : {"time", "memory", "coldstart"}
+    also : tuple of str
+        Of "memory" and "coldstart": to be measured beside the objective.
+    max_error : MaxError or None
+        None: what the proven bound allows.
+    allow : tuple of str or None
+        None: every backend.
+    deny : tuple of str
+    order : tuple of str
+        Backends that are simpler than the others; the rest follow in :func:`simplest_first`.
+    command : str
+    notes : dict
+        For the profile.
+    """
+
+    sources: tuple[Source, ...] = ()
+    dtypes: tuple[str, ...] = ("float32",)
+    operations: tuple[str, ...] = OPERATIONS
+    threads: tuple[int | None, ...] = (None,)
+    seconds: float = SECONDS
+    counts_loading: bool = False
+    objective: str = TIME
+    also: tuple[str, ...] = ()
+    max_error: MaxError | None = None
+    allow: tuple[str, ...] | None = None
+    deny: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+    command: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def wants_memory(self) -> bool:
+        """Whether memory is to be measured."""
+        return MEMORY in (self.objective, *self.also)
+
+    @property
+    def wants_cold_start(self) -> bool:
+        """Whether cold starts are to be measured."""
+        return COLD_START in (self.objective, *self.also)
+
+    @property
+    def whole_order(self) -> tuple[str, ...]:
+        """Every known backend: those of `order`, then the rest."""
+        return (*self.order, *(name for name in simplest_first() if name not in self.order))
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises
+        ------
+        RequestError
+            An unknown backend.
+        """
+        for option, names in (("--allow", self.allow or ()), ("--deny", self.deny), ("--order", self.order)):
+            for name in names:
+                if name not in registry.names():
+                    raise RequestError(f"{option}: unknown backend {name!r}; there are {', '.join(registry.names())}")
+
+
+def simplest_first(table: Iterable[BackendInfo] | None = None) -> tuple[str, ...]:
+    """Every known backend, the simplest dependency first.
+
+    Of the project's own, those that need nothing at the first call come before those that compile then, each in the
+    table's order; a backend from another package is one more dependency, and comes last.
+    """
+    own = sorted(registry.table() if table is None else table, key=lambda info: not info.ahead_of_time)
+    names = [info.name for info in own]
+    return (*names, *(name for name in registry.names() if name not in names))
+
+
+def over_bound(errors: Errors, operation: str) -> float:
+    """The worst error over its bound, of what an operation computes."""
+    return {"forward": errors.loss_over_bound, "backward": errors.grad_over_bound}.get(operation, errors.over_bound)
+
+
+def in_ulp(errors: Errors, operation: str) -> float:
+    """The worst error in units in the last place, of what an operation computes."""
+    own = {"forward": errors.loss_ulp, "backward": errors.grad_ulp}
+    return own.get(operation, max(own.values()))

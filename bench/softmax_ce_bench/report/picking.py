@@ -1,0 +1,249 @@
+"""A pick in the terminal: the cells, who wins them, what that is worth, and who may not win and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from softmax_ce.fingerprint import Difference
+from softmax_ce.profile import Around, Cell, Measured, Profile
+from softmax_ce_bench.compare import memory
+from softmax_ce_bench.pick import regret
+from softmax_ce_bench.pick.recheck import HOLDS, LOSES, LOSS, UNSURE, Recheck, Verdict, losers
+from softmax_ce_bench.pick.request import MEMORY, TIME
+from softmax_ce_bench.pick.session import Outcome
+from softmax_ce_bench.report import words
+from softmax_ce_bench.report.tables import plain_table
+
+_MOST_LISTED = 12  # verdicts of one kind
+
+
+def whole(outcome: Outcome) -> Group:
+    """Everything that a pick found."""
+    parts: list[RenderableType] = []
+    stored = outcome.profile
+    if stored is not None:
+        for group in _groups(stored.cells):
+            parts += ["", _title(group[0]), _cells(stored, group)]
+        parts += ["", *_regrets(stored)]
+    parts += [Text(f"  {line}", style="yellow") for line in rejections(outcome)]
+    parts += [Text(f"  {what}: no winner; {why}.", style="yellow") for what, why in outcome.undecided]
+    parts.append("")
+    warning = words.verdict(outcome.run)
+    if warning:
+        parts += [Text(warning, style="bold red"), ""]
+    return Group(*parts, *(Text(line, style="dim") for line in _provenance(outcome)))
+
+
+def rejections(outcome: Outcome) -> list[str]:
+    """Who may not win, and why, a line for each reason."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for (name, dtype), reason in outcome.evidence.reasons.items():
+        where.setdefault((name, reason), []).append(dtype)
+    dtypes = {source.inputs.dtype for source in outcome.run.cells}
+    lines = []
+    for (name, reason), own in where.items():
+        lines.append(f"{name} may not win{'' if dtypes <= set(own) else ' in ' + words.listed(own)}: {reason}")
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for cell in outcome.profile.cells if outcome.profile else ():
+        for one in cell.measured:
+            if one.rejected is not None and (one.backend, cell.dtype) not in outcome.evidence.reasons:
+                cells.setdefault((one.backend, one.rejected), []).append(cell)
+    for (name, reason), found in cells.items():
+        more = f" and in {len(found) - 1} more cells" if len(found) > 1 else ""
+        lines.append(f"{name} may not win at {_named(found[0])}{more}: {reason}")
+    return lines
+
+
+def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells that share a table: of one dtype, operation and number of threads, the smaller first."""
+    found: dict[tuple[str, str, int | None], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.dtype, cell.operation, cell.threads), []).append(cell)
+    return [sorted(group, key=lambda cell: (cell.rows, cell.classes)) for group in found.values()]
+
+
+def _title(cell: Cell) -> Text:
+    threads = "threads chosen by size" if cell.threads is None else f"{cell.threads} thread{'s' * (cell.threads > 1)}"
+    return Text(f"{cell.operation}, {cell.dtype}, {threads}", style="bold")
+
+
+def _cells(stored: Profile, cells: Sequence[Cell]) -> Table:
+    shown = [name for name in stored.order if any(_figure(cell.of(name), stored.objective) for cell in cells)]
+    table = plain_table()
+    table.add_column("rows x classes", justify="right", no_wrap=True)
+    table.add_column("winner", no_wrap=True)
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in cells:
+        winner = Text(cell.winner, style="bold green")
+        if cell.tied:
+            winner = Text(f"{cell.winner} (tie)")
+        figures = [Text(_marked(cell, name, stored.objective)) for name in shown]
+        table.add_row(f"{cell.rows} x {cell.classes}", winner, *figures)
+    return table
+
+
+def _marked(cell: Cell, name: str, objective: str) -> str:
+    one = cell.of(name)
+    text = _figure(one, objective)
+    if one is None or not text:
+        return "-"
+    mark = "x" if one.rejected is not None else "=" if cell.tied and name in (cell.winner, *cell.tied) else ""
+    return f"{mark} {text}" if mark else text
+
+
+def _figure(one: Measured | None, objective: str) -> str:
+    """What the objective minimises, with its interval where there is one."""
+    if one is None:
+        return ""
+    cost = one.cost(objective)
+    if cost is None:
+        return ""
+    if objective == MEMORY:
+        return memory.size(cost)
+    if objective != TIME or one.seconds_low is None or one.seconds_high is None:
+        return words.duration(cost)
+    return f"{words.duration(cost)} ±{words.percent((one.seconds_high - one.seconds_low) / 2 / cost)}"
+
+
+def _regrets(stored: Profile) -> list[Text]:
+    """What following the profile costs over the best in each cell, and what one backend for everything would."""
+    if stored.objective == MEMORY:
+        return []
+    lines = [Text("Regret: cost over the best eligible backend's, mean and worst over the cells", style="bold")]
+    singles = regret.of_single(stored.cells, stored.objective)
+    for found in (regret.of_profile(stored.cells, stored.objective), *singles[:1]):
+        who = "the profile (ties go to the simpler)" if found.name == "profile" else f"{found.name} for everything"
+        worst = f"{found.worst:.1%} at {_named(found.where)}" if found.worst > 0 else "none"
+        lines.append(Text(f"  {who}: {found.mean:.1%}; worst {worst}"))
+    if not singles:
+        lines.append(Text("  no backend is eligible in every cell"))
+    ties = sum(bool(cell.tied) for cell in stored.cells)
+    lines.append(Text(f"  {len(stored.cells)} cells, {len(stored.cells) - ties} of them won clearly, {ties} tied"))
+    return lines
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.operation} {cell.rows} x {cell.classes}"
+
+
+def _provenance(outcome: Outcome) -> list[str]:
+    cells = outcome.run.cells
+    lines = [words.machine(outcome.run)]
+    if cells:
+        rounds = sorted({cell.rounds for cell in cells})
+        span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0]}"
+        drift = max(cell.control.ratio.drift for cell in cells)
+        order = outcome.profile.order if outcome.profile else outcome.request.whole_order
+        lines.append(
+            f"Medians of {span} interleaved rounds, ± half of the 95% interval. (tie), =: the interval of the paired "
+            f"ratio reaches 1, or the gap is below {outcome.run.settings.tie:.0%}; the simplest wins, in the order "
+            f"{', '.join(order)}. x: may not win. The control differs from itself by {drift:.1%} at most."
+        )
+    return lines
+
+
+def rechecked(stored: Profile, found: Recheck) -> Group:
+    """What measuring a stored profile again gave."""
+    parts: list[RenderableType] = [""]
+    for outcome, heading, style in (
+        (LOSES, f"Stored winners that lose by more than {LOSS:.0%} now", "bold red"),
+        (UNSURE, "Cells that cannot be told", "yellow"),
+    ):
+        verdicts = losers(found.of(outcome))
+        if verdicts:
+            parts.append(Text(heading, style=style))
+            parts += [Text(f"  {_verdict(verdict)}") for verdict in verdicts[:_MOST_LISTED]]
+            if len(verdicts) > _MOST_LISTED:
+                parts.append(Text(f"  and {len(verdicts) - _MOST_LISTED} more"))
+    holds = found.of(HOLDS)
+    if holds:
+        worst = losers(holds)[0]
+        parts.append(
+            Text(f"{len(holds)} of {len(found.verdicts)} stored winners hold. The worst of them: {_verdict(worst)}")
+        )
+    for run in found.runs:
+        warning = words.verdict(run)
+        if warning:
+            parts += ["", Text(warning, style="bold red")]
+    return Group(*parts, "", Text(f"Profile of {stored.date}. {words.machine(found.runs[0])}", style="dim"))
+
+
+def _verdict(verdict: Verdict) -> str:
+    cell = verdict.cell
+    threads = "" if cell.threads is None else f", {cell.threads} thread{'s' * (cell.threads > 1)}"
+    said = f"{_named(cell)} {cell.dtype}{threads}: {cell.winner}"
+    if verdict.ratio is not None:
+        said += f" takes {words.times(verdict.ratio.median)} {words.interval(verdict.ratio)} what {verdict.best} does"
+        if verdict.best == cell.winner:
+            said = f"{_named(cell)} {cell.dtype}{threads}: {cell.winner} is the best"
+    return f"{said}; {verdict.reason}" if verdict.reason else said
+
+
+def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Around) -> Group:
+    """Why a profile says what it does of one shape.
+
+    Parameters
+    ----------
+    stored : Profile
+    asked : tuple of int
+        Rows and classes.
+    what : Cell
+        One of those that stand for the call: its dtype, operation and threads.
+    around : Around
+    """
+    choice = around.choice or "nobody: the safe default runs"
+    names = [name for name in stored.order if any(_figure(cell.of(name), stored.objective) for cell, _ in around.cells)]
+    table = plain_table()
+    for heading in ("rows x classes", "weight"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("winner", *names):
+        table.add_column(heading, justify="left" if heading == "winner" else "right", no_wrap=True)
+    notes: dict[tuple[str, str], list[str]] = {}
+    for cell, weight in around.cells:
+        winner = f"{cell.winner} (tie)" if cell.tied else cell.winner
+        figures = [_marked(cell, name, stored.objective) for name in names]
+        table.add_row(f"{cell.rows} x {cell.classes}", f"{weight:.0%}", winner, *figures)
+        for one in cell.measured:
+            if one.rejected is not None:
+                notes.setdefault((one.backend, one.rejected), []).append(f"{cell.rows} x {cell.classes}")
+    cost = memory.size if stored.objective == MEMORY else words.duration
+    predicted = [cost(around.costs[name]) if name in around.costs else "-" for name in names]
+    table.add_section()
+    table.add_row(f"{around.rows} x {around.classes}", "", Text(choice, style="bold green"), *predicted)
+    title = _title(what)
+    title.append(f": {choice} for {asked[0]} x {asked[1]}")
+    if (around.rows, around.classes) != asked:
+        title.append(f", which counts as {around.rows} x {around.classes}")
+    rejected = [
+        Text(f"  {name} may not win{'' if len(where) == len(around.cells) else ' at ' + words.listed(where)}: {reason}")
+        for (name, reason), where in notes.items()
+    ]
+    return Group("", title, table, Text(f"  {_rule(stored, around)}"), *rejected)
+
+
+def _rule(stored: Profile, around: Around) -> str:
+    if len(around.cells) == 1:
+        return "A measured cell, or the nearest edge of what was measured: its winner runs."
+    if len({cell.winner for cell, _ in around.cells}) == 1:
+        return "Between measured cells that all have one winner: it runs."
+    return (
+        f"Between measured cells: the least interpolated {stored.objective}; of those within {stored.tie:.0%} of it, "
+        f"the first of {', '.join(stored.order)}."
+    )
+
+
+def standing(stored: Profile, path: str, differences: Sequence[Difference]) -> Group:
+    """Where a profile comes from, and whether it is followed here."""
+    origin = Text(f"\nProfile {path} of {stored.date}, by: {stored.command}", overflow="fold")
+    if not differences:
+        return Group(origin, Text("Its fingerprint is this machine's and build's."))
+    return Group(
+        origin,
+        Text("It is not followed here, for it is of another machine or build:", style="bold red"),
+        *(Text(f"  {difference}") for difference in differences),
+    )
