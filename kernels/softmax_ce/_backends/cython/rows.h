@@ -16,9 +16,6 @@
  * left where its reader finds it; above, writing it to L3 was measured to take up to 1.7 times as long. */
 #define SCE_STREAM (2 << 20)
 
-/* Up to this many classes, rows are taken side by side, one a lane. */
-#define SCE_LANES 32
-
 /* Exponentials are kept as 2^SCE_RAISE times what they are: none of them is then subnormal. */
 #define SCE_RAISE 64
 

@@ -455,7 +455,7 @@ static void long_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enu
 
 void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
     const enum mode mode = call->labels == NULL ? SOFT : call->base_mass ? LABEL_AND_BASE : ONE_LABEL;
-    if (call->classes <= SCE_LANES)
+    if (call->classes <= LANES)
         few_classes(call, start, stop, mode);
     else if (call->classes * (ptrdiff_t)sizeof(real) <= SCE_KEEP)
         short_rows(call, start, stop, mode);

@@ -1,13 +1,13 @@
 /* Few classes: W rows at a time, one a lane, so that no vector is left half empty and the logarithm is a vector's too.
+ * Up to LANES classes, which the vector layer says: a block then fits into L1 with its soft targets. Taken one by one,
+ * rows of 64 classes took three times as long, those of 256 1.4 times (AVX-512); without a transposition in registers,
+ * one by one is faster from some 32 on.
  *
  * A block of W rows is transposed, computed column by column, and transposed back. Everything is computed in R, sums
  * apart. A row that is not ordinary (it does not count, is not finite somewhere, or would overflow on the way) is left
  * to the row kernel: which rows are depends on each row alone. */
 
 #include "log1p.h"
-
-static const real ordinal[SCE_LANES] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                        16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
 
 /* W x W entries at a time; what lies beyond the classes is neither read nor written. */
 INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, V *column) {
@@ -97,7 +97,7 @@ INLINE V lane_target(const sce_call *call, const V *soft, ptrdiff_t j, enum mode
 /* A block on its way: from logits to exponentials to gradient, its rows across the lanes. */
 typedef struct {
     ptrdiff_t i;                       /* the first row */
-    V column[SCE_LANES + W], soft[SCE_LANES + W];
+    V column[LANES + W], soft[LANES + W];
     V weight, label, top;              /* row_weight, y, the maximum */
     V rest, s, inverse, log_sum, x_label, mass, spread, cost, at_base;
     unsigned left;                     /* rows, a bit each, that are not ordinary */
@@ -125,16 +125,21 @@ INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n
 INLINE void sum_block(const sce_call *call, block *b, enum mode mode) {
     const ptrdiff_t classes = call->classes;
     const V top = b->top, label = b->label, one = v_set(1);
-    V x_label = v_set(0), mass = v_set(0), at_base = v_set(0), cost = v_set(0), total = v_set(0);
-    V count = v_set(-1);
-    A sum = a_zero();
+    V x_label = v_set(0), mass = v_set(0), at_base = v_set(0);
+    V count = v_set(-1), index = v_set(0);
+    const real *next = (const real *)call->logits + (b->i + W) * classes;
+    const real *grad = call->grad ? (real *)call->grad + b->i * classes : next;
+    A sum = a_zero(), cost = a_zero(), total = a_zero();
     if (mode != SOFT && call->class_scale_step == 0)
         mass = class_factor(call->class_scale, 0, 0);
     for (ptrdiff_t j = 0; j < classes; j += UNROLL) {
-        V part = v_set(0);
-        for (ptrdiff_t k = j; k < j + UNROLL && k < classes; k++) {
+        V part = v_set(0), part_cost = v_set(0), part_total = v_set(0);
+        for (ptrdiff_t k = j; k < j + UNROLL && k < classes; k++, index = v_add(index, one)) {
+            /* The next rows, and where the gradient goes: a block is as many lines as it has columns. */
+            __builtin_prefetch(next + k * W);
+            __builtin_prefetch(grad + k * W, 1);
             const V x = b->column[k], e = v_exp_raised(v_sub(x, top));
-            const M is_top = v_eq(x, top), is_label = v_eq(label, v_set(ordinal[k]));
+            const M is_top = v_eq(x, top), is_label = v_eq(label, index);
             b->column[k] = e;
             count = v_add_where(is_top, count, one);
             part = v_add_unless(is_top, part, e);
@@ -143,19 +148,23 @@ INLINE void sum_block(const sce_call *call, block *b, enum mode mode) {
                 mass = v_blend(is_label, mass, class_factor(call->class_scale, 1, k));
             if (mode != ONE_LABEL) {
                 const V target = lane_target(call, b->soft, k, mode);
-                total = v_add(total, target);
-                cost = v_fma(target, v_sub(top, x), cost);
+                part_total = v_add(part_total, target);
+                part_cost = v_fma(target, v_sub(top, x), part_cost);
                 at_base = v_blend(is_label, at_base, target);
             }
         }
         sum = a_add(sum, part);
+        if (mode != ONE_LABEL) {
+            total = a_add(total, part_total);
+            cost = a_add(cost, part_cost);
+        }
     }
     b->rest = v_fma(a_lanes(sum), v_set(LOWER), count);
     b->s = v_add(one, b->rest);
     b->inverse = v_div(one, b->s);
     b->log_sum = v_log1p(b->rest, b->inverse);
-    b->spread = mode == SOFT ? total : v_set((real)call->base_total);
-    b->x_label = x_label, b->mass = mass, b->cost = cost, b->at_base = at_base;
+    b->spread = mode == SOFT ? a_lanes(total) : v_set((real)call->base_total);
+    b->x_label = x_label, b->mass = mass, b->cost = a_lanes(cost), b->at_base = at_base;
     b->left |= not_finite(v_add(top, b->rest));
 }
 
@@ -190,11 +199,12 @@ INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode 
         const V lower = v_blend(is_large, v_set(LOWER), v_set(1));
         /* Without mass, the label is a class like the others. */
         const V place = v_blend(v_eq(mass, v_set(0)), b->label, v_set(-1));
-        for (ptrdiff_t j = 0; j < classes; j++) {
+        V index = v_set(0);
+        for (ptrdiff_t j = 0; j < classes; j++, index = v_add(index, v_set(1))) {
             V value = v_fma(v_mul(b->column[j], by), lower, v_set(0));
             if (mode != ONE_LABEL)
                 value = v_mul(gain, v_sub(value, lane_target(call, b->soft, j, mode)));
-            b->column[j] = mode == SOFT ? value : v_blend(v_eq(place, v_set(ordinal[j])), value, at_label);
+            b->column[j] = mode == SOFT ? value : v_blend(v_eq(place, index), value, at_label);
         }
         store_columns((real *)call->grad + i * classes, classes, n, b->column, left & lanes);
     }
@@ -210,23 +220,19 @@ INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode 
             short_rows(call, i + r, i + r + 1, mode);
 }
 
-/* Three blocks are on their way at a time, each in another step, so that none waits for its own latencies. */
+INLINE void lane_block(const sce_call *call, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+    block b;
+    begin_block(call, &b, i, n, mode);
+    sum_block(call, &b, mode);
+    finish_block(call, &b, n, mode);
+}
+
 INLINE void lane_blocks(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
-    block blocks[3];
-    const ptrdiff_t count = (stop - start) / W, rest = (stop - start) % W;
-    for (ptrdiff_t k = 0; count && k < count + 2; k++) {
-        if (k >= 2)
-            finish_block(call, &blocks[(k - 2) % 3], W, mode);
-        if (k >= 1 && k <= count)
-            sum_block(call, &blocks[(k - 1) % 3], mode);
-        if (k < count)
-            begin_block(call, &blocks[k % 3], start + k * W, W, mode);
-    }
-    if (rest) {
-        begin_block(call, blocks, stop - rest, rest, mode);
-        sum_block(call, blocks, mode);
-        finish_block(call, blocks, rest, mode);
-    }
+    ptrdiff_t i = start;
+    for (; i + W <= stop; i += W)
+        lane_block(call, i, W, mode);
+    if (i < stop)
+        lane_block(call, i, stop - i, mode);
 }
 
 static __attribute__((noinline)) void few_classes(const sce_call *call, ptrdiff_t start, ptrdiff_t stop,

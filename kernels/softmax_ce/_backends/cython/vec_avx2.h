@@ -1,4 +1,5 @@
 /* A thin layer over AVX2 and FMA: V holds W reals, M all ones or zeros a lane, A is a float64 accumulator of a V. */
+#define LANES 256 /* see rows_lanes.h */
 #if defined(REAL_F32)
 #define W 8
 typedef float real;

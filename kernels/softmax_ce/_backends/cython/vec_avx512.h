@@ -1,5 +1,6 @@
 /* A thin layer over AVX-512: V holds W reals, M one bit a lane, A is a float64 accumulator of a V. */
 #define V_TABLE
+#define LANES 256 /* see rows_lanes.h */
 #if defined(REAL_F32)
 #define W 16
 typedef float real;

@@ -12,6 +12,7 @@
 
 #include "rows.h"
 
+#define LANES 32 /* see rows_lanes.h */
 #if defined(REAL_F32)
 #define W 4
 typedef float real;
