@@ -25,6 +25,7 @@ from softmax_ce._backends.numba_jit.memory import (
 from softmax_ce._backends.numba_jit.vectors import (
     filled,
     first_lane,
+    fma,
     insert_lane,
     lanes_below,
     lanes_of,
@@ -223,7 +224,10 @@ def _gradient(
     x: Any, e: Any, keep: bool, tops: Any, by: Any, gain: Any, t: Any, has_target: bool, label: int, at_label: Any,
     j: int, left: int,
 ) -> Any:  # fmt: skip
-    value = (_load(e, j, left, 0.0) if keep else exp(_load(x, j, left, 0.0) - tops)) * by[0] * by[1]
+    if keep:
+        value = _load(e, j, left, 0.0) * by[0] * by[1]
+    else:  # fused: where its result is subnormal, a plain product takes 2.5 times as long on Zen 5
+        value = fma(exp(_load(x, j, left, 0.0) - tops) * by[0], by[1], 0.0)
     if has_target:
         value = gain * (value - _target(t, j, left))  # the difference first: with one class it is exactly 0
     if 0 <= label - j < lanes_of(x):
