@@ -93,7 +93,12 @@ class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 @click.option("--explain", "shape", type=Shapes(), metavar="ROWSxCLASSES", help="Say why, from a stored PROFILE.")
 @click.pass_context
 def pick(
-    context: click.Context, /, file: Path | None, checking: bool, shape: tuple[tuple[int, int], ...] | None, **asked: Any
+    context: click.Context,
+    /,
+    file: Path | None,
+    checking: bool,
+    shape: tuple[tuple[int, int], ...] | None,
+    **asked: Any,
 ) -> None:
     """Pick the fastest backend that is right, for each shape of a grid, and write the choice to a profile, which
     calls without backend= then follow.
