@@ -222,7 +222,7 @@ def _backend_of(module: ModuleType, info: BackendInfo) -> Backend:
     for kernel in ("hard", "soft"):
         if not callable(getattr(module, kernel, None)):
             raise TypeError(f"{_where(module)} has no kernel {kernel!r}, which the contract asks for")
-    optional = {name: getattr(module, name) for name in ("widen", "narrow", "split") if hasattr(module, name)}
+    optional = {name: getattr(module, name) for name in ("widen", "narrow", "team") if hasattr(module, name)}
     return Backend(info, module.hard, module.soft, getattr(module, "DETAILS", ""), **optional)
 
 

@@ -31,6 +31,12 @@ typedef struct {
     double cost;  /* sum of T * (shift - x) / 2, shift = top, or 0 where top is -inf */
 } sce_chunk;
 
+/* A row's sums: lse = top + log1p(rest), s = 1 + rest, where one of the maxima is the 1. */
+typedef struct {
+    double top, rest, mass, cost, log_sum;
+    int broken; /* a NaN, a +inf, or nothing above -inf: there is no distribution */
+} sce_sums;
+
 /* One kernel call; names, shapes and meaning as in softmax_ce/contract.py. A step of 0: one entry for all. */
 typedef struct {
     const void *logits;
@@ -52,6 +58,7 @@ typedef struct {
     void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
     int stream;                            /* write the gradient past the caches */
     sce_chunk *chunks;                     /* scratch: one entry for each chunk of a row */
+    sce_sums *sums;                        /* scratch of a row in parts: SCE_SCALARS fills it, SCE_GRADIENT reads it */
     void *exps[2];                         /* scratch: SCE_KEEP bytes each, if a gradient is wanted */
 } sce_call;
 
