@@ -287,13 +287,17 @@ typedef struct {
     int turn;           /* which of the two scratches is free */
 } pipeline;
 
+INLINE ptrdiff_t chunk_size(ptrdiff_t classes, ptrdiff_t k) {
+    return classes - k * SCE_CHUNK < SCE_CHUNK ? classes - k * SCE_CHUNK : SCE_CHUNK;
+}
+
 /* First step of row i, all its chunks, with the row before it written beside. */
 INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, const target_row *t, enum mode mode, int keep) {
     const sce_call *call = line->call;
     const ptrdiff_t classes = call->classes;
     const real *x = (const real *)call->logits + i * classes;
     for (ptrdiff_t k = 0; k < line->chunks; k++) {
-        const ptrdiff_t j = k * SCE_CHUNK, n = classes - j < SCE_CHUNK ? classes - j : SCE_CHUNK;
+        const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
         if (line->top_of != x + j) {
             maximum here = max_of(x + j, n);
             line->top = max_rest(&here);
@@ -470,11 +474,12 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
     if (mode == SOFT)
         t.soft = (const real *)call->targets + i * classes;
     if (part == SCE_SUMS) {
+        maximum next = max_of(x + first * SCE_CHUNK, chunk_size(classes, first));
         for (ptrdiff_t k = first; k < last; k++) {
-            const ptrdiff_t j = k * SCE_CHUNK, n = classes - j < SCE_CHUNK ? classes - j : SCE_CHUNK;
-            maximum here = max_of(x + j, n), none = max_of(x, 0);
-            const real top = max_rest(&here);
-            sum_chunk(x + j, n, top, NULL, &none, &line.out, mode, 0, call->chunks + k);
+            const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
+            const real top = max_rest(&next);
+            next = max_of(x + j + n, k + 1 < last ? chunk_size(classes, k + 1) : 0);
+            sum_chunk(x + j, n, top, NULL, &next, &line.out, mode, 0, call->chunks + k);
             if (mode != ONE_LABEL)
                 sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, &t, mode, call->chunks + k);
         }

@@ -144,6 +144,13 @@ static int wait_for_units(sce_team *team, ptrdiff_t units) {
     return 1;
 }
 
+static void run_part(const sce_team *team, const piece *p) {
+    const ptrdiff_t count = p->last - p->first;
+    /* The gradient from the row's end: what was summed last is the likeliest to be in a cache still. */
+    const ptrdiff_t first = p->part == SCE_GRADIENT ? team->chunks - p->chunk - count : p->chunk;
+    team->part(&team->call, p->row, p->part, first, first + count);
+}
+
 static int work(sce_team *team) {
     sce_call own = team->call; /* each thread has its own scratch */
     ptrdiff_t elements = 0;
@@ -158,7 +165,7 @@ static int work(sce_team *team) {
                 return -1;
             }
         } else if (wait_for_units(team, p.after)) {
-            team->part(&team->call, p.row, p.part, p.chunk, p.chunk + p.last - p.first);
+            run_part(team, &p);
         } else {
             return 0;
         }
