@@ -271,8 +271,8 @@ def test_a_cancelled_team_hands_out_nothing(shape: tuple[int, int]) -> None:
     assert (outputs["grad"] == 0).any()
 
 
-@pytest.mark.parametrize("shape", [(2000, 1000), (2, 1_000_000)])
-def test_an_interrupt_in_the_middle_of_a_team(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", [(8000, 1000), (2, 4_000_000)])
+def test_an_interrupt_in_the_middle_of_a_team(shape: tuple[int, int]) -> None:
     """The caller leaves when no helper is at work any more, and its buffers are its own again."""
     kernel, arguments, outputs = call_of(shape, "float32", False)
 
@@ -280,14 +280,11 @@ def test_an_interrupt_in_the_middle_of_a_team(shape: tuple[int, int], monkeypatc
         def __init__(self, count: int, longest: int) -> None:
             self._team = kernel(*arguments, count, 5000)  # back in Python often
             self.helpers, self.cancel, self.settled = self._team.helpers, self._team.cancel, self._team.settled
-            self._calls = 0
 
         def work(self, helping: bool) -> bool:
             more = self._team.work(helping)
             if not helping:
-                self._calls += 1
-                if self._calls == 3:
-                    raise KeyboardInterrupt
+                raise KeyboardInterrupt
             return more
 
     for _ in range(20):

@@ -97,7 +97,7 @@ static int check(const sce_isa *isa, int is_double, ptrdiff_t classes, int soft,
     w.call.ignore_index = -100;
     w.call.class_scale = is_double ? (const void *)&one : &one_f32;
     w.call.row_weight = w.call.upstream = &one;
-    w.call.stream = stream;
+    w.call.stream = stream * SCE_STREAM_SHARED;
     enum { ALONE, RANGES, TEAM };
     for (int k = ALONE; k <= TEAM; k++) {
         w.call.grad = grad[k] = aligned_alloc(64, (size_t)(n_rows * classes * 8 + 63) / 64 * 64);

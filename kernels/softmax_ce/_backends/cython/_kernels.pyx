@@ -22,6 +22,7 @@ cnp.import_array()
 cdef extern from "rows.h" nogil:
     enum:
         SCE_STREAM
+        SCE_STREAM_SHARED
 
     ctypedef struct sce_call:
         const void *logits
@@ -290,7 +291,8 @@ cdef int _fill(
     call.log_sum = _vector(log_sum, c"f", size, rows, NULL)
     if grad is not None:
         call.grad = &grad[0, 0]
-        call.stream = rows * classes * size >= stream_from and call.grad != call.logits
+        if call.grad != call.logits:
+            call.stream = min(rows * classes * size // max(1, stream_from), SCE_STREAM_SHARED)
     return 0
 
 

@@ -69,6 +69,7 @@ sce_team *sce_team_new(const sce_call *call, const sce_isa *isa, int is_double, 
         team->chunks = chunks;
         team->steps = chunks + 1 + (call->grad ? chunks : 0);
         team->call.sums = &team->sums;
+        team->call.stream = call->stream >= SCE_STREAM_SHARED;
         team->call.chunks = malloc((size_t)chunks * sizeof *team->call.chunks);
         if (team->call.chunks == NULL) {
             free(team);
