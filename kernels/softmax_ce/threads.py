@@ -109,9 +109,7 @@ def run(
         What a task raised, after every thread has let go of the buffers.
     """
     elements = n_rows * (n_classes + _ROW)
-    if threads == 1 or (threads is None and elements < serial_elements):
-        threads = 1
-    elif team is None and n_rows < 2:
+    if (threads is None and elements < serial_elements) or (team is None and n_rows < 2):
         threads = 1
     elif threads is None:
         threads = available_cpus()
