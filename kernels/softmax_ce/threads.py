@@ -4,7 +4,8 @@ Kernels release the GIL and take a range of rows, so a pool of plain Python thre
 backend. No OpenMP and no Numba prange: both were seen to hang or kill a forked child or to abort under
 concurrent calls. The pool is made anew after a fork; a thread that the system refuses means fewer
 threads; a call from within a pool's thread cannot deadlock, because no call waits for a helper that
-has not started on its rows.
+has not started on its rows. A backend may hand out a call's pieces itself, without the GIL (contract.Team): then
+each thread that the pool wakes makes one call.
 """
 
 from __future__ import annotations
