@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
+from conftest import available
 from helpers import run_python
 from softmax_ce import threads
 
@@ -130,10 +132,11 @@ def test_calls_within_calls_and_side_by_side(backend: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_has_a_pool_of_its_own(backend: str) -> None:
+@pytest.mark.parametrize("rows", [64, 2])
+def test_a_forked_child_has_a_pool_of_its_own(rows: int, backend: str) -> None:
     code = f"""
 import os, numpy as np, softmax_ce as sce
-x = np.random.default_rng(0).standard_normal((64, 5000)).astype(np.float32); y = np.zeros(64, int)
+x = np.random.default_rng(0).standard_normal(({rows}, 20000)).astype(np.float32); y = np.zeros({rows}, int)
 before = sce.cross_entropy(x, y, backend={backend!r}, threads=4)
 child = os.fork()
 if child == 0:
@@ -190,3 +193,154 @@ def test_omp_num_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, expected in (("1", 1), ("1,2", 1), ("", unbounded), ("many", unbounded), ("1000", unbounded), ("0", 1)):
         monkeypatch.setenv("OMP_NUM_THREADS", text)
         assert threads.available_cpus() == expected, text
+
+
+# What hands out its own pieces: rows for (100, 1000), the chunks of long rows for the others.
+SHAPES = [(100, 1000), (1, 4097), (1, 300_000), (3, 20_000), (9, 5000)]
+
+
+def call_of(shape: tuple[int, int], dtype: Any, soft: bool) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A team kernel, its arguments less threads and longest, and its outputs by name."""
+    rng = np.random.default_rng(1)
+    x = (3 * rng.standard_normal(shape)).astype(dtype)
+    kernels = sce.get_backend(available("cython")).team
+    row, scale = np.ones(1), np.ones(1, dtype)
+    outputs = {name: np.zeros(shape[0], dtype) for name in ("loss", "row_max", "log_sum")}
+    outputs["grad"] = np.zeros(shape, dtype)
+    written = (outputs["loss"], outputs["grad"], outputs["row_max"], outputs["log_sum"])
+    if soft:
+        return kernels.soft, (x, rng.random(shape).astype(dtype), scale, None, 0.1, row, row, *written), outputs
+    labels = rng.integers(0, shape[1], shape[0])
+    return kernels.hard, (x, labels, -100, scale, None, 0.0, 0.1, row, row, *written), outputs
+
+
+def finish(team: Any, helping: bool) -> None:
+    while team.work(helping):
+        pass
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_team_computes_the_kernel_s_bits(shape: tuple[int, int], dtype: str, soft: bool) -> None:
+    """With more threads than pieces and than CPUs, and with one that takes all."""
+    kernel, arguments, outputs = call_of(shape, dtype, soft)
+    backend = sce.get_backend(available("cython"))
+    (backend.soft if soft else backend.hard)(*arguments, 0, shape[0])
+    right = {name: output.copy() for name, output in outputs.items()}
+    for count, longest in ((1, 1 << 22), (1, 2000), (2, 1 << 22), (2, 2000), (40, 1 << 22)):
+        for output in outputs.values():
+            output[...] = 7
+        team = kernel(*arguments, count, longest)
+        helpers = [threading.Thread(target=finish, args=(team, True)) for _ in range(count - 1)]
+        for helper in helpers:
+            helper.start()
+        finish(team, helping=False)
+        for helper in helpers:
+            helper.join()
+        assert team.settled()
+        for name, output in outputs.items():
+            np.testing.assert_array_equal(output, right[name], err_msg=f"{name}, {count} threads, {longest}")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_helper_that_comes_late_finds_nothing(shape: tuple[int, int]) -> None:
+    kernel, arguments, outputs = call_of(shape, "float32", False)
+    team = kernel(*arguments, 4, 1 << 22)
+    finish(team, helping=False)
+    assert team.settled()
+    for output in outputs.values():
+        output[...] = 7
+    assert not team.work(True)
+    assert team.settled()
+    assert all((output == 7).all() for output in outputs.values())
+
+
+@pytest.mark.parametrize("shape", [(1000, 1000), (1, 300_000), (3, 200_000)])
+def test_a_cancelled_team_hands_out_nothing(shape: tuple[int, int]) -> None:
+    """`longest` brings the threads back to Python; nobody is kept waiting for a step that nobody will end."""
+    kernel, arguments, outputs = call_of(shape, "float32", False)
+    team = kernel(*arguments, 4, 2000)
+    assert team.helpers == 3
+    assert team.work(False)
+    assert team.work(True)
+    team.cancel()
+    assert not team.work(True)
+    assert not team.work(False)
+    assert team.settled()
+    assert (outputs["grad"] == 0).any()
+
+
+@pytest.mark.parametrize("shape", [(8000, 1000), (2, 4_000_000)])
+def test_an_interrupt_in_the_middle_of_a_team(shape: tuple[int, int]) -> None:
+    """The caller leaves when no helper is at work any more, and its buffers are its own again."""
+    kernel, arguments, outputs = call_of(shape, "float32", False)
+
+    class Interrupted:
+        def __init__(self, count: int, longest: int) -> None:
+            self._team = kernel(*arguments, count, 5000)  # back in Python often
+            self.helpers, self.cancel, self.settled = self._team.helpers, self._team.cancel, self._team.settled
+
+        def work(self, helping: bool) -> bool:
+            more = self._team.work(helping)
+            if not helping:
+                raise KeyboardInterrupt
+            return more
+
+    for _ in range(20):
+        with pytest.raises(KeyboardInterrupt):
+            threads.run(lambda start, stop: pytest.fail("the team does it"), *shape, 4, team=Interrupted)
+        for output in outputs.values():
+            output[...] = 7
+        time.sleep(0.001)  # in which a helper that was still there would write
+        assert all((output == 7).all() for output in outputs.values())
+
+
+def test_an_error_in_a_helper_s_team_reaches_the_caller() -> None:
+    """Also when the caller would not have had to wait: what failed is never settled."""
+
+    class Failing:
+        helpers = 2
+
+        def __init__(self, count: int, longest: int) -> None:
+            self._failed = threading.Event()
+
+        def work(self, helping: bool) -> bool:
+            if not helping:
+                assert self._failed.wait(30)
+                return False
+            self._failed.set()
+            raise MemoryError("no scratch")
+
+        def cancel(self) -> None:
+            pass
+
+        def settled(self) -> bool:
+            return not self._failed.is_set()
+
+    for _ in range(20):
+        with pytest.raises(MemoryError, match="no scratch"):
+            threads.run(lambda start, stop: None, 4, 1 << 20, 3, team=Failing)
+
+
+@pytest.mark.parametrize("shape", [(64, 5000), (2, 100_000), (1, 1_000_000)])
+def test_eight_callers_at_once(shape: tuple[int, int], backend: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(np.float32)
+    y = rng.integers(0, shape[1], shape[0])
+    right = sce.cross_entropy_with_grad(x, y, backend=backend, threads=1)
+    wrong: list[Any] = []
+
+    def call(count: int) -> None:
+        for _ in range(5):
+            loss, grad = sce.cross_entropy_with_grad(x, y, backend=backend, threads=count)
+            if loss != right[0] or not np.array_equal(grad, right[1]):
+                wrong.append(loss)
+
+    callers = [threading.Thread(target=call, args=(2 + k,)) for k in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+    assert not any(caller.is_alive() for caller in callers)
+    assert wrong == []

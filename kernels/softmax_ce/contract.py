@@ -83,25 +83,46 @@ class SoftKernel(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class SplitKernels:
-    """Optional: one long row shared by several threads, chunk by chunk, with the bits of the whole-row kernels.
+class Team(Protocol):
+    """One call that hands out its own pieces, to the threads that come for them. Made anew for each call.
 
-    ``hard(*arguments, sums, part, row, first, last)`` and ``soft`` likewise take the whole-row kernel's arguments
-    less start and stop. part 0 fills ``sums[row, first:last]``; part 1, once all are filled, writes what is one
-    number a row (first and last mean nothing); part 2 writes the gradient of the chunks [first, last). Rows that
-    are not ordinary have their gradient filled by part 1. `sums` is float64, (N, chunks, 5).
+    Attributes
+    ----------
+    helpers : int
+        How many threads beside the caller's find work.
+    """
+
+    @property
+    def helpers(self) -> int: ...
+
+    def work(self, helping: bool, /) -> bool:
+        """Work until nothing is left, or for a while: whether to come again. `helping`: this is not the caller."""
+        ...
+
+    def cancel(self) -> None:
+        """Hand out nothing from now on."""
+        ...
+
+    def settled(self) -> bool:
+        """After the last piece is handed out: whether no helper is at work, and none failed. May say no too often."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TeamKernels:
+    """Optional: kernels that share out a call among threads by themselves, with the bits of the whole-row kernels.
+
+    ``hard`` and ``soft`` take the whole-row kernel's arguments less start and stop, then ``threads``, the most that
+    may come, and ``longest``, the elements after which ``Team.work`` returns, so that an interrupt is seen. They
+    return a :class:`Team`. Where there are few long rows, several threads may work on one.
 
     Attributes
     ----------
     hard, soft : callable
-    chunk : int
-        Classes in a chunk. Rows of more than two chunks may be split.
     """
 
-    hard: Callable[..., None]
-    soft: Callable[..., None]
-    chunk: int
+    hard: Callable[..., Team]
+    soft: Callable[..., Team]
 
 
 def sequential(classes: int) -> float:
@@ -211,8 +232,8 @@ class Backend:
         Optional: ``widen(narrow_as_uint16, float32_out, is_bfloat16)`` and ``narrow(float32, out_as_uint16,
         is_bfloat16)`` on contiguous vectors, rounded to nearest even, for staging 16-bit logits. NumPy's casts
         do without, slowly.
-    split : SplitKernels or None
-        Optional: for few rows of many classes.
+    team : TeamKernels or None
+        Optional: less overhead on several threads, and few rows of many classes shared among them.
     details : str
         What it found at load, such as the instruction set in use. Empty when there is nothing to say.
     """
@@ -223,7 +244,7 @@ class Backend:
     details: str = ""
     widen: Callable[[Any, Any, bool], None] | None = None
     narrow: Callable[[Any, Any, bool], None] | None = None
-    split: SplitKernels | None = None
+    team: TeamKernels | None = None
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from softmax_ce import threads as pool
 from softmax_ce.checks import Problem, same_memory
-from softmax_ce.contract import Backend, SplitKernels
+from softmax_ce.contract import Backend, Team, TeamKernels
 from softmax_ce.fold import Factors
 from softmax_ce.staging import Rows
 
@@ -84,24 +84,29 @@ def run_kernel(
         in_place = outputs.grad is not None and same_memory(outputs.grad, problem.targets)
         targets = Rows(problem.targets, axis, dtype, copy=in_place)
 
-    def call(x: Any, t: Any, g: Any, rows: slice, start: int, stop: int) -> None:
+    def call(kernels: Backend | TeamKernels, x: Any, t: Any, g: Any, rows: slice, *last: int) -> Any:
         """One kernel call on arrays whose rows are `rows` of the problem."""
         row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
         loss, row_max = _rows(outputs.loss, rows), _rows(outputs.row_max, rows)
         log_sum = _rows(outputs.log_sum, rows)
         if problem.labels is not None:
-            backend.hard(
+            return kernels.hard(
                 x, _rows(problem.labels, rows), ignore_index, factors.class_scale, factors.base_mass,
-                factors.base_total, factors.z_loss, row_weight, upstream, loss, g, row_max, log_sum, start, stop,
+                factors.base_total, factors.z_loss, row_weight, upstream, loss, g, row_max, log_sum, *last,
             )  # fmt: skip
-        else:
-            backend.soft(
-                x, t, factors.class_scale, factors.base_mass, factors.z_loss, row_weight, upstream,
-                loss, g, row_max, log_sum, start, stop,
-            )  # fmt: skip
+        return kernels.soft(
+            x, t, factors.class_scale, factors.base_mass, factors.z_loss, row_weight, upstream,
+            loss, g, row_max, log_sum, *last,
+        )  # fmt: skip
 
     def direct(start: int, stop: int) -> None:
-        call(logits.direct, targets and targets.direct, grad and grad.direct, _ALL, start, stop)
+        call(backend, logits.direct, targets and targets.direct, grad and grad.direct, _ALL, start, stop)
+
+    def team(threads: int, longest: int) -> Team:
+        assert backend.team is not None
+        return call(
+            backend.team, logits.direct, targets and targets.direct, grad and grad.direct, _ALL, threads, longest
+        )
 
     def staged(start: int, stop: int) -> None:
         step = max(1, _STAGED // n_classes)
@@ -110,7 +115,7 @@ def run_kernel(
             x = logits.load(first, last, backend.widen)
             t = None if targets is None else targets.load(first, last, backend.widen)
             g = None if grad is None else grad.room(first, last)
-            call(x, t, g, slice(first, last), 0, last - first)
+            call(backend, x, t, g, slice(first, last), 0, last - first)
             if grad is not None:
                 grad.store(first, last, g, backend.narrow)
 
@@ -119,61 +124,10 @@ def run_kernel(
         and (grad is None or grad.direct is not None)
         and (targets is None or targets.direct is not None)
     )
-    serial = backend.info.serial_elements
-    if is_direct and backend.split is not None and _few_long_rows(n_rows, n_classes, threads, backend.split, serial):
-        _run_split(backend.split, problem, factors, ignore_index, outputs, targets, grad, threads)
-    else:
-        pool.run(direct if is_direct else staged, n_rows, n_classes, threads, serial)
-
-
-def _few_long_rows(n_rows: int, n_classes: int, threads: int | None, split: SplitKernels, serial: int) -> bool:
-    """Whether the threads should share rows: too few to go round, or one alone would take too long."""
-    if n_classes <= 2 * split.chunk:
-        return False
-    if n_classes > pool.LONGEST:
-        return True
-    if threads is None and n_rows * n_classes < serial:
-        return False
-    return n_rows < 4 * (pool.available_cpus() if threads is None else threads) and threads != 1
-
-
-def _run_split(
-    split: SplitKernels, problem: Problem, factors: Factors, ignore_index: int, outputs: Outputs,
-    targets: Rows | None, grad: Rows | None, threads: int | None,
-) -> None:  # fmt: skip
-    """Few rows of many classes: sums, then scalars, then the gradient, each cut by chunks over the threads."""
-    chunks = -(-problem.n_classes // split.chunk)
-    sums = np.empty((problem.n_rows, chunks, 5))
-    rest = (
-        factors.z_loss, factors.row_weight, factors.upstream, outputs.loss, grad and grad.direct,
-        outputs.row_max, outputs.log_sum, sums,
+    pool.run(
+        direct if is_direct else staged, n_rows, n_classes, threads, backend.info.serial_elements,
+        team if is_direct and backend.team is not None else None,
     )  # fmt: skip
-    arguments: tuple[Any, ...]
-    if targets is None:
-        kernel = split.hard
-        arguments = (
-            problem.logits.direct, problem.labels, ignore_index, factors.class_scale, factors.base_mass,
-            factors.base_total, *rest,
-        )  # fmt: skip
-    else:
-        kernel = split.soft
-        arguments = (problem.logits.direct, targets.direct, factors.class_scale, factors.base_mass, *rest)
-
-    def step(part: int) -> None:
-        def task(start: int, stop: int) -> None:
-            while start < stop:
-                row, first = divmod(start, chunks)
-                last = min(chunks, first + stop - start)
-                kernel(*arguments, part, row, first, last)
-                start += last - first
-
-        pool.run(task, problem.n_rows * chunks, split.chunk, threads, 0)
-
-    step(0)
-    for row in range(problem.n_rows):
-        kernel(*arguments, 1, row, 0, 0)
-    if grad is not None:
-        step(2)
 
 
 _ALL = slice(None)

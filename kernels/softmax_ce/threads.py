@@ -4,7 +4,8 @@ Kernels release the GIL and take a range of rows, so a pool of plain Python thre
 backend. No OpenMP and no Numba prange: both were seen to hang or kill a forked child or to abort under
 concurrent calls. The pool is made anew after a fork; a thread that the system refuses means fewer
 threads; a call from within a pool's thread cannot deadlock, because no call waits for a helper that
-has not started on its rows.
+has not started on its rows. A backend may hand out a call's pieces itself, without the GIL (contract.Team): then
+each thread that the pool wakes makes one call.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
+from softmax_ce.contract import Team
 from softmax_ce.interpreters import in_sub_interpreter
 
 Task = Callable[[int, int], object]
@@ -83,7 +85,10 @@ def _limit(folder: Path) -> float:
         return math.inf
 
 
-def run(task: Task, n_rows: int, n_classes: int, threads: int | None, serial_elements: int = SERIAL_ELEMENTS) -> None:
+def run(
+    task: Task, n_rows: int, n_classes: int, threads: int | None, serial_elements: int = SERIAL_ELEMENTS,
+    team: Callable[[int, int], Team] | None = None,
+) -> None:  # fmt: skip
     """Call ``task(start, stop)`` for ranges that cover all rows, each once.
 
     Parameters
@@ -96,6 +101,8 @@ def run(task: Task, n_rows: int, n_classes: int, threads: int | None, serial_ele
         None: the CPUs this process may use, or one for small work. 1 never enters the pool.
     serial_elements : int
         Work below this stays on one thread where `threads` is None.
+    team : callable, optional
+        ``team(threads, longest)`` makes what does the whole work instead, on several threads or where it is long.
 
     Raises
     ------
@@ -103,7 +110,7 @@ def run(task: Task, n_rows: int, n_classes: int, threads: int | None, serial_ele
         What a task raised, after every thread has let go of the buffers.
     """
     elements = n_rows * (n_classes + _ROW)
-    if threads == 1 or n_rows < 2 or (threads is None and elements < serial_elements):
+    if (threads is None and elements < serial_elements) or (team is None and n_rows < 2):
         threads = 1
     elif threads is None:
         threads = available_cpus()
@@ -111,32 +118,59 @@ def run(task: Task, n_rows: int, n_classes: int, threads: int | None, serial_ele
         task(0, n_rows)
         return
     threads = min(threads, _MOST)
-    piece = LONGEST if threads == 1 else min(LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
-    step = max(1, piece // (n_classes + _ROW))
-    if threads > 1:
-        step = min(step, -(-n_rows // threads))  # an explicit number is met also by small work
-    job = _Job(task, n_rows, step)
-    job.work_as_caller(helpers=min(threads, -(-n_rows // step)) - 1)
+    _Job(_Rows(task, n_rows, n_classes, threads) if team is None else team(threads, LONGEST)).work_as_caller()
 
 
-class _Job:
-    """Rows to be handed out piece by piece, to whoever comes for them."""
+class _Rows:
+    """A team for any task: rows handed out piece by piece, under a lock."""
 
-    def __init__(self, task: Task, n_rows: int, step: int) -> None:
+    def __init__(self, task: Task, n_rows: int, n_classes: int, threads: int) -> None:
+        elements = n_rows * (n_classes + _ROW)
+        piece = LONGEST if threads == 1 else min(LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
+        step = max(1, piece // (n_classes + _ROW))
+        if threads > 1:
+            step = min(step, -(-n_rows // threads))  # an explicit number is met also by small work
+        self.helpers = min(threads, -(-n_rows // step)) - 1
         self._task = task
         self._n_rows = n_rows
         self._step = step
         self._lock = threading.Lock()
         self._next = 0
+
+    def work(self, helping: bool) -> bool:
+        with self._lock:
+            start = self._next
+            self._next = stop = min(start + self._step, self._n_rows)
+        if start >= stop:
+            return False
+        self._task(start, stop)
+        return True
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._next = self._n_rows
+
+    def settled(self) -> bool:
+        return False  # the job counts its helpers
+
+
+class _Job:
+    """A team's work, for its caller and for the helpers that come in time."""
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        self._lock = threading.Lock()
+        self._over = False
         self._helpers = 0
         self._error: BaseException | None = None
         self._helpers_gone = threading.Lock()
 
-    def work_as_caller(self, helpers: int) -> None:
+    def work_as_caller(self) -> None:
         try:
-            if helpers:
+            if helpers := self._team.helpers:
                 _pool.ask_for(helpers, self)
-            self._work()
+            while self._team.work(False):
+                pass
         finally:
             # An interrupt lands here too: nobody may touch the caller's buffers once it has left.
             self._wait_for_helpers()
@@ -145,37 +179,32 @@ class _Job:
 
     def work_as_helper(self) -> None:
         with self._lock:
-            if self._next >= self._n_rows:
+            if self._over:
                 return
             self._helpers += 1
             if self._helpers == 1:
                 self._helpers_gone.acquire()
         try:
-            self._work()
+            while self._team.work(True):
+                pass
         except BaseException as error:
             self._error = error
+            self._team.cancel()
         finally:
             with self._lock:
-                self._next = self._n_rows if self._error is not None else self._next
                 self._helpers -= 1
                 if self._helpers == 0:
                     self._helpers_gone.release()
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                start = self._next
-                self._next = stop = min(start + self._step, self._n_rows)
-            if start >= stop:
-                return
-            self._task(start, stop)
 
     def _wait_for_helpers(self) -> None:
         interrupted: BaseException | None = None
         while True:
             try:
                 with self._lock:
-                    self._next = self._n_rows
+                    self._over = True
+                self._team.cancel()
+                if self._team.settled():
+                    break
                 with self._helpers_gone:
                     break
             except BaseException as error:  # a second Ctrl-C: remembered, but the helpers are waited for

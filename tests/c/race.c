@@ -1,11 +1,12 @@
-/* Two threads in the row kernels at once, for ThreadSanitizer: ranges of rows, then the chunks of one row. The bits are
- * those of one thread. With an argument the ranges overlap by a row, which must be reported. */
+/* Two threads in the row kernels at once, for ThreadSanitizer: in ranges of rows, then as a team that shares out rows, or
+ * the chunks of two rows. The bits are those of one thread. With an argument the ranges overlap by a row, which must be
+ * reported. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "rows.h"
+#include "rows_team.h"
 
 enum { ROWS = 37, LONG = 5 * SCE_CHUNK + 17 };
 
@@ -14,7 +15,6 @@ typedef struct {
     sce_call call;
     int is_double;
     ptrdiff_t start, stop;
-    enum sce_part part;
 } work;
 
 static void *rows(void *argument) {
@@ -24,21 +24,38 @@ static void *rows(void *argument) {
     return NULL;
 }
 
-static void *part(void *argument) {
-    work *w = argument;
-    (w->is_double ? w->isa->part_f64 : w->isa->part_f32)(&w->call, 0, w->part, w->start, w->stop);
-    return NULL;
-}
-
-static void both(void *(*run)(void *), work one, ptrdiff_t middle, ptrdiff_t overlap) {
+static void both(work one, ptrdiff_t middle, ptrdiff_t overlap) {
     work two = one;
     pthread_t thread;
     one.stop = middle + overlap;
     two.start = middle;
-    if (pthread_create(&thread, NULL, run, &one))
+    if (pthread_create(&thread, NULL, rows, &one))
         abort();
-    run(&two);
+    rows(&two);
     pthread_join(thread, NULL);
+}
+
+static void *help(void *argument) {
+    while (sce_team_work(argument, 1) > 0)
+        ;
+    return NULL;
+}
+
+/* As softmax_ce/threads.py has it; the arrays may be looked at once the helper has settled, before its thread ends. */
+static void team(const work *w) {
+    sce_team *together = sce_team_new(&w->call, w->isa, w->is_double, w->stop, 2, 1 << 12);
+    pthread_t thread;
+    if (together == NULL || pthread_create(&thread, NULL, help, together))
+        abort();
+    while (sce_team_work(together, 0) > 0)
+        ;
+    sce_team_caller_is_back(together);
+    sce_team_cancel(together);
+    while (!sce_team_settled(together))
+        ;
+    ((volatile char *)w->call.grad)[0];
+    pthread_join(thread, NULL);
+    sce_team_free(together);
 }
 
 static void *filled(size_t n, int is_double) {
@@ -62,12 +79,12 @@ static int compare(const void *a, const void *b, size_t n, const char *what, con
 
 /* One problem with one thread and with two. */
 static int check(const sce_isa *isa, int is_double, ptrdiff_t classes, int soft, int stream, ptrdiff_t overlap) {
-    const ptrdiff_t n_rows = classes == LONG ? 1 : ROWS, size = is_double ? 8 : 4;
+    const ptrdiff_t n_rows = classes == LONG ? 2 : ROWS, size = is_double ? 8 : 4;
     const double one = 1;
     const float one_f32 = 1;
     int64_t labels[ROWS];
-    char loss[2][ROWS * 8], row_max[2][ROWS * 8], log_sum[2][ROWS * 8];
-    void *grad[2];
+    char loss[3][ROWS * 8], row_max[3][ROWS * 8], log_sum[3][ROWS * 8];
+    void *grad[3];
     int failed = 0;
     for (ptrdiff_t i = 0; i < ROWS; i++)
         labels[i] = i % 5 ? i * 7 % classes : -100;
@@ -80,37 +97,27 @@ static int check(const sce_isa *isa, int is_double, ptrdiff_t classes, int soft,
     w.call.ignore_index = -100;
     w.call.class_scale = is_double ? (const void *)&one : &one_f32;
     w.call.row_weight = w.call.upstream = &one;
-    w.call.stream = stream;
-    for (int threads = 1; threads <= 2; threads++) {
-        const int k = threads - 1;
+    w.call.stream = stream * SCE_STREAM_SHARED;
+    enum { ALONE, RANGES, TEAM };
+    for (int k = ALONE; k <= TEAM; k++) {
         w.call.grad = grad[k] = aligned_alloc(64, (size_t)(n_rows * classes * 8 + 63) / 64 * 64);
         w.call.loss = loss[k];
         w.call.row_max = row_max[k];
         w.call.log_sum = log_sum[k];
         memset(grad[k], 0, (size_t)(n_rows * classes * size));
-        if (threads == 1) {
+        if (k == ALONE)
             rows(&w);
-        } else if (classes < LONG) {
-            both(rows, w, n_rows / 2, overlap);
-        } else {
-            const ptrdiff_t chunks = (classes + SCE_CHUNK - 1) / SCE_CHUNK;
-            w.call.chunks = malloc((size_t)chunks * sizeof *w.call.chunks);
-            w.stop = chunks;
-            w.part = SCE_SUMS;
-            both(part, w, chunks / 2, overlap);
-            w.part = SCE_SCALARS;
-            part(&w);
-            w.part = SCE_GRADIENT;
-            both(part, w, chunks / 2, overlap);
-            free(w.call.chunks);
-        }
+        else if (k == RANGES)
+            both(w, n_rows / 2, overlap);
+        else
+            team(&w);
+        failed |= compare(grad[0], grad[k], (size_t)(n_rows * classes * size), "gradient", &w, classes);
+        failed |= compare(loss[0], loss[k], (size_t)(n_rows * size), "loss", &w, classes);
+        failed |= compare(row_max[0], row_max[k], (size_t)(n_rows * size), "row_max", &w, classes);
+        failed |= compare(log_sum[0], log_sum[k], (size_t)(n_rows * size), "log_sum", &w, classes);
     }
-    failed |= compare(grad[0], grad[1], (size_t)(n_rows * classes * size), "gradient", &w, classes);
-    failed |= compare(loss[0], loss[1], (size_t)(n_rows * size), "loss", &w, classes);
-    failed |= compare(row_max[0], row_max[1], (size_t)(n_rows * size), "row_max", &w, classes);
-    failed |= compare(log_sum[0], log_sum[1], (size_t)(n_rows * size), "log_sum", &w, classes);
-    free(grad[0]);
-    free(grad[1]);
+    for (int k = ALONE; k <= TEAM; k++)
+        free(grad[k]);
     free((void *)w.call.logits);
     free((void *)w.call.targets);
     return failed;

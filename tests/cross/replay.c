@@ -118,7 +118,9 @@ static void run_chunks(const sce_isa *isa, const vector *v, sce_call *call) {
     const sce_row_part part = v->size == 4 ? isa->part_f32 : isa->part_f64;
     const ptrdiff_t chunks = (v->classes + SCE_CHUNK - 1) / SCE_CHUNK;
     sce_chunk *sums = room((size_t)chunks * sizeof *sums);
+    sce_sums row;
     call->chunks = sums;
+    call->sums = &row;
     for (ptrdiff_t i = 0; i < v->rows; i++) {
         for (ptrdiff_t k = chunks - 1; k >= 0; k--)
             part(call, i, SCE_SUMS, k, k + 1);

@@ -126,10 +126,10 @@ def _arguments(
 
 
 def _call(kernels: Any, arrays: dict[str, Any]) -> None:
-    """The contract's kernel on these arrays, and the split kernel where the backend has one."""
+    """The contract's kernel on these arrays, and the same call handed out to threads where the backend can."""
     a = SimpleNamespace(**arrays)
     outputs = (a.loss, a.grad, a.row_max, a.log_sum)
-    rows, classes = a.logits.shape
+    rows = len(a.logits)
     if a.labels is not None:
         total = 0.0 if a.base_mass is None else float(a.base_mass.sum())
         inputs: tuple[Any, ...] = (a.logits, a.labels, -100, a.class_scale, a.base_mass, total)
@@ -138,16 +138,9 @@ def _call(kernels: Any, arrays: dict[str, Any]) -> None:
     rest = (0.1, a.row_weight, a.upstream, *outputs)
     hard = a.labels is not None
     (kernels.hard if hard else kernels.soft)(*inputs, *rest, 0, rows)
-    split = kernels.split
-    if split is None or classes <= 2 * split.chunk:
-        return
-    chunks = -(-classes // split.chunk)
-    sums = np.empty((rows, chunks, 5))
-    kernel = split.hard if hard else split.soft
-    for row in range(rows):
-        for part in (0, 1, 2) if a.grad is not None else (0, 1):
-            for first in range(chunks):
-                kernel(*inputs, *rest, sums, part, row, first, first + 1)
+    if kernels.team is not None:
+        team = (kernels.team.hard if hard else kernels.team.soft)(*inputs, *rest, 3, 1 << 22)
+        assert not team.work(False)
 
 
 def sweep_casts(name: str) -> int:
@@ -180,7 +173,7 @@ def wrong(touch: Callable[[Any, Any], None]) -> Any:
         if arguments[10] is not None:
             touch(arguments[0], arguments[10])
 
-    return SimpleNamespace(hard=hard, soft=right.soft, split=None)
+    return SimpleNamespace(hard=hard, soft=right.soft, team=None)
 
 
 def read_one_beyond(x: Any, grad: Any) -> None:

@@ -7,7 +7,7 @@ classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
 """
 
 from softmax_ce._backends.cython.library import load
-from softmax_ce.contract import SplitKernels
+from softmax_ce.contract import TeamKernels
 
 _kernels = load("softmax_ce._backends.cython._kernels")
 
@@ -15,5 +15,5 @@ hard = _kernels.hard
 soft = _kernels.soft
 widen = _kernels.widen
 narrow = _kernels.narrow
-split = SplitKernels(_kernels.hard_part, _kernels.soft_part, _kernels.CHUNK)
+team = TeamKernels(_kernels.hard_team, _kernels.soft_team)
 DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

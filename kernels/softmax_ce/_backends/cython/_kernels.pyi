@@ -3,14 +3,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from softmax_ce.contract import HardKernel, SoftKernel
+from softmax_ce.contract import HardKernel, SoftKernel, Team
 
 hard: HardKernel
 soft: SoftKernel
 
-CHUNK: int
-hard_part: Callable[..., None]
-soft_part: Callable[..., None]
+hard_team: Callable[..., Team]
+soft_team: Callable[..., Team]
 
 def exp32(t: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
 def exp64(t: NDArray[np.float64], out: NDArray[np.float64]) -> None: ...

@@ -1,5 +1,5 @@
 # cython: language_level=3, cdivision=True
-"""The contract's two kernels on typed memoryviews: arguments in, one C call without the GIL, nothing else.
+"""The contract's kernels on typed memoryviews: arguments in, one C call without the GIL, nothing else.
 
 The arithmetic is in rows_kernel.h, compiled once per instruction set; the best that this CPU and system
 support is chosen when this module is loaded. Two environment variables, read then, are there for tests:
@@ -21,11 +21,8 @@ cnp.import_array()
 
 cdef extern from "rows.h" nogil:
     enum:
-        SCE_CHUNK
         SCE_STREAM
-
-    ctypedef struct sce_chunk:
-        pass
+        SCE_STREAM_SHARED
 
     ctypedef struct sce_call:
         const void *logits
@@ -49,18 +46,8 @@ cdef extern from "rows.h" nogil:
         void *row_max
         void *log_sum
         int stream
-        sce_chunk *chunks
 
     ctypedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) noexcept nogil
-
-    enum sce_part:
-        SCE_SUMS
-        SCE_SCALARS
-        SCE_GRADIENT
-
-    ctypedef void (*sce_row_part)(
-        const sce_call *call, ptrdiff_t row, sce_part part, ptrdiff_t first, ptrdiff_t last
-    ) noexcept nogil
 
     ctypedef void (*sce_elementwise)(const void *inputs, void *outputs, ptrdiff_t n) noexcept nogil
 
@@ -74,8 +61,6 @@ cdef extern from "rows.h" nogil:
         const char *name
         sce_rows f32
         sce_rows f64
-        sce_row_part part_f32
-        sce_row_part part_f64
         sce_elementwise exp_f32
         sce_elementwise exp_f64
         const sce_casts *casts
@@ -83,6 +68,20 @@ cdef extern from "rows.h" nogil:
     int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop)
     const sce_isa *sce_select(const char *name)
     ptrdiff_t sce_supported(const char **names, ptrdiff_t room)
+
+cdef extern from "rows_team.h" nogil:
+    ctypedef struct sce_team:
+        pass
+
+    sce_team *sce_team_new(
+        const sce_call *call, const sce_isa *isa, int is_double, ptrdiff_t n_rows, ptrdiff_t threads, ptrdiff_t longest
+    )
+    void sce_team_free(sce_team *team)
+    ptrdiff_t sce_team_helpers(const sce_team *team)
+    int sce_team_work(sce_team *team, int helping)
+    void sce_team_cancel(sce_team *team)
+    int sce_team_settled(const sce_team *team)
+    void sce_team_caller_is_back(sce_team *team)
 
 ctypedef fused real:
     float
@@ -146,46 +145,15 @@ def narrow(const float[::1] wide, uint16_t[::1] out, bint bfloat):
         (isa.casts.narrow_bf16 if bfloat else isa.casts.narrow_f16)(&wide[0], &out[0], n)
 
 
-CHUNK = SCE_CHUNK
-
-
-def hard_part(
-    logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
-    loss, grad, row_max, log_sum, sums, part, row, first, last,
-):
-    """One step of one long row over the chunks [first, last): see softmax_ce.contract.SplitKernels."""
-    if logits.itemsize == 4:
-        _hard[float](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
-                     loss, grad, row_max, log_sum, first, last, sums, part, row)
-    else:
-        _hard[double](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
-                      loss, grad, row_max, log_sum, first, last, sums, part, row)
-
-
-def soft_part(
-    logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
-    loss, grad, row_max, log_sum, sums, part, row, first, last,
-):
-    """The same for soft targets."""
-    if logits.itemsize == 4:
-        _soft[float](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
-                     loss, grad, row_max, log_sum, first, last, sums, part, row)
-    else:
-        _soft[double](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
-                      loss, grad, row_max, log_sum, first, last, sums, part, row)
-
-
 def hard(
     logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, start, stop,
 ):
     """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract.HardKernel."""
-    if logits.itemsize == 4:
-        _hard[float](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
-                     loss, grad, row_max, log_sum, start, stop, None, 0, 0)
-    else:
-        _hard[double](logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
-                      loss, grad, row_max, log_sum, start, stop, None, 0, 0)
+    cdef sce_call call
+    cdef bint wide = _hard(&call, logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight,
+                           upstream, loss, grad, row_max, log_sum)
+    _run(&call, wide, start, stop)
 
 
 def soft(
@@ -193,51 +161,113 @@ def soft(
     loss, grad, row_max, log_sum, start, stop,
 ):
     """The same for soft targets: see softmax_ce.contract.SoftKernel."""
-    if logits.itemsize == 4:
-        _soft[float](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
-                     loss, grad, row_max, log_sum, start, stop, None, 0, 0)
-    else:
-        _soft[double](logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
-                      loss, grad, row_max, log_sum, start, stop, None, 0, 0)
+    cdef sce_call call
+    cdef bint wide = _soft(&call, logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+                           loss, grad, row_max, log_sum)
+    _run(&call, wide, start, stop)
+
+
+def hard_team(
+    logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+    loss, grad, row_max, log_sum, threads, longest,
+):
+    """The same call for several threads: see softmax_ce.contract.TeamKernels."""
+    cdef sce_call call
+    cdef bint wide = _hard(&call, logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight,
+                           upstream, loss, grad, row_max, log_sum)
+    arrays = (logits, labels, label_mass, base_mass, row_weight, upstream, loss, grad, row_max, log_sum)
+    return _team(&call, wide, arrays, threads, longest)
+
+
+def soft_team(
+    logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+    loss, grad, row_max, log_sum, threads, longest,
+):
+    """The same for soft targets."""
+    cdef sce_call call
+    cdef bint wide = _soft(&call, logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+                           loss, grad, row_max, log_sum)
+    arrays = (logits, targets, target_scale, base_mass, row_weight, upstream, loss, grad, row_max, log_sum)
+    return _team(&call, wide, arrays, threads, longest)
+
+
+cdef class Team:
+    """One call, its pieces handed out in C: see softmax_ce.contract.Team."""
+
+    cdef sce_team *team
+    cdef tuple arrays  # kept alive: the call has their addresses
+
+    def __dealloc__(self):
+        sce_team_free(self.team)
+
+    @property
+    def helpers(self):
+        return sce_team_helpers(self.team)
+
+    def work(self, bint helping):
+        cdef int more
+        with nogil:
+            more = sce_team_work(self.team, helping)
+        if not helping:
+            sce_team_caller_is_back(self.team)
+        if more < 0:
+            raise MemoryError(NO_SCRATCH)
+        return more > 0
+
+    def cancel(self):
+        sce_team_cancel(self.team)
+
+    def settled(self):
+        return sce_team_settled(self.team) != 0
+
+
+NO_SCRATCH = "no memory for a row kernel's scratch"
+
+
+cdef Team _team(sce_call *call, bint wide, tuple arrays, ptrdiff_t threads, ptrdiff_t longest):
+    cdef Team team = Team.__new__(Team)
+    team.arrays = arrays
+    team.team = sce_team_new(call, isa, wide, len(arrays[0]), threads, longest)
+    if team.team is NULL:
+        raise MemoryError(NO_SCRATCH)
+    return team
 
 
 cdef int _hard(
-    const real[:, ::1] logits,       # IN
-    labels,                          # IN
-    int64_t ignore_index,
-    label_mass,                      # IN
-    base_mass,                       # IN
-    double base_total,
-    double z_loss,
-    row_weight,                      # IN
-    upstream,                        # IN
-    loss,                            # OUT
-    real[:, ::1] grad,               # OUT
-    row_max,                         # OUT
-    log_sum,                         # OUT
-    ptrdiff_t start,
-    ptrdiff_t stop,
-    double[:, :, ::1] sums,          # SCRATCH, or None: whole rows
-    int part,
-    ptrdiff_t row,
+    sce_call *call, logits, labels, int64_t ignore_index, label_mass, base_mass, double base_total, double z_loss,
+    row_weight, upstream, loss, grad, row_max, log_sum,
 ) except -1:
-    cdef sce_call call
-    _common(&call, logits, label_mass, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
-    call.labels = <const int64_t *> _vector(labels, c"i", sizeof(int64_t), logits.shape[0], &call.labels_step)
+    """Fill the call; whether it is one of float64."""
+    cdef bint wide = logits.itemsize != 4
+    if wide:
+        _fill[double](call, logits, label_mass, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
+    else:
+        _fill[float](call, logits, label_mass, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
+    call.labels = <const int64_t *> _vector(labels, c"i", sizeof(int64_t), len(logits), &call.labels_step)
     call.ignore_index = ignore_index
     call.base_total = base_total
-    if sums is None:
-        return _run(&call, isa.f32 if real is float else isa.f64, start, stop)
-    call.chunks = <sce_chunk *> &sums[row, 0, 0]
-    with nogil:
-        (isa.part_f32 if real is float else isa.part_f64)(&call, row, <sce_part> part, start, stop)
-    return 0
+    return wide
 
 
 cdef int _soft(
+    sce_call *call, logits, targets, target_scale, base_mass, double z_loss, row_weight, upstream,
+    loss, grad, row_max, log_sum,
+) except -1:
+    """The same for soft targets."""
+    cdef bint wide = logits.itemsize != 4
+    if wide:
+        _fill[double](call, logits, target_scale, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
+        call.targets = _matrix[double](targets)
+    else:
+        _fill[float](call, logits, target_scale, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
+        call.targets = _matrix[float](targets)
+    return wide
+
+
+cdef int _fill(
+    sce_call *call,
     const real[:, ::1] logits,       # IN
-    const real[:, ::1] targets,      # IN
-    target_scale,                    # IN
+    class_scale,                     # IN
     base_mass,                       # IN
     double z_loss,
     row_weight,                      # IN
@@ -246,26 +276,6 @@ cdef int _soft(
     real[:, ::1] grad,               # OUT
     row_max,                         # OUT
     log_sum,                         # OUT
-    ptrdiff_t start,
-    ptrdiff_t stop,
-    double[:, :, ::1] sums,          # SCRATCH, or None: whole rows
-    int part,
-    ptrdiff_t row,
-) except -1:
-    cdef sce_call call
-    _common(&call, logits, target_scale, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
-    call.targets = &targets[0, 0]
-    if sums is None:
-        return _run(&call, isa.f32 if real is float else isa.f64, start, stop)
-    call.chunks = <sce_chunk *> &sums[row, 0, 0]
-    with nogil:
-        (isa.part_f32 if real is float else isa.part_f64)(&call, row, <sce_part> part, start, stop)
-    return 0
-
-
-cdef int _common(
-    sce_call *call, const real[:, ::1] logits, class_scale, base_mass, double z_loss, row_weight, upstream,
-    loss, real[:, ::1] grad, row_max, log_sum,
 ) except -1:
     cdef ptrdiff_t rows = logits.shape[0], classes = logits.shape[1], size = sizeof(real)
     memset(call, 0, sizeof(sce_call))  # NULL: not there, not wanted
@@ -281,8 +291,13 @@ cdef int _common(
     call.log_sum = _vector(log_sum, c"f", size, rows, NULL)
     if grad is not None:
         call.grad = &grad[0, 0]
-        call.stream = rows * classes * size >= stream_from and call.grad != call.logits
+        if call.grad != call.logits:
+            call.stream = min(rows * classes * size // max(1, stream_from), SCE_STREAM_SHARED)
     return 0
+
+
+cdef const void *_matrix(const real[:, ::1] matrix) except NULL:
+    return &matrix[0, 0]
 
 
 cdef void *_vector(cnp.ndarray vector, char kind, ptrdiff_t itemsize, ptrdiff_t length, ptrdiff_t *step) except? NULL:
@@ -309,10 +324,10 @@ cdef void *_vector(cnp.ndarray vector, char kind, ptrdiff_t itemsize, ptrdiff_t 
     return cnp.PyArray_DATA(vector)
 
 
-cdef int _run(sce_call *call, sce_rows rows, ptrdiff_t start, ptrdiff_t stop) except -1:
+cdef int _run(sce_call *call, bint wide, ptrdiff_t start, ptrdiff_t stop) except -1:
     cdef int failed
     with nogil:
-        failed = sce_run(rows, call, start, stop)
+        failed = sce_run(isa.f64 if wide else isa.f32, call, start, stop)
     if failed:
-        raise MemoryError("no memory for a row kernel's scratch")
+        raise MemoryError(NO_SCRATCH)
     return 0

@@ -241,18 +241,12 @@ INLINE void sum_chunk(const real *x, ptrdiff_t n, real top, real *e, maximum *ne
     chunk->mass = chunk->cost = 0;
 }
 
-/* A row's sums: lse = top + log1p(rest), s = 1 + rest, where one of the maxima is the 1. */
-typedef struct {
-    double top, rest, mass, cost, log_sum;
-    int broken; /* a NaN, a +inf, or nothing above -inf: there is no distribution */
-} row_sums;
-
 INLINE double shrink(double down) {
     return down == 0 ? 1 : down > 0 ? exp(-down) : 0; /* NaN where both tops are infinite: the row is broken */
 }
 
-INLINE row_sums combine(const sce_chunk *chunk, ptrdiff_t chunks) {
-    row_sums row = {-INFINITY, 0, 0, 0, 0, 0};
+INLINE sce_sums combine(const sce_chunk *chunk, ptrdiff_t chunks) {
+    sce_sums row = {-INFINITY, 0, 0, 0, 0, 0};
     double count = 0;
     for (ptrdiff_t k = 0; k < chunks; k++)
         row.top = chunk[k].top > row.top ? chunk[k].top : row.top;
@@ -293,13 +287,17 @@ typedef struct {
     int turn;           /* which of the two scratches is free */
 } pipeline;
 
+INLINE ptrdiff_t chunk_size(ptrdiff_t classes, ptrdiff_t k) {
+    return classes - k * SCE_CHUNK < SCE_CHUNK ? classes - k * SCE_CHUNK : SCE_CHUNK;
+}
+
 /* First step of row i, all its chunks, with the row before it written beside. */
-INLINE row_sums sum_row(pipeline *line, ptrdiff_t i, real *e, const target_row *t, enum mode mode, int keep) {
+INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, const target_row *t, enum mode mode, int keep) {
     const sce_call *call = line->call;
     const ptrdiff_t classes = call->classes;
     const real *x = (const real *)call->logits + i * classes;
     for (ptrdiff_t k = 0; k < line->chunks; k++) {
-        const ptrdiff_t j = k * SCE_CHUNK, n = classes - j < SCE_CHUNK ? classes - j : SCE_CHUNK;
+        const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
         if (line->top_of != x + j) {
             maximum here = max_of(x + j, n);
             line->top = max_rest(&here);
@@ -325,7 +323,7 @@ INLINE real raised_exp_at(real t) {
 }
 
 /* The gradient of a row that counts: what to scale by, and the value at the label. */
-INLINE void begin_gradient(pipeline *line, ptrdiff_t i, const row_sums *row, ptrdiff_t label, double mass, real x_label,
+INLINE void begin_gradient(pipeline *line, ptrdiff_t i, const sce_sums *row, ptrdiff_t label, double mass, real x_label,
                            const target_row *t, enum mode mode, int keep) {
     const sce_call *call = line->call;
     const real *x = (const real *)call->logits + i * call->classes;
@@ -368,7 +366,7 @@ INLINE ptrdiff_t label_of(const sce_call *call, ptrdiff_t i, double *mass) {
 }
 
 /* What a row gets of a row's sums, the gradient of an ordinary row apart; whether there is one to write. */
-INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const row_sums *row, double mass, real x_label, int counts,
+INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row, double mass, real x_label, int counts,
                          enum mode mode) {
     real *grad = call->grad ? (real *)call->grad + i * call->classes : NULL;
     real *loss = call->loss ? (real *)call->loss + i : NULL;
@@ -400,12 +398,12 @@ INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, c
     const sce_call *call = line->call;
     const int counts = call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0);
     if (!counts && !call->row_max && !call->log_sum) {
-        const row_sums nothing = {0};
+        const sce_sums nothing = {0};
         write_scalars(call, i, &nothing, 0, 0, 0, mode);
         return;
     }
     const real x_label = label >= 0 ? ((const real *)call->logits)[i * call->classes + label] : 0;
-    const row_sums row = sum_row(line, i, keep && call->grad && counts ? call->exps[line->turn] : NULL, t, mode, keep);
+    const sce_sums row = sum_row(line, i, keep && call->grad && counts ? call->exps[line->turn] : NULL, t, mode, keep);
     if (write_scalars(call, i, &row, mass, x_label, counts, mode)) {
         begin_gradient(line, i, &row, label, mass, x_label, t, mode, keep);
         begin_row(&line->out, mode, keep);
@@ -476,24 +474,25 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
     if (mode == SOFT)
         t.soft = (const real *)call->targets + i * classes;
     if (part == SCE_SUMS) {
+        maximum next = max_of(x + first * SCE_CHUNK, chunk_size(classes, first));
         for (ptrdiff_t k = first; k < last; k++) {
-            const ptrdiff_t j = k * SCE_CHUNK, n = classes - j < SCE_CHUNK ? classes - j : SCE_CHUNK;
-            maximum here = max_of(x + j, n), none = max_of(x, 0);
-            const real top = max_rest(&here);
-            sum_chunk(x + j, n, top, NULL, &none, &line.out, mode, 0, call->chunks + k);
+            const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
+            const real top = max_rest(&next);
+            next = max_of(x + j + n, k + 1 < last ? chunk_size(classes, k + 1) : 0);
+            sum_chunk(x + j, n, top, NULL, &next, &line.out, mode, 0, call->chunks + k);
             if (mode != ONE_LABEL)
                 sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, &t, mode, call->chunks + k);
         }
         return;
     }
     const int counts = call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0);
-    const row_sums row = combine(call->chunks, chunks);
     const real x_label = label >= 0 ? x[label] : 0;
     if (part == SCE_SCALARS) {
-        write_scalars(call, i, &row, mass, x_label, counts, mode);
-    } else if (counts && !row.broken) {
+        *call->sums = combine(call->chunks, chunks);
+        write_scalars(call, i, call->sums, mass, x_label, counts, mode);
+    } else if (counts && !call->sums->broken) {
         line.out.stream = call->stream;
-        begin_gradient(&line, i, &row, label, mass, x_label, &t, mode, 0);
+        begin_gradient(&line, i, call->sums, label, mass, x_label, &t, mode, 0);
         line.out.j = first * SCE_CHUNK;
         line.out.end = last * SCE_CHUNK < classes ? last * SCE_CHUNK : classes;
         begin_row(&line.out, mode, 0);
