@@ -34,7 +34,7 @@ struct sce_team {
     ptrdiff_t end;         /* units of the call: rows, or all the rows' steps */
     sce_sums sums;         /* of the shared row that is under way */
     _Atomic ptrdiff_t next, done; /* units */
-    atomic_int helpers, stopped, failed, caller_waits, caller_is_back;
+    atomic_int helpers, failed, caller_waits, caller_is_back;
 };
 
 typedef struct {
@@ -132,17 +132,15 @@ static int take(sce_team *team, piece *p) {
     return 1;
 }
 
-/* Whether that many units were done. Nothing after a step's last unit can be done before it, so the count says which. */
-static int wait_for_units(sce_team *team, ptrdiff_t units) {
+/* Until that many units are done. Nothing after a step's last unit can be done before it, so the count says which. Ends
+ * also when the team is cancelled: pieces are given in order, and who was given an earlier one is at work on it. */
+static void wait_for_units(const sce_team *team, ptrdiff_t units) {
     for (int k = 0; atomic_load(&team->done) < units; k += k < STEP_SPINS) {
-        if (atomic_load(&team->stopped))
-            return 0;
         if (k < STEP_SPINS)
             spin();
         else
             sched_yield(); /* more threads than CPUs: what is waited for may need this one */
     }
-    return 1;
 }
 
 static void run_part(const sce_team *team, const piece *p) {
@@ -165,10 +163,9 @@ static int work(sce_team *team) {
                 sce_team_cancel(team);
                 return -1;
             }
-        } else if (wait_for_units(team, p.after)) {
-            run_part(team, &p);
         } else {
-            return 0;
+            wait_for_units(team, p.after);
+            run_part(team, &p);
         }
         /* Also what orders stores that went past the caches before whatever follows. */
         atomic_fetch_add(&team->done, p.last - p.first);
@@ -194,7 +191,6 @@ int sce_team_work(sce_team *team, int helping) {
 }
 
 void sce_team_cancel(sce_team *team) {
-    atomic_store(&team->stopped, 1);
     atomic_store(&team->next, team->end);
 }
 
