@@ -132,11 +132,9 @@ static int take(sce_team *team, piece *p) {
     return 1;
 }
 
-/* Until that many units are done. Nothing after a step's last unit can be done before it, so the count says which.
- *
- * No cancelling ends this: pieces are taken in order, so whatever is waited for has been taken by a thread that will end
- * it, and a piece that was taken must be done, for the caller may have found nothing left and be about to return. */
-static void wait_for_units(sce_team *team, ptrdiff_t units) {
+/* Until that many units are done. Nothing after a step's last unit can be done before it, so the count says which. Ends
+ * also when the team is cancelled: pieces are given in order, and who was given an earlier one is at work on it. */
+static void wait_for_units(const sce_team *team, ptrdiff_t units) {
     for (int k = 0; atomic_load(&team->done) < units; k += k < STEP_SPINS) {
         if (k < STEP_SPINS)
             spin();
