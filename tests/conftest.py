@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import softmax_ce as sce
+from softmax_ce import profile
 from softmax_ce_bench import ceilings
 
 # Continuous integration sets this: a backend that is silently missing must fail there.
@@ -45,6 +47,14 @@ def available(name: str) -> str:
     if not info.available:
         pytest.skip(f"backend {name} is not available: {info.why_unavailable}")
     return name
+
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    """Variables and profile are read anew in this test, and after it."""
+    profile.reload()
+    yield
+    profile.reload()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,7 @@ X = np.zeros((8, 10), np.float32)
 Y = np.zeros(8, int)
 DEFAULT = auto.default_name()
 
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    profile.reload()
-    yield
-    profile.reload()
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 @pytest.fixture

@@ -26,12 +26,7 @@ from test_profile import HOSTILE
 BACKEND, PROFILE, STRICT = where.BACKEND_VARIABLE, where.PROFILE_VARIABLE, where.STRICT_VARIABLE
 DEFAULT = auto.default_name()
 
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    profile.reload()
-    yield
-    profile.reload()
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 @pytest.fixture
