@@ -30,7 +30,7 @@ class RecordError(ValueError):
 
 def as_dict(run: Run) -> dict[str, Any]:
     """The record of a run: dicts, lists, strings, numbers and None. A number that is infinite is None."""
-    record: dict[str, Any] = _plain(run)
+    record: dict[str, Any] = plain(run)
     return record
 
 
@@ -99,13 +99,13 @@ def _no_constant(name: str) -> float:
     raise RecordError(f"{name} is not JSON")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in _ordered(type(value))}
+        return {field.name: plain(getattr(value, field.name)) for field in _ordered(type(value))}
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value

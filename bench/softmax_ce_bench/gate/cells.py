@@ -1,0 +1,66 @@
+"""What the gate measures: a backend's operation on a workload, on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from softmax_ce_bench.workloads import Shape
+
+OPERATIONS = ("forward", "backward", "fused")
+CONTROL = "control"
+
+# In the caches, so that what is timed is the code and not the memory; a call takes the compiled backends some 50 us,
+# but for the first.
+_TINY = Shape("tiny", 1, 10, "one prediction: the cost of a call")
+_BOOSTING = Shape("boosting", 8192, 10, "many rows, few classes: rows across the lanes of a vector")
+_VISION = Shape("vision", 256, 1000, "rows whose exponentials are kept")
+_LANGUAGE = Shape("language", 8, 32_000, "rows cut into chunks")
+WORKLOADS = (
+    (_TINY, "float32"), (_BOOSTING, "float32"), (_VISION, "float32"), (_VISION, "float64"), (_LANGUAGE, "float32"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One thing that is timed in both builds.
+
+    Attributes
+    ----------
+    backend, operation : str
+    workload : str
+        Its name, for people.
+    rows, classes : int
+    dtype : str
+    """
+
+    backend: str
+    operation: str
+    workload: str
+    rows: int
+    classes: int
+    dtype: str
+
+    @property
+    def text(self) -> str:
+        """Names the cell."""
+        return f"{self.backend} {self.operation} {self.workload_text}"
+
+    @property
+    def workload_text(self) -> str:
+        """Names the workload."""
+        size = f"{self.rows}x{self.classes}"
+        return " ".join((*((self.workload,) * (self.workload != size)), size, self.dtype))
+
+
+def of(
+    backends: Iterable[str], workloads: Iterable[tuple[Shape, str]] = WORKLOADS, operations: Iterable[str] = OPERATIONS
+) -> list[Cell]:
+    """All cells of some backends, workloads and operations."""
+    operations, workloads = tuple(operations), tuple(workloads)
+    return [
+        Cell(backend, operation, shape.name, shape.rows, shape.classes, dtype)
+        for backend in backends
+        for shape, dtype in workloads
+        for operation in operations
+    ]

@@ -1,0 +1,77 @@
+"""Correctness before time: what each build computes on the workloads, against the high-precision reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from softmax_ce_bench import oracle
+from softmax_ce_bench.compare.judge import UNDECLARED
+from softmax_ce_bench.gate.cells import Cell
+from softmax_ce_bench.gate.process import ProcessError
+from softmax_ce_bench.gate.session import Build, BuildError, Session
+
+
+def backends(session: Session, build: Build) -> dict[str, tuple[str | None, bool]]:
+    """Each backend of a build: why it is not available, and whether it is stable.
+
+    Raises
+    ------
+    BuildError
+        The build cannot be imported, or something else is imported in its place.
+    """
+    try:
+        with session.process(build) as process:
+            file, found = process.ask("backends")
+    except ProcessError as error:
+        raise BuildError(f"{build.side} cannot be imported: {error}") from None
+    if not str(file).startswith(str(build.site)):
+        raise BuildError(f"{build.side}: {file} was imported in place of the build in {build.site}")
+    return dict(found)
+
+
+class Reference:
+    """The truth on the cells' workloads, computed once.
+
+    Parameters
+    ----------
+    session : Session
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._truths: dict[int, tuple[oracle.Truth, oracle.Bounds]] = {}
+
+    def complaints(self, build: Build, cells: Iterable[Cell]) -> dict[Cell, str]:
+        """For each cell on which a build is wrong, how."""
+        found: dict[tuple[str, int], str | None] = {}
+        cells = list(cells)
+        with self._session.process(build) as process:
+            for cell in cells:
+                key = cell.backend, self._session.workload(cell)
+                if key not in found:
+                    try:
+                        found[key] = self._complaint(key[1], process.ask("result", *key))
+                    except ProcessError as error:
+                        raise BuildError(f"{build.side}: {cell.backend}: {error}") from None
+        reasons = {cell: found[cell.backend, self._session.workload(cell)] for cell in cells}
+        return {cell: reason for cell, reason in reasons.items() if reason is not None}
+
+    def _complaint(self, workload: int, result: Sequence[Any]) -> str | None:
+        """How a result is wrong. The bound is that of any sound implementation: what a build declares may change."""
+        if workload not in self._truths:
+            logits, labels = self._session.arrays(workload)
+            truth = oracle.evaluate(logits, labels)
+            self._truths[workload] = truth, oracle.bounds(UNDECLARED, truth, logits.dtype)
+        truth, allowed = self._truths[workload]
+        for name, got, right, bound in (
+            ("loss", result[0], truth.loss, allowed.loss), ("gradient", result[1], truth.grad, allowed.grad),
+        ):  # fmt: skip
+            if np.shape(got) != right.shape:
+                return f"its {name} has shape {np.shape(got)}, not {right.shape}"
+            worst = oracle.over_bound(got, right, bound)
+            if not worst <= 1:
+                return f"its {name}'s worst error is {worst:.3g} times what rounding explains"
+        return None

@@ -1,0 +1,197 @@
+"""The gate from two sources to a verdict: build, check, measure, measure again what looks slower, conclude."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from softmax_ce_bench import load
+from softmax_ce_bench.compare import machine
+from softmax_ce_bench.gate import builds, cells, decision
+from softmax_ce_bench.gate.builds import Source
+from softmax_ce_bench.gate.cells import CONTROL, OPERATIONS, WORKLOADS, Cell
+from softmax_ce_bench.gate.check import Reference, backends
+from softmax_ce_bench.gate.decision import Found
+from softmax_ce_bench.gate.model import Measured, Result
+from softmax_ce_bench.gate.session import Build, BuildError, Session
+from softmax_ce_bench.stats import paired_ratio
+from softmax_ce_bench.workloads import Shape
+
+_MORE = 8  # rounds by which a cell that scatters is extended at a time
+
+Tell = Callable[[str, float, float], None]  # what is being done, the fraction done, seconds left (nan: not known)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to gate, and how.
+
+    Attributes
+    ----------
+    base, head : Source
+    backends : tuple of str
+        Empty: all stable ones that the builds have.
+    workloads : tuple of (Shape, dtype)
+    operations : tuple of str
+    rounds : int
+        Of each measurement, at first.
+    most_rounds : int
+        To which a cell that scatters is extended.
+    seconds : float
+        For measuring, infinite unless limited. Building and checking come before.
+    seed : int
+    command : tuple of str
+    """
+
+    base: Source
+    head: Source
+    backends: tuple[str, ...] = ()
+    workloads: tuple[tuple[Shape, str], ...] = WORKLOADS
+    operations: tuple[str, ...] = OPERATIONS
+    rounds: int = decision.ROUNDS
+    most_rounds: int = decision.MOST_ROUNDS
+    seconds: float = math.inf
+    seed: int = 0
+    command: tuple[str, ...] = ()
+
+
+def run(request: Request, tell: Tell) -> Result:
+    """Build both, then :func:`compare` them.
+
+    Raises
+    ------
+    BuildError
+        One of them does not build, import or run, or head computes something wrong, or nothing can be compared.
+    """
+    with tempfile.TemporaryDirectory(prefix="softmax-ce-gate-", ignore_cleanup_errors=True) as name:
+        # Both names have four letters: so long are the paths of everything that the two processes load.
+        pair = Build("base", Path(name) / "base"), Build("head", Path(name) / "head")
+        tell(f"building {request.base.text} and {request.head.text}", 0.0, math.nan)
+        builds.make([(request.base, pair[0].site), (request.head, pair[1].site)])
+        return compare(request, pair, Path(name), tell)
+
+
+def compare(request: Request, pair: tuple[Build, Build], folder: Path, tell: Tell) -> Result:
+    """Check and measure two installed builds; the workloads are put into a folder."""
+    tell("checking what both compute", 0.0, math.nan)
+    session, todo, notes = _checked(request, pair, folder)
+    started, begin, before = datetime.now(UTC), time.monotonic(), _load()
+    measuring = _Measuring(session, request, begin + request.seconds, tell)
+    first = measuring.measure(todo, "measuring")
+    if not measuring.control[0]:
+        raise BuildError("nothing was measured within the time; a longer --time-budget gives more")
+    second = measuring.measure([cell for cell in todo if first[cell].found.is_slower], "measuring again what is slower")
+    cells = tuple(_measured(cell, first[cell], second.get(cell)) for cell in todo)
+    control = paired_ratio(measuring.control[1], measuring.control[0])
+    return Result(
+        base=request.base.text, head=request.head.text,
+        base_commit=request.base.commit, head_commit=request.head.commit,
+        started=started.isoformat(timespec="seconds"), seconds=time.monotonic() - begin,
+        control=control, control_rounds=len(measuring.control[0]), cells=cells, notes=tuple(notes),
+        exit=decision.conclusion([measured.verdict for measured in cells], control), out_of_time=measuring.is_over,
+        others=load.cpus_of_others(before, _load()), machine=machine.collect(), command=request.command,
+    )  # fmt: skip
+
+
+def _load() -> load.Reading | None:
+    """The load on the machine; the measured processes, which have ended, are ours."""
+    reading, own = load.read(), os.times()
+    return reading and replace(reading, own=reading.own + own.children_user + own.children_system)
+
+
+@dataclass(slots=True)
+class _Paired:
+    """One cell's times, in one measurement."""
+
+    base: list[float] = field(default_factory=list)
+    head: list[float] = field(default_factory=list)
+
+    @property
+    def found(self) -> Found:
+        return decision.judge(self.base, self.head)
+
+
+class _Measuring:
+    """Rounds until each cell has enough, or the time is up."""
+
+    def __init__(self, session: Session, request: Request, deadline: float, tell: Tell) -> None:
+        self.control: tuple[list[float], list[float]] = ([], [])
+        self._session = session
+        self._request = request
+        self._deadline = deadline
+        self._tell = tell
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() > self._deadline
+
+    def measure(self, cells: Sequence[Cell], text: str) -> dict[Cell, _Paired]:
+        """One measurement of some cells: the rounds that all get, then more for those that scatter."""
+        pairs = {cell: _Paired() for cell in cells}
+        self._rounds(pairs, self._request.rounds, text)
+        for _ in range(self._request.rounds + _MORE, self._request.most_rounds + 1, _MORE):
+            scattered = {cell: pair for cell, pair in pairs.items() if pair.base and not pair.found.is_powerful}
+            self._rounds(scattered, _MORE, f"{text}, longer where it scatters")
+        return pairs
+
+    def _rounds(self, pairs: dict[Cell, _Paired], count: int, text: str) -> None:
+        begin = time.monotonic()
+        for k in range(count):
+            if not pairs or self.is_over:
+                return
+            left = (time.monotonic() - begin) * (count - k) / k if k else math.nan
+            what = f"{len(pairs)} cell{'s' * (len(pairs) > 1)}, round {k + 1} of {count}"
+            self._tell(f"{text}: {what}", k / count, min(left, self._deadline - time.monotonic()))
+            base, head = self._session.round(list(pairs))
+            self.control[0].append(base[CONTROL])
+            self.control[1].append(head[CONTROL])
+            for cell, pair in pairs.items():
+                pair.base.append(base[cell.text])
+                pair.head.append(head[cell.text])
+
+
+def _measured(cell: Cell, first: _Paired, second: _Paired | None) -> Measured:
+    again = second.found if second is not None and second.base else None
+    found = first.found
+    return Measured(cell, tuple(first.base), tuple(first.head), found, again, decision.verdict(found, again))
+
+
+def _checked(request: Request, pair: tuple[Build, Build], folder: Path) -> tuple[Session, list[Cell], list[str]]:
+    """A session of the cells that both builds compute right, and what was left out."""
+    alone = Session(pair, [], folder)
+    in_base, in_head = (backends(alone, build) for build in pair)
+    notes = []
+    names = []
+    for name in request.backends or dict.fromkeys((*in_base, *in_head)):
+        missing = [side.get(name, (f"it has no backend {name!r}", True)) for side in (in_base, in_head)]
+        why_base, why_head = (why for why, _ in missing)
+        if not request.backends and not all(stable for _, stable in missing):
+            continue
+        if why_base is None and why_head is None:
+            names.append(name)
+        elif why_base is None:
+            raise BuildError(f"head has lost the backend {name!r}: {why_head}")
+        elif name in request.backends:
+            raise BuildError(f"backend {name!r} cannot be compared: base: {why_base}")
+        else:
+            notes.append(f"{name}: not compared, since base has none: {why_base}")
+    wanted = cells.of(names, request.workloads, request.operations)
+    session = Session(pair, wanted, folder, request.seed)
+    reference = Reference(session)
+    wrong_in_base, wrong_in_head = (reference.complaints(build, wanted) for build in pair)
+    for cell, reason in wrong_in_head.items():
+        if cell not in wrong_in_base:
+            raise BuildError(f"head is wrong, and so is not timed: {cell.backend} on {cell.workload_text}: {reason}")
+    for cell, reason in dict.fromkeys((cell, reason) for cell, reason in wrong_in_base.items()):
+        notes.append(f"{cell.text}: not compared, since base is wrong there: {reason}")
+    todo = [cell for cell in wanted if cell not in wrong_in_base]
+    if not todo:
+        raise BuildError("the two builds have no backend in common that is right: nothing can be compared")
+    return session, todo, notes

@@ -1,0 +1,165 @@
+"""Paired times of two builds, from rounds of fresh processes.
+
+In every round each build gets a fresh process, so that what a process draws by lot - where its memory lies, what its
+hashes are - is drawn anew. The two start, and import, side by side. Then they take turns in the order ABBA: in a first
+pass over all cells the leader comes first, in a second pass the other one, so that a machine that slowly gets faster or
+slower favours neither. The lead changes from round to round, the order of the cells from pass to pass.
+
+A visit is a few samples, of which the least counts; a build's time in a round is the least of its two visits. They are
+far apart, by all the other cells, since what disturbs one rarely lasts until the other: with the two side by side, ten
+times as many rounds were far off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmax_ce_bench import workloads
+from softmax_ce_bench.gate.cells import CONTROL, Cell
+from softmax_ce_bench.gate.process import Process, ProcessError
+from softmax_ce_bench.workloads import Shape, Workload
+
+SAMPLE_SECONDS = 2.5e-4  # some thousand times what reading the clock costs
+SAMPLES = 5  # a visit
+PASSES = 2  # over all cells in a round
+
+
+class BuildError(RuntimeError):
+    """A build cannot be measured; one line says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """An installed build.
+
+    Attributes
+    ----------
+    side : str
+        "base" or "head".
+    site : Path
+        The folder that holds its softmax_ce; of the same length for both.
+    """
+
+    side: str
+    site: Path
+    extra: tuple[tuple[str, str], ...] = ()
+
+
+Round = tuple[dict[str, float], dict[str, float]]  # base's and head's seconds a call, by the cell's text or `CONTROL`
+
+
+class Session:
+    """Times cells of two builds.
+
+    Parameters
+    ----------
+    builds : pair of Build
+        Base and head.
+    cells : sequence of Cell
+    folder : Path
+        Where the workloads are put, for the processes to read.
+    seed : int
+        Of the orders.
+    """
+
+    def __init__(self, builds: tuple[Build, Build], cells: Sequence[Cell], folder: Path, seed: int = 0) -> None:
+        self._builds = builds
+        self._folder = folder
+        self._rng = np.random.default_rng(seed)
+        self._round = 0
+        self._calls: dict[str, int] = {}
+        self._workloads: dict[tuple[str, int, int, str], Workload] = {}
+        for cell in cells:
+            self._save(cell)
+
+    def round(self, cells: Sequence[Cell]) -> Round:
+        """Measure one round of some cells, and of the control.
+
+        Raises
+        ------
+        BuildError
+        """
+        if missing := [cell for cell in cells if cell.text not in self._calls]:
+            self._calibrate(missing)
+        self._round += 1
+        lead = self._round % 2
+        least: Round = ({}, {})
+        with ExitStack() as stack:
+            todo: list[Cell | None] = [None, *cells]
+            # The leader is started first, too: whoever is, tends to keep one and the same CPU.
+            started = {side: stack.enter_context(self.process(self._builds[side])) for side in (lead, 1 - lead)}
+            processes = [started[0], started[1]]
+            self._prepare(processes, todo)
+            for turn in range(PASSES):
+                sides = (lead, 1 - lead) if turn % 2 == 0 else (1 - lead, lead)
+                for key in self._rng.permutation(len(todo)):
+                    cell = todo[key]
+                    name = _name(cell)
+                    for side in sides:
+                        seconds = self._ask(side, processes[side], cell, "visit", int(key), self._calls[name], SAMPLES)
+                        least[side][name] = min(seconds, least[side].get(name, np.inf))
+        return least
+
+    def process(self, build: Build) -> Process:
+        """A fresh process with a build, for the caller to end."""
+        return Process(build.site, self._folder, dict(build.extra))
+
+    def workload(self, cell: Cell) -> int:
+        """Which of the saved workloads a cell runs on."""
+        return list(self._workloads).index(_recipe(cell))
+
+    def arrays(self, workload: int) -> tuple[Any, Any]:
+        """A saved workload's logits and labels."""
+        made = list(self._workloads.values())[workload]
+        return made.logits, made.targets
+
+    def _save(self, cell: Cell) -> None:
+        if _recipe(cell) not in self._workloads:
+            made = workloads.synthetic(Shape(cell.workload, cell.rows, cell.classes, ""), cell.dtype)
+            np.savez(self._folder / f"{len(self._workloads)}.npz", logits=made.logits, labels=made.targets)
+            self._workloads[_recipe(cell)] = made
+
+    def _calibrate(self, cells: Sequence[Cell]) -> None:
+        """Find each cell's calls in a sample, the same for both builds; nothing is kept of the times."""
+        todo: list[Cell | None] = [None, *cells]
+        with ExitStack() as stack:  # both, so that both have compiled what they compile
+            processes = [stack.enter_context(self.process(build)) for build in self._builds]
+            self._prepare(processes, todo)
+            for key, cell in enumerate(todo):
+                self._calls[_name(cell)] = self._ask(0, processes[0], cell, "calibrate", key, SAMPLE_SECONDS)
+
+    def _prepare(self, processes: Sequence[Process], cells: Sequence[Cell | None]) -> None:
+        """Warm up both side by side: nothing is timed yet."""
+        for key, cell in enumerate(cells):
+            what = (None, "", 0) if cell is None else (cell.backend, cell.operation, self.workload(cell))
+            for process in processes:
+                process.send("prepare", key, *what)
+            for build, process in zip(self._builds, processes, strict=True):
+                with _blamed(build, _name(cell)):
+                    process.answer()
+
+    def _ask(self, side: int, process: Process, cell: Cell | None, question: str, *arguments: object) -> Any:
+        with _blamed(self._builds[side], _name(cell)):
+            return process.ask(question, *arguments)
+
+
+def _recipe(cell: Cell) -> tuple[str, int, int, str]:
+    return cell.workload, cell.rows, cell.classes, cell.dtype
+
+
+def _name(cell: Cell | None) -> str:
+    return CONTROL if cell is None else cell.text
+
+
+@contextmanager
+def _blamed(build: Build, what: str) -> Iterator[None]:
+    try:
+        yield
+    except ProcessError as error:
+        raise BuildError(f"{build.side}: {what}: {error}") from None

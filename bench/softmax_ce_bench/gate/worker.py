@@ -1,0 +1,98 @@
+"""The far end: one process with one build, which does what it is told.
+
+``python -m softmax_ce_bench.gate.worker DESCRIPTOR FOLDER`` with the build's folder first on the path. Of the harness it imports
+the timing loop and nothing that would import softmax_ce: that is the build's, which may be older or newer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmax_ce_bench import timing
+
+
+class Desk:
+    """What a worker can be asked.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds each workload as K.npz: logits, labels.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import softmax_ce  # the build's
+
+        self._sce = softmax_ce
+        self._folder = folder
+        self._inputs: dict[int, tuple[Any, Any, Any]] = {}
+        self._calls: dict[int, Callable[[], Any]] = {}
+
+    def backends(self) -> tuple[str, dict[str, tuple[str | None, bool]]]:
+        """Where the build is; each backend, why it is not available, and whether it is stable."""
+        return self._sce.__file__, {info.name: (info.why_unavailable, info.stable) for info in self._sce.backends()}
+
+    def prepare(self, key: int, backend: str | None, operation: str, workload: int) -> None:
+        """Make a call ready, and warm it up. Without a backend: the control."""
+        self._calls[key] = timing.frozen_control() if backend is None else self._call(backend, operation, workload)
+        self._calls[key]()
+        self._calls[key]()
+
+    def calibrate(self, key: int, sample_seconds: float) -> int:
+        """How many calls fill a sample."""
+        return timing.calibrate(self._calls[key], sample_seconds)
+
+    def visit(self, key: int, calls: int, samples: int) -> float:
+        """The least seconds a call among some samples."""
+        sampler = timing.Local(self._calls[key])
+        return min(sampler.sample(calls) for _ in range(samples))
+
+    def result(self, backend: str, workload: int) -> tuple[Any, Any]:
+        """Each row's loss, and the gradient."""
+        logits, labels, _ = self._input(workload)
+        return self._sce.cross_entropy_with_grad(logits, labels, reduction="none", backend=backend, threads=1)
+
+    def _input(self, workload: int) -> tuple[Any, Any, Any]:
+        if workload not in self._inputs:
+            with np.load(self._folder / f"{workload}.npz", allow_pickle=False) as arrays:
+                logits, labels = arrays["logits"], arrays["labels"]
+            self._inputs[workload] = logits, labels, np.ones_like(logits)  # ones: its pages are there
+        return self._inputs[workload]
+
+    def _call(self, backend: str, operation: str, workload: int) -> Callable[[], Any]:
+        logits, labels, grad = self._input(workload)
+        options: dict[str, Any] = {"backend": backend, "threads": 1}
+        sce = self._sce
+        if operation == "forward":
+            return partial(sce.cross_entropy, logits, labels, **options)
+        function = sce.cross_entropy_grad if operation == "backward" else sce.cross_entropy_with_grad
+        return partial(function, logits, labels, grad_out=grad, **options)
+
+
+def main() -> None:
+    """Answer until the near end has gone."""
+    descriptor, folder = sys.argv[1:]
+    desk: Desk | None = None
+    with Connection(int(descriptor)) as pipe:
+        while True:
+            try:
+                question, arguments = pipe.recv()
+            except (EOFError, OSError):
+                return
+            try:
+                desk = desk or Desk(Path(folder))
+                answer = True, getattr(desk, question)(*arguments)
+            except Exception as error:  # a build may raise anything: it is told
+                answer = False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            pipe.send(answer)
+
+
+if __name__ == "__main__":
+    main()
