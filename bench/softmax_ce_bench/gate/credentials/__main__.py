@@ -1,0 +1,73 @@
+"""``python -m softmax_ce_bench.gate.credentials``: measure how often the gate is right, and write it down."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softmax_ce_bench.cli.common import Refused, console, interruptible, progress
+from softmax_ce_bench.cli.options import Duration
+from softmax_ce_bench.compare import machine
+from softmax_ce_bench.gate import builds, decision, session
+from softmax_ce_bench.gate.credentials import campaign
+from softmax_ce_bench.gate.credentials.store import Store, StoreError
+
+FOLDER = Path("build/gate-credentials")
+
+
+@click.command()
+@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True,
+              help="Where the builds and the runs are kept, to go on with.")  # fmt: skip
+@click.option("--time-budget", type=Duration(), default="1h", show_default=True, metavar="TIME",
+              help="Of this invocation; a later one goes on.")  # fmt: skip
+@click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="So many times as many runs.")
+@click.option("--repository", type=click.Path(path_type=Path), default=Path(), help="The checkout.  [default: this]")
+def main(folder: Path, time_budget: float, scale: int, repository: Path) -> None:
+    """Measure the gate's false alarms and its power on this machine: the last commit against itself, and against
+    builds that are slower on purpose."""
+    deadline = time.monotonic() + time_budget
+    shown_on = console()
+    try:
+        root = builds.repository(repository)
+        source = builds.revision(root, "HEAD")
+        store = Store(folder / "runs.jsonl", _about(source.commit))
+    except (builds.BuildError, StoreError) as error:
+        raise Refused(str(error)) from None
+    with interruptible(f"What was measured is in {store.path}; the same command goes on."), progress(shown_on) as bar:
+        task = bar.add_task("", total=1.0, left="")
+
+        def tell(text: str, done: float, left: float) -> None:
+            bar.update(task, description=text, completed=done, refresh=True)
+
+        try:
+            sites = campaign.prepare(source, folder.resolve(), tell)
+            complete = campaign.run(source, sites, store, deadline, tell, scale=scale)
+        except builds.BuildError as error:
+            raise Refused(str(error)) from None
+    shown_on.print(f"{sum(store.counts().values())} runs are in {store.path}.", markup=False, soft_wrap=True)
+    if not complete:
+        shown_on.print("The time is up before all are there: the same command goes on.")
+
+
+def _about(commit: str) -> dict[str, Any]:
+    """What all runs of a store have in common."""
+    here = machine.collect()
+    return {
+        "commit": commit,
+        "cpu": here.cpu,
+        "cpus": here.cpus_available,
+        "python": here.python,
+        "packages": {name: here.packages.get(name) for name in ("numpy", "numba")},
+        "settings": {
+            "rounds": decision.ROUNDS, "most_rounds": decision.MOST_ROUNDS, "slower": decision.SLOWER,
+            "significant": decision.SIGNIFICANT, "samples": session.SAMPLES, "passes": session.PASSES,
+            "sample_seconds": session.SAMPLE_SECONDS, "run_seconds": campaign.RUN_SECONDS,
+        },
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Runs of the gate, arm by arm, until all are there or the time is up."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from softmax_ce_bench.gate import builds
+from softmax_ce_bench.gate.builds import Source
+from softmax_ce_bench.gate.credentials.arms import ARMS, BUILDS, Arm, following
+from softmax_ce_bench.gate.credentials.mutants import BROKEN
+from softmax_ce_bench.gate.credentials.store import Store
+from softmax_ce_bench.gate.process import deaf_children
+from softmax_ce_bench.gate.run import Request, compare
+from softmax_ce_bench.gate.session import Build, BuildError
+
+RUN_SECONDS = 120.0  # of one run, at most
+Tell = Callable[[str, float, float], None]
+
+# A neighbour that computes and that moves memory, some tens of megabytes again and again.
+_NEIGHBOUR = """
+import os, numpy as np
+parent, x = os.getppid(), np.random.default_rng(0).standard_normal(4_000_000)
+while os.getppid() == parent:
+    np.exp(x).sum()
+"""
+
+
+def prepare(source: Source, folder: Path, tell: Tell) -> dict[str, Path]:
+    """Build what is not there yet of `BUILDS`; their folders by name."""
+    sites = {name: folder / name for name in BUILDS}
+    for done, (name, site) in enumerate(sites.items()):
+        if (site / "softmax_ce").is_dir():
+            continue
+        tell(f"building {name}", done / len(sites), math.nan)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            builds.make([(source, Path(unfinished) / name)], [BUILDS[name]])
+            shutil.rmtree(site, ignore_errors=True)
+            os.replace(Path(unfinished) / name, site)
+    return sites
+
+
+def broken_build(source: Source, folder: Path) -> str:
+    """What the gate says of a build that does not compile.
+
+    Raises
+    ------
+    AssertionError
+        It said nothing.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        try:
+            builds.make([(source, Path(name) / "site")], [BROKEN])
+        except BuildError as error:
+            return str(error)
+    raise AssertionError("a build whose source is no C was made")
+
+
+def run(
+    source: Source, sites: dict[str, Path], store: Store, deadline: float, tell: Tell,
+    arms: Sequence[Arm] = ARMS, scale: int = 1,
+) -> bool:  # fmt: skip
+    """Run the gate until every arm has its runs, or the time is up. Whether it is complete.
+
+    A run is begun only if one as long as the longest so far would end in time.
+    """
+    longest = 0.0
+    while True:
+        counts = store.counts()
+        arm = following(counts, arms, scale)
+        if arm is None:
+            return True
+        begin = time.monotonic()
+        if begin + longest > deadline:
+            return False
+        total = scale * sum(each.runs for each in arms)
+        done = sum(counts.values())
+
+        def told(text: str, _done: float, left: float, arm: Arm = arm, done: int = done, total: int = total) -> None:
+            tell(f"run {done + 1} of {total}, {arm.name}: {text}", done / total, left)
+
+        request = Request(
+            source, source, seconds=RUN_SECONDS, seed=counts.get(arm.name, 0), command=("gate-credentials",)
+        )
+        pair = Build("base", sites[arm.base], arm.environment), Build("head", sites[arm.head], arm.environment)
+        with tempfile.TemporaryDirectory(prefix="softmax-ce-gate-") as folder, neighbour(arm.loaded):
+            store.add(arm.name, compare(request, pair, Path(folder), told))
+        longest = max(longest, time.monotonic() - begin)
+
+
+@contextmanager
+def neighbour(wanted: bool) -> Iterator[None]:
+    """A busy neighbour meanwhile; the system decides where it runs."""
+    if not wanted:
+        yield
+        return
+    with deaf_children():
+        process = subprocess.Popen([sys.executable, "-c", _NEIGHBOUR])
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        process.kill()
+        process.wait()

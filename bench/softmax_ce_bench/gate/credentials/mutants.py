@@ -1,0 +1,120 @@
+"""Builds that are slower on purpose: injected work of a known share, and changes that somebody might really commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from softmax_ce_bench.gate.builds import Edit
+from softmax_ce_bench.gate.cells import Cell
+
+_KERNELS = "kernels/softmax_ce/_backends"
+SHARE = "SOFTMAX_CE_EXTRA_WORK"  # the share of the rows that an injected build computes twice
+
+# Work, not sleep: the first rows of a call once more. The remainder is carried, so that a share of one row counts too.
+_IN_PYTHON = f"""
+
+import os as _os
+
+_once, _owed, _share = hard, 0.0, float(_os.environ["{SHARE}"])
+
+
+def hard(*arguments):
+    global _owed
+    _once(*arguments)
+    start, stop = arguments[-2:]
+    _owed += _share * (stop - start)
+    if _owed >= 1:
+        extra = int(_owed)
+        _owed -= extra
+        _once(*arguments[:-2], start, start + extra)
+"""
+_IN_C = f"""    rows(call, start, stop);
+    static double share = -1, owed = 0;
+    if (share < 0)
+        share = atof(getenv("{SHARE}"));
+    owed += share * (double)(stop - start);
+    const ptrdiff_t extra = (ptrdiff_t)owed;
+    owed -= (double)extra;
+    if (extra > 0)
+        rows(call, start, start + extra);
+"""
+WORK = (
+    Edit(f"{_KERNELS}/shifted.py", "", _IN_PYTHON),
+    Edit(f"{_KERNELS}/numba_jit/__init__.py", "", _IN_PYTHON),
+    Edit(f"{_KERNELS}/cython/rows_dispatch.c", "    rows(call, start, stop);\n", _IN_C),
+)
+BROKEN = (Edit(f"{_KERNELS}/cython/rows_dispatch.c", "    rows(call, start, stop);\n", "    rows(call, start, stop)\n"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A change to one backend.
+
+    Attributes
+    ----------
+    name : str
+    backend : str
+    edit : Edit
+    workloads : tuple of str
+        Those that it slows down, by name.
+    operations : tuple of str
+    dtypes : tuple of str
+    """
+
+    name: str
+    backend: str
+    edit: Edit
+    workloads: tuple[str, ...] = ("boosting", "vision", "language")
+    operations: tuple[str, ...] = ("forward", "backward", "fused")
+    dtypes: tuple[str, ...] = ("float32", "float64")
+
+    def concerns(self, cell: Cell) -> bool:
+        """Whether it slows a cell down."""
+        return (
+            cell.backend == self.backend
+            and cell.workload in self.workloads
+            and cell.operation in self.operations
+            and cell.dtype in self.dtypes
+        )
+
+
+# Two builds, in each of which every backend has one: what is slow in one backend says nothing of another.
+REALISTIC = (
+    (
+        Mutant(
+            "float64 upcast of the exponentials", "numpy",
+            Edit(f"{_KERNELS}/shifted.py", "    e = x - peak\n", "    e = x - peak.astype(np.float64)\n"),
+            dtypes=("float32",),
+        ),
+        Mutant(
+            "exponentials computed a second time", "numba",
+            Edit(f"{_KERNELS}/numba_jit/rows.py", "keep = classes <= CHUNK and", "keep = classes <= 0 and"),
+            workloads=("vision",), operations=("backward", "fused"),
+        ),
+        Mutant(
+            "-O3 lost (-O1)", "cython", Edit("setup.py", 'FLAGS = ["-O3",', 'FLAGS = ["-O1",'),
+        ),
+    ),
+    (
+        Mutant(
+            "an extra temporary, the logits copied", "numpy",
+            Edit(f"{_KERNELS}/shifted.py", "row = _shift(logits[rows], loss is None and grad is None)\n"
+                 "            _write_lse(row, rows, row_max, log_sum)\n            if loss is None and grad is None:\n"
+                 "                continue\n            y =",
+                 "row = _shift(logits[rows].copy(), loss is None and grad is None)\n"
+                 "            _write_lse(row, rows, row_max, log_sum)\n            if loss is None and grad is None:\n"
+                 "                continue\n            y ="),
+        ),
+        Mutant(
+            "vectors of half the width", "numba",
+            Edit(f"{_KERNELS}/numba_jit/vectors.py", "Vector(dtype, LINE * 8 // dtype.bitwidth)",
+                 "Vector(dtype, LINE * 4 // dtype.bitwidth)"),
+        ),
+        Mutant(
+            "exponentials computed a second time", "cython",
+            Edit(f"{_KERNELS}/cython/rows_kernel.h", "else if (call->classes * (ptrdiff_t)sizeof(real) <= SCE_KEEP)",
+                 "else if (call->classes == 0)"),
+            workloads=("vision",), operations=("backward", "fused"),
+        ),
+    ),
+)  # fmt: skip

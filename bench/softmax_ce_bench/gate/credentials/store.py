@@ -1,0 +1,123 @@
+"""What the runs found, a line of JSON each: appended as soon as it is there, so that a campaign goes on where it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmax_ce_bench.gate.model import Result
+
+FORMAT = 1
+
+
+class StoreError(RuntimeError):
+    """A store cannot be gone on with; one line says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the gate.
+
+    Attributes
+    ----------
+    arm : str
+    exit : int
+    control : float
+        The control's ratio.
+    seconds : float
+    others : float or None
+        CPUs that others used meanwhile; the neighbour that is part of an arm among them.
+    logs : dict
+        Cell -> log(head / base), one a round of the first measurement.
+    seconds_a_call : dict
+        Cell -> base's median.
+    verdicts : dict
+        Cell -> a :class:`softmax_ce_bench.gate.decision.Verdict`.
+    """
+
+    arm: str
+    exit: int
+    control: float
+    seconds: float
+    others: float | None
+    logs: dict[str, Any]
+    seconds_a_call: dict[str, float]
+    verdicts: dict[str, str]
+
+
+class Store:
+    """A file of runs.
+
+    Parameters
+    ----------
+    path : Path
+    about : dict
+        What all runs must have in common: commit, machine, settings.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path = path
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._append({"format": FORMAT, **about})
+        first, *_ = self._lines()
+        if first != {"format": FORMAT, **about}:
+            differ = [name for name in about if first.get(name) != about[name]] or ["format"]
+            raise StoreError(f"{path} holds runs with another {', '.join(differ)}: remove it, or name another folder")
+
+    def add(self, arm: str, result: Result) -> None:
+        """Keep a run."""
+        self._append({
+            "arm": arm,
+            "exit": int(result.exit),
+            "control": result.control.median,
+            "seconds": round(result.seconds, 1),
+            "others": result.others,
+            "cells": {
+                each.cell.text: {
+                    "verdict": str(each.verdict),
+                    "base": [float(f"{value:.5g}") for value in each.base],
+                    "head": [float(f"{value:.5g}") for value in each.head],
+                }
+                for each in result.cells
+            },
+        })  # fmt: skip
+
+    def runs(self) -> list[Run]:
+        """All runs so far."""
+        _, *lines = self._lines()
+        return [
+            Run(
+                line["arm"], line["exit"], line["control"], line["seconds"], line["others"],
+                {name: np.log(np.divide(cell["head"], cell["base"])) for name, cell in line["cells"].items()},
+                {name: float(np.median(cell["base"])) for name, cell in line["cells"].items()},
+                {name: cell["verdict"] for name, cell in line["cells"].items()},
+            )
+            for line in lines
+        ]  # fmt: skip
+
+    def counts(self) -> dict[str, int]:
+        """How many runs each arm has."""
+        found: dict[str, int] = {}
+        _, *lines = self._lines()
+        for line in lines:
+            found[line["arm"]] = found.get(line["arm"], 0) + 1
+        return found
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        with self.path.open(encoding="utf-8") as file:
+            for text in file:
+                if text.endswith("\n"):  # else somebody was interrupted while writing it
+                    yield json.loads(text)
