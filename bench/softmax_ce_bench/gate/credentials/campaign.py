@@ -15,7 +15,7 @@ from pathlib import Path
 
 from softmax_ce_bench.gate import builds
 from softmax_ce_bench.gate.builds import Source
-from softmax_ce_bench.gate.credentials.arms import ARMS, BUILDS, Arm, following
+from softmax_ce_bench.gate.credentials.arms import ARMS, BUILDS, CLEAN, CLONE, Arm, following
 from softmax_ce_bench.gate.credentials.mutants import BROKEN
 from softmax_ce_bench.gate.credentials.store import Store
 from softmax_ce_bench.gate.process import deaf_children
@@ -37,14 +37,19 @@ while os.getppid() == parent:
 def prepare(source: Source, folder: Path, tell: Tell) -> dict[str, Path]:
     """Build what is not there yet of `BUILDS`; their folders by name."""
     sites = {name: folder / name for name in BUILDS}
-    for done, (name, site) in enumerate(sites.items()):
-        if (site / "softmax_ce").is_dir():
-            continue
-        tell(f"building {name}", done / len(sites), math.nan)
+    missing = [name for name, site in sites.items() if not (site / "softmax_ce").is_dir()]
+    made = [name for name in missing if name != CLONE]
+    if made:
+        tell(f"building {', '.join(made)}", 0.0, math.nan)
         with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-            builds.make([(source, Path(unfinished) / name)], [BUILDS[name]])
-            shutil.rmtree(site, ignore_errors=True)
-            os.replace(Path(unfinished) / name, site)
+            new = [(source, Path(unfinished) / name) for name in made]
+            builds.make(new, [BUILDS[name] for name in made])
+            for name, (_, site) in zip(made, new, strict=True):
+                os.replace(site, sites[name])
+    if CLONE in missing:  # the same files: what a second build would give
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            shutil.copytree(sites[CLEAN], Path(unfinished) / CLONE, ignore=shutil.ignore_patterns("numba"))
+            os.replace(Path(unfinished) / CLONE, sites[CLONE])
     return sites
 
 

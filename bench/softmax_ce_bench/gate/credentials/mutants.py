@@ -43,7 +43,9 @@ WORK = (
     Edit(f"{_KERNELS}/numba_jit/__init__.py", "", _IN_PYTHON),
     Edit(f"{_KERNELS}/cython/rows_dispatch.c", "    rows(call, start, stop);\n", _IN_C),
 )
-BROKEN = (Edit(f"{_KERNELS}/cython/rows_dispatch.c", "    rows(call, start, stop);\n", "    rows(call, start, stop)\n"),)
+BROKEN = (
+    Edit(f"{_KERNELS}/cython/rows_dispatch.c", "    rows(call, start, stop);\n", "    rows(call, start, stop)\n"),
+)
 
 
 @dataclass(frozen=True, slots=True)
