@@ -97,7 +97,7 @@ def run(
         )
         pair = Build("base", sites[arm.base], arm.environment), Build("head", sites[arm.head], arm.environment)
         with tempfile.TemporaryDirectory(prefix="softmax-ce-gate-") as folder, neighbour(arm.loaded):
-            store.add(arm.name, compare(request, pair, Path(folder), told))
+            store.add(arm, compare(request, pair, Path(folder), told))
         longest = max(longest, time.monotonic() - begin)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from softmax_ce_bench.gate.credentials.arms import Arm
 from softmax_ce_bench.gate.model import Result
 
 FORMAT = 1
+DISTURBED = 0.25  # CPUs that others used: what was to be an idle machine was none
 
 
 class StoreError(RuntimeError):
@@ -32,7 +35,9 @@ class Run:
         The control's ratio.
     seconds : float
     others : float or None
-        CPUs that others used meanwhile; the neighbour that is part of an arm among them.
+        CPUs that others used meanwhile.
+    disturbed : bool
+        Whether it was to be alone on the machine, and was not. Kept, and counted apart.
     logs : dict
         Cell -> log(head / base), one a round of the first measurement.
     seconds_a_call : dict
@@ -46,6 +51,7 @@ class Run:
     control: float
     seconds: float
     others: float | None
+    disturbed: bool
     logs: dict[str, Any]
     seconds_a_call: dict[str, float]
     verdicts: dict[str, str]
@@ -71,10 +77,11 @@ class Store:
             differ = [name for name in about if first.get(name) != about[name]] or ["format"]
             raise StoreError(f"{path} holds runs with another {', '.join(differ)}: remove it, or name another folder")
 
-    def add(self, arm: str, result: Result) -> None:
+    def add(self, arm: Arm, result: Result) -> None:
         """Keep a run."""
         self._append({
-            "arm": arm,
+            "arm": arm.name,
+            "disturbed": not arm.loaded and (result.others or 0) > DISTURBED,
             "exit": int(result.exit),
             "control": result.control.median,
             "seconds": round(result.seconds, 1),
@@ -94,7 +101,7 @@ class Store:
         _, *lines = self._lines()
         return [
             Run(
-                line["arm"], line["exit"], line["control"], line["seconds"], line["others"],
+                line["arm"], line["exit"], line["control"], line["seconds"], line["others"], line["disturbed"],
                 {name: np.log(np.divide(cell["head"], cell["base"])) for name, cell in line["cells"].items()},
                 {name: float(np.median(cell["base"])) for name, cell in line["cells"].items()},
                 {name: cell["verdict"] for name, cell in line["cells"].items()},
@@ -103,12 +110,9 @@ class Store:
         ]  # fmt: skip
 
     def counts(self) -> dict[str, int]:
-        """How many runs each arm has."""
-        found: dict[str, int] = {}
+        """How many runs each arm has; disturbed ones do not count."""
         _, *lines = self._lines()
-        for line in lines:
-            found[line["arm"]] = found.get(line["arm"], 0) + 1
-        return found
+        return Counter(line["arm"] for line in lines if not line["disturbed"])
 
     def _append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
