@@ -9,6 +9,7 @@ from softmax_ce_bench.cli.check import check
 from softmax_ce_bench.cli.common import INTERRUPTED, WIDTH
 from softmax_ce_bench.cli.compare import compare
 from softmax_ce_bench.cli.diff import diff
+from softmax_ce_bench.cli.gate import gate
 from softmax_ce_bench.cli.info import info
 from softmax_ce_bench.cli.pick import pick
 from softmax_ce_bench.cli.show import show
@@ -22,5 +23,5 @@ def main() -> None:
     """Softmax cross-entropy on CPUs: compare the backends on this machine, check that they are right, pick one."""
 
 
-for command in (info, check, compare, show, diff, pick):
+for command in (info, check, compare, show, diff, pick, gate):
     main.add_command(command)

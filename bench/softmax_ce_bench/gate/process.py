@@ -35,7 +35,7 @@ class Process:
     """
 
     def __init__(self, site: Path, folder: Path, extra: dict[str, str] | None = None) -> None:
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._pipe, far = Pipe()
         command = [sys.executable, "-s", "-P", "-m", "softmax_ce_bench.gate.worker", str(far.fileno()), str(folder)]
         with far, deaf_children():

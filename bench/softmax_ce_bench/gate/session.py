@@ -1,7 +1,8 @@
 """Paired times of two builds, from rounds of fresh processes.
 
 In every round each build gets a fresh process, so that what a process draws by lot - where its memory lies, what its
-hashes are - is drawn anew. The two start, and import, side by side. Then they take turns in the order ABBA: in a first
+hashes are - is drawn anew. The two start, and import, side by side; then both are held to one and the same CPU, drawn
+for the round, since two CPUs differ by what else they have to do. There they take turns in the order ABBA: in a first
 pass over all cells the leader comes first, in a second pass the other one, so that a machine that slowly gets faster or
 slower favours neither. The lead changes from round to round, the order of the cells from pass to pass.
 
@@ -12,6 +13,7 @@ times as many rounds were far off.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -73,6 +75,7 @@ class Session:
         self._folder = folder
         self._rng = np.random.default_rng(seed)
         self._round = 0
+        self._cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
         self._calls: dict[str, int] = {}
         self._workloads: dict[tuple[str, int, int, str], Workload] = {}
         for cell in cells:
@@ -96,6 +99,9 @@ class Session:
             started = {side: stack.enter_context(self.process(self._builds[side])) for side in (lead, 1 - lead)}
             processes = [started[0], started[1]]
             self._prepare(processes, todo)
+            cpu = int(self._rng.choice(self._cpus))
+            for side in (0, 1):
+                self._ask(side, processes[side], None, "hold_to", cpu)
             for turn in range(PASSES):
                 sides = (lead, 1 - lead) if turn % 2 == 0 else (1 - lead, lead)
                 for key in self._rng.permutation(len(todo)):

@@ -1,11 +1,12 @@
 """The far end: one process with one build, which does what it is told.
 
-``python -m softmax_ce_bench.gate.worker DESCRIPTOR FOLDER`` with the build's folder first on the path. Of the harness it imports
-the timing loop and nothing that would import softmax_ce: that is the build's, which may be older or newer.
+``python -m softmax_ce_bench.gate.worker DESCRIPTOR FOLDER`` with the build's folder first on the path. Of the harness
+it imports the timing loop and nothing that would import softmax_ce: that is the build's, which may be older or newer.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -44,6 +45,11 @@ class Desk:
         self._calls[key] = timing.frozen_control() if backend is None else self._call(backend, operation, workload)
         self._calls[key]()
         self._calls[key]()
+
+    def hold_to(self, cpu: int) -> None:
+        """Run on one CPU from now on, where the system can do that."""
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {cpu})
 
     def calibrate(self, key: int, sample_seconds: float) -> int:
         """How many calls fill a sample."""

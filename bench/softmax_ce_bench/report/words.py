@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from softmax_ce_bench.compare.model import PEER, Cell, ColdStart, Run
+from softmax_ce_bench.compare.model import PEER, Cell, ColdStart, Machine, Run
 from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio
 
 _NAMED = 6  # cells in a sentence, at most
@@ -81,17 +81,21 @@ def _first(names: Sequence[str]) -> list[str]:
 
 def machine(run: Run) -> str:
     """Processor, system and versions, in one sentence."""
-    facts = run.machine
-    versions = "".join(f", {name} {facts.packages[name]}" for name in _SHOWN if facts.packages.get(name))
     peers = "".join(
         f", {candidate.name} {candidate.version}"
         for candidate in run.candidates
-        if candidate.kind == PEER and candidate.available and candidate.version not in facts.packages.values()
+        if candidate.kind == PEER and candidate.available and candidate.version not in run.machine.packages.values()
     )
+    return machine_facts(run.machine, run.date, peers)
+
+
+def machine_facts(facts: Machine, date: str, more: str = "") -> str:
+    """The same of a machine; `more` stands behind the packages."""
+    versions = "".join(f", {name} {facts.packages[name]}" for name in _SHOWN if facts.packages.get(name))
     commit = f" ({facts.commit})" if facts.commit else ""
     return (
-        f"{facts.cpu}, {facts.cpus_available} CPUs, {facts.os}; Python {facts.python}{versions}{peers}, "
-        f"softmax-ce {facts.softmax_ce}{commit}; {run.date}."
+        f"{facts.cpu}, {facts.cpus_available} CPUs, {facts.os}; Python {facts.python}{versions}{more}, "
+        f"softmax-ce {facts.softmax_ce}{commit}; {date}."
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from softmax_ce_bench.cli.common import Refused, console, interruptible, progres
 from softmax_ce_bench.cli.options import Duration
 from softmax_ce_bench.compare import machine
 from softmax_ce_bench.gate import builds, decision, session
-from softmax_ce_bench.gate.credentials import campaign
+from softmax_ce_bench.gate.credentials import campaign, page
 from softmax_ce_bench.gate.credentials.store import Store, StoreError
+from softmax_ce_bench.gate.credentials.summary import summarize
 
 FOLDER = Path("build/gate-credentials")
 
@@ -24,8 +27,10 @@ FOLDER = Path("build/gate-credentials")
 @click.option("--time-budget", type=Duration(), default="1h", show_default=True, metavar="TIME",
               help="Of this invocation; a later one goes on.")  # fmt: skip
 @click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="So many times as many runs.")
+@click.option("--publish/--no-publish", default=None,
+              help="Write docs/gate.md and its pictures.  [default: once all runs are there]")  # fmt: skip
 @click.option("--repository", type=click.Path(path_type=Path), default=Path(), help="The checkout.  [default: this]")
-def main(folder: Path, time_budget: float, scale: int, repository: Path) -> None:
+def main(folder: Path, time_budget: float, scale: int, publish: bool | None, repository: Path) -> None:
     """Measure the gate's false alarms and its power on this machine: the last commit against itself, and against
     builds that are slower on purpose."""
     deadline = time.monotonic() + time_budget
@@ -40,14 +45,21 @@ def main(folder: Path, time_budget: float, scale: int, repository: Path) -> None
         task = bar.add_task("", total=1.0, left="")
 
         def tell(text: str, done: float, left: float) -> None:
-            bar.update(task, description=text, completed=done, refresh=True)
+            ends = "" if math.isnan(left) else f"{left / 60:.0f} min left,"
+            bar.update(task, description=text, completed=done, left=ends, refresh=True)
 
         try:
             sites = campaign.prepare(source, folder.resolve(), tell)
             complete = campaign.run(source, sites, store, deadline, tell, scale=scale)
-        except builds.BuildError as error:
+            shown_on.print(f"{sum(store.counts().values())} runs are in {store.path}.", markup=False, soft_wrap=True)
+            if publish or (complete and publish is None):
+                tell("resampling", 1.0, math.nan)
+                broken = campaign.broken_build(source, folder)
+                target = root / "docs" / "gate.md"
+                page.publish(summarize(store.runs()), store.about, date.today().isoformat(), broken, target)
+                shown_on.print(f"Written to {target}, with its pictures.", markup=False, soft_wrap=True)
+        except (builds.BuildError, page.PageError) as error:
             raise Refused(str(error)) from None
-    shown_on.print(f"{sum(store.counts().values())} runs are in {store.path}.", markup=False, soft_wrap=True)
     if not complete:
         shown_on.print("The time is up before all are there: the same command goes on.")
 

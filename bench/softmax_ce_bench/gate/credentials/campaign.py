@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from softmax_ce_bench.gate import builds
@@ -77,28 +78,31 @@ def run(
 
     A run is begun only if one as long as the longest so far would end in time.
     """
-    longest = 0.0
+    taken: list[float] = []
     while True:
         counts = store.counts()
         arm = following(counts, arms, scale)
         if arm is None:
             return True
         begin = time.monotonic()
-        if begin + longest > deadline:
+        if begin + max(taken, default=0.0) > deadline:
             return False
         total = scale * sum(each.runs for each in arms)
         done = sum(counts.values())
-
-        def told(text: str, _done: float, left: float, arm: Arm = arm, done: int = done, total: int = total) -> None:
-            tell(f"run {done + 1} of {total}, {arm.name}: {text}", done / total, left)
-
+        left = (total - done) * (sum(taken) / len(taken) if taken else math.nan)
+        told = partial(_told, tell, f"run {done + 1} of {total}, {arm.name}", done / total, left)
         request = Request(
             source, source, seconds=RUN_SECONDS, seed=counts.get(arm.name, 0), command=("gate-credentials",)
         )
         pair = Build("base", sites[arm.base], arm.environment), Build("head", sites[arm.head], arm.environment)
         with tempfile.TemporaryDirectory(prefix="softmax-ce-gate-") as folder, neighbour(arm.loaded):
             store.add(arm, compare(request, pair, Path(folder), told))
-        longest = max(longest, time.monotonic() - begin)
+        taken.append(time.monotonic() - begin)
+
+
+def _told(tell: Tell, title: str, done: float, left: float, text: str, *_of_the_run: float) -> None:
+    """How far the campaign is, in place of the run."""
+    tell(f"{title}: {text}", done, left)
 
 
 @contextmanager

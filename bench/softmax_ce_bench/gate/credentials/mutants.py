@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from softmax_ce_bench.gate.builds import Edit
-from softmax_ce_bench.gate.cells import Cell
 
 _KERNELS = "kernels/softmax_ce/_backends"
 SHARE = "SOFTMAX_CE_EXTRA_WORK"  # the share of the rows that an injected build computes twice
@@ -70,13 +69,14 @@ class Mutant:
     operations: tuple[str, ...] = ("forward", "backward", "fused")
     dtypes: tuple[str, ...] = ("float32", "float64")
 
-    def concerns(self, cell: Cell) -> bool:
-        """Whether it slows a cell down."""
+    def concerns(self, cell: str) -> bool:
+        """Whether it slows a cell down, given by its text."""
+        backend, operation, workload, _, dtype = cell.split()
         return (
-            cell.backend == self.backend
-            and cell.workload in self.workloads
-            and cell.operation in self.operations
-            and cell.dtype in self.dtypes
+            backend == self.backend
+            and workload in self.workloads
+            and operation in self.operations
+            and dtype in self.dtypes
         )
 
 

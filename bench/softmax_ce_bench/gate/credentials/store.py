@@ -1,4 +1,4 @@
-"""What the runs found, a line of JSON each: appended as soon as it is there, so that a campaign goes on where it ended."""
+"""What the runs found, a line of JSON each, written as soon as it is there: a campaign goes on where it ended."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class Store:
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path = path
+        self.about = about
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._append({"format": FORMAT, **about})

@@ -1,0 +1,143 @@
+"""``softmax-ce gate``: is one build slower than another?"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softmax_ce.profile.files import write_text
+from softmax_ce_bench import workloads
+from softmax_ce_bench.cli.common import Refused, check_folder, check_page, console, interruptible, progress
+from softmax_ce_bench.cli.options import DTYPES, Duration, Several, Shapes
+from softmax_ce_bench.gate import builds, cells
+from softmax_ce_bench.gate import run as gating
+from softmax_ce_bench.gate.builds import Source
+from softmax_ce_bench.gate.session import BuildError
+from softmax_ce_bench.report import gating as report
+from softmax_ce_bench.workloads import Shape
+
+REDRAW_SECONDS = 0.2
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+@click.command(short_help="Is one build slower than another? Exits with 1 if so.")
+@click.argument("base", required=False)
+@click.argument("head", required=False)
+@click.option("--base-wheel", type=_WHEEL, help="A wheel in place of BASE.")
+@click.option("--head-wheel", type=_WHEEL, help="A wheel in place of HEAD.")
+@click.option("--backend", "backends", type=Several(), default=(), metavar="NAMES",
+              help="Such as numba,cython.  [default: all stable ones that the builds have]")  # fmt: skip
+@click.option("--op", "operations", type=Several(*cells.OPERATIONS), default=cells.OPERATIONS, metavar="NAMES",
+              help="Loss, gradient, or both in one call: forward, backward, fused.  [default: all]")  # fmt: skip
+@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Your own shapes, such as 32x1000,512x50257.")
+@click.option(
+    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Of --shapes: f32, f64, f16, bf16.  [default: f32]"
+)
+@click.option("--time-budget", type=Duration(), metavar="TIME",
+              help="For measuring, once both are built: 60, 60s, 2m.  [default: as long as it takes]")  # fmt: skip
+@click.option("--json", "json_file", type=_FILE, help="Also write what was found, with all times.")
+@click.option("--html", "html_file", type=_FILE, help="Also write a page with a forest plot.")
+def gate(
+    base: str | None, head: str | None, base_wheel: Path | None, head_wheel: Path | None,
+    json_file: Path | None, html_file: Path | None, **asked: Any,
+) -> None:  # fmt: skip
+    """Build two revisions of this checkout, BASE and HEAD, and tell whether HEAD is slower. Without HEAD: the working
+    tree as it is.
+
+    Both are built in folders of their own, checked against the reference, and timed in turn in fresh processes on
+    one thread. How often the answer is right was measured: see docs/gate.md.
+
+    Exits with 0 when no cell is slower; 1 when one is; 2 when something is wrong: a build fails or computes wrong
+    results, or nothing was measured; 3 when the machine was too noisy to tell.
+    """
+    check_folder("--json", json_file)
+    check_page(html_file)
+    shown_on = console()
+    _end_on_termination()
+    with interruptible("No verdict; nothing was written."), progress(shown_on) as bar:
+        try:
+            request = _request(base, head, base_wheel, head_wheel, **asked)
+            task = bar.add_task("", total=1.0, left="")
+            drawn = [0.0, ""]
+
+            def tell(text: str, done: float, left: float) -> None:
+                now = time.monotonic()
+                if now - drawn[0] > REDRAW_SECONDS or text.partition(":")[0] != drawn[1]:
+                    ends = "" if math.isnan(left) else f"{left:.0f} s left,"
+                    bar.update(task, description=text, completed=done, left=ends, refresh=True)
+                    if not shown_on.is_terminal and text.partition(":")[0] != drawn[1]:
+                        click.echo(f"{text.partition(':')[0]} ...", err=True)
+                    drawn[:] = now, text.partition(":")[0]
+
+            result = gating.run(request, tell)
+        except BuildError as error:
+            raise Refused(str(error)) from None
+        except (OSError, subprocess.SubprocessError) as error:  # never 1: that would say "slower"
+            raise Refused(f"{type(error).__name__}: {error}") from None
+    shown_on.print(report.whole(result), crop=False)
+    if json_file is not None:
+        _write(json_file, "--json", json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
+    if html_file is not None:
+        from softmax_ce_bench.report.html import forest  # here: Matplotlib takes a while
+
+        _write(html_file, "--html", forest.page(result))
+    sys.exit(int(result.exit))
+
+
+def _request(
+    base: str | None, head: str | None, base_wheel: Path | None, head_wheel: Path | None, backends: tuple[str, ...],
+    operations: tuple[str, ...], shapes: tuple[tuple[int, int], ...] | None, dtypes: tuple[str, ...] | None,
+    time_budget: float | None,
+) -> gating.Request:  # fmt: skip
+    if os.name == "nt":
+        raise Refused("the gate runs on Linux and macOS")
+    if base_wheel is None and base is None:
+        raise Refused("name the revision to compare with, such as: softmax-ce gate main; or give --base-wheel")
+    if base_wheel is not None and head is None:
+        base, head = None, base  # with the base given as a wheel, a single revision is the head
+    if base_wheel is not None and base is not None:
+        raise Refused("BASE and --base-wheel are two ways to say the same: give one of them")
+    if head_wheel is not None and head is not None:
+        raise Refused("HEAD and --head-wheel are two ways to say the same: give one of them")
+    if dtypes is not None and shapes is None:
+        raise Refused("--dtype goes with --shapes; the built-in workloads have their own")
+    wanted = cells.WORKLOADS
+    if shapes is not None:
+        found = [Shape(f"{rows}x{classes}", rows, classes, "") for rows, classes in shapes]
+        wanted = tuple((shape, dtype) for shape in found for dtype in dtypes or ("float32",))
+        for _, dtype in wanted:
+            workloads.dtype_of(dtype)
+    repository = None if base_wheel and head_wheel else builds.repository(Path.cwd())
+    return gating.Request(
+        _source(repository, base, base_wheel), _source(repository, head, head_wheel), backends, wanted, operations,
+        seconds=math.inf if time_budget is None else time_budget, command=tuple(sys.argv[1:]),
+    )  # fmt: skip
+
+
+def _source(repository: Path | None, revision: str | None, wheel: Path | None) -> Source:
+    if wheel is not None:
+        return builds.from_wheel(wheel)
+    assert repository is not None
+    return builds.working_tree(repository) if revision is None else builds.revision(repository, revision)
+
+
+def _end_on_termination() -> None:
+    """Have SIGTERM end this process as an exception, so that builds and measured processes end with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def _write(path: Path, option: str, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise Refused(f"{option} {path}: {error.strerror or error}") from None

@@ -1,0 +1,104 @@
+"""A run of the gate in the terminal: the verdict in a sentence, then the cells with the control first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from softmax_ce_bench.gate.decision import CLAIM, NOTED, SIGNIFICANT, SLOWER, Exit, Verdict
+from softmax_ce_bench.gate.model import Measured, Result
+from softmax_ce_bench.report import words
+from softmax_ce_bench.report.tables import plain_table
+from softmax_ce_bench.stats import Ratio
+from softmax_ce_bench.timing import CONTAMINATED
+
+_NAMED = 4  # cells in the sentence
+LOOKS = {Verdict.SLOWER: "bold red", Verdict.UNSURE: "yellow", Verdict.ONCE: "yellow", Verdict.NOTED: "yellow",
+         Verdict.FASTER: "green"}  # fmt: skip
+
+
+def whole(result: Result) -> Group:
+    """Everything that a run found."""
+    look = {Exit.CLEAN: "bold green", Exit.SLOWER: "bold red"}.get(result.exit, "bold yellow")
+    table = plain_table()
+    table.add_column("cell", overflow="fold")
+    for heading in ("base", "head / base", "rounds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for row, verdict in zip(rows(result), [None, *(each.verdict for each in result.cells)], strict=True):
+        table.add_row(*row[:-1], Text(row[-1], style=LOOKS.get(verdict, "") if verdict else "dim"))
+    parts: list[RenderableType] = [Text(sentence(result), style=look), "", table]
+    parts += [Text(f"  {note}.", style="yellow") for note in result.notes]
+    return Group(*parts, "", *(Text(line, style="dim") for line in provenance(result)))
+
+
+def sentence(result: Result) -> str:
+    """The verdict."""
+    cells = result.cells
+    if result.exit is Exit.SLOWER:
+        slow = sorted((each for each in cells if each.verdict is Verdict.SLOWER), key=_ratio, reverse=True)
+        named = words.listed([f"{each.cell.text} ({words.percent(_ratio(each) - 1)})" for each in slow[:_NAMED]])
+        more = f" and {len(slow) - _NAMED} more" if len(slow) > _NAMED else ""
+        return f"SLOWER: in {len(slow)} of {len(cells)} cells, in two measurements each: {named}{more}."
+    if result.control.drift > CONTAMINATED:
+        return (
+            f"INCONCLUSIVE: the control, which is the same on both sides, differed from itself by "
+            f"{result.control.drift:.1%}. Measure again when the machine is quiet."
+        )
+    unsure = [each for each in cells if each.verdict is Verdict.UNSURE]
+    if unsure:
+        why = "the time was up" if result.out_of_time else "the times scatter too much"
+        named = words.listed([each.cell.text for each in unsure[:_NAMED]])
+        more = f" and {len(unsure) - _NAMED} more" if len(unsure) > _NAMED else ""
+        return (
+            f"INCONCLUSIVE: a slowdown of {CLAIM - 1:.0%} might have been missed in {len(unsure)} of {len(cells)} "
+            f"cells, since {why}: {named}{more}."
+        )
+    noted = [each for each in cells if each.verdict is Verdict.NOTED]
+    aside = f" {len(noted)} slightly slower, by less: see below." if noted else ""
+    return (
+        f"CLEAN: none of {len(cells)} cells is slower by {SLOWER - 1:.0%} or more, and a slowdown of "
+        f"{CLAIM - 1:.0%} would have shown.{aside}"
+    )
+
+
+def rows(result: Result) -> list[tuple[str, ...]]:
+    """Cell, base's time, ratio with interval, rounds, verdict; the control first."""
+    drift = "moved" if result.control.drift > CONTAMINATED else "holds"
+    first = ("control", "", _interval(result.control), str(result.control_rounds), drift)
+    return [first, *(_row(each) for each in result.cells)]
+
+
+def _row(each: Measured) -> tuple[str, ...]:
+    rounds = f"{each.first.rounds}" + (f" + {each.second.rounds}" if each.second else "")
+    time = words.duration(sorted(each.base)[len(each.base) // 2])
+    return each.cell.text, time, _interval(each.first.ratio), rounds, each.verdict
+
+
+def _interval(ratio: Ratio) -> str:
+    return f"{ratio.median:.3f} ({ratio.low:.3f}-{ratio.high:.3f})"
+
+
+def _ratio(each: Measured) -> float:
+    return each.first.ratio.median
+
+
+def provenance(result: Result) -> Sequence[str]:
+    """What was compared where, and what the words mean; a paragraph each."""
+    others = "" if result.others is None else f" Other programs used {result.others:.1f} CPUs meanwhile."
+    return (
+        f"base: {result.base} ({result.base_commit[:12]}); head: {result.head} ({_short(result.head_commit)}).",
+        f"{words.machine_facts(result.machine, result.started[:10])} One thread. "
+        f"Measured in {result.seconds:.0f} s.{others}",
+        f"head / base: median over rounds of the paired ratio of times, with its 95% interval. {Verdict.SLOWER}: "
+        f"{SLOWER:.2f} or more, p at most {SIGNIFICANT:g} in a sign-flip test, and both again in a second measurement "
+        f"({Verdict.ONCE}: not again). {Verdict.NOTED}, {Verdict.FASTER}: by {NOTED - 1:.0%} or more, reported only. "
+        f"{Verdict.UNSURE}: {CLAIM - 1:.0%} might have been missed.",
+    )
+
+
+def _short(commit: str) -> str:
+    """A commit in twelve letters; the sign of a changed working tree is kept."""
+    return commit[:12] + "+" * commit.endswith("+")

@@ -1,0 +1,71 @@
+"""The gate's forest plot: each cell's ratio with its interval, the control first; and the page around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from softmax_ce_bench.gate.cells import CONTROL
+from softmax_ce_bench.gate.decision import SLOWER, Verdict
+from softmax_ce_bench.gate.model import Result
+from softmax_ce_bench.report import gating
+from softmax_ce_bench.report.html import axes, svg
+from softmax_ce_bench.report.html.palette import colour
+from softmax_ce_bench.report.html.picture import Picture
+from softmax_ce_bench.timing import CONTAMINATED
+
+_HERE = Path(__file__).parent
+_LEAST = 0.12  # the axis reaches at least so far from 1: noise is not to look like news
+_COLOURS = {
+    Verdict.SLOWER: "warn", Verdict.UNSURE: "series-2", Verdict.ONCE: "series-2", Verdict.NOTED: "series-2",
+    Verdict.FASTER: "series-5",
+}  # fmt: skip
+
+
+def page(result: Result) -> str:
+    """A run as one HTML page that loads nothing."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("gate.html.jinja").render(
+        result=result,
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        sentence=gating.sentence(result),
+        picture=picture(result),
+        rows=gating.rows(result),
+        provenance=gating.provenance(result),
+    )
+
+
+def picture(result: Result) -> Picture:
+    """The plot."""
+    named = [(CONTROL, result.control, "ink"), *(
+        (each.cell.text, each.first.ratio, _COLOURS.get(each.verdict, "series-3")) for each in result.cells
+    )]  # fmt: skip
+    title = "Time of head over that of base"
+    with svg.style():
+        drawn = svg.figure(9.0, 1.0 + 0.19 * len(named))
+        panel = drawn.subplots()
+        svg.bare(panel)
+        panel.axhspan(-0.5, 0.5, color=colour("band"), linewidth=0, zorder=0)
+        panel.axvspan(1 - CONTAMINATED, 1 + CONTAMINATED, color=colour("band"), linewidth=0, zorder=0)
+        panel.axvline(1.0, color=colour("ink"), linewidth=1)
+        panel.axvline(SLOWER, color=colour("warn"), linewidth=1, linestyle="--")
+        for k, (_, ratio, tint) in enumerate(named):
+            high = ratio.high if ratio.high != float("inf") else ratio.median
+            panel.plot([ratio.low or ratio.median, high], [k, k], "-", color=colour(tint), linewidth=1.6)
+            panel.plot(ratio.median, k, "D" if k == 0 else "o", color=colour(tint), markersize=4.5)
+        axes.at(panel.yaxis, range(len(named)), [name for name, _, _ in named])
+        panel.set_ylim(len(named) - 0.5, -0.5)
+        low, high = panel.get_xlim()
+        panel.set_xlim(min(low, 1 - _LEAST), max(high, 1 + _LEAST))
+        panel.grid(visible=False, axis="y")
+        panel.set_xlabel(f"head / base; right of the dashed line ({SLOWER:.2f}) counts as slower")
+        shown = svg.inline(drawn, "forest", title, gating.sentence(result))
+    caption = (
+        "Medians over rounds of the paired ratios, with their 95% intervals. The control, first, is the same kernel on "
+        "both sides: beyond the band around 1 nothing else is to be believed."
+    )
+    return Picture("figure-forest", title, caption, shown)
