@@ -6,9 +6,9 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from softmax_ce_bench.cli.options import DTYPES, Duration, Several, Shapes
 from softmax_ce_bench.gate import builds, cells
 from softmax_ce_bench.gate import run as gating
 from softmax_ce_bench.gate.builds import Source
+from softmax_ce_bench.gate.decision import Exit
 from softmax_ce_bench.gate.session import BuildError
 from softmax_ce_bench.report import gating as report
 from softmax_ce_bench.workloads import Shape
@@ -82,8 +83,11 @@ def gate(
             result = gating.run(request, tell)
         except BuildError as error:
             raise Refused(str(error)) from None
-        except (OSError, subprocess.SubprocessError) as error:  # never 1: that would say "slower"
-            raise Refused(f"{type(error).__name__}: {error}") from None
+        except click.ClickException:
+            raise
+        except Exception:  # Python's own exit code for it would be 1, which says "slower"
+            traceback.print_exc()
+            sys.exit(Exit.ERROR)
     shown_on.print(report.whole(result), crop=False)
     if json_file is not None:
         _write(json_file, "--json", json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")

@@ -15,7 +15,7 @@ CONTROL = "control"
 _TINY = Shape("tiny", 1, 10, "one prediction: the cost of a call")
 _BOOSTING = Shape("boosting", 8192, 10, "many rows, few classes: rows across the lanes of a vector")
 _VISION = Shape("vision", 256, 1000, "rows whose exponentials are kept")
-_LANGUAGE = Shape("language", 8, 32_000, "rows cut into chunks")
+_LANGUAGE = Shape("language", 20, 32_000, "rows cut into chunks")
 WORKLOADS = (
     (_TINY, "float32"), (_BOOSTING, "float32"), (_VISION, "float32"), (_VISION, "float64"), (_LANGUAGE, "float32"),
 )  # fmt: skip

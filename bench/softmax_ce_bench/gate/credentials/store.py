@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from softmax_ce.profile.files import write_text
 from softmax_ce_bench.gate.credentials.arms import Arm
 from softmax_ce_bench.gate.model import Result
 
@@ -73,6 +74,9 @@ class Store:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._append({"format": FORMAT, **about})
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # somebody was interrupted while writing the last line
+            write_text(path, text[: text.rfind("\n") + 1])
         first, *_ = self._lines()
         if first != {"format": FORMAT, **about}:
             differ = [name for name in about if first.get(name) != about[name]] or ["format"]
@@ -123,6 +127,4 @@ class Store:
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         with self.path.open(encoding="utf-8") as file:
-            for text in file:
-                if text.endswith("\n"):  # else somebody was interrupted while writing it
-                    yield json.loads(text)
+            yield from map(json.loads, file)

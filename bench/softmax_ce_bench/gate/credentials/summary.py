@@ -133,11 +133,16 @@ class Summary:
 
 
 def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Arm] = ARMS) -> Summary:
-    """What a campaign's runs come to."""
+    """What a campaign's runs come to.
+
+    Of injected work, cells count in which it makes a whole row in every call: the least of many samples is a time
+    without the work, where only some calls have it.
+    """
     alone = [run for run in runs if not run.disturbed]
     of = {arm.name: [run for run in alone if run.arm == arm.name] for arm in arms}
     alike = of[ALIKE]
     cells = list(alike[0].logs) if alike else []
+    injected = [cell for cell in cells if int(cell.split()[-2].partition("x")[0]) * min(LEVELS) >= 1]
     backends = list(dict.fromkeys(cell.split()[0] for cell in cells))
     near, false_alarms = _suites(alike, resampled)
     levels = {share: of[work(share)] for share in LEVELS}
@@ -149,12 +154,12 @@ def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Ar
         false_cells=_called([run.verdicts[cell] for run in alike for cell in run.verdicts]),
         alike=np.array([np.median(logs) for run in alike for logs in run.logs.values()]),
         by_backend=tuple(
-            _power(f"{backend} {operation}", share, found, _of(cells, backend, operation), resampled)
+            _power(f"{backend} {operation}", share, found, _of(injected, backend, operation), resampled)
             for share, found in levels.items() if found
             for backend in backends for operation in OPERATIONS
         ),
         by_level=tuple(
-            _power("all cells", share, found, cells, resampled) for share, found in levels.items() if found
+            _power("all cells", share, found, injected, resampled) for share, found in levels.items() if found
         ),
         curve=_curve(alike, resampled),
         mutants=tuple(

@@ -1,0 +1,350 @@
+"""The gate as a whole: on synthetic times through all of its decisions, and on real builds through all of its parts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import softmax_ce
+from softmax_ce_bench.cli import main
+from softmax_ce_bench.gate import builds, cells, run
+from softmax_ce_bench.gate.builds import Edit, Source
+from softmax_ce_bench.gate.cells import CONTROL
+from softmax_ce_bench.gate.decision import MOST_ROUNDS, ROUNDS, Exit, Verdict
+from softmax_ce_bench.gate.session import Build, BuildError
+from softmax_ce_bench.report import gating
+from softmax_ce_bench.report.html import forest
+from softmax_ce_bench.workloads import Shape
+from test_html import Page
+
+CELLS = cells.of(["numpy", "cython"])
+SLOW = CELLS[4]
+SMALL = ((Shape("small", 3, 4, ""), "float32"), (Shape("small", 2, 5, ""), "float64"))
+NOWHERE = Source("a", "0" * 40), Source("b", "1" * 40)
+
+
+class Times:
+    """In place of a session: times drawn from what a test says they are."""
+
+    def __init__(self, ratio=lambda cell, round_: 1.0, scatter=0.01, control=1.0, far=0.0):
+        self.rng = np.random.default_rng(3)
+        self.ratio, self.scatter, self.control, self.far = ratio, scatter, control, far
+        self.seen = {}
+
+    def round(self, wanted):
+        base, head = {CONTROL: 1e-4}, {CONTROL: 1e-4 * self.control * self.noise()}
+        for cell in wanted:
+            count = self.seen[cell] = self.seen.get(cell, 0) + 1
+            base[cell.text] = 1e-4 * self.noise()
+            head[cell.text] = 1e-4 * self.noise() * self.ratio(cell, count)
+        return base, head
+
+    def noise(self):
+        far = self.rng.random() < self.far
+        return math.exp(self.rng.normal(0, 0.5 if far else self.scatter))
+
+
+def gated(times, monkeypatch, **settings):
+    monkeypatch.setattr(run, "_checked", lambda *_: (times, CELLS, []))
+    return run.compare(run.Request(*NOWHERE, **settings), (None, None), None, lambda *_: None)
+
+
+def verdicts(result):
+    return {each.cell: each.verdict for each in result.cells if each.verdict is not Verdict.SAME}
+
+
+def test_equal_builds_are_clean(monkeypatch):
+    times = Times()
+    result = gated(times, monkeypatch)
+    assert result.exit is Exit.CLEAN
+    assert verdicts(result) == {}
+    assert set(times.seen.values()) == {ROUNDS}
+    assert "CLEAN" in gating.sentence(result)
+
+
+@pytest.mark.parametrize("share", [0.10, 0.20, 0.50])
+def test_a_slower_cell_is_measured_again_and_named(share, monkeypatch):
+    times = Times(lambda cell, _: 1 + share if cell == SLOW else 1.0)
+    result = gated(times, monkeypatch)
+    assert result.exit is Exit.SLOWER
+    assert verdicts(result) == {SLOW: Verdict.SLOWER}
+    assert times.seen == {cell: ROUNDS * (2 if cell == SLOW else 1) for cell in CELLS}
+    assert SLOW.text in gating.sentence(result)
+
+
+def test_what_is_slower_once_only_is_no_failure(monkeypatch):
+    result = gated(Times(lambda cell, k: 1.2 if cell == SLOW and k <= ROUNDS else 1.0), monkeypatch)
+    assert (result.exit, verdicts(result)) == (Exit.CLEAN, {SLOW: Verdict.ONCE})
+
+
+def test_ten_per_cent_faster_passes(monkeypatch):
+    result = gated(Times(lambda *_: 1 / 1.1), monkeypatch)
+    assert (result.exit, set(verdicts(result).values())) == (Exit.CLEAN, {Verdict.FASTER})
+
+
+def test_six_per_cent_is_reported_and_not_gated(monkeypatch):
+    result = gated(Times(lambda cell, _: 1.06 if cell == SLOW else 1.0, scatter=0.003), monkeypatch)
+    assert (result.exit, verdicts(result)) == (Exit.CLEAN, {SLOW: Verdict.NOTED})
+    assert "1 slightly slower" in gating.sentence(result)
+
+
+def test_a_cell_that_scatters_gets_more_rounds_and_is_unsure_when_they_do_not_help(monkeypatch):
+    noisy = Times(lambda cell, k: math.exp(0.4 * (-1) ** k) if cell == SLOW else 1.0)
+    result = gated(noisy, monkeypatch)
+    assert (result.exit, verdicts(result)) == (Exit.INCONCLUSIVE, {SLOW: Verdict.UNSURE})
+    assert noisy.seen == {cell: MOST_ROUNDS if cell == SLOW else ROUNDS for cell in CELLS}
+    assert "INCONCLUSIVE" in gating.sentence(result)
+
+
+def test_a_control_that_moved_makes_a_slowdown_hearsay(monkeypatch):
+    result = gated(Times(lambda cell, _: 1.3, control=1.05), monkeypatch)
+    assert result.exit is Exit.INCONCLUSIVE
+    assert "control" in gating.sentence(result)
+
+
+def test_without_time_nothing_is_claimed(monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
+    result = gated(Times(lambda *_: 2.0), monkeypatch, seconds=12.0)
+    assert (result.exit, result.out_of_time) == (Exit.INCONCLUSIVE, True)
+    assert set(verdicts(result).values()) == {Verdict.UNSURE}
+    assert "the time was up" in gating.sentence(result)
+    with pytest.raises(BuildError, match="nothing was measured"):
+        gated(Times(), monkeypatch, seconds=0.5)
+
+
+def test_progress_says_how_long_it_will_take(monkeypatch):
+    told = []
+    monkeypatch.setattr(run, "_checked", lambda *_: (Times(), CELLS, []))
+    run.compare(run.Request(*NOWHERE), (None, None), None, lambda *each: told.append(each))
+    assert all(0 <= done <= 1 for _, done, _ in told)
+    assert sum(not math.isnan(left) for _, _, left in told) >= ROUNDS - 1
+
+
+def test_the_record_and_the_page_say_what_the_tables_say(monkeypatch):
+    result = gated(Times(lambda cell, _: 1.3 if cell == SLOW else 1.0), monkeypatch)
+    record = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert (record["schema"], record["version"], record["exit"]) == ("softmax-ce/gate", 1, 1)
+    slow = record["cells"][4]
+    np.testing.assert_allclose(np.median(np.log(slow["head"]) - np.log(slow["base"])), np.log(1.3), atol=0.02)
+    assert (slow["verdict"], slow["cell"]["backend"], len(slow["base"])) == ("SLOWER", SLOW.backend, ROUNDS)
+    page = Page(forest.page(result))
+    text = " ".join(part for part, _ in page.texts)
+    assert all(each.cell.text in text for each in result.cells)
+    assert gating.sentence(result) in text
+    rows = gating.rows(result)
+    assert rows[0][0] == CONTROL
+    assert [row[0] for row in rows[1:]] == [cell.text for cell in CELLS]
+    assert rows[5][4] == "SLOWER"
+
+
+# Real builds: the installed package, copied.
+
+
+@pytest.fixture
+def pair(tmp_path):
+    for side in ("base", "head"):
+        shutil.copytree(Path(softmax_ce.__file__).parent, tmp_path / side / "softmax_ce",
+                        ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
+    return Build("base", tmp_path / "base"), Build("head", tmp_path / "head")
+
+
+def edited(build, file, old, new):
+    builds.apply(Edit(f"softmax_ce/{file}", old, new), build.site)
+
+
+def compared(pair, tmp_path, backends=("numpy",)):
+    request = run.Request(*NOWHERE, backends=backends, workloads=SMALL, rounds=2, most_rounds=2)
+    return run.compare(request, pair, tmp_path, lambda *_: None)
+
+
+def test_real_processes_time_what_the_build_on_their_path_computes(pair, tmp_path):
+    result = compared(pair, tmp_path, ("numpy", "naive"))
+    assert [each.cell for each in result.cells] == cells.of(["numpy", "naive"], SMALL)
+    assert all(len(each.base) == len(each.head) == 2 for each in result.cells)
+    assert all(0 < value < 1 for each in result.cells for value in (*each.base, *each.head))
+    assert result.control_rounds == 2
+
+
+def test_a_head_that_computes_something_wrong_is_an_error_and_not_timed(pair, tmp_path):
+    edited(pair[1], "_backends/shifted.py", "np.log1p(rest)", "1.001 * np.log1p(rest)")
+    with pytest.raises(BuildError, match=r"head is wrong.*numpy.*loss.*times what rounding explains"):
+        compared(pair, tmp_path)
+
+
+def test_a_base_that_is_wrong_is_said_to_be_left_out(pair, tmp_path):
+    edited(pair[0], "_backends/shifted.py", "np.log1p(rest)", "1.001 * np.log1p(rest)")
+    with pytest.raises(BuildError, match="nothing can be compared"):
+        compared(pair, tmp_path)
+    result = compared(pair, tmp_path, ("numpy", "naive"))
+    assert {each.cell.backend for each in result.cells} == {"naive"}
+    assert len(result.notes) == len(SMALL) * 3
+    assert all("base is wrong" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        ("raise RuntimeError('planted')\n", "planted"),
+        ("import os; os._exit(7)\n", "exit code 7"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n", "signal 11"),
+    ],
+)
+def test_a_head_that_cannot_be_imported_is_named_with_what_it_said(pair, tmp_path, new, said):
+    edited(pair[1], "__init__.py", "", new)
+    with pytest.raises(BuildError, match=f"head .*{said}"):
+        compared(pair, tmp_path)
+
+
+def test_a_backend_that_head_lost_is_an_error(pair, tmp_path):
+    (pair[1].site / "softmax_ce" / "_backends" / "shifted.py").unlink()
+    with pytest.raises(BuildError, match="head has lost the backend 'numpy'"):
+        compared(pair, tmp_path)
+
+
+def test_a_backend_that_base_does_not_have_is_left_out_and_said(pair, tmp_path):
+    (pair[0].site / "softmax_ce" / "_backends" / "shifted.py").unlink()
+    with pytest.raises(BuildError, match="'numpy' cannot be compared"):
+        compared(pair, tmp_path)
+    with pytest.raises(BuildError, match="no backend 'unheard'"):
+        compared(pair, tmp_path, ("unheard",))
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from softmax_ce_bench.gate import run
+from softmax_ce_bench.gate.builds import Source
+from softmax_ce_bench.gate.session import Build
+folder = Path(sys.argv[1])
+request = run.Request(Source("a", ""), Source("b", ""), backends=("numpy",), rounds=1000)
+pair = Build("base", folder / "base"), Build("head", folder / "head")
+try:
+    run.compare(request, pair, folder, lambda text, *_: print(text, flush=True))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="reads /proc")
+def test_an_interrupt_leaves_no_process(pair, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for line in process.stdout:
+        if "round 2" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    process.stdout.close()
+    assert process.wait(20) == 130
+    end = time.monotonic() + 10
+    while _in_session(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert _in_session(process.pid) == []
+
+
+def _in_session(leader):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+# From a revision to a build.
+
+
+def git(folder, *arguments):
+    subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A repository with two files and a change that is not committed; it does not build."""
+    root = tmp_path / "project"
+    (root / "kernels" / "softmax_ce").mkdir(parents=True)
+    (root / "kernels" / "softmax_ce" / "__init__.py").write_text("committed = True\n")
+    (root / "setup.py").write_text("raise ValueError('planted: this does not build')\n")
+    (root / ".gitignore").write_text("*.so\n")
+    git(tmp_path, "init", "--quiet", str(root))
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "-m", "one")
+    (root / "kernels" / "softmax_ce" / "__init__.py").write_text("committed = False\n")
+    (root / "new.py").write_text("")
+    (root / "ignored.so").write_text("")
+    return root
+
+
+def test_a_revision_is_what_was_committed_and_the_working_tree_what_is_there(project, tmp_path):
+    committed, there = builds.revision(project, "HEAD"), builds.working_tree(project)
+    assert there.commit == committed.commit + "+"
+    builds.export(committed, tmp_path / "a")
+    builds.export(there, tmp_path / "b")
+    assert (tmp_path / "a/kernels/softmax_ce/__init__.py").read_text() == "committed = True\n"
+    assert not (tmp_path / "a/new.py").exists()
+    assert (tmp_path / "b/kernels/softmax_ce/__init__.py").read_text() == "committed = False\n"
+    assert (tmp_path / "b/new.py").exists()
+    assert not (tmp_path / "b/ignored.so").exists()
+
+
+def test_a_build_that_fails_exits_with_2_and_says_what_the_build_said(project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(main, ["gate", "HEAD", "HEAD", "--json", str(project / "out.json")])
+    assert result.exit_code == 2
+    assert "HEAD does not build" in result.output
+    assert "planted: this does not build" in result.output
+    assert not (project / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name the revision to compare with"),
+        (["no-such-revision"], "'no-such-revision' is not a revision of"),
+        (["--upload-pack=x"], "No such option"),
+        (["HEAD", "--base-wheel", "setup.py"], "setup.py: not a wheel"),
+        (["HEAD", "HEAD", "--head-wheel", "setup.py"], "two ways to say the same"),
+        (["HEAD", "--dtype", "f64"], "--dtype goes with --shapes"),
+        (["HEAD", "--shapes", "3"], "ROWSxCLASSES"),
+        (["HEAD", "--op", "sideways"], "'sideways' is not one of forward, backward, fused"),
+        (["HEAD", "--json", "nowhere/x.json"], "there is no folder"),
+    ],
+)
+def test_what_cannot_be_gated_exits_with_2_and_says_why(arguments, said, project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(main, ["gate", *arguments])
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.output.split())
+
+
+def test_outside_of_a_checkout_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["gate", "HEAD"])
+    assert result.exit_code == 2
+    assert "is in no git repository" in result.output
+
+
+def test_a_mistake_of_the_gates_own_does_not_exit_as_slower(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(run, "run", lambda *_: 1 / 0)
+    result = CliRunner().invoke(main, ["gate", "HEAD"])
+    assert result.exit_code == 2
+    assert "ZeroDivisionError" in result.output
