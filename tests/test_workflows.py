@@ -92,6 +92,11 @@ def test_what_a_pull_request_shows_of_the_gate(verdict: int, code: int, said: st
     assert (tmp_path / "arguments").read_text() == "gate origin/main HEAD --json gate.json --html gate.html\n"
 
 
+def test_a_gate_without_a_base_is_an_error_and_no_verdict(tmp_path: Path) -> None:
+    done = subprocess.run([scripts(tmp_path, "gate")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "usage: .ci/gate BASE\n")
+
+
 @pytest.mark.parametrize(
     ("tag", "heading", "error"),
     [
