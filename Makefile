@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
+.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 wheel clean retry
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,11 +41,12 @@ trust: $(STAMP) ## the tests that take longer: other CPUs, huge arrays
 sanitize: $(STAMP) ## the suite under gcc's sanitizers and with every index checked: half an hour
 	@tests/sanitize.sh $(BIN)/python $(ARGS)
 
-lint: $(STAMP) ## ruff, cython-lint and mypy
+lint: $(STAMP) ## ruff, cython-lint, mypy and the workflows' schema
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels bench
 	@$(BIN)/mypy
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(STAMP) ## let ruff lay out the code
 	@$(BIN)/ruff check --fix .
@@ -76,6 +77,10 @@ replay: $(STAMP) ## run the C kernels on the suite's cases without Python, on ev
 
 aarch64: $(STAMP) ## the same compiled for aarch64, under emulation: needs its gcc and qemu-user
 	@PYTHONPATH=tests $(BIN)/python -m cross aarch64 $(ARGS)
+
+wheel: PYTHONS = $(BIN)/python
+wheel: $(STAMP) ## build an sdist and wheels into dist/, install and check them: PYTHONS="python3.11 python3.12"
+	@PYTHONPATH=tests $(BIN)/python -m wheels build dist $(PYTHONS)
 
 clean: ## remove .venv, build products and caches
 	rm -rf $(VENV) build dist .asv .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -6,7 +6,10 @@ continuous integration) makes it an error instead.
 """
 
 import os
+import shlex
 import shutil
+import subprocess
+import sysconfig
 from glob import glob
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -24,14 +27,18 @@ CEILINGS = "bench/softmax_ce_bench/ceilings"
 # Never -ffast-math, which breaks -inf masks and links a start-up file that flushes subnormals in the whole
 # process; never -march=native, since pragmas in the C files choose the instruction sets. Multiplications and additions
 # are fused where the sources say so: left to the compiler, two copies of one expression may round differently, and the
-# bits of a row would depend on how rows are cut into ranges (seen with gcc 12 on aarch64).
-FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-# Instructions of independent exponentials side by side: up to 12 % on long rows with gcc 12. Clang does so unasked.
-FLAGS += ["-fschedule-insns", "-fsched-pressure"]
+# bits of a row would depend on how rows are cut into ranges (seen with gcc 12 on aarch64). -g0: Python's own -g makes
+# the library eleven times as large.
+FLAGS = ["-O3", "-g0", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+# Instructions of independent exponentials side by side: up to 12 % on long rows with gcc 12. Clang does so unasked, and
+# stops at an option that it does not know.
+GCC_FLAGS = ["-fschedule-insns", "-fsched-pressure"]
 
 # For tests/sanitize.sh: gcc's sanitizers, named as -fsanitize takes them, and Cython's own checks of every index.
 SANITIZERS = os.environ.get("SOFTMAX_CE_SANITIZE", "")
-SANITIZE = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZERS else []
+SANITIZE = (
+    [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"] if SANITIZERS else []
+)
 CHECKED = os.environ.get("SOFTMAX_CE_BOUNDSCHECK", "0") not in ("", "0")
 
 EXTENSIONS = [
@@ -79,6 +86,26 @@ class BuildOrExplain(build_ext):
                 self.warn(f"{name} is left out: {self.reasons[name]}")
             for library in libraries:
                 self._leave_note(library, self.reasons.get(name))
+
+    def build_extensions(self) -> None:
+        # How this Python was linked (pyenv's and Conda's name folders of their own) is of no use to a library that
+        # needs the C library alone, and would put this machine's paths into a wheel.
+        own = shlex.split(sysconfig.get_config_var("LDSHARED") or "")
+        rpath = [part for part in own if part.startswith("-Wl,-rpath")]
+        if rpath:
+            self.compiler.set_executable("linker_so", [part for part in self.compiler.linker_so if part not in rpath])
+        if self._accepts(GCC_FLAGS):
+            for ext in self.extensions:
+                ext.extra_compile_args = GCC_FLAGS + ext.extra_compile_args
+        super().build_extensions()
+
+    def _accepts(self, flags: list[str]) -> bool:
+        """Whether the compiler knows these options."""
+        command = getattr(self.compiler, "compiler_so", None)
+        if not command or shutil.which(command[0]) is None:
+            return False  # _build has the words for it
+        trial = [*command, *flags, "-fsyntax-only", "-x", "c", "-"]
+        return subprocess.run(trial, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
     def build_extension(self, ext: Extension) -> None:
         try:
