@@ -72,7 +72,7 @@ asv-quick: $(STAMP) ## run every asv benchmark once on the working tree, keep no
 asv: $(STAMP) ## measure commits: make asv RANGE=v0.1..HEAD; three to four minutes a commit
 	@$(BIN)/python -m softmax_ce_bench.history.machine "$(MACHINE)" "$(ASV_HOME)"
 	@$(ASV) run --machine "$(MACHINE)" --python "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" \
-		--skip-existing --show-stderr $(ARGS) "$(RANGE)"
+		--skip-existing-successful --show-stderr $(ARGS) "$(RANGE)"
 
 asv-publish: $(STAMP) ## make the page of what was measured, .asv/html; make asv-preview shows it
 	@$(ASV) publish $(ARGS)

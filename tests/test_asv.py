@@ -71,7 +71,7 @@ def few_rows(monkeypatch):
     for found in BENCHMARKS:
         for table in _tables(sys.modules[type(found.func.__self__).__module__]):
             for name, (rows, classes) in table.items():
-                monkeypatch.setitem(table, name, (min(rows, 16), classes))
+                monkeypatch.setitem(table, name, (min(rows, 16 if classes <= 256 else 2), classes))
 
 
 def _set_up(found, cell):
@@ -122,17 +122,14 @@ def test_what_memory_is_measured_of_is_right(few_rows, found, cell):
 def test_the_worst_error_is_that_of_a_good_exponential(found, cell):
     suite = _set_up(found, cell)
     named = dict(zip(found.param_names, cell, strict=True))
-    stable = softmax_ce.get_backend(named["backend"]).info.stable
-    try:
-        error = suite.track_worst_error(*cell)
-    except SkipNotImplemented as skipped:
-        assert not stable
-        assert "overflows" in str(skipped)
-        return
-    if stable:
-        assert 0 < error < 4
-    elif named["shape"] == "boosting, 4096 x 10":
-        assert error > 1e5  # p - 1 where p is close to 1
+    wide = named["shape"] == "boosting, 4096 x 10"
+    if softmax_ce.get_backend(named["backend"]).info.stable:
+        assert 0 < suite.track_worst_error(*cell) < 4
+    elif wide and named["result"] == "loss" and named["dtype"] == "float32":
+        with pytest.raises(SkipNotImplemented, match="overflows"):
+            suite.track_worst_error(*cell)
+    else:  # p - 1 where p is close to 1
+        assert (suite.track_worst_error(*cell) > 1e5) == wide
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -272,7 +269,8 @@ def test_the_suite_measures_every_registered_backend():
     for found in BENCHMARKS:
         if "backend" in found.param_names:
             assert found._params[found.param_names.index("backend")] == names
-    assert {found.name for found in BENCHMARKS if "backend" not in found.param_names} == {"starts.Import.timeraw_import"}
+    others = [found.name for found in BENCHMARKS if "backend" not in found.param_names]
+    assert others == ["starts.Import.timeraw_import"]
 
 
 def test_every_benchmark_has_a_version_of_its_own():
