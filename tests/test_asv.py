@@ -248,6 +248,23 @@ def test_one_cpu_skips_what_needs_two(monkeypatch):
         found.func.__self__.setup("numpy", "vision, 1024 x 1000")
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"ASV_COMMIT": "abc", "ASV_ENV_DIR": "there"}, str(Path("there", "numba-cache", "abc"))),
+        ({"ASV_COMMIT": "abc", "ASV_ENV_DIR": "there", "NUMBA_CACHE_DIR": "mine"}, "mine"),
+        ({}, "None"),  # the working tree, with asv-quick: the user's own cache
+    ],
+)
+def test_each_commit_has_a_cache_of_compiled_kernels_of_its_own(variables, expected):
+    code = f"import os, runpy; runpy.run_path({str(SUITE / '__init__.py')!r}); print(os.environ.get('NUMBA_CACHE_DIR'))"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ASV_", "NUMBA_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=inherited | variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected
+
+
 def test_asv_is_told_what_machine_this_is(tmp_path):
     path = describe("ours", tmp_path / "home")
     assert path == tmp_path / "home" / ".asv-machine.json"
