@@ -12,6 +12,7 @@ matplotlib.use("agg")  # before pyplot: no display is needed
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 import softmax_ce as sce
 from softmax_ce_bench.history.results import History, HistoryError, Series
@@ -89,9 +90,9 @@ def _figure(history: History) -> Figure:
     for axes, (title, _benchmark, _shape, _unit, label) in zip(grid.flat, _PANELS, strict=True):
         axes.set(title=title, yscale="log")
         axes.set_ylabel(label)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="y", which="minor", labelsize=7)
+        axes.minorticks_off()
         axes.set_xticks(where, [commit.hash[:7] for commit in history.commits], rotation=90, family="monospace")
         axes.margins(y=0.12)
     handles, labels = grid.flat[0].get_legend_handles_labels()
