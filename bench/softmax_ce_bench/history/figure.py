@@ -123,9 +123,10 @@ def caption(history: History) -> str:
     """Machine, versions, date and what a point is, in one line."""
     machine, when = history.machine, sorted(commit.measured for commit in history.commits)
     versions = ", ".join(f"{'Python' if name == 'python' else name} {v}" for name, v in history.environment.items())
+    system = machine.get("os", "").partition("-")[0]  # without the distribution's own numbering
     dates = " to ".join(dict.fromkeys(f"{moment:%Y-%m-%d}" for moment in (when[0], when[-1])))
     return (
-        f"{machine.get('cpu', '')}, {machine.get('num_cpu', '?')} CPUs, {machine.get('os', '')}; {versions}; {dates}; "
+        f"{machine.get('cpu', '')}, {machine.get('num_cpu', '?')} CPUs, {system}; {versions}; {dates}; "
         f"one thread but where two are named. Points: asv's medians, bands: their 99 % intervals, "
         f"numbers: steps that asv's detector finds."
     )
