@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 wheel clean retry
+.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,12 +56,35 @@ bench: $(STAMP) ## time the backends side by side with pytest-benchmark
 	@$(BIN)/python -m pytest bench/test_speed.py --benchmark-enable --benchmark-only --benchmark-sort=min \
 		--benchmark-columns=median,iqr,min,rounds $(ARGS)
 
-# asv keeps what it knows of machines in the home directory; here that is a folder of its own.
-asv-quick: ASV = HOME="$(CURDIR)/.asv/home" $(BIN)/asv
-asv-quick: $(STAMP) ## run every asv benchmark once on the working tree, keep nothing
-	@mkdir -p .asv/home
-	@$(ASV) machine --yes --machine quick > .asv/machine.log
+# asv keeps what it knows of machines in the home directory, and pip what it downloads; here that is a folder of its own.
+ASV_HOME := $(CURDIR)/.asv/home
+ASV := XDG_CONFIG_HOME="$${XDG_CONFIG_HOME:-$$HOME/.config}" XDG_CACHE_HOME="$(ASV_HOME)/.cache" \
+	XDG_DATA_HOME="$(ASV_HOME)/.local/share" HOME="$(ASV_HOME)" $(BIN)/asv
+# The name under which results are stored: one for each machine, the same on every run.
+MACHINE ?= this-machine
+# Commits, as git log takes them (a merge counts as one), or HASHFILE:PATH, or HASHFILE:- for a list on standard input.
+RANGE ?= HEAD~4..HEAD
+
+asv-quick: $(STAMP) ## run every asv benchmark once on the working tree, keep nothing: a minute
+	@$(BIN)/python -m softmax_ce_bench.history.machine quick "$(ASV_HOME)"
 	@$(ASV) run --quick --dry-run --show-stderr --machine quick --environment existing:$(BIN)/python $(ARGS)
+
+# Commits that have results are left out, so that an interrupted run goes on where it stopped.
+asv: $(STAMP) ## measure commits: make asv RANGE=v0.1..HEAD; three to four minutes a commit
+	@$(BIN)/python -m softmax_ce_bench.history.machine "$(MACHINE)" "$(ASV_HOME)"
+	@$(ASV) run --machine "$(MACHINE)" --python "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" \
+		--skip-existing-successful --show-stderr $(ARGS) "$(RANGE)"
+
+asv-publish: $(STAMP) ## make the page of what was measured, .asv/html; make asv-preview shows it
+	@$(ASV) publish $(ARGS)
+	@$(BIN)/python bench/asv_page/local_libraries.py .asv/html
+
+asv-preview: $(STAMP) ## show the page in a browser: it loads its data from a local server
+	@$(ASV) preview --browser $(ARGS)
+
+history: $(STAMP) ## print the steps in what was measured, and draw build/history.png
+	@mkdir -p build
+	@$(BIN)/python -m softmax_ce_bench.history --machine "$(MACHINE)" --figure build/history.png $(ARGS)
 
 exp-error: $(STAMP) ## measure the compiled exp over every float32 in [-104, -0]: a minute
 	@$(BIN)/python -m softmax_ce_bench.exp_error --exhaustive

@@ -1,6 +1,6 @@
 """The asv suite. asv imports every module here in an environment that has only asv.conf.json's matrix.
 
-Imports are therefore NumPy, softmax_ce and the standard library, nothing else.
+Imports are therefore NumPy, softmax_ce, asv's own runner and the standard library, nothing else.
 """
 
 import os

@@ -1,0 +1,30 @@
+"""One prediction: what a plain call costs, whatever is computed in it."""
+
+from functools import partial
+
+from .inputs import BACKENDS, DTYPES, OPERATIONS, labels, logits, require
+
+CALLS = 100  # a sample: one call of two microseconds would be timed with the clock's own cost
+SHAPES = {"tiny, 1 x 10": (1, 10)}
+
+
+class Calls:
+    """A hundred calls in a row, one row of ten classes each, every option left at its default. The time of all."""
+
+    params = (list(OPERATIONS), BACKENDS, DTYPES, list(SHAPES))
+    param_names = ("operation", "backend", "dtype", "shape")
+    version = "1"
+    number = 1
+    repeat = (5, 200, 0.06)  # samples: at least, at most, seconds; in each of asv's two rounds
+    warmup_time = 0.03
+
+    def setup(self, operation, backend, dtype, shape):
+        require(backend)
+        rows, classes = SHAPES[shape]
+        self.call = partial(OPERATIONS[operation], logits(rows, classes, dtype), labels(rows, classes), backend=backend)
+        self.call()
+
+    def time_hundred_calls(self, *_):
+        call = self.call
+        for _ in range(CALLS):
+            call()

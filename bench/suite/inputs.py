@@ -1,0 +1,100 @@
+"""The frozen inputs of every benchmark, the calls that are timed, and what is skipped.
+
+Backends are the registry's, so that a new one is measured with no edit here. asv takes a change of the inputs or of
+the call for a change in speed unless the benchmark's `version` changes with it: count it up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
+from typing import Any
+
+import numpy as np
+from asv_runner.benchmarks.mark import SkipNotImplemented
+
+import softmax_ce as sce
+
+BACKENDS = [info.name for info in sce.backends()]
+DTYPES = ["float32", "float64"]
+OPERATIONS = {
+    "forward": sce.cross_entropy,
+    "backward": sce.cross_entropy_grad,
+    "fused": sce.cross_entropy_with_grad,
+}
+
+# So wide that of 32000 classes one float32 exponential in ten underflows; a textbook formula just does not overflow.
+_WIDTH = 16
+# Drawn once and repeated. Primes, so that no two rows of a workload are alike.
+_NUMBERS, _LABELS = 1_048_573, 65_521
+
+
+@cache
+def _numbers() -> Any:
+    return _WIDTH * np.random.default_rng(20_261).standard_normal(_NUMBERS)
+
+
+def _repeated(values: Any, size: int, dtype: Any) -> Any:
+    """`values` over and over, with no temporary of the result's size: peak memory is measured too."""
+    made = np.empty(size, dtype)
+    for start in range(0, size, len(values)):
+        part = made[start : start + len(values)]
+        part[...] = values[: len(part)]
+    return made
+
+
+def logits(rows: int, classes: int, dtype: str) -> Any:
+    """Normal with standard deviation 16, shape (rows, classes)."""
+    return _repeated(_numbers(), rows * classes, dtype).reshape(rows, classes)
+
+
+def labels(rows: int, classes: int) -> Any:
+    """As frequent as words are: class k with a probability in proportion to 1 / (k + 1)."""
+    total = np.cumsum(1 / np.arange(1, classes + 1))
+    drawn = np.random.default_rng(20_262).random(min(rows, _LABELS)) * total[-1]
+    return _repeated(np.searchsorted(total, drawn), rows, np.int64)
+
+
+def require(backend: str, *options: str) -> None:
+    """Skip this cell where the installed commit has no such backend, or not such options.
+
+    Raises
+    ------
+    SkipNotImplemented
+        asv's word for it: listed as skipped, and not as failed.
+    """
+    try:
+        sce.get_backend(backend)
+    except (ImportError, ValueError) as error:  # not built here, or not there yet
+        raise SkipNotImplemented(str(error)) from error
+    known = inspect.signature(sce.cross_entropy_with_grad).parameters
+    if missing := [option for option in options if option not in known]:
+        raise SkipNotImplemented(f"no option {', '.join(missing)} at this commit")
+
+
+@lru_cache(maxsize=1)  # asv runs setup before each sample: the second finds what the first has made
+def prepared(operation: str, backend: str, dtype: str, shape: tuple[int, int], threads: int = 1) -> Callable[[], Any]:
+    """A call without arguments: hard labels, reduction "none", into buffers whose pages are there."""
+    require(backend, "threads")
+    rows, classes = shape
+    options: dict[str, Any] = {"reduction": "none", "backend": backend, "threads": threads}
+    if operation != "backward":
+        options["out"] = np.empty(rows, dtype)
+    if operation != "forward":
+        options["grad_out"] = np.empty(shape, dtype)
+    call = partial(OPERATIONS[operation], logits(rows, classes, dtype), labels(rows, classes), **options)
+    call()  # compilation and page faults are not what is timed
+    return call
+
+
+def _warm_up() -> None:
+    """Have every kernel compiled and loaded: asv forks each cell's process from one that has imported the suite."""
+    for info, dtype in itertools.product(sce.backends(), DTYPES):
+        with contextlib.suppress(Exception):  # what does not work fails where it is measured, and says so there
+            sce.cross_entropy_with_grad(logits(1, 10, dtype), labels(1, 10), backend=info.name, threads=1)
+
+
+_warm_up()
