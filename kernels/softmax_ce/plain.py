@@ -28,7 +28,7 @@ def attempt(
 
     `ignore_index` is negative: no class.
     """
-    if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
+    if type(logits) is not np.ndarray or type(targets) is not np.ndarray or type(reduction) is not str:
         return None
     shape, dtype = logits.shape, logits.dtype
     one: Any = ONE_CLASS.get(dtype)
@@ -37,6 +37,8 @@ def attempt(
         return None
     n_rows, n_classes = shape
     if not 0 < n_rows * n_classes <= _MOST or targets.dtype is not _INT64 or targets.shape != (n_rows,):
+        return None
+    if not targets.flags.aligned:
         return None
     if n_rows == 1:
         if not 0 <= targets.item() < n_classes:
