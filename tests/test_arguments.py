@@ -24,7 +24,7 @@ _RAGGED = [[1.0, 2.0], [3.0]]
         ({"z_loss": np.array("1")}, TypeError, "z_loss must be a real number"),
         ({"z_loss": bytearray(b"1")}, TypeError, "z_loss must be a real number"),
         ({"z_loss": np.timedelta64(1, "s")}, TypeError, "z_loss must be a real number"),
-        ({"label_smoothing": np.array([0.5])}, TypeError, r"label_smoothing must be a real number, got array\(\[0.5\]\)"),
+        ({"label_smoothing": np.array([0.5])}, TypeError, r"label_smoothing must be .*, got array\(\[0.5\]\)"),
         ({"reduction": np.array(["mean", "sum"])}, ValueError, "reduction=array.* is not known"),
         ({"on_empty": np.zeros((0, 2))}, ValueError, "on_empty=array.* is not known"),
         ({"return_lse": np.zeros(2)}, TypeError, "return_lse must be True or False"),
@@ -48,7 +48,7 @@ def test_every_real_number_is_one(value: Any) -> None:
 
 
 def test_an_argument_of_softmax_is_called_x() -> None:
-    with pytest.raises(TypeError, match="^x of dtype object are not supported"):
+    with pytest.raises(TypeError, match=r"^x of dtype object are not supported"):
         sce.softmax(None)
 
 

@@ -235,9 +235,7 @@ def _evaluate(
             "logits": problem.source, "targets": problem.labels if problem.targets is None else problem.targets,
             "weight": weight, "sample_weight": sample_weight, "grad_output": grad_output,
         })  # fmt: skip
-    outputs = Outputs.allocate(
-        problem, want_loss, want_grad, want_lse, out if reduction == "none" else None, grad_out
-    )
+    outputs = Outputs.allocate(problem, want_loss, want_grad, want_lse, out if reduction == "none" else None, grad_out)
     if weight is not None:
         weight = checks.check_weight("weight", weight, (problem.n_classes,))
     if sample_weight is not None:

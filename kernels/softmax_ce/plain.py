@@ -38,13 +38,14 @@ def attempt(
     n_rows, n_classes = shape
     if not 0 < n_rows * n_classes <= _MOST or targets.dtype is not _INT64 or targets.shape != (n_rows,):
         return None
-    if not targets.flags.aligned:
+    label_flags = targets.flags
+    if not label_flags.aligned:
         return None
     if n_rows == 1:
         if not 0 <= targets.item() < n_classes:
             return None
     # Seen as unsigned, a negative label is a huge one.
-    elif not targets.flags.c_contiguous or np.maximum.reduce(targets.view(np.uint64)) >= n_classes:
+    elif not label_flags.c_contiguous or np.maximum.reduce(targets.view(np.uint64)) >= n_classes:
         return None
     if reduction == "mean":
         divisor = n_rows

@@ -7,7 +7,7 @@ survives the death of the process, and to be replayed later. What a property is 
 
 - values.py, memory.py, calls.py: descriptions of numbers, of where they lie in memory, and of whole calls.
 - losses.py, normalisers.py, bad_calls.py, overlaps.py, anything.py: properties of the public functions.
-- mutations.py: damage to a file; profiles.py, records.py, arrays.py, options.py: properties of what reads files and text.
+- mutations.py: damage to a file; profiles.py, records.py, arrays.py, options.py: properties of what reads files.
 - properties.py: the list of all properties.
 - explore.py searches in one process, state.py is what such a process leaves behind, worker.py is its program;
   runner.py starts it, watches it and notices its death; kept.py keeps what failed.

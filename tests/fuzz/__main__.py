@@ -17,7 +17,7 @@ _LINES = 25  # of a traceback
 
 
 @click.command()
-@click.option("--time", "seconds", type=Duration(), default="5m", show_default=True, help="For all properties together.")
+@click.option("--time", "seconds", type=Duration(), default="5m", show_default=True, help="For all of it.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Repeats a run.  [default: drawn, and printed]")
 @click.option("--only", type=Several(*(one.name for one in properties.ALL)), help="Some of the properties.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=kept.FOLDER, show_default=True,
@@ -63,9 +63,7 @@ def _search(console: Console, one: properties.Property, seed: int, seconds: floa
     columns = TextColumn("{task.description}"), TextColumn("{task.completed:>9}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{one.name:<12}", total=None)
-        report = runner.search(
-            one.name, seed, seconds, on_progress=lambda begun: bar.update(task, completed=begun)
-        )
+        report = runner.search(one.name, seed, seconds, on_progress=lambda begun: bar.update(task, completed=begun))
     console.print(f"{one.name:<12} {report.executions:>9} {report.seconds:>8.0f}  {one.summary}")
     if report.failure is None:
         return 0

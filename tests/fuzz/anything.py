@@ -88,6 +88,7 @@ _THINGS: dict[str, Callable[[], Any]] = {
     "broadcast": lambda: np.broadcast_to(np.ones(2), (2, 2)),
 }
 _ENTRIES = (*calls.ENTRIES, "softmax", "log_softmax", "logsumexp")
+_ALSO = ("labels", "target", "no row counts")
 _ADDRESS = re.compile(r"0?x[0-9a-f]{6,}")  # of an object that is shown; it may be shortened
 _DOCUMENTED = (ValueError, TypeError, IndexError, sce.BackendUnavailableError)
 
@@ -130,8 +131,8 @@ def _outcome(case: dict[str, Any], backend: str) -> str:
             getattr(sce, entry)(**arguments)
     except _DOCUMENTED as error:
         message = str(error)
-        words = (*_parameters(entry), "labels", "target ", "no row counts")
-        assert any(word in message for word in words), f"no argument is named: {type(error).__name__}: {message}"
+        named = any(re.search(rf"\b{word}\b", message) for word in (*_parameters(entry), *_ALSO))
+        assert named, f"no argument is named: {type(error).__name__}: {message}"
         assert message.replace("\n", "").isprintable(), f"the message has control characters: {message!r}"
         return f"{type(error).__name__}: {_ADDRESS.sub('', message)}"
     except Exception as error:

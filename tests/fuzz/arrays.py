@@ -43,7 +43,12 @@ def cases() -> st.SearchStrategy[Any]:
         st.sampled_from(_HEADERS),
     )
     return st.fixed_dictionaries(
-        {"content": content, "version": st.sampled_from((1, 1, 2, 3, 9)), "damage": mutations.recipes(), "as": st.sampled_from(("weight", "logits", "targets"))}
+        {
+            "content": content,
+            "version": st.sampled_from((1, 1, 2, 3, 9)),
+            "damage": mutations.recipes(),
+            "as": st.sampled_from(("weight", "logits", "targets")),
+        }
     )
 
 
@@ -93,7 +98,8 @@ def _file(content: str, version: int) -> bytes:
         return file.getvalue()
     if content in _HEADERS:
         header = content.encode() + b"\n"
-        return b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2 if version == 1 else 4, "little") + header + bytes(64)
+        length = len(header).to_bytes(2 if version == 1 else 4, "little")
+        return b"\x93NUMPY" + bytes([version, 0]) + length + header + bytes(64)
     arrays = {
         "vector": np.linspace(0, 2, 4),
         "matrix": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4),

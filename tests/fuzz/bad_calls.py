@@ -167,7 +167,9 @@ def axis_of_another_kind(call: Call, pick: random.Random) -> Expected:
 @_fault
 def unknown_word(call: Call, pick: random.Random) -> Expected:
     name = pick.choice(["reduction", "on_empty"])
-    call.arguments[name] = pick.choice(["avg", "", "MEAN", "mean ", None, 0, b"mean", ["mean"], np.array(["mean", "sum"])])
+    call.arguments[name] = pick.choice(
+        ["avg", "", "MEAN", "mean ", None, 0, b"mean", ["mean"], np.array(["mean", "sum"])]
+    )
     return Expected(ValueError, (name,))
 
 

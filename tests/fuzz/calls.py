@@ -23,7 +23,9 @@ _DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int8", "uint8"
 _LABEL_DTYPES = ("int64", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint64", "list")
 _SOFT_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "bool", "longdouble")
 # Around the widths that kernels treat specially: vectors, the limit for few classes, chunks of 2048.
-_WIDTHS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000, 2047, 2048, 2049)
+_WIDTHS = (
+    1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000, 2047, 2048, 2049,
+)  # fmt: skip
 _MOST = 20_000  # elements
 
 
@@ -184,7 +186,7 @@ class Call:
 
 @contextmanager
 def strict() -> Iterator[None]:
-    """Floating-point flags are errors: calls raise none that the input does not ask for. Warnings are, by the worker."""
+    """Floating-point flags are errors here: no call may raise one. So are warnings, by the worker's doing."""
     with np.errstate(all="raise"):
         yield
 
@@ -208,7 +210,9 @@ def build(case: dict[str, Any]) -> Call:
     call = Call(logits, targets, {"ignore_index": ignore_index}, case["entry"], tuple(shape["outer"]), shape["axis"])
     place(call, "logits", call.from_rows(logits), case["layout"], writeable=case["buffers"].get("grad_out") == "logits")
     if call.is_hard:
-        place(call, "targets", targets.reshape(call.outer).astype(_label_dtype(case["targets"])), case["targets_layout"])
+        place(
+            call, "targets", targets.reshape(call.outer).astype(_label_dtype(case["targets"])), case["targets_layout"]
+        )
         if case["targets"]["dtype"] == "list" and targets.size:  # an empty list has no shape
             call.arguments["targets"] = call.rooms.pop("targets").view.tolist()
     else:

@@ -23,10 +23,11 @@ def recipes() -> st.SearchStrategy[Any]:
     """Descriptions of damage: some edits of values, then some of bytes."""
     position = st.integers(0, 99_999)
     leaf = st.one_of(st.sampled_from(_PLAIN_VALUES), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
-    value = st.recursive(
-        leaf, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
-        max_leaves=4,
-    )  # fmt: skip
+
+    def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3))
+
+    value = st.recursive(leaf, nested, max_leaves=4)
     edit = st.fixed_dictionaries(
         {"do": st.sampled_from(("set", "delete", "add", "repeat", "swap")), "at": position, "value": value}
     )
@@ -108,7 +109,7 @@ def _damage(data: bytes, damage: dict[str, Any]) -> bytes:
 
 def _token(data: bytes, at: int) -> tuple[int, int]:
     """Where the number, word or string around a position begins and ends."""
-    ends = b' \n,:[]{}'
+    ends = b" \n,:[]{}"
     start = stop = at
     while start > 0 and data[start - 1] not in ends:
         start -= 1

@@ -36,23 +36,24 @@ def check(case: dict[str, Any]) -> None:
             assert len(message) < 2000, f"the message has {len(message)} characters"
             return
     assert record.from_dict(record.as_dict(run)) == run, "what was read is not what is read after writing it"
-    _printed(comparison.whole(run, verbose=case["verbose"]))
+    _print(comparison.whole(run, verbose=case["verbose"]))
     markdown.whole(run)
     for before, after in ((run, _whole()), (_whole(), run)):
         try:
             found = difference.compare(before, after, force=True)
         except difference.DifferenceError:
             continue
-        _printed(difference.table(found, difference.THRESHOLD))
+        _print(difference.table(found, difference.THRESHOLD))
     if case["page"]:
         html.page(run)
 
 
-def _printed(renderable: Any) -> str:
+def _print(renderable: Any) -> None:
+    """As to a pipe. A terminal obeys control characters, and the file may come from anywhere."""
     console = Console(width=100)
     with console.capture() as capture:
         console.print(renderable)
-    return capture.get()
+    assert capture.get().replace("\n", "").isprintable(), "control characters are printed"
 
 
 @cache
