@@ -53,6 +53,7 @@ def _targets() -> st.SearchStrategy[Any]:
             "kind": st.just("hard"),
             "dtype": st.sampled_from(_LABEL_DTYPES),
             "ignored": st.sampled_from((0.0, 0.0, 0.3, 1.0)),
+            "right": st.sampled_from((0.0, 0.5)),
             "seed": values.SEEDS,
         }
     )
@@ -203,7 +204,7 @@ def build(case: dict[str, Any]) -> Call:
     ignore_index = chosen.get("ignore_index", -100)
     logits = values.logits(case["logits"], rows, classes, case["dtype"])
     if case["targets"]["kind"] == "hard":
-        targets = _labels(case["targets"], rows, classes, ignore_index)
+        targets = _labels(case["targets"], logits, ignore_index)
     else:
         targets = _soft(case["targets"], rows, classes)
         ignore_index = min(ignore_index, -1)
@@ -240,10 +241,15 @@ def _label_dtype(recipe: dict[str, Any]) -> Any:
     return np.dtype("int64" if recipe["dtype"] == "list" else recipe["dtype"])
 
 
-def _labels(recipe: dict[str, Any], rows: int, classes: int, ignore_index: int) -> Any:
+def _labels(recipe: dict[str, Any], logits: Any, ignore_index: int) -> Any:
+    """Some of them at the row's largest logit, where a loss is small and its gradient nearly 0; some ignored."""
     rng = np.random.default_rng(recipe["seed"])
+    rows, classes = logits.shape
     held = np.iinfo(_label_dtype(recipe))
     labels = rng.integers(0, min(classes, held.max + 1), rows)
+    likeliest = logits.astype(np.float64).argmax(axis=1)
+    right = (rng.random(rows) < recipe["right"]) & (likeliest <= held.max)
+    labels[right] = likeliest[right]
     if held.min <= ignore_index <= held.max:
         labels[rng.random(rows) < recipe["ignored"]] = ignore_index
     return labels

@@ -57,6 +57,7 @@ def explore(
     seconds: float | None = None,
     examples: int | None = None,
     before: Callable[[Any], None] = lambda case: None,
+    shrink: bool = True,
 ) -> Outcome:
     """Try cases until one fails, the time is up or there have been enough. The seed decides which.
 
@@ -68,6 +69,8 @@ def explore(
         Either, or both.
     before : callable
         Told each case before it is tried.
+    shrink : bool
+        Look for a smaller case once one has failed.
     """
     end = None if seconds is None else time.monotonic() + seconds
     executions, failure = 0, None
@@ -94,7 +97,7 @@ def explore(
         count = _BATCH if examples is None else min(_BATCH, examples - batch * _BATCH)
         search = settings(
             max_examples=count, deadline=None, database=None, report_multiple_bugs=False, print_blob=False,
-            suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink)[: 1 + shrink],
         )(hypothesis.given(of.cases)(attempt))  # fmt: skip
         try:
             hypothesis.seed((seed << 32) + batch)(search)()

@@ -13,8 +13,8 @@ from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Number, Sever
 
 _PIECES = (
     "1", "0", "-1", "32", "x", "X", "×", ",", ".", " ", "\n", "s", "m", "min", "h", "e", "E", "+", "-", "_", "inf",
-    "nan", "f32", "bf16", "float32", "drawn", "1e999", "1e-999", "9" * 400, "9" * 5000, "٣", "²", "\x00", "\ud800", "1_0",
-    "0x10", "/", "~",
+    "nan", "f32", "bf16", "float32", "drawn", "1e999", "1e-999", "9" * 400, "9" * 5000, "٣", "²", "\x00", "\ud800",
+    "1_0", "0x10", "/", "~",
 )  # fmt: skip
 
 
