@@ -1,4 +1,4 @@
-"""Arguments that fuzzing found to end in an error of NumPy's or Python's own, or to be taken for what they are not."""
+"""Arguments that fuzzing found to end in an error or a warning of NumPy's or Python's own, or to be taken wrongly."""
 
 from __future__ import annotations
 
@@ -59,3 +59,14 @@ def test_what_strides_say_of_a_single_row_is_no_overlap() -> None:
     right = sce.softmax(x)
     assert sce.softmax(x, out=grad) is grad
     np.testing.assert_array_equal(room, right[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_infinite_losses_of_either_sign_sum_to_nan_in_silence(backend: str, dtype: Any) -> None:
+    x = np.array([[0.0, -np.inf], [0.0, -np.inf]], dtype)
+    soft = np.array([[0.0, 1.0], [0.0, -1.0]])
+    with np.errstate(all="raise"):
+        rows = sce.cross_entropy(x, soft, reduction="none", backend=backend)
+        np.testing.assert_array_equal(rows, [np.inf, -np.inf])
+        assert np.isnan(sce.cross_entropy(x, soft, reduction="sum", backend=backend))
+        assert np.isnan(sce.cross_entropy(x, soft, reduction="mean", backend=backend))

@@ -290,8 +290,11 @@ def _reduce(problem: Problem, factors: Factors, outputs: Outputs, reduction: str
         return outputs.finish_loss(problem.row_shape, out)
     if factors.empty:
         result = rounded(math.nan if on_empty == _NAN else 0.0, problem.compute)
-    else:
+    elif problem.targets is None:
         result = mean(outputs.loss, factors.denominator, problem.compute)
+    else:
+        with np.errstate(invalid="ignore"):  # negative soft labels: there may be infinite losses of either sign
+            result = mean(outputs.loss, factors.denominator, problem.compute)
     if out is None:
         return result
     out[()] = result

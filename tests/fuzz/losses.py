@@ -156,17 +156,19 @@ class _Reference:
         dtype = call.result if call.result == call.compute else call.logits.dtype
         truth, scaled = self.truth, self.scaled
         bound, grad_bound = (oracle.bounds(info, one, dtype) for one in (truth, scaled))
+        limits = np.finfo(call.compute)
         unit = (8 + len(call.logits)) * 2.0**-53  # of divisors and sums, which are float64
         with np.errstate(all="ignore"):  # of rows that are not finite, on which nothing is to be allowed
-            pull = np.abs(scaled.gain * 4 * scaled.lse)[:, None] * scaled.z_loss
-            rounding = np.nan_to_num((unit * (np.abs(scaled.grad) + pull)).astype(float))
-        _judge(found["grad"], scaled.grad, grad_bound.grad + rounding, f"gradient of {info.name}")
+            z_pull = np.abs(scaled.gain * 4 * scaled.lse) * scaled.z_loss
+            rounding = np.nan_to_num((unit * (np.abs(scaled.grad) + z_pull[:, None])).astype(float))
+            pull = np.nan_to_num((z_pull + np.abs(scaled.gain) * scaled.target.sum(axis=1)).astype(float), posinf=0)
+        if pull.max(initial=0) < float(limits.max) / 16:  # else it is infinite, and 0 times it is no number
+            _judge(found["grad"], scaled.grad, grad_bound.grad + rounding, f"gradient of {info.name}")
         _judge(found["lse"], truth.lse, bound.lse, f"log-sum-exp of {info.name}")
         if call.options.get("reduction", "mean") == "none":
             _judge(found["loss"], truth.loss, bound.loss, f"loss of {info.name}")
             return
         sizes = np.abs(np.where(np.isfinite(truth.loss), truth.loss, 0))
-        limits = np.finfo(call.compute)
         if sizes.max(initial=0) > 1e-12 * float(limits.max):
             return  # a row beyond the format's range makes the sum infinite, or not, as its weights were scaled
         allowed = (bound.loss.sum() + (float(limits.eps) + unit) * sizes.sum()) / self.divisor
