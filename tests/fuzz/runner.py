@@ -18,7 +18,7 @@ from fuzz import state
 from fuzz.explore import Failure
 
 WORKER = (sys.executable, "-m", "fuzz.worker")
-_HANG = 60.0  # seconds for one case, or to begin with the first
+_HANG = 120.0  # seconds for one case, which may compile; and to begin with the first
 _POLL = 0.2
 
 
@@ -99,7 +99,7 @@ def _watch(
         if progress.begun != begun:
             begun, since = progress.begun, time.monotonic()
             on_progress(begun)
-        elif time.monotonic() - since > hang:
+        elif time.monotonic() - since > (hang if begun else max(hang, _HANG)):
             process.send_signal(signal.SIGABRT)  # faulthandler says where
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(5)

@@ -12,7 +12,6 @@ import traceback
 import warnings
 from pathlib import Path
 
-import softmax_ce as sce
 from fuzz import properties, state
 from fuzz.explore import Failure, NotApplicable, Outcome, explore
 
@@ -23,9 +22,6 @@ def main(arguments: list[str]) -> int:
     warnings.simplefilter("error")  # a call gives none that the input does not ask for
     folder, name, seed, seconds = Path(arguments[0]), arguments[1], int(arguments[2]), float(arguments[3])
     chosen = properties.named(name)
-    for info in sce.backends():
-        if info.available:
-            sce.get_backend(info.name).warmup()  # compiling is not searching
     progress = state.Progress(folder)
     if len(arguments) > 4:
         outcome = _replay(chosen, json.loads(arguments[4]), progress)
