@@ -136,6 +136,7 @@ class _Reference:
     truth: oracle.Truth
     scaled: oracle.Truth
     divisor: float
+    options: dict[str, Any]
 
     @classmethod
     def of(cls, call: Call, counted: _Counted) -> _Reference:
@@ -149,7 +150,7 @@ class _Reference:
         upstream = np.asarray(options.pop("grad_output", 1.0), float)
         truth = oracle.evaluate(call.logits, call.targets, **options)
         scaled = oracle.evaluate(call.logits, call.targets, **options, grad_output=upstream / divisor)
-        return cls(truth, scaled, divisor)
+        return cls(truth, scaled, divisor, options)
 
     def judge(self, info: BackendInfo, call: Call, found: dict[str, Any]) -> None:
         """The plain call's results within this backend's bounds."""
@@ -161,13 +162,18 @@ class _Reference:
         with np.errstate(all="ignore"):  # of rows that are not finite, on which nothing is to be allowed
             z_pull = np.abs(scaled.gain * 4 * scaled.lse) * scaled.z_loss
             rounding = np.nan_to_num((unit * (np.abs(scaled.grad) + z_pull[:, None])).astype(float))
-            pull = np.nan_to_num((z_pull + np.abs(scaled.gain) * scaled.target.sum(axis=1)).astype(float), posinf=0)
-        if pull.max(initial=0) < float(limits.max) / 16:  # else it is infinite, and 0 times it is no number
+            pull = z_pull + np.abs(scaled.gain) * scaled.target.sum(axis=1)
+        if (
+            np.where(scaled.broken, 0, pull).max(initial=0) < float(limits.max) / 16
+        ):  # else it is infinite, and 0 times it is no number
             _judge(found["grad"], scaled.grad, grad_bound.grad + rounding, f"gradient of {info.name}")
         _judge(found["lse"], truth.lse, bound.lse, f"log-sum-exp of {info.name}")
         if call.options.get("reduction", "mean") == "none":
             _judge(found["loss"], truth.loss, bound.loss, f"loss of {info.name}")
             return
+        with calls.strict():
+            rows = sce.cross_entropy(call.logits, call.targets, **self.options, reduction="none", backend=info.name)
+        _judge(rows, truth.loss, bound.loss, f"row losses of {info.name}")
         sizes = np.abs(np.where(np.isfinite(truth.loss), truth.loss, 0))
         if sizes.max(initial=0) > 1e-12 * float(limits.max):
             return  # a row beyond the format's range makes the sum infinite, or not, as its weights were scaled
