@@ -70,3 +70,10 @@ def test_infinite_losses_of_either_sign_sum_to_nan_in_silence(backend: str, dtyp
         np.testing.assert_array_equal(rows, [np.inf, -np.inf])
         assert np.isnan(sce.cross_entropy(x, soft, reduction="sum", backend=backend))
         assert np.isnan(sce.cross_entropy(x, soft, reduction="mean", backend=backend))
+
+
+@pytest.mark.parametrize(("upstream", "denominator", "right"), [(1e300, 1e-300, np.inf), (1e-300, 1e300, 0.0)])
+def test_an_upstream_gradient_leaves_the_range_in_silence(upstream: float, denominator: float, right: float) -> None:
+    with np.errstate(all="raise"):
+        grad = sce.cross_entropy_grad(_X, _Y, grad_output=upstream, denominator=denominator, backend="numpy")
+    np.testing.assert_array_equal(np.abs(grad), np.full(_X.shape, right))
