@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history
+.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history fuzz
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ test: $(STAMP) ## run all tests, the documentation's examples among them
 
 trust: $(STAMP) ## the tests that take longer: other CPUs, huge arrays
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# SEED repeats a run. What fails is kept in .fuzz/ and tried first the next time.
+fuzz: TIME = 5m
+fuzz: $(STAMP) ## random calls and damaged files; make fuzz TIME=1h takes longer than five minutes
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --time $(TIME) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 sanitize: $(STAMP) ## the suite under gcc's sanitizers and with every index checked: half an hour
 	@tests/sanitize.sh $(BIN)/python $(ARGS)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The suite on an extension built with gcc's sanitizers, and on a twin that checks every index; the row kernels on two
-# threads under ThreadSanitizer. usage: tests/sanitize.sh PYTHON [address|thread|bounds] [TEST ...]
+# threads under ThreadSanitizer. usage: tests/sanitize.sh PYTHON [address|thread|bounds] [TEST ...], or PYTHON fuzz
+# [OPTION ...] for the fuzzing, with its options, on the extension of the first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$(realpath -s "$1")
@@ -28,13 +29,20 @@ suite() {
 
 runtime() { gcc -print-file-name="lib$1.so"; }
 
-address() (
+# A command on that extension.
+sanitized() (
     SOFTMAX_CE_SANITIZE=address,undefined build address
     # Python leaks by design, and its own allocator would hide what lies next to what.
     export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc
     export UBSAN_OPTIONS=print_stacktrace=1
-    LD_PRELOAD="$(runtime asan) $(runtime ubsan)" suite address "$@"
+    LD_PRELOAD="$(runtime asan) $(runtime ubsan)" "$@"
 )
+
+address() { sanitized suite address "$@"; }
+
+fuzz() {
+    sanitized env PYTHONPATH="$builds/address/lib:tests" NUMBA_CACHE_DIR="$builds/numba" "$python" -m fuzz "$@"
+}
 
 thread() {
     mkdir -p "$builds"
@@ -57,6 +65,6 @@ bounds() {
 
 case ${1:-all} in
     all) thread && address && bounds ;;
-    address | thread | bounds) "$@" ;;
-    *) echo "no such check: $1; there are address, thread and bounds" >&2 && exit 2 ;;
+    address | thread | bounds | fuzz) "$@" ;;
+    *) echo "no such check: $1; there are address, thread, bounds and fuzz" >&2 && exit 2 ;;
 esac

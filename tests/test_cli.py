@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from importlib.util import find_spec
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -366,6 +367,11 @@ def test_a_peer_that_is_not_installed(run, monkeypatch):
 @pytest.mark.parametrize(("text", "seconds"), [("60", 60), ("60s", 60), ("2m", 120), ("1.5min", 90), ("1h", 3600)])
 def test_durations(text, seconds):
     assert Duration().convert(text, None, None) == seconds
+
+
+def test_a_duration_of_many_digits_is_refused_in_linear_time():
+    with pytest.raises(click.BadParameter, match="is not a time such as"):
+        Duration().convert("9" * 200_000 + "!", None, None)  # in quadratic time: for a quarter of an hour
 
 
 def test_bad_labels_name_the_first(run, own):

@@ -71,6 +71,23 @@ def test_over_bound_tells_nan_and_infinity_apart() -> None:
     assert oracle.over_bound(np.array([1.5]), np.array([1.0]), np.array([0.25])) == 2.0
 
 
+def test_just_beyond_the_largest_number() -> None:
+    """65504 is float16's largest number; what is below 65520 rounds to it, the rest to infinity."""
+    for result, truth, bound, right in (
+        (65504, 65510, 8, True),
+        (-65504, -65519, 16, True),
+        (np.inf, 65510, 8, False),
+        (np.inf, 65521, 0.5, True),
+        (65504, 65521, 0.5, False),
+        (np.inf, 65519, 2, True),  # so near that an error within the bound decides
+        (-np.inf, 65519, 2, False),
+        (65504, 65519, 20, True),
+    ):
+        with np.errstate(over="ignore"):
+            got = oracle.over_bound(np.array([result], np.float16), np.array([truth], float), np.array([bound], float))
+        assert (got <= 1) is right, (result, truth, bound, got)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_bounds_are_sharp(dtype: str) -> None:
     """Ten units of roundoff more than the bound's own are noticed: the bounds are not vacuous."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import click
 import numpy as np
 import pytest
 
 from softmax_ce_bench import digits, workloads
+from softmax_ce_bench.cli.options import Weight
 from softmax_ce_bench.workloads import SHAPES, Shape, WorkloadError, from_files, synthetic
 
 
@@ -147,3 +149,23 @@ def test_a_truncated_file_a_folder_and_a_pickle(files, tmp_path):
     np.save(logits, np.array([{}]), allow_pickle=True)
     with pytest.raises(WorkloadError, match="Python objects"):
         from_files(logits, targets)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{[]: 1}",  # TypeError in NumPy
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (3,",  # tokenize.TokenError
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-3,)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999999999999999,)}",
+    ],
+)
+def test_a_damaged_header_is_a_file_that_cannot_be_read(tmp_path, header):
+    text = header.encode() + b"\n"
+    path = tmp_path / "array.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64))
+    with pytest.raises(WorkloadError, match="cannot be read") as caught:
+        from_files(path, path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(click.BadParameter, match=r"neither 'drawn' nor an \.npy file"):
+        Weight().convert(str(path), None, None)

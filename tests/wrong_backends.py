@@ -105,13 +105,15 @@ class Honest:
         classes = logits.shape[1]
         for rows in row_blocks(start, stop, classes):
             count = rows.stop - rows.start
-            target = self.rows(targets, rows) * target_scale.astype(float)
-            if base_mass is not None:
-                target = target + self.base(base_mass, classes)
+            with np.errstate(all="ignore"):
+                target = self.rows(targets, rows) * target_scale.astype(float)
+                if base_mass is not None:
+                    target = target + self.base(base_mass, classes)
+                total = target.sum(axis=1)
             weight = np.broadcast_to(rows_of(row_weight, rows), count)
             nothing = np.zeros(count)
             self._rows(
-                logits, rows, target, target.sum(axis=1), nothing, None, z_loss, weight != 0, weight, upstream,
+                logits, rows, target, total, nothing, None, z_loss, weight != 0, weight, upstream,
                 loss, grad, row_max, log_sum,
             )  # fmt: skip
 

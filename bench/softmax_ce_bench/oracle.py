@@ -282,6 +282,13 @@ def _bfloat16_limits() -> Any:
     return finfo(ml_dtypes.bfloat16)
 
 
+def _rounds_to_infinity(dtype: Any) -> float:
+    """The least number that the format, rounding to nearest, has no finite number for; infinity for float64."""
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else _bfloat16_limits()
+    largest = float(limits.max)
+    return largest + (largest - float(np.nextafter(limits.max, dtype.type(0)))) / 2
+
+
 def over_bound(result: Array, truth: Array, bound: Array) -> float:
     """The worst error over its bound.
 
@@ -300,19 +307,20 @@ def over_bound(result: Array, truth: Array, bound: Array) -> float:
     if result.size == 0:
         return 0.0
     with np.errstate(all="ignore"):
-        is_float = result.dtype.kind == "f"
-        limit = float(np.finfo(result.dtype).max) if is_float else float(_bfloat16_limits().max)
         right = truth.astype(float)
         got = result.astype(float)
-        huge = np.abs(right) > limit  # also infinity: it must come out as infinity of the right sign
-        same = np.where(
-            np.isnan(right), np.isnan(got), np.where(huge, got == np.sign(right) * np.inf, np.isfinite(got))
-        )
+        limit = _rounds_to_infinity(result.dtype)
+        huge = np.abs(right) >= limit  # also infinity: it must come out as infinity of the right sign
+        infinite = got == np.sign(right) * np.inf
+        same = np.where(np.isnan(right), np.isnan(got), np.where(huge, infinite, np.isfinite(got)))
+        near = np.isfinite(right) & (np.abs(np.abs(right) - limit) <= bound)  # may come out on either side
+        same |= near & (infinite | np.isfinite(got))
         if not same.all():
             return float("inf")
-        usual = np.isfinite(right) & ~huge
+        usual = np.isfinite(right) & np.isfinite(got)
         error = np.abs((result[usual].astype(float) - truth[usual]).astype(float))
-        return float((error / bound[usual]).max(initial=0.0))
+        off = error > 0  # no error is within any bound, that of an ignored row of NaNs too
+        return float((error[off] / bound[usual][off]).max(initial=0.0))
 
 
 def worst_over_bound(

@@ -246,7 +246,7 @@ def from_files(logits_file: str | Path, targets_file: str | Path, ignore_index: 
     WorkloadError
         A file is missing or not an .npy array, the shapes do not match, a label is out of range.
     """
-    logits, targets = _load(Path(logits_file)), _load(Path(targets_file))
+    logits, targets = load_array(Path(logits_file)), load_array(Path(targets_file))
     if logits.dtype.kind != "f" or logits.ndim != 2 or logits.size == 0:
         raise WorkloadError(
             f"{logits_file}: logits must be floats of shape (rows, classes), got {logits.dtype} of shape {logits.shape}"
@@ -263,7 +263,14 @@ def from_files(logits_file: str | Path, targets_file: str | Path, ignore_index: 
     return Workload(Path(logits_file).name, "your own arrays", logits, targets)
 
 
-def _load(path: Path) -> Any:
+def load_array(path: Path) -> Any:
+    """The array in an .npy file, memory-mapped.
+
+    Raises
+    ------
+    WorkloadError
+        There is none; the message is one line.
+    """
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
@@ -274,6 +281,6 @@ def _load(path: Path) -> Any:
         raise WorkloadError(f"{path}: no such file") from None
     except WorkloadError:
         raise
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # of a damaged header: ValueError, TypeError, OverflowError, tokenize.TokenError ...
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise WorkloadError(f"{path} cannot be read: {reason}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -60,16 +61,33 @@ class Problem:
         return self.logits.n_classes
 
 
+def as_array(name: str, value: Any) -> Any:
+    """What numpy.asarray makes of an argument; where it fails, an error that names the argument."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} cannot be taken as an array: {error}") from error
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: on one line, and not at any length."""
+    try:
+        return " ".join(reprlib.repr(value).split())
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a huge {type(value).__name__}"
+
+
 def check_logits(logits: Any, axis: Any, name: str = "logits") -> Problem:
     """The logits as rows of classes; `name` is what the caller knows them by."""
-    source = np.asarray(logits)
-    compute = compute_dtype(source.dtype)
+    source = as_array(name, logits)
+    compute = compute_dtype(source.dtype, name)
     if source.ndim == 0:
         raise ValueError(f"{name} must have at least one axis, the classes; got a scalar")
     try:
         given = operator.index(axis)
     except TypeError:
-        raise TypeError(f"axis must be an integer, got {axis!r}") from None
+        raise TypeError(f"axis must be an integer, got {shown(axis)}") from None
     if not -source.ndim <= given < source.ndim:
         raise ValueError(f"axis {given} is out of range for {name} of shape {source.shape}")
     position = given % source.ndim
@@ -81,7 +99,7 @@ def check_logits(logits: Any, axis: Any, name: str = "logits") -> Problem:
 
 def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
     """Hard labels, in range; or soft labels of the logits' shape. Fills in the problem."""
-    array = np.asarray(targets)
+    array = as_array("targets", targets)
     kind = array.dtype.kind
     if array.shape == problem.row_shape:
         if kind not in "iu":
@@ -90,8 +108,8 @@ def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
                 f"soft labels have the logits' shape {problem.source.shape}"
             )
         problem.any_ignored = _check_labels(array, problem.n_classes, ignore_index)
-        contiguous = array.dtype == _INT64 and array.flags.c_contiguous
-        problem.labels = array.reshape(-1) if contiguous else np.ascontiguousarray(array, _INT64).reshape(-1)
+        usable = array.dtype == _INT64 and array.flags.c_contiguous and array.flags.aligned
+        problem.labels = array.reshape(-1) if usable else array.astype(_INT64, order="C").reshape(-1)
     elif array.shape == problem.source.shape:
         if kind not in "fiub" and not is_bfloat16(array.dtype):
             raise TypeError(f"soft labels must have a real dtype, got {array.dtype}")
@@ -149,25 +167,44 @@ def _raise_bad_label(label: int, where: tuple[int, ...], n_classes: int, ignore_
 
 def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """An option that is one of a few words."""
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not known; allowed: {', '.join(map(repr, allowed))}")
+    if not isinstance(value, str) or value not in allowed:  # an array would compare entry by entry
+        raise ValueError(f"{name}={shown(value)} is not known; allowed: {', '.join(map(repr, allowed))}")
 
 
 def check_number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> float:
     """A finite real number in [low, high]; `above`: in (low, high]."""
-    if isinstance(value, str | bytes):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    number = value if type(value) is float else _real(name, value)
     inside = low < number <= high if above else low <= number <= high
     if not inside or not math.isfinite(number):
         bounds = f"finite and {'above' if above else 'at least'} {low:g}"
         if high != math.inf:
             bounds = f"in [{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be {bounds}, got {value!r}")
+        raise ValueError(f"{name} must be {bounds}, got {shown(value)}")
     return number
+
+
+def _real(name: str, value: Any) -> float:
+    """A number as a float. Text, bytes and complex numbers, which float() takes in one form or another, are none."""
+    if isinstance(value, np.ndarray | np.generic):
+        is_real = value.ndim == 0 and value.dtype.kind in "fiubV"  # V: bfloat16
+    else:
+        is_real = hasattr(value, "__float__") or hasattr(value, "__index__")
+    try:
+        if is_real and not isinstance(value, str):
+            return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{name} must be a real number, got {shown(value)}")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False, or what Python takes for one of them."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError):  # an array of several
+        raise TypeError(f"{name} must be True or False, got {shown(value)}") from None
 
 
 def check_ignore_index(value: Any) -> int:
@@ -175,7 +212,7 @@ def check_ignore_index(value: Any) -> int:
     try:
         index = operator.index(value)
     except TypeError:
-        raise TypeError(f"ignore_index must be an integer, got {value!r}") from None
+        raise TypeError(f"ignore_index must be an integer, got {shown(value)}") from None
     if not -(2**63) <= index < 2**63:
         raise ValueError(f"ignore_index must fit in int64, got {index}")
     return index
@@ -188,7 +225,7 @@ def check_threads(value: Any) -> int | None:
     try:
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"threads must be None or a positive integer, got {value!r}") from None
+        raise TypeError(f"threads must be None or a positive integer, got {shown(value)}") from None
     if count < 1:
         raise ValueError(f"threads must be None or at least 1, got {count}")
     return count
@@ -205,7 +242,7 @@ def check_weight(name: str, value: Any, shape: tuple[int, ...]) -> Any:
 
 def check_vector(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     """Real numbers as a new flat float64 array of this shape. New: it may not change, or be an output, meanwhile."""
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.dtype.kind not in "fiub" and not is_bfloat16(array.dtype):
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if array.shape != shape:
@@ -264,10 +301,10 @@ def overlaps(a: Any, b: Any) -> bool:
 
 
 def same_memory(a: Any, b: Any) -> bool:
-    """Whether two arrays are the same elements in the same places."""
+    """Whether two arrays are the same elements in the same places. Of an axis of length 1 the stride says nothing."""
     return bool(
         a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and a.shape == b.shape
-        and a.strides == b.strides
         and a.dtype == b.dtype
+        and all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
     )

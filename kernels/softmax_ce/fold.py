@@ -105,7 +105,8 @@ def _near_one(weight: Any) -> Any:
 def _upstream(grad_output: Any, divisor: float) -> Any:
     if grad_output is None:
         return np.array((1.0 / divisor,))
-    return np.atleast_1d(np.asarray(grad_output, np.float64) / divisor)
+    with np.errstate(all="ignore"):  # an upstream gradient may leave the range on the way; that is no fault of the call
+        return np.atleast_1d(np.asarray(grad_output, np.float64) / divisor)
 
 
 def _denominators(problem: Problem, weight: Any, sample_weight: Any, ignore_index: int) -> tuple[float, float]:

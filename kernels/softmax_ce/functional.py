@@ -17,6 +17,7 @@ from softmax_ce.run import Outputs, run_kernel
 # The defaults as objects: a call that leaves them alone is told by identity, whatever else compares equal to them.
 _IGNORE_INDEX = -100
 _OFF = 0.0
+_NAN = "nan"
 _LAST = -1
 
 _OPTIONS = """
@@ -91,7 +92,7 @@ def cross_entropy(
     z_loss: float = _OFF,
     reduction: str = "mean",
     denominator: float | None = None,
-    on_empty: str = "nan",
+    on_empty: str = _NAN,
     axis: int = _LAST,
     return_lse: bool = False,
     backend: str | None = None,
@@ -126,7 +127,7 @@ def cross_entropy_with_grad(
     z_loss: float = _OFF,
     reduction: str = "mean",
     denominator: float | None = None,
-    on_empty: str = "nan",
+    on_empty: str = _NAN,
     axis: int = _LAST,
     grad_output: Any = None,
     return_lse: bool = False,
@@ -164,7 +165,7 @@ def cross_entropy_grad(
     z_loss: float = _OFF,
     reduction: str = "mean",
     denominator: float | None = None,
-    on_empty: str = "nan",
+    on_empty: str = _NAN,
     axis: int = _LAST,
     grad_output: Any = None,
     return_lse: bool = False,
@@ -208,8 +209,8 @@ def _evaluate(
     """The one call path. Nothing is written before everything has been checked. Positional: names cost half a µs."""
     if (
         weight is None and sample_weight is None and ignore_index is _IGNORE_INDEX and label_smoothing is _OFF
-        and z_loss is _OFF and denominator is None and on_empty == "nan" and axis is _LAST and grad_output is None
-        and not return_lse and lse_out is None and (threads is None or (type(threads) is int and threads == 1))
+        and z_loss is _OFF and denominator is None and on_empty is _NAN and axis is _LAST and grad_output is None
+        and return_lse is False and lse_out is None and (threads is None or (type(threads) is int and threads == 1))
     ):  # fmt: skip
         result = plain.attempt(
             logits, targets, want_loss, want_grad, ignore_index, reduction, backend, threads, out, grad_out
@@ -222,6 +223,7 @@ def _evaluate(
     label_smoothing = checks.check_number("label_smoothing", label_smoothing, 0.0, 1.0)
     z_loss = checks.check_number("z_loss", z_loss, 0.0, math.inf)
     threads = checks.check_threads(threads)
+    want_lse = checks.check_flag("return_lse", return_lse) or lse_out is not None
     if denominator is not None:
         if reduction != "mean":
             raise ValueError(f'denominator goes with reduction="mean" only, got reduction={reduction!r}')
@@ -233,15 +235,14 @@ def _evaluate(
             "logits": problem.source, "targets": problem.labels if problem.targets is None else problem.targets,
             "weight": weight, "sample_weight": sample_weight, "grad_output": grad_output,
         })  # fmt: skip
-    outputs = Outputs.allocate(
-        problem, want_loss, want_grad, return_lse or lse_out is not None, out if reduction == "none" else None, grad_out
-    )
+    outputs = Outputs.allocate(problem, want_loss, want_grad, want_lse, out if reduction == "none" else None, grad_out)
     if weight is not None:
         weight = checks.check_weight("weight", weight, (problem.n_classes,))
     if sample_weight is not None:
         sample_weight = checks.check_weight("sample_weight", sample_weight, problem.row_shape)
     if grad_output is not None:
-        per_row = reduction == "none" and np.ndim(grad_output) > 0
+        grad_output = checks.as_array("grad_output", grad_output)
+        per_row = reduction == "none" and grad_output.ndim > 0
         grad_output = checks.check_vector("grad_output", grad_output, problem.row_shape if per_row else ())
     chosen = auto.choose(
         backend, want_loss, want_grad, problem.source.dtype, problem.n_rows, problem.n_classes, threads
@@ -288,9 +289,12 @@ def _reduce(problem: Problem, factors: Factors, outputs: Outputs, reduction: str
     if reduction == "none":
         return outputs.finish_loss(problem.row_shape, out)
     if factors.empty:
-        result = rounded(math.nan if on_empty == "nan" else 0.0, problem.compute)
-    else:
+        result = rounded(math.nan if on_empty == _NAN else 0.0, problem.compute)
+    elif problem.targets is None:
         result = mean(outputs.loss, factors.denominator, problem.compute)
+    else:
+        with np.errstate(invalid="ignore"):  # negative soft labels: there may be infinite losses of either sign
+            result = mean(outputs.loss, factors.denominator, problem.compute)
     if out is None:
         return result
     out[()] = result

@@ -28,7 +28,7 @@ def attempt(
 
     `ignore_index` is negative: no class.
     """
-    if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
+    if type(logits) is not np.ndarray or type(targets) is not np.ndarray or type(reduction) is not str:
         return None
     shape, dtype = logits.shape, logits.dtype
     one: Any = ONE_CLASS.get(dtype)
@@ -38,11 +38,14 @@ def attempt(
     n_rows, n_classes = shape
     if not 0 < n_rows * n_classes <= _MOST or targets.dtype is not _INT64 or targets.shape != (n_rows,):
         return None
+    label_flags = targets.flags
+    if not label_flags.aligned:
+        return None
     if n_rows == 1:
         if not 0 <= targets.item() < n_classes:
             return None
     # Seen as unsigned, a negative label is a huge one.
-    elif not targets.flags.c_contiguous or np.maximum.reduce(targets.view(np.uint64)) >= n_classes:
+    elif not label_flags.c_contiguous or np.maximum.reduce(targets.view(np.uint64)) >= n_classes:
         return None
     if reduction == "mean":
         divisor = n_rows

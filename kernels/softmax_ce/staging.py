@@ -21,22 +21,22 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
-def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The native dtype in which logits of this dtype are computed.
+def compute_dtype(dtype: np.dtype[Any], name: str = "logits") -> np.dtype[Any]:
+    """The native dtype in which logits of this dtype are computed; `name` is what the caller knows them by.
 
     Raises
     ------
     TypeError
         Complex, object, bool, longdouble or non-numeric logits.
     """
-    if dtype.kind == "f" and dtype.itemsize <= 8:
+    if dtype.kind == "f" and 2 <= dtype.itemsize <= 8:  # ml_dtypes' 8-bit floats are of that kind too
         return _FLOAT64 if dtype.itemsize == 8 else _FLOAT32
     if dtype.kind in "iu":
         return _FLOAT64
     if is_bfloat16(dtype):
         return _FLOAT32
     raise TypeError(
-        f"logits of dtype {dtype} are not supported; allowed: float16, bfloat16, float32, float64 and integers"
+        f"{name} of dtype {dtype} are not supported; allowed: float16, bfloat16, float32, float64 and integers"
     )
 
 

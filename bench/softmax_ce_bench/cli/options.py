@@ -10,6 +10,8 @@ from typing import Any
 import click
 import numpy as np
 
+from softmax_ce_bench.workloads import WorkloadError, load_array
+
 _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16"}
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _LARGEST = 2**40  # rows or classes; more is a typing error
@@ -77,7 +79,7 @@ class Duration(_Type):
         """As of click."""
         if isinstance(value, (int, float)):
             return float(value)
-        match = re.fullmatch(r"\s*(\d*\.?\d+|\d+\.)\s*([a-z]*)\s*", str(value))
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(value))
         if not match or match[2] not in _UNITS:
             self.fail(f"{value!r} is not a time such as 60, 60s, 2m or 1h", param, ctx)
         seconds = float(match[1]) * _UNITS[match[2]]
@@ -134,10 +136,10 @@ class Weight(_Type):
         if not isinstance(value, str) or value == "drawn":
             return value
         try:
-            weight = np.load(Path(value), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            weight = load_array(Path(value))
+        except WorkloadError:
             self.fail(f"{value!r} is neither 'drawn' nor an .npy file", param, ctx)
-        right = isinstance(weight, np.ndarray) and weight.ndim == 1 and weight.dtype.kind in "fiu"
+        right = weight.ndim == 1 and weight.dtype.kind in "fiu"
         if not right or not (np.isfinite(weight) & (weight >= 0)).all():
             self.fail(f"{value}: class weights are one vector of finite numbers, none negative", param, ctx)
         return weight.astype(np.float64)

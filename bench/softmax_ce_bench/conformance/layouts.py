@@ -70,7 +70,9 @@ def labels_of_every_kind(subject: Subject) -> None:
     spread = np.zeros(3 * _ROWS, np.int64)
     spread[::3] = y
     kinds = [y.astype(kind) for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "u8", ">i8")]
-    for other in (*kinds, spread[::3], y[::-1].copy()[::-1], y.tolist(), tuple(y.tolist())):
+    unaligned = np.zeros(y.nbytes + 4, np.uint8)[4:].view(y.dtype)  # as in a file after a header of four bytes
+    unaligned[...] = y
+    for other in (*kinds, spread[::3], y[::-1].copy()[::-1], unaligned, y.tolist(), tuple(y.tolist())):
         for got, want in zip(subject.both(x, other), right, strict=True):
             assert_same_bits(got, want, f"labels as {getattr(other, 'dtype', type(other))}")
 

@@ -158,6 +158,19 @@ def fused_equals_forward_and_backward(subject: Subject) -> None:
                 loss, grad = subject.both(x, targets, **options)
                 assert_same_bits(subject.loss(x, targets, **options), loss, f"loss alone, {options}")
                 assert_same_bits(subject.grad(x, targets, **options), grad, f"gradient alone, {options}")
+    _keeps_the_loss(subject)
+
+
+def _keeps_the_loss(subject: Subject) -> None:
+    """Nor does a gradient beyond the format's range, or a row far below 0, change what stands beside it."""
+    rng = subject.rng(9)
+    x = subject.array(4 * rng.standard_normal((300, 10)) - (60 if subject.info.stable else 0))
+    for targets in (rng.integers(0, 10, 300), rng.random((300, 10)), rng.random((300, 10)) - 0.5):
+        loss, lse = subject.loss(x, targets, return_lse=True)
+        for upstream in (1.0, 1e300):
+            beside = subject.both(x, targets, return_lse=True, grad_output=upstream)
+            assert_same_bits(beside[0], loss, f"loss beside a gradient times {upstream:g}")
+            assert_same_bits(beside[2], lse, f"log-sum-exp beside a gradient times {upstream:g}")
 
 
 @check(dtypes=NATIVE, stable=None)

@@ -168,12 +168,19 @@ INLINE void sum_block(const sce_call *call, block *b, enum mode mode) {
     b->left |= not_finite(v_add(top, b->rest));
 }
 
+/* Rows of a block, a bit each from row i on, as longer ones are computed: in float64 where it matters. */
+INLINE void rows_again(const sce_call *call, ptrdiff_t i, unsigned left, enum mode mode) {
+    for (ptrdiff_t r = 0; left; r++, left >>= 1)
+        if (left & 1)
+            short_rows(call, i + r, i + r + 1, mode);
+}
+
 /* Third step: everything that is wanted of the block. */
 INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode mode) {
     const ptrdiff_t classes = call->classes, i = b->i;
     const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
     const V weight = b->weight, mass = b->mass, inverse = b->inverse, lse = v_add(b->top, b->log_sum);
-    unsigned left = b->left;
+    unsigned left = b->left, left_grad = 0;
     V loss = v_mul(mass, v_add(v_sub(b->top, b->x_label), b->log_sum));
     if (mode != ONE_LABEL)
         loss = v_add(v_fma(b->spread, b->log_sum, b->cost), loss);
@@ -187,12 +194,15 @@ INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode 
         if (call->z_loss != 0)
             pull = v_fma(v_set((real)(2 * call->z_loss)), lse, b->spread);
         const V share = v_mul(v_add(mass, pull), inverse), scale = mode == ONE_LABEL ? v_mul(gain, share) : share;
-        /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
-        const V e_label = v_exp(v_sub(b->x_label, b->top));
-        const V others = v_blend(v_eq(b->x_label, b->top), v_sub(b->s, e_label), b->rest);
-        V at_label = v_mul(v_sub(v_mul(pull, e_label), v_mul(mass, others)), inverse);
-        at_label = v_mul(gain, v_sub(at_label, b->at_base));
-        left |= not_finite(v_add(v_mul(gain, share), at_label));
+        V at_label = v_set(0);
+        if (mode != SOFT) {
+            /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
+            const V e_label = v_exp(v_sub(b->x_label, b->top));
+            const V others = v_blend(v_eq(b->x_label, b->top), v_sub(b->s, e_label), b->rest);
+            at_label = v_mul(v_sub(v_mul(pull, e_label), v_mul(mass, others)), inverse);
+            at_label = v_mul(gain, v_sub(at_label, b->at_base));
+        }
+        left_grad = not_finite(v_add(v_mul(gain, share), at_label)) & ~left;
         /* As for a long row: small scales first, so that nothing is rounded before it is lowered. */
         const M is_large = v_not_less(v_max(scale, v_sub(v_set(0), scale)), v_set(1));
         const V by = v_blend(is_large, scale, v_mul(scale, v_set(LOWER)));
@@ -206,7 +216,7 @@ INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode 
                 value = v_mul(gain, v_sub(value, lane_target(call, b->soft, j, mode)));
             b->column[j] = mode == SOFT ? value : v_blend(v_eq(place, index), value, at_label);
         }
-        store_columns((real *)call->grad + i * classes, classes, n, b->column, left & lanes);
+        store_columns((real *)call->grad + i * classes, classes, n, b->column, (left | left_grad) & lanes);
     }
     if (call->loss)
         store((real *)call->loss + i, n, loss);
@@ -214,10 +224,13 @@ INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode 
         store((real *)call->row_max + i, n, b->top);
     if (call->log_sum)
         store((real *)call->log_sum + i, n, b->log_sum);
-    left &= lanes;
-    for (ptrdiff_t r = 0; left; r++, left >>= 1)
-        if (left & 1)
-            short_rows(call, i + r, i + r + 1, mode);
+    rows_again(call, i, left & lanes, mode);
+    if (left_grad & lanes) {
+        /* The bits of a loss may not depend on whether a gradient is asked for. */
+        sce_call rest = *call;
+        rest.loss = rest.row_max = rest.log_sum = NULL;
+        rows_again(&rest, i, left_grad & lanes, mode);
+    }
 }
 
 INLINE void lane_block(const sce_call *call, ptrdiff_t i, ptrdiff_t n, enum mode mode) {

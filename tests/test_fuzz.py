@@ -1,0 +1,250 @@
+"""A short, fixed part of the fuzzing; and that it can fail: planted faults are found, a dead process is noticed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import wrong_backends
+from fuzz import calls, kept, memory, overlaps, properties, runner, state, values
+from fuzz.__main__ import main
+from fuzz.explore import Failure, Outcome, explore
+from softmax_ce import checks, staging
+from softmax_ce.profile import files
+from softmax_ce.profile import format as profile_format
+from softmax_ce_bench import workloads
+from softmax_ce_bench.cli import options
+from softmax_ce_bench.report import record
+from test_wrong_backends import registered
+
+_EXAMPLES = {"losses": 150, "records": 60, "profiles": 100}  # others: 250. A few seconds in all
+_TESTS = str(Path(__file__).parent)
+
+
+@pytest.mark.parametrize("name", [one.name for one in properties.ALL])
+def test_a_fixed_run_finds_nothing(name: str) -> None:
+    outcome = explore(properties.named(name), 0, examples=_EXAMPLES.get(name, 250))
+    assert outcome.failure is None, f"{outcome.failure.case}\n{outcome.failure.found}"
+    assert outcome.executions >= _EXAMPLES.get(name, 250) / 2
+
+
+def test_a_seed_decides_what_is_tried() -> None:
+    def tried(seed: int) -> list[Any]:
+        cases: list[Any] = []
+        explore(properties.named("options"), seed, examples=50, before=cases.append)
+        return cases
+
+    assert tried(1) == tried(1)
+    assert tried(1) != tried(2)
+
+
+def test_a_case_survives_being_written_down() -> None:
+    cases: list[Any] = []
+    for one in properties.ALL:
+        explore(one, 3, examples=15, before=cases.append)
+    for case in cases:
+        assert json.dumps(json.loads(json.dumps(case))) == json.dumps(case)
+
+
+# Planted faults
+
+
+# Left out is ShortOffset, which is wrong beyond 2**31 elements alone.
+@pytest.mark.parametrize("wrong", [one for one in wrong_backends.WRONG if one is not wrong_backends.ShortOffset])
+def test_a_wrong_backend_is_found(wrong: type[wrong_backends.Honest], monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered(wrong()) as name:
+        only = tuple(info for info in calls.backends() if info.name == name)
+        monkeypatch.setattr(calls, "backends", lambda: only)
+        _found("losses", 4000)
+
+
+def test_the_honest_backend_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered(wrong_backends.Honest()) as name:
+        only = tuple(info for info in calls.backends() if info.name == name)
+        monkeypatch.setattr(calls, "backends", lambda: only)
+        assert explore(properties.named("losses"), 0, examples=150).failure is None
+
+
+def _found(name: str, examples: int) -> str:
+    failure = explore(properties.named(name), 0, examples=examples, shrink=False).failure
+    assert failure is not None, f"a planted fault was not found in {examples} cases"
+    return failure.found
+
+
+def _writes_beside(original: Callable[..., None]) -> Callable[..., None]:
+    def store(self: Any, start: int, stop: int, block: Any, narrow: Any = None) -> None:
+        original(self, start, stop, block, narrow)
+        root = self._view
+        while getattr(root, "base", None) is not None:
+            root = root.base
+        if root.dtype == np.uint8:  # the memory that a case lays its arrays into
+            root[-1] = 0
+
+    return store
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "attribute", "fault", "named"),
+    [
+        ("losses", staging.Rows, "store", _writes_beside(staging.Rows.store), "something was written beside"),
+        ("normalisers", checks, "result_dtype", lambda dtype: np.dtype(np.float32), "AssertionError"),
+        ("bad-calls", checks, "_check_labels", lambda *_: False, "no IndexError"),
+        ("bad-calls", checks, "check_buffer", lambda *_: None, "ValueError"),
+        ("overlaps", checks, "overlaps", lambda a, b: False, "an overlap was not refused"),
+        ("overlaps", checks, "same_memory", lambda a, b: False, "refused, though nothing overlaps"),
+        ("anything", checks, "check_flag", lambda name, value: bool(value), "no argument is named"),
+        ("profiles", files, "_depth", lambda data: 1 // (len(data) % 7), "ZeroDivisionError"),
+        ("profiles", profile_format, "validate", lambda record: None, "Error"),
+        ("records", record, "_check_cell", lambda *_: None, "Error"),
+        ("records", record, "_text", lambda value, where: value, "control characters"),
+        ("arrays", workloads, "checks", None, "AttributeError"),
+        ("options", options.Counts, "convert", lambda self, value, *_: tuple(map(int, value.split(","))), "ValueError"),
+    ],
+)  # fmt: skip
+def test_a_planted_fault_is_found(
+    name: str, where: Any, attribute: str, fault: Any, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, attribute, fault)
+    assert named in _found(name, 3000)
+
+
+# The processes
+
+_PLANTED = """
+import ctypes, sys, time
+sys.path.insert(0, {tests!r})
+from fuzz import properties, worker
+def fault(case):
+    if "9" in case["typed"]:
+        {fault}
+object.__setattr__(properties.named("options"), "check", fault)
+sys.exit(worker.main(sys.argv[1:]))
+"""
+
+
+def _with(fault: str) -> tuple[str, ...]:
+    return sys.executable, "-c", _PLANTED.format(tests=_TESTS, fault=fault)
+
+
+def test_a_process_that_dies_is_noticed_with_its_case() -> None:
+    report = runner.search("options", 0, 60, command=_with("ctypes.string_at(0)"))
+    assert report.failure is not None
+    assert "SIGSEGV" in report.failure.found
+    assert "in fault" in report.failure.found, "faulthandler does not say where"
+    assert "9" in report.failure.case["typed"]
+    again = runner.search("options", 0, 0, case=report.failure.case, command=_with("ctypes.string_at(0)"))
+    assert again.failure is not None
+    assert "SIGSEGV" in again.failure.found
+    assert again.failure.case == report.failure.case
+
+
+def test_a_process_that_hangs_is_noticed_with_its_case() -> None:
+    report = runner.search("options", 0, 60, command=_with("time.sleep(600)"), hang=2)
+    assert report.failure is not None
+    assert "it hung" in report.failure.found
+    assert "9" in report.failure.case["typed"]
+
+
+def test_a_process_that_cannot_begin_is_noticed() -> None:
+    report = runner.search("options", 0, 60, command=(sys.executable, "-c", "raise SystemExit(3)"))
+    assert report.failure == Failure(None, "the process ended with exit code 3\n")
+
+
+def test_what_fails_is_kept_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fuzz(command: tuple[str, ...]) -> Any:
+        monkeypatch.setattr(runner, "WORKER", command)
+        return CliRunner().invoke(main, ["--time", "1s", "--seed", "5", "--only", "options", "--folder", str(tmp_path)])
+
+    faulty = _with("raise KeyError(case['typed'])")
+    first = fuzz(faulty)
+    assert first.exit_code == 1, first.output
+    assert "seed 5" in first.output
+    assert "KeyError" in first.output
+    ((path, name, case),) = kept.read(tmp_path)
+    assert name == "options"
+    assert "9" in case["typed"]
+
+    second = fuzz(faulty)
+    assert second.exit_code == 1
+    assert f"{path} still fails" in second.output
+
+    third = fuzz(_with("pass"))
+    assert third.exit_code == 0, third.output
+    assert f"{path} no longer fails: removed" in third.output
+    assert "Nothing found" in third.output
+    assert not path.exists()
+
+
+def test_progress_is_read_while_it_is_written(tmp_path: Path) -> None:
+    writer, reader = state.Progress(tmp_path), state.Progress(tmp_path)
+    assert (reader.begun, reader.case()) == (0, None)
+    writer.begin({"a": [1.5, "é"]})
+    assert (reader.begun, reader.case()) == (1, {"a": [1.5, "é"]})
+    writer.begin([])
+    assert (reader.begun, reader.case()) == (2, [])
+    with pytest.raises(ValueError, match="there is room for"):
+        writer.begin("a" * (1 << 17))
+    for outcome in (Outcome(3, None), Outcome(4, Failure([1], "why"))):
+        state.write_outcome(tmp_path, outcome)
+        assert state.read_outcome(tmp_path) == outcome
+
+
+# What cases are built of
+
+
+def test_memory_tells_what_was_written() -> None:
+    values_in = np.arange(6.0).reshape(2, 3)
+    for layout in (memory.PLAIN, {"reversed": True, "steps": [-2, 3], "shift": 4, "swapped": True, "frozen": False}):
+        room = memory.place(values_in, layout)
+        np.testing.assert_array_equal(room.view, values_in)
+        assert room.untouched()
+        room.view[1, 2] = 9
+        assert not room.untouched()
+        assert room.margin_untouched()
+        assert room.untouched()
+    outside = memory.place(values_in, {**memory.PLAIN, "steps": [1, 2]})
+    np.lib.stride_tricks.as_strided(outside.view, (1,), (8,), writeable=True)[0] = 5.0
+    assert outside.margin_untouched()
+    np.lib.stride_tricks.as_strided(outside.view, (2,), (8,), writeable=True)[1] = 5.0
+    assert not outside.margin_untouched()
+
+
+@pytest.mark.parametrize(
+    ("start", "steps", "verdict"),
+    [
+        (0, [3, 1], "overlap"),
+        (6, [3, 1], "fine"),
+        (5, [3, 1], "overlap"),
+        (6, [1, 1], "overlap"),
+        (8, [3, 2], "either"),
+    ],
+)
+def test_overlaps_are_told_by_listing_bytes(start: int, steps: list[int], verdict: str) -> None:
+    memory_of_all = np.zeros(40)
+
+    def cut(at: int, by: list[int], rows: int) -> Any:
+        return np.lib.stride_tricks.as_strided(memory_of_all[at:], (rows, 3), [8 * step for step in by])
+
+    arrays = {"logits": cut(0, [3, 1], 2)[:, ::-1], "grad_out": cut(start, steps, 2)}
+    assert overlaps._verdict(arrays) == verdict
+
+
+@pytest.mark.parametrize("kind", values._KINDS)
+@pytest.mark.parametrize("dtype", calls._DTYPES)
+def test_logits_of_every_kind_and_dtype(kind: str, dtype: str) -> None:
+    recipe = {"kind": kind, "scale": 1.0, "seed": 3, "special": [[1, "largest"]]}
+    x = values.logits(recipe, 40, 7, dtype)
+    assert x.shape == (40, 7)
+    assert x.dtype.name == dtype
+    exact = x.astype(np.float64)
+    if x.dtype.kind not in "iu":
+        assert exact[0, 1] == float(values._limits(x.dtype).max)
+        assert np.isneginf(exact).any() == (kind == "masked")
+    assert len(np.unique(exact)) > 1
