@@ -11,10 +11,10 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history fuzz
+.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick gate-credentials exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history fuzz
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  Options for the tool behind a target: make test ARGS="-k gradient". Another Python: make PYTHON=python3.13'
 
 setup: $(STAMP) ## set up .venv and build; the other targets do so when needed
@@ -90,6 +90,9 @@ asv-preview: $(STAMP) ## show the page in a browser: it loads its data from a lo
 history: $(STAMP) ## print the steps in what was measured, and draw build/history.png
 	@mkdir -p build
 	@$(BIN)/python -m softmax_ce_bench.history --machine "$(MACHINE)" --figure build/history.png $(ARGS)
+
+gate-credentials: $(STAMP) ## measure how often the gate is right, and write docs/gate.md: an hour, goes on where it ended
+	@$(BIN)/python -m softmax_ce_bench.gate.credentials $(ARGS)
 
 exp-error: $(STAMP) ## measure the compiled exp over every float32 in [-104, -0]: a minute
 	@$(BIN)/python -m softmax_ce_bench.exp_error --exhaustive

@@ -19,6 +19,7 @@ from softmax_ce_bench import workloads
 from softmax_ce_bench.cli.common import Refused, check_folder, check_page, console, interruptible, progress
 from softmax_ce_bench.cli.options import DTYPES, Duration, Several, Shapes
 from softmax_ce_bench.gate import builds, cells
+from softmax_ce_bench.gate import instructions as counting
 from softmax_ce_bench.gate import run as gating
 from softmax_ce_bench.gate.builds import Source
 from softmax_ce_bench.gate.decision import Exit
@@ -46,6 +47,8 @@ _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @click.option("--time-budget", type=Duration(), metavar="TIME",
               help="For measuring, once both are built: 60, 60s, 2m.  [default: as long as it takes]")  # fmt: skip
+@click.option("--instructions", is_flag=True,
+              help="Also count instructions with valgrind: two minutes more. They never decide.")  # fmt: skip
 @click.option("--json", "json_file", type=_FILE, help="Also write what was found, with all times.")
 @click.option("--html", "html_file", type=_FILE, help="Also write a page with a forest plot.")
 def gate(
@@ -101,7 +104,7 @@ def gate(
 def _request(
     base: str | None, head: str | None, base_wheel: Path | None, head_wheel: Path | None, backends: tuple[str, ...],
     operations: tuple[str, ...], shapes: tuple[tuple[int, int], ...] | None, dtypes: tuple[str, ...] | None,
-    time_budget: float | None,
+    time_budget: float | None, instructions: bool,
 ) -> gating.Request:  # fmt: skip
     if os.name == "nt":
         raise Refused("the gate runs on Linux and macOS")
@@ -115,6 +118,8 @@ def _request(
         raise Refused("HEAD and --head-wheel are two ways to say the same: give one of them")
     if dtypes is not None and shapes is None:
         raise Refused("--dtype goes with --shapes; the built-in workloads have their own")
+    if instructions and (why := counting.available()) is not None:
+        raise Refused(f"--instructions: {why}")
     wanted = cells.WORKLOADS
     if shapes is not None:
         found = [Shape(f"{rows}x{classes}", rows, classes, "") for rows, classes in shapes]
@@ -124,7 +129,7 @@ def _request(
     repository = None if base_wheel and head_wheel else builds.repository(Path.cwd())
     return gating.Request(
         _source(repository, base, base_wheel), _source(repository, head, head_wheel), backends, wanted, operations,
-        seconds=math.inf if time_budget is None else time_budget, command=tuple(sys.argv[1:]),
+        seconds=math.inf if time_budget is None else time_budget, instructions=instructions, command=tuple(sys.argv[1:]),
     )  # fmt: skip
 
 

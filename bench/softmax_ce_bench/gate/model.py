@@ -27,6 +27,8 @@ class Measured:
     second : Found or None
         Of the second measurement, which only a cell has that the first called slower.
     verdict : Verdict
+    instructions : tuple of two floats, or None
+        Of base and head, a call; None where they were not counted.
     """
 
     cell: Cell
@@ -35,6 +37,7 @@ class Measured:
     first: Found
     second: Found | None
     verdict: Verdict
+    instructions: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

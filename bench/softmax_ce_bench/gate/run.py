@@ -13,7 +13,7 @@ from pathlib import Path
 
 from softmax_ce_bench import load
 from softmax_ce_bench.compare import machine
-from softmax_ce_bench.gate import builds, cells, decision
+from softmax_ce_bench.gate import builds, cells, decision, instructions
 from softmax_ce_bench.gate.builds import Source
 from softmax_ce_bench.gate.cells import CONTROL, OPERATIONS, WORKLOADS, Cell
 from softmax_ce_bench.gate.check import Reference, backends
@@ -45,6 +45,8 @@ class Request:
         To which a cell that scatters is extended.
     seconds : float
         For measuring, infinite unless limited. Building and checking come before.
+    instructions : bool
+        Whether to count them, too.
     seed : int
     command : tuple of str
     """
@@ -57,6 +59,7 @@ class Request:
     rounds: int = decision.ROUNDS
     most_rounds: int = decision.MOST_ROUNDS
     seconds: float = math.inf
+    instructions: bool = False
     seed: int = 0
     command: tuple[str, ...] = ()
 
@@ -88,14 +91,19 @@ def compare(request: Request, pair: tuple[Build, Build], folder: Path, tell: Tel
         raise BuildError("nothing was measured within the time; a longer --time-budget gives more")
     second = measuring.measure([cell for cell in todo if first[cell].found.is_slower], "measuring again what is slower")
     cells = tuple(_measured(cell, first[cell], second.get(cell)) for cell in todo)
+    seconds, others = time.monotonic() - begin, load.cpus_of_others(before, _load())
+    if request.instructions:
+        tell("counting instructions", 0.0, math.nan)
+        counts = instructions.count(pair, todo, folder)
+        cells = tuple(replace(each, instructions=counts[each.cell]) for each in cells)
     control = paired_ratio(measuring.control[1], measuring.control[0])
     return Result(
         base=request.base.text, head=request.head.text,
         base_commit=request.base.commit, head_commit=request.head.commit,
-        started=started.isoformat(timespec="seconds"), seconds=time.monotonic() - begin,
+        started=started.isoformat(timespec="seconds"), seconds=seconds,
         control=control, control_rounds=len(measuring.control[0]), cells=cells, notes=tuple(notes),
         exit=decision.conclusion([measured.verdict for measured in cells], control), out_of_time=measuring.is_over,
-        others=load.cpus_of_others(before, _load()), machine=machine.collect(), command=request.command,
+        others=others, machine=machine.collect(), command=request.command,
     )  # fmt: skip
 
 

@@ -27,8 +27,11 @@ def whole(result: Result) -> Group:
     for heading in ("base", "head / base", "rounds"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
+    if _counted(result):
+        table.add_column("instructions\nhead / base", justify="right", no_wrap=True)
     for row, verdict in zip(rows(result), [None, *(each.verdict for each in result.cells)], strict=True):
-        table.add_row(*row[:-1], Text(row[-1], style=LOOKS.get(verdict, "") if verdict else "dim"))
+        look_of_row = LOOKS.get(verdict, "") if verdict else "dim"
+        table.add_row(*row[:4], Text(row[4], style=look_of_row), *row[5:])
     parts: list[RenderableType] = [Text(sentence(result), style=look), "", table]
     parts += [Text(f"  {note}.", style="yellow") for note in result.notes]
     return Group(*parts, "", *(Text(line, style="dim") for line in provenance(result)))
@@ -65,16 +68,21 @@ def sentence(result: Result) -> str:
 
 
 def rows(result: Result) -> list[tuple[str, ...]]:
-    """Cell, base's time, ratio with interval, rounds, verdict; the control first."""
+    """Cell, base's time, ratio with interval, rounds, verdict, and instructions if counted; the control first."""
     drift = "moved" if result.control.drift > CONTAMINATED else "holds"
-    first = ("control", "", _interval(result.control), str(result.control_rounds), drift)
+    first = ("control", "", _interval(result.control), str(result.control_rounds), drift, *("",) * _counted(result))
     return [first, *(_row(each) for each in result.cells)]
 
 
 def _row(each: Measured) -> tuple[str, ...]:
     rounds = f"{each.first.rounds}" + (f" + {each.second.rounds}" if each.second else "")
     time = words.duration(sorted(each.base)[len(each.base) // 2])
-    return each.cell.text, time, _interval(each.first.ratio), rounds, each.verdict
+    counted = () if each.instructions is None else (f"{each.instructions[1] / each.instructions[0]:.4f}",)
+    return each.cell.text, time, _interval(each.first.ratio), rounds, each.verdict, *counted
+
+
+def _counted(result: Result) -> bool:
+    return any(each.instructions is not None for each in result.cells)
 
 
 def _interval(ratio: Ratio) -> str:
