@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from softmax_ce_bench import oracle
 from softmax_ce_bench.compare.judge import UNDECLARED
 from softmax_ce_bench.gate.cells import Cell
 from softmax_ce_bench.gate.process import ProcessError
-from softmax_ce_bench.gate.session import Build, BuildError, Session
+from softmax_ce_bench.gate.session import Build, BuildError, Recipe, Session, workload
 
 
 def backends(session: Session, build: Build) -> dict[str, tuple[str | None, bool]]:
@@ -33,7 +34,7 @@ def backends(session: Session, build: Build) -> dict[str, tuple[str | None, bool
 
 
 class Reference:
-    """The truth on the cells' workloads, computed once.
+    """The truth on the cells' workloads.
 
     Parameters
     ----------
@@ -42,7 +43,6 @@ class Reference:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._truths: dict[int, tuple[oracle.Truth, oracle.Bounds]] = {}
 
     def complaints(self, build: Build, cells: Iterable[Cell]) -> dict[Cell, str]:
         """For each cell on which a build is wrong, how."""
@@ -61,13 +61,9 @@ class Reference:
 
     def _complaint(self, workload: int, result: Sequence[Any]) -> str | None:
         """How a result is wrong. The bound is that of any sound implementation: what a build declares may change."""
-        if workload not in self._truths:
-            logits, labels = self._session.arrays(workload)
-            truth = oracle.evaluate(logits, labels)
-            self._truths[workload] = truth, oracle.bounds(UNDECLARED, truth, logits.dtype)
-        truth, allowed = self._truths[workload]
+        loss, grad, loss_bound, grad_bound = _truth(self._session.recipe(workload))
         for name, got, right, bound in (
-            ("loss", result[0], truth.loss, allowed.loss), ("gradient", result[1], truth.grad, allowed.grad),
+            ("loss", result[0], loss, loss_bound), ("gradient", result[1], grad, grad_bound),
         ):  # fmt: skip
             if np.shape(got) != right.shape:
                 return f"its {name} has shape {np.shape(got)}, not {right.shape}"
@@ -75,3 +71,12 @@ class Reference:
             if not worst <= 1:
                 return f"its {name}'s worst error is {worst:.3g} times what rounding explains"
         return None
+
+
+@lru_cache(maxsize=16)
+def _truth(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
+    """Loss, gradient and their bounds. Kept, since it takes a second and is wanted for each build and backend."""
+    made = workload(recipe)
+    truth = oracle.evaluate(made.logits, made.targets)
+    allowed = oracle.bounds(UNDECLARED, truth, made.logits.dtype)
+    return truth.loss, truth.grad, allowed.loss, allowed.grad

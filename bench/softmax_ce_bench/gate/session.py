@@ -53,6 +53,7 @@ class Build:
     extra: tuple[tuple[str, str], ...] = ()
 
 
+Recipe = tuple[str, int, int, str]  # a workload's name, rows, classes and dtype
 Round = tuple[dict[str, float], dict[str, float]]  # base's and head's seconds a call, by the cell's text or `CONTROL`
 
 
@@ -77,7 +78,7 @@ class Session:
         self._round = 0
         self._cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
         self._calls: dict[str, int] = {}
-        self._workloads: dict[tuple[str, int, int, str], Workload] = {}
+        self._workloads: list[Recipe] = []
         for cell in cells:
             self._save(cell)
 
@@ -118,18 +119,17 @@ class Session:
 
     def workload(self, cell: Cell) -> int:
         """Which of the saved workloads a cell runs on."""
-        return list(self._workloads).index(_recipe(cell))
+        return self._workloads.index(_recipe(cell))
 
-    def arrays(self, workload: int) -> tuple[Any, Any]:
-        """A saved workload's logits and labels."""
-        made = list(self._workloads.values())[workload]
-        return made.logits, made.targets
+    def recipe(self, workload: int) -> Recipe:
+        """What a saved workload was made from."""
+        return self._workloads[workload]
 
     def _save(self, cell: Cell) -> None:
         if _recipe(cell) not in self._workloads:
-            made = workloads.synthetic(Shape(cell.workload, cell.rows, cell.classes, ""), cell.dtype)
+            made = workload(_recipe(cell))
             np.savez(self._folder / f"{len(self._workloads)}.npz", logits=made.logits, labels=made.targets)
-            self._workloads[_recipe(cell)] = made
+            self._workloads.append(_recipe(cell))
 
     def _calibrate(self, cells: Sequence[Cell]) -> None:
         """Find each cell's calls in a sample, the same for both builds; nothing is kept of the times."""
@@ -155,7 +155,13 @@ class Session:
             return process.ask(question, *arguments)
 
 
-def _recipe(cell: Cell) -> tuple[str, int, int, str]:
+def workload(recipe: Recipe) -> Workload:
+    """The arrays: the same for the same recipe."""
+    name, rows, classes, dtype = recipe
+    return workloads.synthetic(Shape(name, rows, classes, ""), dtype)
+
+
+def _recipe(cell: Cell) -> Recipe:
     return cell.workload, cell.rows, cell.classes, cell.dtype
 
 
