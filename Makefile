@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick gate-credentials exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history fuzz
+.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick gate-credentials exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history fuzz mutants
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ fuzz: $(STAMP) ## random calls and damaged files; make fuzz TIME=1h takes longer
 
 sanitize: $(STAMP) ## the suite under gcc's sanitizers and with every index checked: half an hour
 	@tests/sanitize.sh $(BIN)/python $(ARGS)
+
+mutants: $(STAMP) ## mutation testing of the sources: an hour or two; TIME=10m stops earlier, the next run goes on
+	@PYTHONPATH=tests $(BIN)/python -m mutation $(if $(TIME),--time $(TIME)) $(ARGS)
 
 lint: $(STAMP) ## ruff, cython-lint, mypy and the workflows' schema
 	@$(BIN)/ruff check .

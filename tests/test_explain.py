@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import pytest
 import profiles
 import softmax_ce as sce
 from profiles import cell
-from softmax_ce import auto, profile, registry
+from softmax_ce import auto, explanation, profile, registry
+from softmax_ce.contract import BackendInfo
 from softmax_ce.profile import ProfileWarning, where
 from softmax_ce_bench import info
 
@@ -57,6 +59,26 @@ def test_by_default() -> None:
     assert "first call compiles" in why["numba"]
     if DEFAULT != "numpy":
         assert f"{DEFAULT} comes after it" in why["numpy"]
+
+
+def test_by_default_where_one_is_missing_and_one_is_another_package_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = SimpleNamespace(BACKEND=BackendInfo("mine", "mine"), hard=print, soft=print)
+    registry.register(own)  # type: ignore[arg-type]
+    monkeypatch.setitem(
+        registry._loaded, "cython", BackendInfo("cython", "here", available=False, why_unavailable="no compiler")
+    )
+    try:
+        profile.reload()
+        found = sce.explain(X, Y)
+    finally:
+        registry.unregister("mine")
+    assert found.backend == "numpy"
+    assert dict(found.skipped) == {
+        "naive": "it is not stable",
+        "numba": "its first call compiles, so it is never chosen unasked",
+        "cython": "it is not available: no compiler",
+        "mine": "it comes from another package, so it is never chosen unasked",
+    }
 
 
 def test_by_a_measured_cell(path: Path) -> None:
@@ -151,3 +173,23 @@ def test_info_tells_the_profile(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(where.BACKEND_VARIABLE, "cuda")
     profile.reload()
     assert info.collect()["profile"].startswith("none: environment variable SOFTMAX_CE_BACKEND")
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        (1234.0, "1230 s"),
+        (999.4, "999 s"),
+        (1.0, "1 s"),
+        (0.9999, "1 s"),
+        (0.9994, "999 ms"),
+        (1e-3, "1 ms"),
+        (2.344e-5, "23.4 us"),
+        (1e-6, "1 us"),
+        (4.25e-8, "42.5 ns"),
+        (5e-10, "0.5 ns"),
+    ],
+)
+def test_costs_in_words(cost: float, text: str) -> None:
+    assert explanation._amount(cost, "time") == explanation._amount(cost, "coldstart") == text
+    assert explanation._amount(1234567.4, "memory") == "1,234,567 bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -101,6 +102,15 @@ def test_a_refused_thread_means_a_serial_run(monkeypatch: pytest.MonkeyPatch) ->
     assert (seen == 1).all()
 
 
+def test_a_sub_interpreter_gets_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    monkeypatch.setattr(threads, "in_sub_interpreter", lambda: True)
+    by = set()
+    threads.run(lambda start, stop: by.add(threading.current_thread()), 1000, 10_000, 4)
+    assert by == {threading.current_thread()}
+    assert threads._pool._size == 0
+
+
 def test_calls_within_calls_and_side_by_side(backend: str) -> None:
     """Eight threads at once, each on four threads of the pool: right, and no deadlock."""
     rng = np.random.default_rng(0)
@@ -179,12 +189,27 @@ def test_an_old_control_group_is_read_too(tmp_path: Path) -> None:
     assert threads._quota(tmp_path, own) == 2.5
 
 
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert threads._quota(tmp_path, tmp_path / "own") == float("inf")
+
+
 def test_without_any_limit_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for quota, expected in ((float("inf"), 8), (2.9, 2), (0.5, 1)):
         monkeypatch.setattr(threads, "_granted", lambda quota=quota: quota)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
         assert threads.available_cpus() == expected
+
+
+@pytest.mark.parametrize(("installed", "expected"), [(6, 6), (1, 1), (None, 1)])
+def test_where_affinity_is_not_told_every_cpu_counts(
+    installed: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_granted", lambda: float("inf"))
+    monkeypatch.setattr(os, "cpu_count", lambda: installed)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert threads.available_cpus() == expected
 
 
 def test_omp_num_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,3 +370,42 @@ def test_eight_callers_at_once(shape: tuple[int, int], backend: str) -> None:
         caller.join(timeout=60)
     assert not any(caller.is_alive() for caller in callers)
     assert wrong == []
+
+
+@pytest.mark.parametrize(("name", "by"), [("numba", "rows"), ("cython", "rows"), ("cython", "team")])
+def test_other_threads_run_during_a_call(name: str, by: str) -> None:
+    """A compiled kernel lets go of the interpreter. Nobody takes it away: it is asked to after 1000 seconds."""
+    backend = sce.get_backend(available(name))
+    x = np.zeros((64, 20_000), np.float32)
+    one, row, loss = np.ones(1, np.float32), np.ones(1), np.empty(64, np.float32)
+    call = x, np.zeros(64, np.int64), -100, one, None, 0.0, 0.0, row, row, loss, None, None, None
+    backend.warmup([np.float32])
+    steps, over = [0], threading.Event()
+
+    def step() -> None:
+        while not over.is_set():
+            steps[0] += 1
+            time.sleep(1e-5)
+
+    other = threading.Thread(target=step)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        other.start()
+        while not steps[0]:
+            time.sleep(1e-5)
+        for _ in range(1000):
+            begun = steps[0]
+            if by == "rows":
+                backend.hard(*call, 0, 64)
+            else:
+                assert backend.team is not None
+                backend.team.hard(*call, 1, 1 << 40).work(False)
+            if steps[0] > begun:
+                break
+        assert steps[0] > begun
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        other.join()
+    np.testing.assert_allclose(loss, np.log(20_000), rtol=1e-6)
