@@ -88,9 +88,8 @@ def test_predicted_power_is_what_simulation_gives():
     fresh = RNG.choice(sample, (trials, N)) + np.log(decision.CLAIM)
     simulated = decision.calls_slower(fresh).mean()
     predicted = np.mean([decision.power(RNG.choice(sample, N), seed=k, resamples=200) for k in range(300)])
-    # 16 rounds know their own scatter only roughly, and the prediction is a little bold or shy for each: on average
-    # it must be near.
-    assert abs(predicted - simulated) < 0.05
+    # 16 rounds know their own scatter only roughly: the prediction may be too cautious, never too bold.
+    assert -0.12 < predicted - simulated < 0.02
     assert 0.5 < simulated < 0.95  # where a mistake would show
 
 

@@ -170,8 +170,8 @@ def compared(pair, tmp_path, backends=("numpy",)):
 
 
 def test_real_processes_time_what_the_build_on_their_path_computes(pair, tmp_path):
-    result = compared(pair, tmp_path, ("numpy", "naive"))
-    assert [each.cell for each in result.cells] == cells.of(["numpy", "naive"], SMALL)
+    result = compared(pair, tmp_path, ("numpy",))
+    assert [each.cell for each in result.cells] == cells.of(["numpy"], SMALL)
     assert all(len(each.base) == len(each.head) == 2 for each in result.cells)
     assert all(0 < value < 1 for each in result.cells for value in (*each.base, *each.head))
     assert result.control_rounds == 2
@@ -184,11 +184,12 @@ def test_a_head_that_computes_something_wrong_is_an_error_and_not_timed(pair, tm
 
 
 def test_a_base_that_is_wrong_is_said_to_be_left_out(pair, tmp_path):
+    pytest.importorskip("softmax_ce._backends.cython._kernels", exc_type=ImportError)  # a second stable backend
     edited(pair[0], "_backends/shifted.py", "np.log1p(rest)", "1.001 * np.log1p(rest)")
     with pytest.raises(BuildError, match="nothing can be compared"):
         compared(pair, tmp_path)
-    result = compared(pair, tmp_path, ("numpy", "naive"))
-    assert {each.cell.backend for each in result.cells} == {"naive"}
+    result = compared(pair, tmp_path, ("numpy", "cython"))
+    assert {each.cell.backend for each in result.cells} == {"cython"}
     assert len(result.notes) == len(SMALL) * 3
     assert all("base is wrong" in note for note in result.notes)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.progress import Progress, TaskID
 
 from softmax_ce.profile.files import write_text
 from softmax_ce_bench import workloads
@@ -72,18 +73,7 @@ def gate(
         try:
             request = _request(base, head, base_wheel, head_wheel, **asked)
             task = bar.add_task("", total=1.0, left="")
-            drawn = [0.0, ""]
-
-            def tell(text: str, done: float, left: float) -> None:
-                now = time.monotonic()
-                if now - drawn[0] > REDRAW_SECONDS or text.partition(":")[0] != drawn[1]:
-                    ends = "" if math.isnan(left) else f"{left:.0f} s left,"
-                    bar.update(task, description=text, completed=done, left=ends, refresh=True)
-                    if not shown_on.is_terminal and text.partition(":")[0] != drawn[1]:
-                        click.echo(f"{text.partition(':')[0]} ...", err=True)
-                    drawn[:] = now, text.partition(":")[0]
-
-            result = gating.run(request, tell)
+            result = gating.run(request, _Teller(bar, task, piped=not shown_on.is_terminal))
         except BuildError as error:
             raise Refused(str(error)) from None
         except click.ClickException:
@@ -99,6 +89,24 @@ def gate(
 
         _write(html_file, "--html", forest.page(result))
     sys.exit(int(result.exit))
+
+
+class _Teller:
+    """Draws the bar, not too often; in a pipe, a line for each stage."""
+
+    def __init__(self, bar: Progress, task: TaskID, *, piped: bool) -> None:
+        self._bar, self._task, self._piped = bar, task, piped
+        self._stage, self._drawn = "", 0.0
+
+    def __call__(self, text: str, done: float, left: float) -> None:
+        stage, _, _ = text.partition(":")
+        now = time.monotonic()
+        if stage != self._stage and self._piped:
+            click.echo(f"{stage} ...", err=True)
+        if stage != self._stage or now - self._drawn > REDRAW_SECONDS:
+            ends = "" if math.isnan(left) else f"{left:.0f} s left,"
+            self._bar.update(self._task, description=text, completed=done, left=ends, refresh=True)
+            self._stage, self._drawn = stage, now
 
 
 def _request(
@@ -120,7 +128,7 @@ def _request(
         raise Refused("--dtype goes with --shapes; the built-in workloads have their own")
     if instructions and (why := counting.available()) is not None:
         raise Refused(f"--instructions: {why}")
-    wanted = cells.WORKLOADS
+    wanted: tuple[tuple[Shape, str], ...] = cells.WORKLOADS
     if shapes is not None:
         found = [Shape(f"{rows}x{classes}", rows, classes, "") for rows, classes in shapes]
         wanted = tuple((shape, dtype) for shape in found for dtype in dtypes or ("float32",))
@@ -129,7 +137,8 @@ def _request(
     repository = None if base_wheel and head_wheel else builds.repository(Path.cwd())
     return gating.Request(
         _source(repository, base, base_wheel), _source(repository, head, head_wheel), backends, wanted, operations,
-        seconds=math.inf if time_budget is None else time_budget, instructions=instructions, command=tuple(sys.argv[1:]),
+        seconds=math.inf if time_budget is None else time_budget, instructions=instructions,
+        command=tuple(sys.argv[1:]),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from softmax_ce_bench.gate import builds, decision, session
 from softmax_ce_bench.gate.credentials import campaign, page
 from softmax_ce_bench.gate.credentials.store import Store, StoreError
 from softmax_ce_bench.gate.credentials.summary import summarize
+from softmax_ce_bench.gate.session import BuildError
 
 FOLDER = Path("build/gate-credentials")
 
@@ -39,7 +40,7 @@ def main(folder: Path, time_budget: float, scale: int, publish: bool | None, rep
         root = builds.repository(repository)
         source = builds.revision(root, "HEAD")
         store = Store(folder / "runs.jsonl", _about(source.commit))
-    except (builds.BuildError, StoreError) as error:
+    except (BuildError, StoreError) as error:
         raise Refused(str(error)) from None
     with interruptible(f"What was measured is in {store.path}; the same command goes on."), progress(shown_on) as bar:
         task = bar.add_task("", total=1.0, left="")
@@ -58,7 +59,7 @@ def main(folder: Path, time_budget: float, scale: int, publish: bool | None, rep
                 target = root / "docs" / "gate.md"
                 page.publish(summarize(store.runs()), store.about, date.today().isoformat(), broken, target)
                 shown_on.print(f"Written to {target}, with its pictures.", markup=False, soft_wrap=True)
-        except (builds.BuildError, page.PageError) as error:
+        except (BuildError, page.PageError) as error:
             raise Refused(str(error)) from None
     if not complete:
         shown_on.print("The time is up before all are there: the same command goes on.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from softmax_ce_bench.gate.credentials.summary import Summary
 from softmax_ce_bench.gate.decision import CLAIM, POWER, SLOWER
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "softmax-ce", "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.6, "grid.color": "#d9dde2", "legend.frameon": False,
 }  # fmt: skip
