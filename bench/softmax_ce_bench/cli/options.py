@@ -79,7 +79,8 @@ class Duration(_Type):
         """As of click."""
         if isinstance(value, (int, float)):
             return float(value)
-        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(value))
+        # Nothing optional between two repetitions of one thing: failing would take quadratic time.
+        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", str(value).strip())
         if not match or match[2] not in _UNITS:
             self.fail(f"{value!r} is not a time such as 60, 60s, 2m or 1h", param, ctx)
         seconds = float(match[1]) * _UNITS[match[2]]
