@@ -54,7 +54,7 @@ class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         """As of click."""
         if isinstance(value, MaxError):
             return value
-        match = re.fullmatch(r"\s*(\d*\.?\d+(?:e-?\d+)?)\s*(ulp)?\s*", str(value).lower())
+        match = re.fullmatch(r"((?:\d+(?:\.\d+)?|\.\d+)(?:e-?\d+)?)\s*(ulp)?", str(value).strip().lower())
         number = float(match[1]) if match else math.nan
         unit = ULP if match and match[2] else BOUND
         if not 0 < number < math.inf or (unit == BOUND and number > 1):
