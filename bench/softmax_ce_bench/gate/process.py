@@ -40,7 +40,7 @@ class Process:
         command = [sys.executable, "-s", "-P", "-m", "softmax_ce_bench.gate.worker", str(far.fileno()), str(folder)]
         with far, deaf_children():
             self._process = subprocess.Popen(
-                command, env=_environment(site) | (extra or {}), cwd=site, pass_fds=[far.fileno()],
+                command, env=environment(site) | (extra or {}), cwd=site, pass_fds=[far.fileno()],
                 stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
             )  # fmt: skip
 
@@ -94,7 +94,7 @@ class Process:
         return f"the process ended with {how}" + (f": {lines[-1][:300]}" if lines else "")
 
 
-def _environment(site: Path) -> dict[str, str]:
+def environment(site: Path) -> dict[str, str]:
     """This process's environment, less what would change which kernel runs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SOFTMAX_CE_", "PYTHON"))}
     return kept | dict.fromkeys(_ONE_THREAD, "1") | {

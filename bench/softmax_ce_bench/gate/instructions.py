@@ -1,0 +1,144 @@
+"""A second instrument: how many instructions a call takes, counted by valgrind's callgrind.
+
+A count hardly varies from run to run and from machine to machine, and a load on the machine does not touch it. But
+it is not time. A cache miss, a stall, a store that must wait cost nothing here, a slow instruction is as dear as a
+quick one, and a loop that does the same in fewer, wider instructions has fewer. And it is not the same code: valgrind
+knows no AVX-512, so on a CPU that has it the kernels for AVX2 are counted, and those for AVX-512 are not seen at all.
+So a count explains a verdict, or makes one look closer; it is never one.
+
+Calls are counted n times and 2 n times in one process: the difference is free of what the counting itself takes.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from softmax_ce_bench.gate.cells import Cell
+from softmax_ce_bench.gate.process import deaf_children, environment
+from softmax_ce_bench.gate.session import Build, BuildError, Session
+
+COUNT_SECONDS = 1800.0  # the default cells take two minutes
+_ELEMENTS = 1 << 15  # of logits: cells with fewer are called several times ...
+_MOST_CALLS = 32  # ... but the smallest not more often than this
+
+# Numba compiles for the CPU that it finds, which under valgrind is another one: it is told one that both are, so that
+# what a process without valgrind has compiled fits.
+_SAME_CODE = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,+popcnt",
+    "PYTHONHASHSEED": "0",  # the order of a set decides how many steps a look-up takes
+}
+
+
+def available() -> str | None:
+    """Why instructions cannot be counted here, in one line; None if they can."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "instructions are counted on Linux and x86-64 only"
+    if " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        return "the CPU has no AVX2, which the counted kernels use"
+    if shutil.which("valgrind") is None:
+        return "valgrind is not installed (in a package of that name)"
+    return None
+
+
+def count(builds: tuple[Build, Build], cells: Sequence[Cell], folder: Path) -> dict[Cell, tuple[float, float]]:
+    """Instructions a call, of base and of head.
+
+    Parameters
+    ----------
+    builds : pair of Build
+    cells : sequence of Cell
+        That both builds compute right: nothing is checked.
+    folder : Path
+        In which a folder `instructions` is made, for the workloads and callgrind's files.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    BuildError
+        Nothing can be counted here, or a build's process failed.
+    """
+    if (why := available()) is not None:
+        raise BuildError(why)
+    folder = folder / "instructions"
+    folder.mkdir()
+    session = Session(builds, cells, folder)  # it puts the workloads into the folder
+    plan = [(cell.backend, cell.operation, session.workload(cell), calls(cell)) for cell in cells]
+    _run([], builds, plan, folder)  # compiles what is compiled on first use: that would take an hour under valgrind
+    valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
+    _run([*valgrind, "--callgrind-out-file=counts"], builds, plan, folder)
+    of_base, of_head = (read((folder / build.side).glob("counts.*")) for build in builds)
+    return {
+        cell: (_per_call(of_base, key, calls(cell)), _per_call(of_head, key, calls(cell)))
+        for key, cell in enumerate(cells)
+    }
+
+
+def calls(cell: Cell) -> int:
+    """How many calls are counted at first."""
+    return min(_MOST_CALLS, max(1, _ELEMENTS // (cell.rows * cell.classes)))
+
+
+def read(files: Iterable[Path]) -> dict[tuple[int, int], int]:
+    """Callgrind's files: (cell's number, calls) -> instructions.
+
+    Raises
+    ------
+    BuildError
+        A file does not say what it counted.
+    """
+    counts = {}
+    for file in files:
+        text = file.read_text(encoding="utf-8", errors="replace")
+        what = re.search(r"^desc: Trigger: Client Request: (\d+) (\d+)$", text, re.MULTILINE)
+        total = re.search(r"^totals: (\d+)$", text, re.MULTILINE)
+        if what is None or total is None:
+            raise BuildError(f"{file.name}: callgrind has not written what it counted there")
+        counts[int(what[1]), int(what[2])] = int(total[1])
+    return counts
+
+
+def _per_call(counts: dict[tuple[int, int], int], key: int, calls: int) -> float:
+    try:
+        return (counts[key, 2 * calls] - counts[key, calls]) / calls
+    except KeyError:
+        raise BuildError("callgrind has not counted every cell") from None
+
+
+def _run(
+    prefix: Sequence[str], builds: tuple[Build, Build], plan: Sequence[tuple[str, str, int, int]], folder: Path
+) -> None:
+    """Have both builds' processes make all calls, side by side."""
+    running: list[tuple[Build, subprocess.Popen[bytes]]] = []
+    try:
+        for build in builds:
+            place = folder / build.side
+            place.mkdir(exist_ok=True)
+            (place / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+            command = [*prefix, sys.executable, "-s", "-P", "-m", "softmax_ce_bench.gate.counted", str(folder)]
+            around = environment(build.site) | dict(build.extra) | _SAME_CODE
+            with (place / "plan.json").open("rb") as given, (place / "said").open("wb") as said, deaf_children():
+                process = subprocess.Popen(command, env=around, cwd=place, stdin=given, stdout=said, stderr=said)
+            running.append((build, process))
+        for build, process in running:
+            try:
+                code = process.wait(COUNT_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise BuildError(f"{build.side}: not counted within {COUNT_SECONDS / 60:.0f} minutes") from None
+            if code != 0:
+                lines = (folder / build.side / "said").read_text("utf-8", "replace").strip().splitlines()
+                raise BuildError(f"{build.side}: counting ended with code {code}: {(lines or ['it said nothing'])[-1]}")
+    finally:
+        for _, process in running:
+            process.kill()
+            process.wait()
