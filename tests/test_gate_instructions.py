@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import softmax_ce
 from softmax_ce_bench.gate import instructions
 from softmax_ce_bench.gate.cells import Cell
 from softmax_ce_bench.gate.session import Build, BuildError
-
-import softmax_ce
 
 TINY = Cell("numpy", "fused", "tiny", 1, 10, "float32")
 BOOSTING = Cell("numpy", "fused", "boosting", 4096, 10, "float32")

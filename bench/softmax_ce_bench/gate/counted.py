@@ -1,9 +1,9 @@
 """The far end of :mod:`instructions`: one process with one build that tells callgrind which calls to count.
 
-``python -m softmax_ce_bench.gate.counted FOLDER`` with the build's folder first on the path, and on standard input a JSON
-list with an entry ``[backend, operation, workload, calls]`` for each cell. Callgrind writes a file for each cell with
-the instructions of so many calls, and another one with those of twice as many. Without valgrind the same calls are
-made, and nothing is counted.
+``python -m softmax_ce_bench.gate.counted FOLDER`` with the build's folder first on the path, and on standard input a
+JSON list with an entry ``[backend, operation, workload, calls]`` for each cell. Callgrind writes a file for each cell
+with the instructions of so many calls, and another one with those of twice as many. Without valgrind the same calls
+are made, and nothing is counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from softmax_ce_bench.gate.worker import Desk
 
 # Valgrind looks for these instructions, which together change nothing: its documented interface for programs, as the
-# macro VALGRIND_DO_CLIENT_REQUEST_EXPR of valgrind.h has it for x86-64. Around them, an int function(uint64_t words[6]).
+# macro VALGRIND_DO_CLIENT_REQUEST_EXPR of valgrind.h has it for x86-64. Around them, int function(uint64_t words[6]).
 _REQUEST = bytes.fromhex(
     "4889f8"  # mov  %rdi, %rax    the request and its arguments
     "31d2"  # xor  %edx, %edx      the answer, unless valgrind gives one
