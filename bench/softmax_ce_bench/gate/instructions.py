@@ -6,7 +6,9 @@ quick one, and a loop that does the same in fewer, wider instructions has fewer.
 knows no AVX-512, so on a CPU that has it the kernels for AVX2 are counted, and those for AVX-512 are not seen at all.
 So a count explains a verdict, or makes one look closer; it is never one.
 
-Calls are counted n times and 2 n times in one process: the difference is free of what the counting itself takes.
+Calls are counted n times and 2 n times in one process: the difference is free of what the counting itself takes. What
+the process did before moves a count by up to 3 % where Python has most of it, so both builds do the same in the same
+order: counts of different runs are not to be compared.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from softmax_ce_bench.gate.cells import Cell
 from softmax_ce_bench.gate.process import deaf_children, environment
 from softmax_ce_bench.gate.session import Build, BuildError, Session
 
-COUNT_SECONDS = 1800.0  # the default cells take two minutes
+COUNT_SECONDS = 1800.0  # the default cells take three minutes, and one and a half before that to compile
 _ELEMENTS = 1 << 15  # of logits: cells with fewer are called several times ...
 _MOST_CALLS = 32  # ... but the smallest not more often than this
 
