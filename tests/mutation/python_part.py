@@ -1,0 +1,214 @@
+"""The mutants of the Python sources."""
+
+from __future__ import annotations
+
+import queue
+import random
+import shutil
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mutation import equivalents
+from mutation.operators import Mutant, mutants
+from mutation.results import Count, Results
+from mutation.server import Server, Verdict
+from mutation.testmap import TestMap, record, test_files
+from mutation.tree import BUILD, PACKAGE, ROOT, Tree
+
+NUMBA = "_backends/numba_jit/"
+_EFFORT = 30.0  # seconds of tests for one mutant, as recorded
+_COLD_TESTS = 150  # of one request
+_RECENT = 12  # tests remembered that noticed mutants of the same file
+# What a test may take: a mutant of the Numba backend is compiled anew.
+_GRACE = {False: 10.0, True: 60.0}
+
+
+def all_mutants() -> list[Mutant]:
+    """Those of every Python source of the package."""
+    package = ROOT / PACKAGE
+    return [
+        mutant for path in sorted(package.rglob("*.py"))
+        for mutant in mutants(path.read_bytes(), path.relative_to(package).as_posix())
+    ]  # fmt: skip
+
+
+def read_map(say: Callable[[str], None]) -> TestMap:
+    """Which test runs which line; recorded where that is not known yet."""
+    tree = Tree("recording")
+    records = []
+    for file in test_files():
+        begun = time.monotonic()
+        records.append(record(file, tree))
+        if time.monotonic() - begun > 1:
+            say(f"recorded which lines {file} runs")
+    return TestMap(records)
+
+
+class Bench:
+    """One tree with its two workers.
+
+    Parameters
+    ----------
+    number : int
+    tests : TestMap
+    """
+
+    def __init__(self, number: int, tests: TestMap) -> None:
+        self._tree = Tree(f"tree-{number}")
+        self._tests = tests
+        self._warm = Server(self._tree, "warm")
+        self._cold = Server(self._tree, "cold")
+        self._recent: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_RECENT))
+        self._of_numba = [test for test in tests.ranked(tests.seconds) if "numba" in test]
+
+    def judge(self, mutant: Mutant) -> Verdict:
+        """Run the tests that may notice it, until one does."""
+        is_numba = mutant.file.startswith(NUMBA)
+        tests = self._of_numba if is_numba else self._tests.of(mutant)
+        if not tests:
+            return Verdict("survived", "no test runs it")
+        chosen = self._chosen(mutant, tests, is_numba)
+        path = self._tree.package / mutant.file
+        with self._tree.changed(path, mutant.apply(path.read_bytes())):
+            warm = mutant.in_body and not is_numba
+            verdict = Verdict("unfit")
+            if warm:
+                module = ".".join(["softmax_ce", *Path(mutant.file).with_suffix("").parts]).removesuffix(".__init__")
+                verdict = self._warm.ask(chosen, module, str(path), list(mutant.within))
+            if verdict.outcome == "unfit" or (verdict.outcome == "survived" and self._tests.runs_at_import(mutant)):
+                verdict = self._cold.ask(chosen[:_COLD_TESTS])
+        if is_numba:
+            _forget_compiled(self._tree)
+        if verdict.outcome == "killed":
+            recent = self._recent[mutant.file]
+            test = verdict.by.partition(" (")[0]
+            if test in self._tests.seconds and test not in recent:
+                recent.appendleft(test)
+            return verdict
+        return Verdict("survived", f"{len(chosen)} tests passed")
+
+    def _chosen(self, mutant: Mutant, tests: Sequence[str], is_numba: bool) -> list[tuple[str, float]]:
+        """What noticed others of the same file first; then the rest, up to some time."""
+        known = set(tests)
+        first = [test for test in self._recent[mutant.file] if test in known]
+        chosen, spent = [], 0.0
+        for test in dict.fromkeys([*first, *tests]):
+            seconds = self._tests.seconds[test]
+            if chosen and spent + seconds > _EFFORT:
+                continue
+            chosen.append((test, _GRACE[is_numba] + 10 * seconds))
+            spent += seconds
+        return chosen
+
+    def close(self) -> None:
+        self._warm.close()
+        self._cold.close()
+
+
+def _forget_compiled(tree: Tree) -> None:
+    """Drop what Numba has cached for a mutant: the folder's name tells the sources."""
+    from softmax_ce._backends.numba_jit.cache import salt
+
+    for folder in (BUILD / "numba" / "softmax_ce").glob("*"):
+        if folder.name != salt():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(
+    *, seconds: float, only: str, sample: int, seed: int, jobs: int, results: Results, say: Callable[[str], None]
+) -> dict[str, Count]:
+    """Judge mutants in random order until all, or `sample` of them, are judged, or the time is over.
+
+    Parameters
+    ----------
+    seconds : float
+        No mutant is begun after this.
+    only : str
+        A part of the file's name.
+    sample : int
+        0: all.
+    seed : int
+        Of the order, so that a run that is cut short has judged a random sample.
+    jobs : int
+        Trees worked in at once.
+    results : Results
+    say : callable
+        Told of progress.
+
+    Returns
+    -------
+    dict
+        File -> count.
+    """
+    real, equivalent = equivalents.split(all_mutants(), equivalents.read())
+    real, equivalent = ([m for m in some if only in m.file] for some in (real, equivalent))
+    random.Random(seed).shuffle(real)
+    wanted = real[:sample] if sample else real
+    verdicts = {m: v for m in wanted if (v := results.get(m.key, ROOT / PACKAGE / m.file)) is not None}
+    say(f"{len(real)} mutants and {len(equivalent)} equivalent ones; {len(verdicts)} of {len(wanted)} judged before")
+    todo: queue.SimpleQueue[Mutant] = queue.SimpleQueue()
+    for mutant in wanted:
+        if mutant not in verdicts:
+            todo.put(mutant)
+    if not todo.empty():
+        tests = read_map(say)
+        _work(todo, verdicts, tests, time.monotonic() + seconds, jobs, results, say)
+    counts: dict[str, Count] = defaultdict(Count)
+    for mutant in real:
+        count, verdict = counts[mutant.file], verdicts.get(mutant)
+        if verdict is None:
+            count.untried += 1
+        elif verdict.outcome == "killed":
+            count.killed += 1
+        else:
+            count.survived.append(f"{mutant.file}:{mutant.line}: {mutant.change}  [{mutant.text}] {verdict.by}")
+    for mutant in equivalent:
+        counts[mutant.file].equivalent += 1
+    return dict(sorted(counts.items()))
+
+
+def _work(
+    todo: queue.SimpleQueue[Mutant], verdicts: dict[Mutant, Verdict], tests: TestMap, end: float, jobs: int,
+    results: Results, say: Callable[[str], None],
+) -> None:  # fmt: skip
+    stop, lock = threading.Event(), threading.Lock()
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            bench = Bench(number, tests)
+            try:
+                while not stop.is_set() and time.monotonic() < end:
+                    mutant = todo.get_nowait()
+                    verdict = bench.judge(mutant)
+                    with lock:
+                        verdicts[mutant] = verdict
+                        results.put(mutant.key, ROOT / PACKAGE / mutant.file, verdict)
+                        if verdict.outcome != "killed":
+                            say(f"survived: {mutant.file}:{mutant.line}: {mutant.change}  [{mutant.text}]")
+                        if len(verdicts) % 100 == 0:
+                            say(f"{len(verdicts)} judged")
+            finally:
+                bench.close()
+        except queue.Empty:
+            pass
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(jobs)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        say("interrupted: what was judged is kept")
+        stop.set()
+        for thread in threads:
+            thread.join()
+        raise
+    if errors:
+        raise errors[0]

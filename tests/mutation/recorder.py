@@ -1,0 +1,89 @@
+"""A pytest plugin that records which test runs which line, in this process and in those that it starts.
+
+``python -m pytest -p mutation.recorder``, with the package's folder in MUTATION_PACKAGE, and in MUTATION_RECORD a folder
+that gets the result as ``record.json``. The lines are coverage.py's, each test a context of its own. Processes that a
+test starts find ``sitecustomize.py`` in that folder, and their lines are the test's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+
+_FOLDER = Path(os.environ["MUTATION_RECORD"])
+_PACKAGE = Path(os.environ["MUTATION_PACKAGE"])
+_TEST = "MUTATION_TEST"
+
+_CONFIG = """\
+[run]
+parallel = true
+data_file = {folder}/lines
+source = {package}
+context = ${{MUTATION_TEST}}
+disable_warnings = no-data-collected, module-not-measured, module-not-imported
+"""
+_STARTUP = "import coverage\ncoverage.process_startup()\n"
+
+
+def _settings() -> Path:
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    path = _FOLDER / "coverage.ini"
+    path.write_text(_CONFIG.format(folder=_FOLDER, package=_PACKAGE))
+    (_FOLDER / "sitecustomize.py").write_text(_STARTUP)
+    return path
+
+
+_SETTINGS = _settings()
+os.environ[_TEST] = ""
+_MEASURED = coverage.Coverage(data_file=None, config_file=str(_SETTINGS))  # in memory: it is written at each switch
+_MEASURED.start()
+os.environ["COVERAGE_PROCESS_START"] = str(_SETTINGS)
+os.environ["PYTHONPATH"] = os.pathsep.join([str(_FOLDER), os.environ["PYTHONPATH"]])
+
+_seconds: dict[str, float] = defaultdict(float)
+_failed: set[str] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    _MEASURED.switch_context(item.nodeid)
+    os.environ[_TEST] = item.nodeid
+    try:
+        return (yield)
+    finally:
+        _MEASURED.switch_context("")
+        os.environ[_TEST] = ""
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _seconds[report.nodeid] += report.duration
+    if report.outcome != "passed":
+        _failed.add(report.nodeid)  # one that is skipped tells nothing, either
+
+
+def pytest_sessionfinish() -> None:
+    _MEASURED.stop()
+    data = _MEASURED.get_data()
+    for path in _FOLDER.glob("lines.*"):
+        part = coverage.CoverageData(str(path))
+        with contextlib.suppress(coverage.CoverageException):  # of a process that was ended while it wrote
+            part.read()
+            data.update(part)
+    lines: dict[str, dict[str, list[int]]] = defaultdict(dict)  # test -> file -> lines
+    for path in data.measured_files():
+        file = Path(path).relative_to(_PACKAGE).as_posix()
+        of_test: dict[str, list[int]] = defaultdict(list)
+        for line, contexts in data.contexts_by_lineno(path).items():
+            for context in contexts:
+                of_test[context].append(line)
+        for test, own in of_test.items():
+            lines[test][file] = sorted(own)
+    record = {"seconds": {t: s for t, s in _seconds.items() if t not in _failed}, "lines": lines}
+    (_FOLDER / "record.json").write_text(json.dumps(record))
