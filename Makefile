@@ -11,7 +11,7 @@ SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(add
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
+.PHONY: help setup compare report pick test trust sanitize mutants lint format bench asv-quick exp-error roofline peers replay aarch64 clean retry
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ trust: $(STAMP) ## the tests that take longer: other CPUs, huge arrays
 
 sanitize: $(STAMP) ## the suite under gcc's sanitizers and with every index checked: half an hour
 	@tests/sanitize.sh $(BIN)/python $(ARGS)
+
+mutants: $(STAMP) ## mutation testing of the sources: half an hour on two CPUs; TIME=10m stops earlier, again goes on
+	@PYTHONPATH=tests $(BIN)/python -m mutation $(if $(TIME),--time $(TIME)) $(ARGS)
 
 lint: $(STAMP) ## ruff, cython-lint and mypy
 	@$(BIN)/ruff check .

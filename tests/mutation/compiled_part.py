@@ -53,9 +53,9 @@ class Entry:
         return f"{self.file}: {self.text} => {self.new}"
 
 
-def read(path: Path = Path(__file__).with_name("compiled.toml")) -> list[Entry]:
+def read() -> list[Entry]:
     """The table."""
-    entries = tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]
+    entries = tomllib.loads(Path(__file__).with_name("compiled.toml").read_text(encoding="utf-8"))["mutant"]
     return [Entry(**{**entry, "first": tuple(entry.get("first", ()))}) for entry in entries]
 
 
@@ -104,7 +104,7 @@ def run(*, seconds: float, only: str, results: Results, say: Callable[[str], Non
                 continue
             results.put(entry.key, ROOT / FOLDER / entry.file, verdict)
             _add(count, entry, verdict)
-            say(f"{verdict.outcome}: {entry.file}: {entry.fault} [{verdict.by}]")
+            say(f"{verdict.outcome}: {entry.file}: {entry.fault} [{verdict.by}: {verdict.how}]")
     finally:
         server.close()
     return count
@@ -114,26 +114,30 @@ def _add(count: Count, entry: Entry, verdict: Verdict) -> None:
     if verdict.outcome == "killed":
         count.killed += 1
     else:
-        count.survived.append(f"{entry.file}: {entry.fault}: {entry.text!r} -> {entry.new!r} ({verdict.by})")
+        count.survived.append(f"{entry.file}: {entry.fault}: {entry.text!r} -> {entry.new!r} ({verdict.how})")
 
 
-def _judge(
-    entry: Entry, text: str, tree: Tree, extension: Extension, server: Server, tests: TestMap
-) -> Verdict | None:
+def _judge(entry: Entry, text: str, tree: Tree, extension: Extension, server: Server, tests: TestMap) -> Verdict | None:
     isa = entry.isa or extension.isas[0]
     if isa not in extension.isas or not (units := extension.units(entry.file, isa)):
         return None
     with tree.changed(tree.root / FOLDER / entry.file, text.encode()):
         try:
-            library = extension.build(units)
+            library = extension.build(units).read_bytes()
         except RuntimeError as error:
             raise RuntimeError(f"compiled.toml: {entry.file}: {entry.fault}: it does not compile: {error}") from error
-        with tree.changed(extension.library, library.read_bytes()):
-            for chosen in _tiers(entry, tests):
+    passed = 0
+    for chosen in _tiers(entry, tests):
+        while True:
+            with tree.changed(extension.library, library):
                 verdict = server.ask(chosen)
-                if verdict.outcome == "killed":
-                    return verdict
-    return Verdict("survived", f"{len(chosen)} tests passed")
+            if verdict.outcome != "killed":
+                passed += len(chosen)
+                break
+            if server.is_sound(verdict, chosen):
+                return verdict
+            chosen = [pair for pair in chosen if pair[0] != verdict.by]
+    return Verdict("survived", how=f"{passed} tests passed")
 
 
 def _tiers(entry: Entry, tests: TestMap) -> list[list[tuple[str, float]]]:

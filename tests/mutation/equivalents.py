@@ -37,9 +37,9 @@ class Equivalent:
         return mutant.change == change or (change.endswith(" -> *") and mutant.change.startswith(change[:-1]))
 
 
-def read(path: Path = Path(__file__).with_name("equivalent.toml")) -> list[Equivalent]:
+def read() -> list[Equivalent]:
     """The list."""
-    entries = tomllib.loads(path.read_text(encoding="utf-8"))["equivalent"]
+    entries = tomllib.loads(Path(__file__).with_name("equivalent.toml").read_text(encoding="utf-8"))["equivalent"]
     return [Equivalent(**{**entry, "changes": tuple(entry["changes"])}) for entry in entries]
 
 

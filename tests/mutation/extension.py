@@ -13,10 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import setuptools  # noqa: F401  (gives Python 3.12 its distutils)
-from Cython.Build import cythonize
-from distutils.core import run_setup  # isort: skip
-
 import softmax_ce
 from mutation.testmap import digest
 from mutation.tree import BUILD, Tree
@@ -46,9 +42,7 @@ class Extension:
         self._folder = tree.package / "_backends" / "cython"
         details = softmax_ce.get_backend("cython").details
         self.isas = tuple(re.findall(r"\w+", details.partition("can run here:")[2]))
-        with contextlib.chdir(tree.root):
-            modules: Any = run_setup("setup.py", stop_after="init").ext_modules
-        self._extension = next(module for module in modules if module.name.endswith("cython._kernels"))
+        self._extension = _as_configured(tree.root)
         self.library = self._folder / f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
         self._names = sorted({Path(source).name for source in self._extension.sources})
         sources = sorted(path for path in self._folder.iterdir() if path.suffix in (".c", ".h", ".pyx"))
@@ -56,7 +50,7 @@ class Extension:
         self._compile_what_is_missing()
 
     def units(self, file: str, isa: str) -> list[Path]:
-        """The sources to compile anew where `file` has changed: of those for an instruction set, the one's asked for."""
+        """The sources to compile anew where `file` has changed: of those for instruction sets, this one's."""
         own = [name for name in self._names if file in self._parts(name)]
         variants = {name: found[1] for name in own if (found := _VARIANT.fullmatch(name))}
         return [self._folder / name for name in own if variants.get(name, isa) == isa]
@@ -73,7 +67,15 @@ class Extension:
         fresh = {made.name: made for made in self._compile(units, work)}
         objects = [fresh.get(path.name, path) for path in sorted(self._objects.glob("*.o"))]
         library = work / self.library.name
-        _run([*_variable("LDSHARED"), *map(str, objects), "-o", str(library), *(f"-l{n}" for n in self._extension.libraries)])
+        _run(
+            [
+                *_variable("LDSHARED"),
+                *map(str, objects),
+                "-o",
+                str(library),
+                *(f"-l{n}" for n in self._extension.libraries),
+            ]
+        )
         return library
 
     def _parts(self, name: str) -> set[str]:
@@ -112,10 +114,24 @@ class Extension:
 
     def _translate(self, unit: Path, work: Path) -> Path:
         """Cython's C for a source."""
+        import setuptools
+        from Cython.Build import cythonize
+
         module = setuptools.Extension(self._extension.name, [str(unit)])
         directives = self._extension.cython_directives
         (made,) = cythonize([module], build_dir=str(work), compiler_directives=directives, force=True, quiet=True)
         return Path(made.sources[0])
+
+
+def _as_configured(root: Path) -> Any:
+    """The extension as setup.py describes it."""
+    import setuptools  # noqa: F401  (without it, Python 3.12 has no distutils)
+
+    from distutils.core import run_setup  # isort: skip
+
+    with contextlib.chdir(root):
+        modules: Any = run_setup("setup.py", stop_after="init").ext_modules
+    return next(module for module in modules if module.name.endswith("cython._kernels"))
 
 
 def _variable(name: str) -> list[str]:

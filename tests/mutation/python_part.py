@@ -69,26 +69,34 @@ class Bench:
         is_numba = mutant.file.startswith(NUMBA)
         tests = self._of_numba if is_numba else self._tests.of(mutant)
         if not tests:
-            return Verdict("survived", "no test runs it")
+            return Verdict("survived", how="no test runs it")
         chosen = self._chosen(mutant, tests, is_numba)
+        while True:
+            server, verdict = self._ask(mutant, chosen, warm=mutant.in_body and not is_numba)
+            if verdict.outcome != "killed" or server.is_sound(verdict, chosen):
+                break
+            chosen = [pair for pair in chosen if pair[0] != verdict.by]  # it fails without a mutant, too
+            del self._tests.seconds[verdict.by]
+        if is_numba:
+            _forget_compiled()
+        if verdict.outcome != "killed":
+            return Verdict("survived", how=f"{len(chosen)} tests passed")
+        recent = self._recent[mutant.file]
+        if verdict.by in self._tests.seconds and verdict.by not in recent:
+            recent.appendleft(verdict.by)
+        return verdict
+
+    def _ask(self, mutant: Mutant, chosen: list[tuple[str, float]], warm: bool) -> tuple[Server, Verdict]:
         path = self._tree.package / mutant.file
         with self._tree.changed(path, mutant.apply(path.read_bytes())):
-            warm = mutant.in_body and not is_numba
-            verdict = Verdict("unfit")
             if warm:
                 module = ".".join(["softmax_ce", *Path(mutant.file).with_suffix("").parts]).removesuffix(".__init__")
-                verdict = self._warm.ask(chosen, module, str(path), list(mutant.within))
-            if verdict.outcome == "unfit" or (verdict.outcome == "survived" and self._tests.runs_at_import(mutant)):
-                verdict = self._cold.ask(chosen[:_COLD_TESTS])
-        if is_numba:
-            _forget_compiled(self._tree)
-        if verdict.outcome == "killed":
-            recent = self._recent[mutant.file]
-            test = verdict.by.partition(" (")[0]
-            if test in self._tests.seconds and test not in recent:
-                recent.appendleft(test)
-            return verdict
-        return Verdict("survived", f"{len(chosen)} tests passed")
+                verdict = self._warm.ask(chosen, module, str(path), mutant.within)
+                if verdict.outcome != "unfit" and (
+                    verdict.outcome == "killed" or not self._tests.runs_at_import(mutant)
+                ):
+                    return self._warm, verdict
+            return self._cold, self._cold.ask(chosen[:_COLD_TESTS])
 
     def _chosen(self, mutant: Mutant, tests: Sequence[str], is_numba: bool) -> list[tuple[str, float]]:
         """What noticed others of the same file first; then the rest, up to some time."""
@@ -96,7 +104,9 @@ class Bench:
         first = [test for test in self._recent[mutant.file] if test in known]
         chosen, spent = [], 0.0
         for test in dict.fromkeys([*first, *tests]):
-            seconds = self._tests.seconds[test]
+            seconds = self._tests.seconds.get(test)
+            if seconds is None:
+                continue
             if chosen and spent + seconds > _EFFORT:
                 continue
             chosen.append((test, _GRACE[is_numba] + 10 * seconds))
@@ -108,7 +118,7 @@ class Bench:
         self._cold.close()
 
 
-def _forget_compiled(tree: Tree) -> None:
+def _forget_compiled() -> None:
     """Drop what Numba has cached for a mutant: the folder's name tells the sources."""
     from softmax_ce._backends.numba_jit.cache import salt
 
@@ -164,7 +174,7 @@ def run(
         elif verdict.outcome == "killed":
             count.killed += 1
         else:
-            count.survived.append(f"{mutant.file}:{mutant.line}: {mutant.change}  [{mutant.text}] {verdict.by}")
+            count.survived.append(f"{mutant.file}:{mutant.line}: {mutant.change}  [{mutant.text}] {verdict.how}")
     for mutant in equivalent:
         counts[mutant.file].equivalent += 1
     return dict(sorted(counts.items()))

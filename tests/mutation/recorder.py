@@ -1,8 +1,8 @@
 """A pytest plugin that records which test runs which line, in this process and in those that it starts.
 
-``python -m pytest -p mutation.recorder``, with the package's folder in MUTATION_PACKAGE, and in MUTATION_RECORD a folder
-that gets the result as ``record.json``. The lines are coverage.py's, each test a context of its own. Processes that a
-test starts find ``sitecustomize.py`` in that folder, and their lines are the test's.
+``python -m pytest -p mutation.recorder``, with the package's folder in MUTATION_PACKAGE, and in MUTATION_RECORD a
+folder that gets the result as ``record.json``. The lines are coverage.py's, each test a context of its own. Processes
+that a test starts find ``sitecustomize.py`` in that folder, and their lines are the test's.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mutation.server import Verdict
-from mutation.testmap import digest
+from mutation.testmap import digest, test_files
 from mutation.tree import BUILD, ROOT
 
 REQUIRED_PYTHON, REQUIRED_COMPILED = 0.95, 1.0
@@ -17,8 +17,8 @@ REQUIRED_PYTHON, REQUIRED_COMPILED = 0.95, 1.0
 class Results:
     """Verdicts on disk, one JSON object a line. One counts while what it rests on is unchanged.
 
-    A kill rests on the mutated source and the file of the test that noticed; a survival on the mutated source and all
-    tests.
+    A kill rests on the mutated source and the file of the test that noticed; a survival on the mutated source and
+    every test.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Results:
         self._path = path
         if fresh:
             path.unlink(missing_ok=True)
-        self._tests = digest(ROOT / "tests")
+        self._tests = digest(*(ROOT / name for name in test_files()))
         self._found: dict[str, dict[str, str]] = {}
         if path.exists():
             for line in path.read_text().splitlines():
@@ -43,11 +43,11 @@ class Results:
         entry = self._found.get(key)
         if entry is None:
             return None
-        verdict = Verdict(entry["outcome"], entry["by"])
+        verdict = Verdict(entry["outcome"], entry["by"], entry["how"])
         return verdict if entry["stamp"] == self._stamp(verdict, source) else None
 
     def put(self, key: str, source: Path, verdict: Verdict) -> None:
-        entry = {"key": key, "outcome": verdict.outcome, "by": verdict.by, "stamp": self._stamp(verdict, source)}
+        entry = {"key": key, **asdict(verdict), "stamp": self._stamp(verdict, source)}
         self._found[key] = entry
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
@@ -99,7 +99,5 @@ def table(counts: Iterable[tuple[str, Count]]) -> str:
             share = f"{count.killed / count.judged:.1%} (95 %: {' to '.join(f'{end:.1%}' for end in count.interval())})"
         else:
             share = f"{count.killed / count.judged:.1%}"
-        lines.append(
-            f"| {name} | {count.judged} | {count.killed} | {share} | {count.equivalent} | {count.untried} |"
-        )
+        lines.append(f"| {name} | {count.judged} | {count.killed} | {share} | {count.equivalent} | {count.untried} |")
     return "\n".join(lines)

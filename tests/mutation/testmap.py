@@ -19,6 +19,7 @@ from mutation.tree import BUILD, PACKAGE, ROOT, Tree, python
 _LEFT_OUT = {
     f"tests/test_{name}.py" for name in (
         "asv", "ceilings", "cold_start", "compare", "html", "mutation", "peers", "roofline", "show_diff", "timing",
+        "wrong_backends",
     )
 }  # fmt: skip
 _AT_IMPORT = ""  # the context of what runs outside of every test
@@ -113,7 +114,9 @@ class TestMap:
         """Quick ones first, and of each test function one before the second of any."""
         seen: dict[str, int] = defaultdict(int)
         ranked = []
-        for test in sorted((test for test in tests if test in self.seconds), key=lambda test: (self.seconds[test], test)):
+        for test in sorted(
+            (test for test in tests if test in self.seconds), key=lambda test: (self.seconds[test], test)
+        ):
             function = test.partition("[")[0]
             ranked.append((seen[function], test))
             seen[function] += 1

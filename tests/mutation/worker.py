@@ -1,18 +1,19 @@
 """The process in which tests meet mutants: it forks for each, so that imports and collection are done once.
 
-``python -m mutation.worker FD {warm|cold}`` reads requests as lines of JSON from the socket FD and answers each with one
-line. A warm worker has imported the package and collected every test: a child changes one function's code object and runs
-the tests. A cold worker has imported the libraries that the project uses, and nothing of the project: a child imports
-everything anew, the mutant with it.
+``python -m mutation.worker FD {warm|cold}`` reads requests as lines of JSON from the socket FD and answers each with
+one line. A warm worker has imported the package and collected every test: a child changes one function's code object
+and runs the tests. A cold worker has imported the libraries that the project uses, and nothing of the project: a child
+imports everything anew, the mutant with it.
 
-A request: ``tests``, a list of [name, seconds it may take]; of a warm worker ``module``, ``path`` and ``within`` too: the
-file that has the mutant by now, and the function. The answer: ``outcome`` (survived, killed, lost, unfit) and ``by``. A
-test that takes too long kills, and so does one that ends its process. "lost": a test is not there. "unfit": this
-function's code cannot be replaced while it is alive.
+A request: ``tests``, a list of [name, seconds it may take]; of a warm worker ``module``, ``path`` and ``within`` too:
+the file that has the mutant by now, and the function. The answer: ``outcome`` (survived, killed, lost, unfit, error),
+``by``, a test, and ``how`` it noticed: a test that takes too long kills, and so does one that ends its process. "lost":
+a test is not there. "unfit": this function's code cannot be replaced while it is alive.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -31,11 +32,14 @@ import pytest
 
 from mutation.operators import compiled
 
+# No plugin of pytest among them: it must be the first to import those, to rewrite their asserts.
 _LIBRARIES = (
-    "click", "hypothesis", "jinja2", "jsonschema", "matplotlib", "ml_dtypes", "mpmath", "numba", "numpy.testing",
+    "click", "jinja2", "jsonschema", "matplotlib", "ml_dtypes", "mpmath", "numba", "numpy.testing",
     "platformdirs", "rich.table", "scipy.special", "scipy.stats", "sklearn.metrics", "threadpoolctl",
 )  # fmt: skip
 _QUIET = ["-q", "-x", "--no-header", "--no-summary", "-p", "no:cacheprovider"]
+
+COLLECTION = "collection"
 
 Request = dict[str, Any]
 Tell = Callable[[str], None]
@@ -97,10 +101,10 @@ class _Cold:
 
 def _run_cold(request: Request, tell: Tell) -> None:
     files = sorted({name.partition("::")[0] for name, _ in request["tests"]})
-    tell("collection")
+    tell(COLLECTION)
     code = pytest.main([*_QUIET, *files], plugins=[_Cold(request, tell)])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        tell("!collection: the tests cannot be imported")
+        tell(f"!{COLLECTION}")  # the tests cannot even be imported
 
 
 def _run_items(items: list[pytest.Item | None], tell: Tell) -> None:
@@ -169,7 +173,7 @@ def _in_child(request: Request, run: Callable[[Request, Tell], None]) -> dict[st
         except Unfit:
             _write(telling, "/")
         except BaseException as error:
-            _write(telling, f"!{type(error).__name__}: {error}".replace("\n", " "))
+            _write(telling, f"#{type(error).__name__}: {error}".replace("\n", " "))
         finally:
             os._exit(0)
     os.close(telling)
@@ -177,10 +181,8 @@ def _in_child(request: Request, run: Callable[[Request, Tell], None]) -> dict[st
         return _watch(told, dict(request["tests"]))
     finally:
         os.close(told)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         os.waitpid(child, 0)
 
 
@@ -190,21 +192,23 @@ def _write(handle: int, text: str) -> None:
 
 def _watch(told: int, limits: dict[str, float]) -> dict[str, str]:
     """Follow a child until it says how it ended, ends without a word, or a test takes longer than it may."""
-    current, rest = "start", b""
+    current, rest = COLLECTION, b""
     end = time.monotonic() + 60
     while True:
         ready, _, _ = select.select([told], [], [], max(0.0, end - time.monotonic()))
         if not ready:
-            return {"outcome": "killed", "by": f"{current} (too long)"}
+            return {"outcome": "killed", "by": current, "how": "it took too long"}
         data = os.read(told, 1 << 16)
         if not data:
-            return {"outcome": "killed", "by": f"{current} (the process ended)"}
+            return {"outcome": "killed", "by": current, "how": "the process ended"}
         *lines, rest = (rest + data).split(b"\n")
         for line in map(bytes.decode, lines):
             if line.startswith("!"):
-                return {"outcome": "killed", "by": line[1:]}
+                return {"outcome": "killed", "by": line[1:], "how": "it failed"}
+            if line.startswith("#"):
+                return {"outcome": "error", "how": line[1:]}
             if line in (".", "?", "/"):
-                return {"outcome": {".": "survived", "?": "lost", "/": "unfit"}[line], "by": ""}
+                return {"outcome": {".": "survived", "?": "lost", "/": "unfit"}[line]}
             current = line
             end = time.monotonic() + limits.get(line, 60.0)
 
