@@ -34,6 +34,7 @@ def wrong_vectors():
         yield name, np.zeros(50, right.dtype)
         yield name, np.repeat(right, 2)[::2] if right.size > 1 else right.astype(right.dtype.newbyteorder())
         yield name, right.astype(np.float64 if right.dtype == np.float32 else np.float32)
+        yield name, right.view(f"{'f' if right.dtype.kind == 'i' else 'i'}{right.itemsize}")
     for name in ("loss", "row_max", "log_sum"):
         yield name, np.zeros(1, np.float32)  # one for all is for inputs
 

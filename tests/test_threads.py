@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -345,3 +346,42 @@ def test_eight_callers_at_once(shape: tuple[int, int], backend: str) -> None:
         caller.join(timeout=60)
     assert not any(caller.is_alive() for caller in callers)
     assert wrong == []
+
+
+@pytest.mark.parametrize(("name", "by"), [("numba", "rows"), ("cython", "rows"), ("cython", "team")])
+def test_other_threads_run_during_a_call(name: str, by: str) -> None:
+    """A compiled kernel lets go of the interpreter. Nobody takes it away: the switch interval is a quarter of an hour."""
+    backend = sce.get_backend(available(name))
+    x = np.zeros((64, 20_000), np.float32)
+    one, row, loss = np.ones(1, np.float32), np.ones(1), np.empty(64, np.float32)
+    call = x, np.zeros(64, np.int64), -100, one, None, 0.0, 0.0, row, row, loss, None, None, None
+    backend.warmup([np.float32])
+    steps, over = [0], threading.Event()
+
+    def step() -> None:
+        while not over.is_set():
+            steps[0] += 1
+            time.sleep(1e-5)
+
+    other = threading.Thread(target=step)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        other.start()
+        while not steps[0]:
+            time.sleep(1e-5)
+        for _ in range(1000):
+            begun = steps[0]
+            if by == "rows":
+                backend.hard(*call, 0, 64)
+            else:
+                assert backend.team is not None
+                backend.team.hard(*call, 1, 1 << 40).work(False)
+            if steps[0] > begun:
+                break
+        assert steps[0] > begun
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        other.join()
+    np.testing.assert_allclose(loss, np.log(20_000), rtol=1e-6)
