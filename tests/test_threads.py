@@ -350,7 +350,7 @@ def test_eight_callers_at_once(shape: tuple[int, int], backend: str) -> None:
 
 @pytest.mark.parametrize(("name", "by"), [("numba", "rows"), ("cython", "rows"), ("cython", "team")])
 def test_other_threads_run_during_a_call(name: str, by: str) -> None:
-    """A compiled kernel lets go of the interpreter. Nobody takes it away: the switch interval is a quarter of an hour."""
+    """A compiled kernel lets go of the interpreter. Nobody takes it away: it is asked to after 1000 seconds."""
     backend = sce.get_backend(available(name))
     x = np.zeros((64, 20_000), np.float32)
     one, row, loss = np.ones(1, np.float32), np.ones(1), np.empty(64, np.float32)

@@ -14,6 +14,7 @@ from mutation.results import REQUIRED_COMPILED, REQUIRED_PYTHON, Count, Results,
 from mutation.tree import BUILD
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+_NUMBA_SAMPLE = 100  # each is compiled anew: seconds
 
 
 class Duration(click.ParamType):
@@ -31,10 +32,10 @@ class Duration(click.ParamType):
 
 
 @click.command()
-@click.argument("part", type=click.Choice(["all", "python", "compiled"]), default="all")
+@click.argument("part", type=click.Choice(["all", "python", "numba", "compiled"]), default="all")
 @click.option("--time", "seconds", type=Duration(), default="2h", show_default=True, help="Begin no mutant after this.")
 @click.option("--only", default="", help="Sources whose name has this in it.")
-@click.option("--sample", default=0, help="So many of the Python mutants, by chance. 0: all.")
+@click.option("--sample", default=0, help="So many of the Python mutants, by chance. 0: all; of Numba's 100.")
 @click.option("--seed", default=1, show_default=True, help="Of the order in which they are tried.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Copies of the tree to work in at once.")
 @click.option("--fresh", is_flag=True, help="Forget what was found before.")
@@ -47,14 +48,16 @@ def main(part: str, seconds: float, only: str, sample: int, seed: int, jobs: int
     results = Results(fresh=fresh)
     enough = True
     try:
-        if part != "python":
+        if part in ("all", "compiled"):
             count = compiled_part.run(seconds=seconds, only=only, results=results, say=click.echo)
-            enough &= _report({"the table of C and Cython mutants": count}, REQUIRED_COMPILED)
-        if part != "compiled":
-            counts = python_part.run(
-                seconds=seconds, only=only, sample=sample, seed=seed, jobs=jobs, results=results, say=click.echo
-            )
-            enough &= _report(counts, REQUIRED_PYTHON)
+            enough &= _report("compiled", {"C and Cython, by hand": count}, REQUIRED_COMPILED)
+        for numba, name in ((False, "python"), (True, "numba")):
+            if part in ("all", name):
+                counts = python_part.run(
+                    numba=numba, seconds=seconds, only=only, sample=sample or (numba and _NUMBA_SAMPLE), seed=seed,
+                    jobs=jobs, results=results, say=click.echo,
+                )  # fmt: skip
+                enough &= _report(name, counts, REQUIRED_PYTHON)
     except KeyboardInterrupt:
         sys.exit(130)
     except (RuntimeError, ValueError, OSError) as error:
@@ -63,7 +66,7 @@ def main(part: str, seconds: float, only: str, sample: int, seed: int, jobs: int
     sys.exit(0 if enough else 1)
 
 
-def _report(counts: dict[str, Count], required: float) -> bool:
+def _report(name: str, counts: dict[str, Count], required: float) -> bool:
     """Print survivors and table; whether enough were killed."""
     whole = Count()
     for count in counts.values():
@@ -74,7 +77,6 @@ def _report(counts: dict[str, Count], required: float) -> bool:
     text = table(rows)
     click.echo(text)
     BUILD.mkdir(parents=True, exist_ok=True)
-    name = "compiled" if required == REQUIRED_COMPILED else "python"
     (BUILD / f"{name}.md").write_text("\n".join([text, "", *whole.survived, ""]), encoding="utf-8")
     return whole.killed >= required * whole.judged
 

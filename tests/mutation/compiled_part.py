@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mutation.extension import Extension
-from mutation.python_part import read_map
 from mutation.results import Count, Results
 from mutation.server import Server, Verdict
-from mutation.testmap import TestMap
+from mutation.testmap import TestMap, record
 from mutation.tree import PACKAGE, ROOT, Tree
 
 FOLDER = PACKAGE / "_backends" / "cython"
@@ -89,7 +88,7 @@ def run(*, seconds: float, only: str, results: Results, say: Callable[[str], Non
     if not todo:
         return count
     end = time.monotonic() + seconds
-    tests = read_map(say)
+    tests = TestMap(record(say))
     tree = Tree("tree-compiled")
     extension = Extension(tree)
     server = Server(tree, "cold")

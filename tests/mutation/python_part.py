@@ -15,12 +15,12 @@ from mutation import equivalents
 from mutation.operators import Mutant, mutants
 from mutation.results import Count, Results
 from mutation.server import Server, Verdict
-from mutation.testmap import TestMap, record, test_files
+from mutation.testmap import TestMap, record
 from mutation.tree import BUILD, PACKAGE, ROOT, Tree
 
 NUMBA = "_backends/numba_jit/"
-_EFFORT = 30.0  # seconds of tests for one mutant, as recorded
-_COLD_TESTS = 150  # of one request
+# Of tests for one mutant, in seconds as recorded, where a worker is warm; and where each request imports everything.
+_EFFORT, _COLD_EFFORT = 15.0, 6.0
 _RECENT = 12  # tests remembered that noticed mutants of the same file
 # What a test may take: a mutant of the Numba backend is compiled anew.
 _GRACE = {False: 10.0, True: 60.0}
@@ -33,18 +33,6 @@ def all_mutants() -> list[Mutant]:
         mutant for path in sorted(package.rglob("*.py"))
         for mutant in mutants(path.read_bytes(), path.relative_to(package).as_posix())
     ]  # fmt: skip
-
-
-def read_map(say: Callable[[str], None]) -> TestMap:
-    """Which test runs which line; recorded where that is not known yet."""
-    tree = Tree("recording")
-    records = []
-    for file in test_files():
-        begun = time.monotonic()
-        records.append(record(file, tree))
-        if time.monotonic() - begun > 1:
-            say(f"recorded which lines {file} runs")
-    return TestMap(records)
 
 
 class Bench:
@@ -96,22 +84,25 @@ class Bench:
                     verdict.outcome == "killed" or not self._tests.runs_at_import(mutant)
                 ):
                     return self._warm, verdict
-            return self._cold, self._cold.ask(chosen[:_COLD_TESTS])
+            return self._cold, self._cold.ask(self._within(chosen, _COLD_EFFORT))
 
     def _chosen(self, mutant: Mutant, tests: Sequence[str], is_numba: bool) -> list[tuple[str, float]]:
         """What noticed others of the same file first; then the rest, up to some time."""
         known = set(tests)
         first = [test for test in self._recent[mutant.file] if test in known]
-        chosen, spent = [], 0.0
-        for test in dict.fromkeys([*first, *tests]):
-            seconds = self._tests.seconds.get(test)
-            if seconds is None:
-                continue
-            if chosen and spent + seconds > _EFFORT:
-                continue
-            chosen.append((test, _GRACE[is_numba] + 10 * seconds))
-            spent += seconds
-        return chosen
+        known_seconds = self._tests.seconds
+        ordered = [test for test in dict.fromkeys([*first, *tests]) if test in known_seconds]
+        return self._within([(test, _GRACE[is_numba] + 10 * known_seconds[test]) for test in ordered], _EFFORT)
+
+    def _within(self, chosen: list[tuple[str, float]], effort: float) -> list[tuple[str, float]]:
+        """The first of them, and what else fits into so many seconds."""
+        left, fitting = effort, []
+        for test, limit in chosen:
+            seconds = self._tests.seconds[test]
+            if not fitting or seconds <= left:
+                fitting.append((test, limit))
+                left -= seconds
+        return fitting
 
     def close(self) -> None:
         self._warm.close()
@@ -128,12 +119,22 @@ def _forget_compiled() -> None:
 
 
 def run(
-    *, seconds: float, only: str, sample: int, seed: int, jobs: int, results: Results, say: Callable[[str], None]
+    *,
+    numba: bool,
+    seconds: float,
+    only: str,
+    sample: int,
+    seed: int,
+    jobs: int,
+    results: Results,
+    say: Callable[[str], None],
 ) -> dict[str, Count]:
     """Judge mutants in random order until all, or `sample` of them, are judged, or the time is over.
 
     Parameters
     ----------
+    numba : bool
+        Those of the Numba backend, which is compiled anew for each; else all others.
     seconds : float
         No mutant is begun after this.
     only : str
@@ -154,7 +155,9 @@ def run(
         File -> count.
     """
     real, equivalent = equivalents.split(all_mutants(), equivalents.read())
-    real, equivalent = ([m for m in some if only in m.file] for some in (real, equivalent))
+    real, equivalent = (
+        [m for m in some if only in m.file and m.file.startswith(NUMBA) == numba] for some in (real, equivalent)
+    )
     random.Random(seed).shuffle(real)
     wanted = real[:sample] if sample else real
     verdicts = {m: v for m in wanted if (v := results.get(m.key, ROOT / PACKAGE / m.file)) is not None}
@@ -164,7 +167,7 @@ def run(
         if mutant not in verdicts:
             todo.put(mutant)
     if not todo.empty():
-        tests = read_map(say)
+        tests = TestMap(record(say))
         _work(todo, verdicts, tests, time.monotonic() + seconds, jobs, results, say)
     counts: dict[str, Count] = defaultdict(Count)
     for mutant in real:

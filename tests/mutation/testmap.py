@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -41,14 +42,25 @@ def digest(*paths: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def record(file: str, tree: Tree) -> Path:
-    """The lines of one test file's tests, from an earlier run if nothing has changed since."""
-    kept = BUILD / "record" / f"{digest(ROOT / PACKAGE, ROOT / file)}.json"
-    if kept.exists():
-        return kept
-    folder = BUILD / "record" / "under-way"
+def record(say: Callable[[str], None]) -> list[Path]:
+    """The lines of every test file's tests, from earlier runs where neither it nor the package has changed since."""
+    kept = {file: BUILD / "record" / f"{digest(ROOT / PACKAGE, ROOT / file)}.json" for file in test_files()}
+    missing = [file for file, path in kept.items() if not path.exists()]
+    if missing:
+        tree = Tree(f"recording-{os.getpid()}")
+        try:
+            for file in missing:
+                _record(file, tree).replace(kept[file])
+                say(f"recorded which lines {file} runs")
+        finally:
+            shutil.rmtree(tree.root)
+    return list(kept.values())
+
+
+def _record(file: str, tree: Tree) -> Path:
+    folder = tree.root / "record"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     variables = {"MUTATION_RECORD": str(folder), "MUTATION_PACKAGE": str(tree.package)}
     with (folder / "log").open("w") as log:
         subprocess.run(
@@ -57,7 +69,8 @@ def record(file: str, tree: Tree) -> Path:
         )  # fmt: skip
     if not (folder / "record.json").exists():
         raise RuntimeError(f"no lines recorded for {file}: see {folder / 'log'}")
-    return (folder / "record.json").rename(kept)
+    (BUILD / "record").mkdir(exist_ok=True)
+    return folder / "record.json"
 
 
 class TestMap:
