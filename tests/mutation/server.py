@@ -35,7 +35,7 @@ class Server:
     Parameters
     ----------
     tree : Tree
-    kind : {"warm", "cold"}
+    kind : {"warm", "cold", "bare"}
     """
 
     def __init__(self, tree: Tree, kind: str) -> None:
