@@ -1,9 +1,9 @@
 """The process in which tests meet mutants: it forks for each, so that imports and collection are done once.
 
 ``python -m mutation.worker FD {warm|cold|bare}`` reads requests as lines of JSON from the socket FD and answers each
-with one line. A warm worker has imported the package and collected every test: a child changes one function's code object
-and runs the tests. A cold worker has imported the libraries that the project uses, and nothing of the project: a child
-imports everything anew, the mutant with it. A bare worker is a cold one that has imported nothing but pytest.
+with one line. A warm worker has imported the package and collected every test: a child changes one function's code
+object and runs the tests. A cold worker has imported the libraries that the project uses, and nothing of the project: a
+child imports everything anew, the mutant with it. A bare worker is a cold one that has imported nothing but pytest.
 
 A request: ``tests``, a list of [name, seconds it may take]; of a warm worker ``module``, ``path`` and ``within`` too:
 the file that has the mutant by now, and the function. The answer: ``outcome`` (survived, killed, lost, unfit, error),
