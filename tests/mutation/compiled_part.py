@@ -34,8 +34,8 @@ class Entry:
         What stands there exactly once, and what replaces it.
     fault : str
         What it stands for.
-    isa : str
-        The instruction set whose objects are built with it; empty: the best one that runs here.
+    isa, real : str
+        Which of a header's users is built with it: instruction set (empty: the best that runs here) and type.
     first : tuple of str
         Parts of the names of the tests to begin with.
     """
@@ -45,6 +45,7 @@ class Entry:
     new: str
     fault: str
     isa: str = ""
+    real: str = "f32"
     first: tuple[str, ...] = ()
 
     @property
@@ -118,7 +119,7 @@ def _add(count: Count, entry: Entry, verdict: Verdict) -> None:
 
 def _judge(entry: Entry, text: str, tree: Tree, extension: Extension, server: Server, tests: TestMap) -> Verdict | None:
     isa = entry.isa or extension.isas[0]
-    if isa not in extension.isas or not (units := extension.units(entry.file, isa)):
+    if isa not in extension.isas or not (units := extension.units(entry.file, isa, entry.real)):
         return None
     with tree.changed(tree.root / FOLDER / entry.file, text.encode()):
         try:

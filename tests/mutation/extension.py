@@ -18,7 +18,7 @@ from mutation.testmap import digest
 from mutation.tree import BUILD, Tree
 
 _INCLUDE = re.compile(r'^\s*(?:#include|cdef extern from) "(\w+\.h)"', re.MULTILINE)
-_VARIANT = re.compile(r"rows_(\w+)_f(?:32|64)\.c")
+_VARIANT = re.compile(r"rows_(\w+)_(f32|f64)\.c")
 
 
 class Extension:
@@ -49,11 +49,11 @@ class Extension:
         self._objects = BUILD / "objects" / digest(*sources, tree.root / "setup.py")
         self._compile_what_is_missing()
 
-    def units(self, file: str, isa: str) -> list[Path]:
-        """The sources to compile anew where `file` has changed: of those for instruction sets, this one's."""
+    def units(self, file: str, isa: str, real: str) -> list[Path]:
+        """The sources to compile anew where `file` has changed: of one for each instruction set and type, this one."""
         own = [name for name in self._names if file in self._parts(name)]
-        variants = {name: found[1] for name in own if (found := _VARIANT.fullmatch(name))}
-        return [self._folder / name for name in own if variants.get(name, isa) == isa]
+        variants = {name: found.groups() for name in own if (found := _VARIANT.fullmatch(name))}
+        return [self._folder / name for name in own if variants.get(name, (isa, real)) == (isa, real)]
 
     def build(self, units: list[Path]) -> Path:
         """A library of these sources as they are in the tree by now, and the kept objects of the others.
