@@ -11,7 +11,7 @@ import pytest
 import profiles
 import softmax_ce as sce
 from profiles import cell
-from softmax_ce import auto, profile, registry
+from softmax_ce import auto, explanation, profile, registry
 from softmax_ce.profile import ProfileWarning, where
 from softmax_ce_bench import info
 
@@ -151,3 +151,23 @@ def test_info_tells_the_profile(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(where.BACKEND_VARIABLE, "cuda")
     profile.reload()
     assert info.collect()["profile"].startswith("none: environment variable SOFTMAX_CE_BACKEND")
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        (1234.0, "1230 s"),
+        (999.4, "999 s"),
+        (1.0, "1 s"),
+        (0.9999, "1 s"),
+        (0.9994, "999 ms"),
+        (1e-3, "1 ms"),
+        (2.344e-5, "23.4 us"),
+        (1e-6, "1 us"),
+        (4.25e-8, "42.5 ns"),
+        (5e-10, "0.5 ns"),
+    ],
+)
+def test_costs_in_words(cost: float, text: str) -> None:
+    assert explanation._amount(cost, "time") == explanation._amount(cost, "coldstart") == text
+    assert explanation._amount(1234567.4, "memory") == "1,234,567 bytes"

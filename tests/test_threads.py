@@ -188,6 +188,17 @@ def test_without_any_limit_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) 
         assert threads.available_cpus() == expected
 
 
+@pytest.mark.parametrize(("installed", "expected"), [(6, 6), (1, 1), (None, 1)])
+def test_where_affinity_is_not_told_every_cpu_counts(
+    installed: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_granted", lambda: float("inf"))
+    monkeypatch.setattr(os, "cpu_count", lambda: installed)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert threads.available_cpus() == expected
+
+
 def test_omp_num_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     unbounded = threads.available_cpus()

@@ -1,8 +1,8 @@
 """A pytest plugin that records which test runs which line, in this process and in those that it starts.
 
-``python -m pytest -p mutation.recorder``, with the package's folder in MUTATION_PACKAGE, and in MUTATION_RECORD a
-folder that gets the result as ``record.json``. The lines are coverage.py's, each test a context of its own. Processes
-that a test starts find ``sitecustomize.py`` in that folder, and their lines are the test's.
+``python -m pytest -p mutation.recorder``, with a folder in MUTATION_RECORD that gets the result as ``record.json``.
+The lines are coverage.py's, each test a context of its own. Processes that a test starts find ``sitecustomize.py`` in
+that folder, and their lines are the test's.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import coverage
 import pytest
 
 _FOLDER = Path(os.environ["MUTATION_RECORD"])
-_PACKAGE = Path(os.environ["MUTATION_PACKAGE"])
 _TEST = "MUTATION_TEST"
 
 _CONFIG = """\
 [run]
 parallel = true
 data_file = {folder}/lines
-source = {package}
+source_pkgs = softmax_ce
 context = ${{MUTATION_TEST}}
 disable_warnings = no-data-collected, module-not-measured, module-not-imported
 """
@@ -35,7 +34,7 @@ _STARTUP = "import coverage\ncoverage.process_startup()\n"
 def _settings() -> Path:
     _FOLDER.mkdir(parents=True, exist_ok=True)
     path = _FOLDER / "coverage.ini"
-    path.write_text(_CONFIG.format(folder=_FOLDER, package=_PACKAGE))
+    path.write_text(_CONFIG.format(folder=_FOLDER))
     (_FOLDER / "sitecustomize.py").write_text(_STARTUP)
     return path
 
@@ -78,12 +77,12 @@ def pytest_sessionfinish() -> None:
             data.update(part)
     lines: dict[str, dict[str, list[int]]] = defaultdict(dict)  # test -> file -> lines
     for path in data.measured_files():
-        file = Path(path).relative_to(_PACKAGE).as_posix()
+        file = path.rpartition("/softmax_ce/")[2]  # also of a copy that a test has made
         of_test: dict[str, list[int]] = defaultdict(list)
         for line, contexts in data.contexts_by_lineno(path).items():
             for context in contexts:
                 of_test[context].append(line)
         for test, own in of_test.items():
-            lines[test][file] = sorted(own)
+            lines[test][file] = sorted({*own, *lines[test].get(file, ())})
     record = {"seconds": {t: s for t, s in _seconds.items() if t not in _failed}, "lines": lines}
     (_FOLDER / "record.json").write_text(json.dumps(record))

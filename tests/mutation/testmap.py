@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections import defaultdict
@@ -23,6 +24,8 @@ _LEFT_OUT = {
         "wrong_backends",
     )
 }  # fmt: skip
+# What tells apart tests of one kind: backend, dtype, a number.
+_VARIANT = re.compile(r"(?<=[\[-])(?:naive|numpy|numba|cython|b?float\d+|\d+)(?=[-\]])")
 _AT_IMPORT = ""  # the context of what runs outside of every test
 
 
@@ -61,11 +64,11 @@ def _record(file: str, tree: Tree) -> Path:
     folder = tree.root / "record"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    variables = {"MUTATION_RECORD": str(folder), "MUTATION_PACKAGE": str(tree.package)}
     with (folder / "log").open("w") as log:
         subprocess.run(
             [python(), "-m", "pytest", "-q", "-p", "mutation.recorder", "-p", "no:cacheprovider", file],
-            cwd=tree.root, env=tree.environment(**variables), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            cwd=tree.root, env=tree.environment(MUTATION_RECORD=str(folder)),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
     if not (folder / "record.json").exists():
         raise RuntimeError(f"no lines recorded for {file}: see {folder / 'log'}")
@@ -124,15 +127,15 @@ class TestMap:
         return set().union(*(lines[line] for line in list(lines) if first <= line <= last)) - {_AT_IMPORT}
 
     def ranked(self, tests: Iterable[str]) -> list[str]:
-        """Quick ones first, and of each test function one before the second of any."""
+        """Quick ones first, and of each kind one before the second of any."""
         seen: dict[str, int] = defaultdict(int)
         ranked = []
         for test in sorted(
             (test for test in tests if test in self.seconds), key=lambda test: (self.seconds[test], test)
         ):
-            function = test.partition("[")[0]
-            ranked.append((seen[function], test))
-            seen[function] += 1
+            kind = _VARIANT.sub("", test)
+            ranked.append((seen[kind], test))
+            seen[kind] += 1
         return [test for _, test in sorted(ranked, key=lambda pair: pair[0])]
 
     def _given_names(self, mutant: Mutant) -> set[str]:
