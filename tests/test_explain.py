@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import profiles
 import softmax_ce as sce
 from profiles import cell
 from softmax_ce import auto, explanation, profile, registry
+from softmax_ce.contract import BackendInfo
 from softmax_ce.profile import ProfileWarning, where
 from softmax_ce_bench import info
 
@@ -57,6 +59,26 @@ def test_by_default() -> None:
     assert "first call compiles" in why["numba"]
     if DEFAULT != "numpy":
         assert f"{DEFAULT} comes after it" in why["numpy"]
+
+
+def test_by_default_where_one_is_missing_and_one_is_another_package_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = SimpleNamespace(BACKEND=BackendInfo("mine", "mine"), hard=print, soft=print)
+    registry.register(own)  # type: ignore[arg-type]
+    monkeypatch.setitem(
+        registry._loaded, "cython", BackendInfo("cython", "here", available=False, why_unavailable="no compiler")
+    )
+    try:
+        profile.reload()
+        found = sce.explain(X, Y)
+    finally:
+        registry.unregister("mine")
+    assert found.backend == "numpy"
+    assert dict(found.skipped) == {
+        "naive": "it is not stable",
+        "numba": "its first call compiles, so it is never chosen unasked",
+        "cython": "it is not available: no compiler",
+        "mine": "it comes from another package, so it is never chosen unasked",
+    }
 
 
 def test_by_a_measured_cell(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -106,3 +107,43 @@ def test_the_hash_is_that_of_the_files_and_moves_with_each(tmp_path: Path) -> No
     (copy / "_backends" / "cython" / "build_error.txt").write_text("a note is no code")
     assert hashed() in changed
     assert all(len(one) == hashlib.sha256().digest_size * 2 for one in changed)
+
+
+def test_a_processor_that_linux_does_not_describe(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        asked.append((command, options))
+        return subprocess.CompletedProcess(command, 0, "Apple M9\n", "")
+
+    def refuse(self: Path, **options: object) -> str:
+        raise OSError("no such file")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert fingerprint._cpuinfo.__wrapped__() == {}
+    monkeypatch.setattr(fingerprint, "_cpuinfo", dict)
+    monkeypatch.setattr(subprocess, "run", run)
+    for system, name in (("Darwin", "Apple M9"), ("FreeBSD", "a processor")):
+        monkeypatch.setattr(platform, "system", lambda system=system: system)
+        monkeypatch.setattr(platform, "processor", lambda: "a processor")
+        assert fingerprint.cpu_model.__wrapped__() == name
+    assert asked == [
+        (["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], {"capture_output": True, "text": True, "check": False})
+    ]
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert fingerprint.cpu_model.__wrapped__() == "riscv64"
+    found = {"SIMD Extensions": {"baseline": ["NEON"], "found": ["ASIMD", "SVE"]}}
+    for config, sets in ((found, ("NEON", "ASIMD", "SVE")), ({}, ())):
+        monkeypatch.setattr(np, "show_config", lambda mode, config=config: config if mode == "dicts" else None)
+        assert fingerprint.instruction_sets.__wrapped__() == sets
+
+
+def test_linux_s_description_of_the_first_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "processor\t: 0\nmodel name\t: A: B\nflags\t\t: fpu avx avx2 sse4_2x avx512f\n\nmodel name\t: C\n"
+    monkeypatch.setattr(Path, "read_text", lambda self, **options: text if str(self) == "/proc/cpuinfo" else "")
+    found = fingerprint._cpuinfo.__wrapped__()
+    assert found == {"processor": "0", "model name": "A: B", "flags": "fpu avx avx2 sse4_2x avx512f"}
+    monkeypatch.setattr(fingerprint, "_cpuinfo", lambda: found)
+    assert fingerprint.cpu_model.__wrapped__() == "A: B"
+    assert fingerprint.instruction_sets.__wrapped__() == ("avx", "avx2", "avx512f")

@@ -48,42 +48,33 @@ def test_missing_bytes(tmp_path: Path, content: bytes, missing: int) -> None:
     assert missing_bytes(path) == missing
 
 
-def put(folder: Path, name: str, **files: str) -> str:
-    """A package with these files; its extension's full name."""
-    package = folder / name
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    for file, text in files.items():
-        (package / file.replace("__", ".")).write_text(text)
-    return f"{name}._kernels"
-
-
 def test_an_extension_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Why is looked for beside library.py, where the extension belongs."""
     from softmax_ce._backends.cython import library
 
     monkeypatch.syspath_prepend(tmp_path)
-    name = put(tmp_path, "bare", _kernels__so="")
-    (tmp_path / "bare" / "_kernels.so").rename(tmp_path / "bare" / "_kernels.other-python.so")
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "bare" / "library.py"))
-    (tmp_path / "bare" / "_kernels.other-python.pyd").write_text("")
-    (tmp_path / "bare" / "_kernels.c").write_text("")
+    name, folder = "bare._kernels", tmp_path / "bare"
+    folder.mkdir()
+    monkeypatch.setattr(library, "__file__", str(folder / "library.py"))
+    for file in ("_kernels.other-python.so", "_kernels.other-python.pyd", "_kernels.c", "_other.so"):
+        (folder / file).write_text("")
     files = "_kernels.other-python.pyd, _kernels.other-python.so"
     with pytest.raises(ImportError, match=f"that is there is for another Python: {files}$"):
         load(name)
-    (tmp_path / "bare" / "build_error.txt").write_text(" no C compiler: cc not found\n")
+    (folder / "build_error.txt").write_text(" no C compiler: cc not found\n")
     with pytest.raises(ImportError, match=r"the extension was not built: no C compiler: cc not found$"):
         load(name)
     for file in ("build_error.txt", "_kernels.other-python.so", "_kernels.other-python.pyd"):
-        (tmp_path / "bare" / file).unlink()
+        (folder / file).unlink()
     with pytest.raises(ImportError, match=r"the extension is not there: no _kernels in .*bare$"):
         load(name)
 
 
 def test_what_is_there_and_whole_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    name = put(tmp_path, "whole", _kernels__py="answer = 42")
-    assert load(name).answer == 42
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "_kernels.py").write_text("answer = 42")
+    assert load("whole._kernels").answer == 42
     (tmp_path / "short").mkdir()
     (tmp_path / "short" / "_kernels.py").write_bytes(elf((0, 500)))
     with pytest.raises(ImportError, match=r"is cut short: .*_kernels.py lacks 380 bytes"):

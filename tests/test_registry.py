@@ -121,6 +121,12 @@ def test_the_default_is_stable_compiled_ahead_and_available() -> None:
     assert (info.stable, info.ahead_of_time, info.available) == (True, True, True)
 
 
+def test_without_any_backend_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "is_available", lambda name: False)
+    with pytest.raises(sce.BackendUnavailableError, match="no backend of softmax_ce can be loaded"):
+        auto.default_name()
+
+
 def test_a_backend_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through its entry point, under the entry's name; its kernels run behind the public functions."""
     module = wrong_backends.Honest()

@@ -102,6 +102,15 @@ def test_a_refused_thread_means_a_serial_run(monkeypatch: pytest.MonkeyPatch) ->
     assert (seen == 1).all()
 
 
+def test_a_sub_interpreter_gets_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    monkeypatch.setattr(threads, "in_sub_interpreter", lambda: True)
+    by = set()
+    threads.run(lambda start, stop: by.add(threading.current_thread()), 1000, 10_000, 4)
+    assert by == {threading.current_thread()}
+    assert threads._pool._size == 0
+
+
 def test_calls_within_calls_and_side_by_side(backend: str) -> None:
     """Eight threads at once, each on four threads of the pool: right, and no deadlock."""
     rng = np.random.default_rng(0)
@@ -178,6 +187,10 @@ def test_an_old_control_group_is_read_too(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text("12:memory:/docker\n4:cpu,cpuacct:/docker\n")
     assert threads._quota(tmp_path, own) == 2.5
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert threads._quota(tmp_path, tmp_path / "own") == float("inf")
 
 
 def test_without_any_limit_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
