@@ -1,12 +1,57 @@
-"""Whether arrays share memory: told exactly where NumPy can, and yes where it cannot tell."""
+"""Which outputs a kernel is given; whether arrays share memory: told exactly where NumPy can, else yes."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from softmax_ce import checks
+import softmax_ce as sce
+from softmax_ce import checks, registry
+from softmax_ce.contract import BackendInfo
+
+X = np.zeros((3, 5), np.float32)
+
+
+@pytest.fixture
+def given() -> Iterator[list[list[str]]]:
+    """A backend "spy", and for each of its calls the names of the outputs that it was given."""
+    calls: list[list[str]] = []
+
+    def kernel(*arguments: Any) -> None:
+        outputs = dict(zip(("loss", "grad", "row_max", "log_sum"), arguments[-6:-2], strict=True))
+        calls.append([name for name, output in outputs.items() if output is not None])
+        for output in outputs.values():
+            if output is not None:
+                output[...] = 1
+
+    registry.register(SimpleNamespace(BACKEND=BackendInfo("spy", "spy"), hard=kernel, soft=kernel))  # type: ignore[arg-type]
+    yield calls
+    registry.unregister("spy")
+
+
+@pytest.mark.parametrize("targets", [np.zeros(3, int), X], ids=["hard", "soft"])
+def test_a_kernel_is_asked_for_what_is_wanted_alone(given: list[list[str]], targets: Any) -> None:
+    for options in ({}, {"reduction": "none"}, {"z_loss": 0.5}, {"axis": 1}):
+        sce.cross_entropy(X, targets, backend="spy", **options)
+        sce.cross_entropy_grad(X, targets, backend="spy", **options)
+        sce.cross_entropy_with_grad(X, targets, backend="spy", **options)
+        assert given == [["loss"], ["grad"], ["loss", "grad"]]
+        given.clear()
+    sce.cross_entropy_with_grad(X, targets, backend="spy", return_lse=True)
+    sce.cross_entropy_grad(X, targets, backend="spy", lse_out=np.empty(3, np.float32))
+    assert given == [["loss", "grad", "row_max", "log_sum"], ["grad", "row_max", "log_sum"]]
+
+
+def test_the_normalisers_want_one_thing_each(given: list[list[str]]) -> None:
+    np.testing.assert_array_equal(sce.softmax(X, backend="spy"), np.ones((3, 5)))
+    np.testing.assert_array_equal(sce.logsumexp(X, backend="spy"), [2, 2, 2])
+    np.testing.assert_array_equal(sce.log_softmax(X, backend="spy"), np.full((3, 5), -2))
+    assert given == [["grad"], ["row_max", "log_sum"], ["row_max", "log_sum"]]
 
 
 def test_overlaps_are_told_element_by_element() -> None:
