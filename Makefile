@@ -41,7 +41,7 @@ trust: $(STAMP) ## the tests that take longer: other CPUs, huge arrays
 sanitize: $(STAMP) ## the suite under gcc's sanitizers and with every index checked: half an hour
 	@tests/sanitize.sh $(BIN)/python $(ARGS)
 
-mutants: $(STAMP) ## mutation testing of the sources: half an hour on two CPUs; TIME=10m stops earlier, again goes on
+mutants: $(STAMP) ## mutation testing of the sources: an hour or two; TIME=10m stops earlier, the next run goes on
 	@PYTHONPATH=tests $(BIN)/python -m mutation $(if $(TIME),--time $(TIME)) $(ARGS)
 
 lint: $(STAMP) ## ruff, cython-lint and mypy
