@@ -33,7 +33,14 @@ class Duration(click.ParamType):
 
 @click.command()
 @click.argument("part", type=click.Choice(["all", "python", "numba", "compiled"]), default="all")
-@click.option("--time", "seconds", type=Duration(), default="2h", show_default=True, help="Begin no mutant after this.")
+@click.option(
+    "--time",
+    "seconds",
+    type=Duration(),
+    default="2h",
+    show_default=True,
+    help="Begin no mutant after this; 0: report only.",
+)
 @click.option("--only", default="", help="Sources whose name has this in it.")
 @click.option("--sample", default=0, help="So many of the Python mutants, by chance. 0: all; of Numba's 100.")
 @click.option("--seed", default=1, show_default=True, help="Of the order in which they are tried.")

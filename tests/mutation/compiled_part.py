@@ -86,7 +86,8 @@ def run(*, seconds: float, only: str, results: Results, say: Callable[[str], Non
         else:
             _add(count, entry, verdict)
     say(f"{len(entries)} mutants of the C and Cython sources, {len(entries) - len(todo)} judged before")
-    if not todo:
+    if not todo or seconds <= 0:
+        count.untried = len(todo)
         return count
     end = time.monotonic() + seconds
     tests = TestMap(record(say))

@@ -166,7 +166,7 @@ def run(
     for mutant in wanted:
         if mutant not in verdicts:
             todo.put(mutant)
-    if not todo.empty():
+    if not todo.empty() and seconds > 0:
         tests = TestMap(record(say))
         _work(todo, verdicts, tests, time.monotonic() + seconds, jobs, results, say)
     counts: dict[str, Count] = defaultdict(Count)
