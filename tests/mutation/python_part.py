@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
-import random
 import shutil
 import threading
 import time
@@ -158,7 +158,7 @@ def run(
     real, equivalent = (
         [m for m in some if only in m.file and m.file.startswith(NUMBA) == numba] for some in (real, equivalent)
     )
-    random.Random(seed).shuffle(real)
+    real.sort(key=lambda mutant: hashlib.sha256(f"{seed} {mutant.key}".encode()).digest())
     wanted = real[:sample] if sample else real
     verdicts = {m: v for m in wanted if (v := results.get(m.key, ROOT / PACKAGE / m.file)) is not None}
     say(f"{len(real)} mutants and {len(equivalent)} equivalent ones; {len(verdicts)} of {len(wanted)} judged before")
@@ -170,9 +170,11 @@ def run(
         tests = TestMap(record(say))
         _work(todo, verdicts, tests, time.monotonic() + seconds, jobs, results, say)
     counts: dict[str, Count] = defaultdict(Count)
-    for mutant in real:
+    # Only up to the first that is not judged: behind it, verdicts of earlier runs are kept by what they were.
+    judged = next((index for index, mutant in enumerate(real) if mutant not in verdicts), len(real))
+    for index, mutant in enumerate(real):
         count, verdict = counts[mutant.file], verdicts.get(mutant)
-        if verdict is None:
+        if verdict is None or index >= judged:
             count.untried += 1
         elif verdict.outcome == "killed":
             count.killed += 1
