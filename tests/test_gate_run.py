@@ -247,8 +247,8 @@ def test_an_interrupt_leaves_no_process(pair, tmp_path):
         if "round 2" in line:
             break
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    process.stdout.close()
-    assert process.wait(20) == 130
+    process.communicate(timeout=20)
+    assert process.returncode == 130
     end = time.monotonic() + 10
     while _in_session(process.pid) and time.monotonic() < end:
         time.sleep(0.05)

@@ -36,7 +36,8 @@ def logits(recipe: dict[str, Any], rows: int, classes: int, dtype: str) -> Any:
     limits = _limits(to)
     rng = np.random.default_rng(recipe["seed"])
     with np.errstate(all="ignore"):
-        x = _of_kind(recipe, rng, (rows, classes), limits)
+        largest = float(np.iinfo(to).max if to.kind in "iu" else limits.max)
+        x = _of_kind(recipe, rng, (rows, classes), limits, largest)
         for position, name in recipe["special"]:
             if x.size:
                 x.flat[position % x.size] = _special(name, limits)
@@ -46,8 +47,10 @@ def logits(recipe: dict[str, Any], rows: int, classes: int, dtype: str) -> Any:
         return np.clip(np.nan_to_num(x), max(info.min, -(2**62)), min(info.max, 2**62)).astype(to)
 
 
-def _of_kind(recipe: dict[str, Any], rng: np.random.Generator, shape: tuple[int, int], limits: Any) -> Any:
-    kind, largest = recipe["kind"], float(limits.max)
+def _of_kind(
+    recipe: dict[str, Any], rng: np.random.Generator, shape: tuple[int, int], limits: Any, largest: float
+) -> Any:
+    kind = recipe["kind"]
     x = recipe["scale"] * rng.standard_normal(shape)
     if kind == "level":
         x = np.repeat(x[:, :1], shape[1], axis=1)

@@ -107,13 +107,13 @@ def environment(site: Path) -> dict[str, str]:
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """A process started here ignores Ctrl-C from its first instruction on: that is the near end's to handle."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread: whoever starts there ends it there
+    """A process started here never sees Ctrl-C, which is the near end's to handle: the signal is blocked, and a child
+    inherits that. One that comes meanwhile is delivered to this process afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
