@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from softmax_ce_bench.gate.builds import Edit
+from softmax_ce_bench.gate.cells import WORKLOADS
 from softmax_ce_bench.gate.credentials.mutants import REALISTIC, SHARE, WORK, Mutant
+from softmax_ce_bench.workloads import Shape
 
 LEVELS = (0.05, 0.10, 0.20, 0.50)
 ALIKE, ALIKE_LOADED = "A/A", "A/A, loaded"
@@ -52,12 +54,20 @@ class Arm:
         """What both sides' processes are told."""
         return ((SHARE, f"{self.share:.3f}"),)
 
+    @property
+    def workloads(self) -> tuple[tuple[Shape, str], ...]:
+        """What is measured."""
+        return INJECTED if self.share else WORKLOADS
+
 
 def work(share: float, *, loaded: bool = False) -> str:
     """The name of the arm with so much injected work."""
     return f"{share:.0%} more work{', loaded' * loaded}"
 
 
+# Where the least share of the rows is one whole row in every call. Elsewhere some calls would have the work and some
+# not, and the least of many samples is a time without it.
+INJECTED = tuple(each for each in WORKLOADS if each[0].rows * min(LEVELS) >= 1)
 FASTER = "10% less work"
 ARMS = (
     Arm(ALIKE, CLEAN, CLONE, 30),

@@ -92,8 +92,9 @@ def run(
         left = (total - done) * (sum(taken) / len(taken) if taken else math.nan)
         told = partial(_told, tell, f"run {done + 1} of {total}, {arm.name}", done / total, left)
         request = Request(
-            source, source, seconds=RUN_SECONDS, seed=counts.get(arm.name, 0), command=("gate-credentials",)
-        )
+            source, source, workloads=arm.workloads, seconds=RUN_SECONDS, seed=counts.get(arm.name, 0),
+            command=("gate-credentials",),
+        )  # fmt: skip
         pair = Build("base", sites[arm.base], arm.environment), Build("head", sites[arm.head], arm.environment)
         with tempfile.TemporaryDirectory(prefix="softmax-ce-gate-") as folder, neighbour(arm.loaded):
             store.add(arm, compare(request, pair, Path(folder), told))

@@ -15,9 +15,10 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
+from softmax_ce_bench.gate import cells as gated
 from softmax_ce_bench.gate import decision
 from softmax_ce_bench.gate.cells import OPERATIONS
-from softmax_ce_bench.gate.credentials.arms import ALIKE, ARMS, LEVELS, Arm, work
+from softmax_ce_bench.gate.credentials.arms import ALIKE, ARMS, INJECTED, LEVELS, Arm, work
 from softmax_ce_bench.gate.credentials.store import Run
 from softmax_ce_bench.gate.decision import Exit, Verdict
 
@@ -133,16 +134,12 @@ class Summary:
 
 
 def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Arm] = ARMS) -> Summary:
-    """What a campaign's runs come to.
-
-    Of injected work, cells count in which it makes a whole row in every call: the least of many samples is a time
-    without the work, where only some calls have it.
-    """
+    """What a campaign's runs come to."""
     alone = [run for run in runs if not run.disturbed]
     of = {arm.name: [run for run in alone if run.arm == arm.name] for arm in arms}
     alike = of[ALIKE]
     cells = list(alike[0].logs) if alike else []
-    injected = [cell for cell in cells if int(cell.split()[-2].partition("x")[0]) * min(LEVELS) >= 1]
+    injected = [cell.text for cell in gated.of(dict.fromkeys(cell.split()[0] for cell in cells), INJECTED)]
     backends = list(dict.fromkeys(cell.split()[0] for cell in cells))
     near, false_alarms = _suites(alike, resampled)
     levels = {share: of[work(share)] for share in LEVELS}
