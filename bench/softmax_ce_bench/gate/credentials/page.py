@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def section(summary: Summary, about: dict[str, Any], machine: str, date: str, br
         runs=sum(outcome.slower.of for outcome in summary.outcomes), cells=summary.alike.size // alike.slower.of,
         seconds=alike.seconds, disturbed=DISTURBED, broken=broken, by_backend=by_backend,
         levels=[level for level in LEVELS if any(each.share == level for each in summary.by_level)],
-        interval=_interval, slowdown=_slowdown, names=_names,
+        interval=_interval, percents=_percents, span=_span, names=_names,
     )  # fmt: skip
 
 
@@ -68,9 +70,14 @@ def _interval(rate: Rate) -> str:
     return f"{low:.{digits}f}-{high:.{digits}f} %"
 
 
-def _slowdown(power: Power) -> str:
-    return ", ".join(f"{100 * (ratio - 1):.1f} %" for ratio in power.ratio)
+def _percents(ratios: Sequence[float]) -> str:
+    return ", ".join(f"{100 * (ratio - 1):.1f} %" for ratio in ratios)
+
+
+def _span(low: float, high: float) -> str:
+    return f"{100 * low:.0f} % or more" if math.isinf(high) else f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
 def _names(arm: Arm) -> str:
-    return f": {'; '.join(f'{mutant.backend}, {mutant.name}' for mutant in arm.mutants)}" if arm.mutants else ""
+    named = [f"{mutant.backend or 'all'}, {mutant.name}" for mutant in arm.mutants]
+    return f": {'; '.join(named)}" if named else ""

@@ -24,6 +24,7 @@ from softmax_ce_bench.gate.decision import Exit, Verdict
 
 RESAMPLED = 10_000  # suites; of power, so many measurements a cell
 _CONFIDENCE = 0.95
+_BINS = (0.0, 0.03, 0.05, 0.07, 0.10, 0.12, 0.15, 0.20, 0.50, np.inf)  # of slowdowns as measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,15 @@ class Summary:
     by_backend : tuple of Power
         For each level, backend and operation.
     by_level : tuple of Power
+    by_slowdown : tuple of (float, float, Rate)
+        Least and largest slowdown as measured over all runs of an arm; and how many of such cells, in all real runs
+        of builds slowed on purpose, were called slower.
     curve : tuple of (float, float, float)
         True slowdown, power of the median cell and of the worst cell, resampled from the A/A runs' scatter.
     mutants : tuple of Power
+        Of the cells that became slower by what is claimed to be found, or more.
+    concerned : tuple of (int, float, float, float)
+        For each mutant: how many cells it concerns, their least, median and largest ratio.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -129,8 +136,10 @@ class Summary:
     alike: NDArray[np.float64]
     by_backend: tuple[Power, ...]
     by_level: tuple[Power, ...]
+    by_slowdown: tuple[tuple[float, float, Rate], ...]
     curve: tuple[tuple[float, float, float], ...]
     mutants: tuple[Power, ...]
+    concerned: tuple[tuple[int, float, float, float], ...]
 
 
 def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Arm] = ARMS) -> Summary:
@@ -143,6 +152,10 @@ def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Ar
     backends = list(dict.fromkeys(cell.split()[0] for cell in cells))
     near, false_alarms = _suites(alike, resampled)
     levels = {share: of[work(share)] for share in LEVELS}
+    mutants = [(mutant, of[arm.name]) for arm in arms if of[arm.name] for mutant in arm.mutants]
+    changed = [[cell for cell in cells if mutant.concerns(cell)] for mutant, _ in mutants]
+    on_purpose = [arm.name for arm in arms if arm.mutants or arm.name in map(work, LEVELS)]
+    slowed = [of[name] for name in on_purpose if of[name]]
     return Summary(
         outcomes=tuple(_outcome(arm, of[arm.name]) for arm in arms if of[arm.name]),
         disturbed=len(runs) - len(alone),
@@ -158,13 +171,18 @@ def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Ar
         by_level=tuple(
             _power("all cells", share, found, injected, resampled) for share, found in levels.items() if found
         ),
+        by_slowdown=_by_slowdown(slowed),
         curve=_curve(alike, resampled),
         mutants=tuple(
             _power(
-                f"{mutant.backend}: {mutant.name}", float("nan"), of[arm.name],
-                [cell for cell in cells if mutant.concerns(cell)], resampled,
+                f"{mutant.backend or 'all'}: {mutant.name}", float("nan"), runs,
+                [cell for cell in own if _ratio(runs, cell) >= decision.CLAIM], resampled,
             )
-            for arm in arms if of[arm.name] for mutant in arm.mutants
+            for (mutant, runs), own in zip(mutants, changed, strict=True)
+        ),
+        concerned=tuple(
+            (len(own), *_range([_ratio(runs, cell) for cell in own]))
+            for (_, runs), own in zip(mutants, changed, strict=True)
         ),
     )  # fmt: skip
 
@@ -194,16 +212,37 @@ def _pooled(runs: Sequence[Run], cell: str) -> NDArray[np.float64]:
 
 def _power(what: str, share: float, runs: Sequence[Run], cells: Sequence[str], resampled: int) -> Power:
     rng = np.random.default_rng(0)
-    ratios, powers = [], []
+    powers = []
     for cell in cells:
         logs = _pooled(runs, cell)
-        ratios.append(float(np.exp(np.median(logs))))
         drawn = logs[rng.integers(0, logs.size, (resampled, decision.ROUNDS))]
         powers.append(float(decision.calls_slower(drawn).mean()) ** 2)
     return Power(
-        what, share, (min(ratios), float(np.median(ratios)), max(ratios)), len(cells),
-        _called(run.verdicts[cell] for run in runs for cell in cells), float(np.mean(powers)), min(powers),
+        what, share, _range([_ratio(runs, cell) for cell in cells]), len(cells),
+        _called(run.verdicts[cell] for run in runs for cell in cells),
+        float(np.mean(powers or np.nan)), min(powers, default=float("nan")),
     )  # fmt: skip
+
+
+def _ratio(runs: Sequence[Run], cell: str) -> float:
+    """A cell's true ratio, as far as all rounds of all runs know it."""
+    return float(np.exp(np.median(_pooled(runs, cell))))
+
+
+def _range(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Least, median and largest."""
+    return (min(ratios), float(np.median(ratios)), max(ratios)) if ratios else (np.nan, np.nan, np.nan)
+
+
+def _by_slowdown(arms: Sequence[Sequence[Run]]) -> tuple[tuple[float, float, Rate], ...]:
+    found: list[list[str]] = [[] for _ in _BINS[1:]]
+    for runs in arms:
+        for cell in set.intersection(*(set(run.logs) for run in runs)):
+            place = int(np.searchsorted(_BINS, _ratio(runs, cell) - 1, side="right")) - 1
+            if place >= 0:
+                found[place] += [run.verdicts[cell] for run in runs]
+    bins = zip(_BINS, _BINS[1:], found, strict=False)
+    return tuple((low, high, _called(verdicts)) for low, high, verdicts in bins if verdicts)
 
 
 def _suites(runs: Sequence[Run], resampled: int) -> tuple[Rate, Rate]:
