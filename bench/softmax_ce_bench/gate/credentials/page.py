@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from softmax_ce.profile.files import write_text
 from softmax_ce_bench.gate.credentials import plots
-from softmax_ce_bench.gate.credentials.arms import ALIKE, LEVELS, Arm
+from softmax_ce_bench.gate.credentials.arms import ALIKE, ARMS, LEVELS, Arm
 from softmax_ce_bench.gate.credentials.store import DISTURBED
 from softmax_ce_bench.gate.credentials.summary import Power, Rate, Summary
 
@@ -57,7 +57,8 @@ def section(summary: Summary, about: dict[str, Any], machine: str, date: str, br
     (alike,) = (outcome for outcome in summary.outcomes if outcome.arm.name == ALIKE)
     return environment.get_template("credentials.md.jinja").render(
         begin=BEGIN, end=END, summary=summary, alike=alike, date=date, machine=machine, commit=about["commit"][:12],
-        runs=sum(outcome.slower.of for outcome in summary.outcomes), cells=summary.alike.size // alike.slower.of,
+        planned=sum(arm.runs for arm in ARMS), runs=sum(outcome.slower.of for outcome in summary.outcomes),
+        cells=summary.alike.size // alike.slower.of,
         seconds=alike.seconds, disturbed=DISTURBED, broken=broken, by_backend=by_backend,
         levels=[level for level in LEVELS if any(each.share == level for each in summary.by_level)],
         interval=_interval, percents=_percents, span=_span, names=_names,
