@@ -90,9 +90,7 @@ def test_the_planned_runs_are_as_many_as_are_promised():
 
 def a_run(arm, ratio, rng, verdict=Verdict.SAME, exit_code=0):
     logs = {cell: rng.normal(np.log(ratio), 0.01, decision.ROUNDS) for cell in CELLS}
-    return Run(
-        arm, exit_code, 1.0, 20.0, 0.0, False, logs, dict.fromkeys(CELLS, 1e-4), dict.fromkeys(CELLS, str(verdict))
-    )
+    return Run(arm, exit_code, 1.0, 20.0, 0.0, False, logs, dict.fromkeys(CELLS, str(verdict)))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +136,7 @@ def test_a_bad_instrument_does_not_get_good_credentials(runs):
     rng = np.random.default_rng(1)
     noisy = [
         Run(run.arm, run.exit, run.control, run.seconds, 0.0, False,
-            {cell: rng.normal(0.3, 0.5, 16) for cell in CELLS}, run.seconds_a_call, run.verdicts)
+            {cell: rng.normal(0.3, 0.5, 16) for cell in CELLS}, run.verdicts)
         for run in runs if run.arm == ALIKE
     ]  # fmt: skip
     found = summarize(noisy, resampled=400)

@@ -212,7 +212,7 @@ def test_the_command_prints_the_steps_and_draws(project, tmp_path):
 
 def test_the_command_says_what_is_wrong(project, tmp_path):
     result = CliRunner().invoke(main, ["--machine", "theirs", "--config", str(project / "asv.conf.json")])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "nothing is stored of a machine 'theirs'" in result.output
     result = CliRunner().invoke(main, ["--machine", MACHINE, "--config", str(project / "asv.conf.json"),
                                        "--figure", str(tmp_path / "none" / "a.svg")])  # fmt: skip

@@ -345,7 +345,7 @@ def test_any_value_that_can_be_read_can_be_drawn():
 
 def test_show_writes_the_page(tmp_path, run, text):
     stored, written = tmp_path / "run.json", tmp_path / "report.html"
-    record.save(record.as_dict(run), stored)
+    stored.write_text(record.as_text(record.as_dict(run)), encoding="utf-8")
     result = CliRunner().invoke(cli.main, ["show", str(stored), "--html", str(written)])
     assert result.exit_code == 0, result.stderr
     assert written.read_text(encoding="utf-8") == text
@@ -354,7 +354,7 @@ def test_show_writes_the_page(tmp_path, run, text):
 
 @pytest.mark.parametrize("command", [["show", "{folder}/run.json"], ["compare"]])
 def test_a_folder_that_is_not_there_is_refused_before_anything_is_done(tmp_path, run, command):
-    record.save(record.as_dict(run), tmp_path / "run.json")
+    (tmp_path / "run.json").write_text(record.as_text(record.as_dict(run)), encoding="utf-8")
     arguments = [word.format(folder=tmp_path) for word in command]
     result = CliRunner().invoke(cli.main, [*arguments, "--html", str(tmp_path / "none" / "report.html")])
     assert result.exit_code == 2
@@ -364,7 +364,7 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_is_done(tmp_path,
 
 
 def test_a_missing_library_is_refused_with_the_command_that_gets_it(tmp_path, run, monkeypatch):
-    record.save(record.as_dict(run), tmp_path / "run.json")
+    (tmp_path / "run.json").write_text(record.as_text(record.as_dict(run)), encoding="utf-8")
     monkeypatch.setattr("softmax_ce_bench.cli.common.find_spec", lambda name: None)
     result = CliRunner().invoke(cli.main, ["show", str(tmp_path / "run.json"), "--html", str(tmp_path / "report.html")])
     assert result.exit_code == 2

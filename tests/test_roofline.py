@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from softmax_ce_bench import ceilings, peers, timing, workloads
-from softmax_ce_bench.report.record import save
+from softmax_ce_bench.report.record import as_text
 from softmax_ce_bench.roofline import (
     __main__,
     candidates,
@@ -215,7 +215,7 @@ def test_a_wrong_result_is_not_timed(stand: candidates.Stand) -> None:
 
 def test_the_record_survives_its_file(report: run.Report, tmp_path: Any) -> None:
     kept = record.as_dict(report)
-    save(kept, tmp_path / "record.json")
+    (tmp_path / "record.json").write_text(as_text(kept), encoding="utf-8")
     again = json.loads((tmp_path / "record.json").read_text())
     assert again["schema"] == "softmax-ce/roofline"
     assert printed(tables.everything(again)) == printed(tables.everything(kept))
@@ -268,10 +268,6 @@ def test_a_cache_that_nobody_reports_is_assumed(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(machine, "last_level_cache", lambda reported=reported: reported)
         assert machine.collect(135.0)["array_bytes"] == 4 * 32 << 20
         assert machine.collect(1.0)["array_bytes"] == 10**6
-
-
-def test_outside_a_clone_there_is_no_commit(tmp_path: Any) -> None:
-    assert machine.commit(tmp_path) is None
 
 
 def test_the_pools_cost_is_measured_or_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,10 +175,7 @@ def unknown_word(call: Call, pick: random.Random) -> Expected:
 
 @_fault
 def number_out_of_range(call: Call, pick: random.Random) -> Expected:
-    name = pick.choice(["label_smoothing", "z_loss", "denominator"])
-    if name == "denominator":
-        call.arguments["reduction"] = "mean"
-        _drop_buffers(call)
+    name = _a_number(call, pick)
     bad = {"label_smoothing": [1.0000001, 2], "z_loss": [], "denominator": [0, 0.0, -0.0]}[name]
     call.arguments[name] = pick.choice([*bad, -1e-300, -1, float("nan"), float("inf"), -float("inf"), _HUGE, -_HUGE])
     return Expected(ValueError, (name,))
@@ -186,10 +183,7 @@ def number_out_of_range(call: Call, pick: random.Random) -> Expected:
 
 @_fault
 def number_of_another_kind(call: Call, pick: random.Random) -> Expected:
-    name = pick.choice(["label_smoothing", "z_loss", "denominator"])
-    if name == "denominator":
-        call.arguments["reduction"] = "mean"
-        _drop_buffers(call)
+    name = _a_number(call, pick)
     arrays = [np.ones(2), np.array([0.5]), np.complex64(1), np.array(1j), np.array("1")]
     kinds = [*_NOT_NUMBERS, *arrays]
     call.arguments[name] = pick.choice([kind for kind in kinds if name != "denominator" or kind is not None])
@@ -279,6 +273,15 @@ def nothing_counts(call: Call, pick: random.Random) -> Expected:
 def unknown_backend(call: Call, pick: random.Random) -> Expected:
     call.arguments["backend"] = pick.choice(["Cython", "", "numpy ", "nothing", 3, b"numpy", ["numpy"], ("numpy",), {}])
     return Expected(ValueError, ("backend",))
+
+
+def _a_number(call: Call, pick: random.Random) -> str:
+    """An option that is a number, of a call that takes it."""
+    name = pick.choice(["label_smoothing", "z_loss", "denominator"])
+    if name == "denominator":
+        call.arguments["reduction"] = "mean"
+        _drop_buffers(call)
+    return name
 
 
 def _a_vector(call: Call, pick: random.Random) -> tuple[str, tuple[int, ...]]:

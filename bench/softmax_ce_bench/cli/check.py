@@ -11,7 +11,8 @@ from rich.progress import Progress, TaskID
 from softmax_ce.contract import NATIVE_DTYPES
 from softmax_ce_bench import conformance
 from softmax_ce_bench import info as facts
-from softmax_ce_bench.cli.common import Refused, available, console, interruptible, progress
+from softmax_ce_bench.cli.bar import progress
+from softmax_ce_bench.cli.common import Refused, available, console, interruptible
 from softmax_ce_bench.report import tables
 
 CHECKED_DTYPES = (*NATIVE_DTYPES, "float16", "bfloat16")

@@ -1,4 +1,4 @@
-"""What the commands share: the console, progress, errors in one line, and which backends were asked for."""
+"""What the commands share: the console, files, errors in one line, and which backends were asked for."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import softmax_ce as sce
+from softmax_ce.profile.files import write_text
 from softmax_ce_bench.compare.model import Run
 
 WIDTH = 100  # of tables in a file or a pipe
@@ -27,25 +27,10 @@ class Refused(click.ClickException):
     exit_code = 2
 
 
-def console() -> Console:
-    """Standard output. In a pipe or a file it is as wide as COLUMNS says, else `WIDTH`."""
+def console(width: int = WIDTH) -> Console:
+    """Standard output. In a pipe or a file it is as wide as COLUMNS says, else `width`."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=WIDTH if piped else None, highlight=False, soft_wrap=False)
-
-
-def progress(shown_on: Console) -> Progress:
-    """A bar that is drawn when it is told to; nothing in a pipe. The field `left` says how long it will take."""
-    return Progress(
-        BarColumn(20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.description}", markup=False),
-        console=shown_on,
-        transient=True,
-        auto_refresh=False,  # else a thread would draw in the middle of what is being timed
-        disable=not shown_on.is_terminal,
-    )
+    return Console(width=width if piped else None, highlight=False, soft_wrap=False)
 
 
 def available(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -72,6 +57,14 @@ def check_page(path: Path | None) -> None:
     missing = [name for name in _FOR_A_PAGE if path is not None and find_spec(name) is None]
     if missing:
         raise Refused(f"--html needs {' and '.join(missing)}, not installed here: pip install 'softmax-ce[bench]'")
+
+
+def write(option: str, path: Path, text: str) -> None:
+    """Write a file, wholly or not at all."""
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise Refused(f"{option} {path}: {error.strerror or error}") from None
 
 
 def as_page(run: Run) -> str:

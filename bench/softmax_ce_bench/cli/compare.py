@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 
-from softmax_ce.profile.files import write_text
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import peers, workloads
+from softmax_ce_bench.cli.bar import Bar, progress
 from softmax_ce_bench.cli.common import (
     INTERRUPTED,
     Refused,
@@ -25,14 +21,13 @@ from softmax_ce_bench.cli.common import (
     check_folder,
     check_page,
     console,
-    progress,
+    write,
 )
 from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Number, Several, Shapes, Weight
 from softmax_ce_bench.compare import plan as planning
 from softmax_ce_bench.compare.model import Cell, Options, Run
 from softmax_ce_bench.report import comparison, markdown, record
 
-REDRAW_SECONDS = 0.2
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -122,8 +117,8 @@ def compare(
     shown_on = console()
     interrupted = False
     narrator = _Narrator(shown_on, verbose)
-    with progress(shown_on) as bar:
-        narrator.show_on(bar)
+    with progress(shown_on) as shown:
+        narrator.bar = Bar(shown)
         try:
             comparing.run(plan, narrator)
         except KeyboardInterrupt:
@@ -132,9 +127,14 @@ def compare(
     if run is not None and (run.cells or not interrupted):
         shown_on.print(comparison.closing(run), crop=False)
         if run.cells:
-            _write(json_file, "--json", lambda path: record.save(record.as_dict(run), path), shown_on)
-            _write(markdown_file, "--markdown", lambda path: write_text(path, markdown.whole(run)), shown_on)
-            _write(html_file, "--html", lambda path: write_text(path, as_page(run)), shown_on)
+            for option, path, what, made in (
+                ("--json", json_file, "Record", lambda run: record.as_text(record.as_dict(run))),
+                ("--markdown", markdown_file, "Tables", markdown.whole),
+                ("--html", html_file, "Report", as_page),
+            ):
+                if path is not None:
+                    write(option, path, made(run))
+                    shown_on.print(f"{what} written to {path}", markup=False, soft_wrap=True)
     if interrupted:
         what = "What is shown above is complete up to the last table" if run and run.cells else "Nothing was measured"
         click.echo(f"Interrupted. {what}.", err=True)
@@ -216,17 +216,6 @@ def _peers(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in peers.BY_NAME if name in names)
 
 
-def _write(path: Path | None, option: str, save: Callable[[Path], None], shown_on: Console) -> None:
-    if path is None:
-        return
-    try:
-        save(path)
-    except OSError as error:
-        raise Refused(f"{option} {path}: {error.strerror or error}") from None
-    what = {"--json": "Record", "--html": "Report"}.get(option, "Tables")
-    shown_on.print(f"{what} written to {path}", markup=False, soft_wrap=True)
-
-
 class _Narrator(comparing.Listener):
     """Shows each table as soon as it is there, how far the run is and how long it will take."""
 
@@ -234,26 +223,16 @@ class _Narrator(comparing.Listener):
         self.run: Run | None = None
         self._console = shown_on
         self._verbose = verbose
-        self._progress: Progress | None = None
-        self._text = ""
-        self._drawn = 0.0
-
-    def show_on(self, bar: Progress) -> None:
-        """Where to draw the bar."""
-        self._progress = bar
-        self._task = bar.add_task("", total=1.0, left="")
+        self.bar: Bar | None = None
 
     def started(self, run: Run) -> None:
         """Remember the run, which is filled as it proceeds."""
         self.run = run
 
     def stage(self, text: str, done: float, left: float) -> None:
-        """Draw the bar, not too often."""
-        now = time.monotonic()
-        if self._progress is not None and (text != self._text or now - self._drawn > REDRAW_SECONDS):
-            ends = "" if math.isinf(left) else f"{left:.0f} s left,"
-            self._progress.update(self._task, description=text, completed=done, left=ends, refresh=True)
-            self._text, self._drawn = text, now
+        """Draw the bar."""
+        if self.bar is not None:
+            self.bar.draw(text, done, left)
 
     def fitted(self, run: Run) -> None:
         """Show the fits."""

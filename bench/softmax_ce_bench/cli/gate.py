@@ -7,17 +7,15 @@ import math
 import os
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import Progress, TaskID
 
-from softmax_ce.profile.files import write_text
 from softmax_ce_bench import workloads
-from softmax_ce_bench.cli.common import Refused, check_folder, check_page, console, interruptible, progress
+from softmax_ce_bench.cli.bar import Bar, progress
+from softmax_ce_bench.cli.common import Refused, check_folder, check_page, console, interruptible, write
 from softmax_ce_bench.cli.options import DTYPES, Duration, Several, Shapes
 from softmax_ce_bench.gate import builds, cells
 from softmax_ce_bench.gate import instructions as counting
@@ -28,7 +26,6 @@ from softmax_ce_bench.gate.session import BuildError
 from softmax_ce_bench.report import gating as report
 from softmax_ce_bench.workloads import Shape
 
-REDRAW_SECONDS = 0.2
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
 
@@ -69,11 +66,10 @@ def gate(
     check_page(html_file)
     shown_on = console()
     _end_on_termination()
-    with interruptible("No verdict; nothing was written."), progress(shown_on) as bar:
+    with interruptible("No verdict; nothing was written."), progress(shown_on) as shown:
         try:
             request = _request(base, head, base_wheel, head_wheel, **asked)
-            task = bar.add_task("", total=1.0, left="")
-            result = gating.run(request, _Teller(bar, task, piped=not shown_on.is_terminal))
+            result = gating.run(request, _Teller(Bar(shown), piped=not shown_on.is_terminal))
         except BuildError as error:
             raise Refused(str(error)) from None
         except click.ClickException:
@@ -83,30 +79,26 @@ def gate(
             sys.exit(Exit.ERROR)
     shown_on.print(report.whole(result), crop=False)
     if json_file is not None:
-        _write(json_file, "--json", json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
+        write("--json", json_file, json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
     if html_file is not None:
         from softmax_ce_bench.report.html import forest  # here: Matplotlib takes a while
 
-        _write(html_file, "--html", forest.page(result))
+        write("--html", html_file, forest.page(result))
     sys.exit(int(result.exit))
 
 
 class _Teller:
-    """Draws the bar, not too often; in a pipe, a line for each stage."""
+    """Draws the bar; in a pipe, a line for each stage."""
 
-    def __init__(self, bar: Progress, task: TaskID, *, piped: bool) -> None:
-        self._bar, self._task, self._piped = bar, task, piped
-        self._stage, self._drawn = "", 0.0
+    def __init__(self, bar: Bar, *, piped: bool) -> None:
+        self._bar, self._piped, self._stage = bar, piped, ""
 
     def __call__(self, text: str, done: float, left: float) -> None:
         stage, _, _ = text.partition(":")
-        now = time.monotonic()
-        if stage != self._stage and self._piped:
+        if self._piped and stage != self._stage:
             click.echo(f"{stage} ...", err=True)
-        if stage != self._stage or now - self._drawn > REDRAW_SECONDS:
-            ends = "" if math.isnan(left) else f"{left:.0f} s left,"
-            self._bar.update(self._task, description=text, completed=done, left=ends, refresh=True)
-            self._stage, self._drawn = stage, now
+        self._stage = stage
+        self._bar.draw(text, done, left, stage=stage)
 
 
 def _request(
@@ -152,10 +144,3 @@ def _source(repository: Path | None, revision: str | None, wheel: Path | None) -
 def _end_on_termination() -> None:
     """Have SIGTERM end this process as an exception, so that builds and measured processes end with it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
-def _write(path: Path, option: str, text: str) -> None:
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise Refused(f"{option} {path}: {error.strerror or error}") from None

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import Progress
 
 from softmax_ce import fingerprint, profile, registry
 from softmax_ce.profile import where
@@ -24,7 +22,8 @@ from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import pick as picking
 from softmax_ce_bench import workloads
-from softmax_ce_bench.cli.common import INTERRUPTED, Refused, check_folder, console, progress
+from softmax_ce_bench.cli.bar import Bar, progress
+from softmax_ce_bench.cli.common import INTERRUPTED, Refused, check_folder, console
 from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Several, Shapes
 from softmax_ce_bench.compare import plan as planning
 from softmax_ce_bench.conformance import AssertionsOff
@@ -37,7 +36,6 @@ _GO_WITH = {
     "--check": {"checking", "time_budget", "force"},
     "--explain": {"shape", "dtypes", "operations", "threads"},
 }
-REDRAW_SECONDS = 0.2
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # A profile decides by shape: a set whose workloads all have one would leave but one of them.
 _SETS = tuple(
@@ -154,8 +152,8 @@ def _pick(
     )
     shown_on = console()
     try:
-        with progress(shown_on) as bar:
-            outcome = picking.pick(request, _Bar(bar))
+        with progress(shown_on) as shown:
+            outcome = picking.pick(request, _Narrator(Bar(shown)))
     except (picking.RequestError, comparing.PlanError, AssertionsOff) as error:
         raise Refused(str(error)) from None
     except KeyboardInterrupt:
@@ -239,8 +237,8 @@ def _check(stored: profile.Profile, path: Path, asked: dict[str, Any]) -> None:
     budget = asked["time_budget"]
     shown_on = console()
     try:
-        with progress(shown_on) as bar:
-            found = recheck.recheck(stored, SECONDS if budget is None else budget, _Bar(bar))
+        with progress(shown_on) as shown:
+            found = recheck.recheck(stored, SECONDS if budget is None else budget, _Narrator(Bar(shown)))
     except (comparing.PlanError, AssertionsOff) as error:
         raise Refused(str(error)) from None
     except KeyboardInterrupt:
@@ -274,19 +272,12 @@ def _interrupted(target: Path | None) -> None:
     sys.exit(INTERRUPTED)
 
 
-class _Bar(comparing.Listener):
-    """Draws how far it is, not too often."""
+class _Narrator(comparing.Listener):
+    """Draws how far it is."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._task = bar.add_task("", total=1.0, left="")
-        self._text = ""
-        self._drawn = 0.0
 
     def stage(self, text: str, done: float, left: float) -> None:
         """As of the listener."""
-        now = time.monotonic()
-        if text != self._text or now - self._drawn > REDRAW_SECONDS:
-            ends = "" if math.isinf(left) else f"{left:.0f} s left,"
-            self._bar.update(self._task, description=text, completed=done, left=ends, refresh=True)
-            self._text, self._drawn = text, now
+        self._bar.draw(text, done, left)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from softmax_ce.profile.files import write_text
-from softmax_ce_bench.cli.common import Refused, as_page, check_folder, check_page, console
+from softmax_ce_bench.cli.common import Refused, as_page, check_folder, check_page, console, write
 from softmax_ce_bench.report import comparison, markdown, record
 
 
@@ -32,7 +31,4 @@ def show(file: Path, verbose: bool, markdown_file: Path | None, html_file: Path 
     console().print(comparison.whole(run, verbose=verbose), crop=False)
     for option, path, made in (("--markdown", markdown_file, markdown.whole), ("--html", html_file, as_page)):
         if path is not None:
-            try:
-                write_text(path, made(run))
-            except OSError as error:
-                raise Refused(f"{option} {path}: {error.strerror or error}") from None
+            write(option, path, made(run))

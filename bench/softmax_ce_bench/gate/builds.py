@@ -18,10 +18,12 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from softmax_ce_bench.gate.process import deaf_children
+from softmax_ce_bench import git
 from softmax_ce_bench.gate.session import BuildError
+from softmax_ce_bench.processes import deaf_children
 
 BUILD_SECONDS = 900.0
 WORKING_TREE = "working tree"
@@ -57,16 +59,16 @@ def revision(repository: Path, name: str) -> Source:
     BuildError
     """
     try:
-        commit = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        commit = git.ask(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     except subprocess.CalledProcessError:
         raise BuildError(f"{name!r} is not a revision of {repository}: a branch, tag or commit, such as main") from None
-    return Source(name, commit.strip(), repository)
+    return Source(name, commit, repository)
 
 
 def working_tree(repository: Path) -> Source:
     """The files as they are now, those that git does not ignore."""
-    commit = _git(repository, "rev-parse", "HEAD").strip()
-    changed = bool(_git(repository, "status", "--porcelain").strip())
+    commit = git.ask(repository, "rev-parse", "HEAD")
+    changed = bool(git.ask(repository, "status", "--porcelain"))
     return Source(WORKING_TREE, commit + "+" * changed, repository)
 
 
@@ -95,7 +97,7 @@ def repository(folder: Path) -> Path:
     BuildError
     """
     try:
-        root = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
+        root = Path(git.ask(folder, "rev-parse", "--show-toplevel"))
     except FileNotFoundError:
         raise BuildError("git is not installed; --base-wheel and --head-wheel need none") from None
     except subprocess.CalledProcessError:
@@ -177,7 +179,7 @@ def export(source: Source, folder: Path) -> None:
     assert source.repository is not None
     folder.mkdir(parents=True)
     if source.text == WORKING_TREE:
-        listed = _git(source.repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        listed = git.ask(source.repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         for file in filter(None, listed.split("\0")):
             if (source.repository / file).is_file():  # else it is deleted, and the deletion not committed
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -193,8 +195,6 @@ def export(source: Source, folder: Path) -> None:
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     """Begin to build the wheel of folder/tree."""
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         for name in _ISOLATED_UNLESS:
             version(name)
@@ -251,8 +251,3 @@ def _telling_line(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r": (fatal )?error: |^[\w.]*Error: ", line)]
     return (telling or lines[-1:] or ["it said nothing"])[0][:300]
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
+from softmax_ce_bench.processes import THREAD_VARIABLES, deaf_children
+
 ANSWER_SECONDS = 120.0  # importing, and compiling with an empty cache, take half a minute on a slow machine
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class ProcessError(RuntimeError):
@@ -97,23 +96,9 @@ class Process:
 def environment(site: Path) -> dict[str, str]:
     """This process's environment, less what would change which kernel runs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SOFTMAX_CE_", "PYTHON"))}
-    return kept | dict.fromkeys(_ONE_THREAD, "1") | {
+    return kept | dict.fromkeys(THREAD_VARIABLES, "1") | {
         "PYTHONPATH": str(site),
         "PYTHONDONTWRITEBYTECODE": "1",
         "NUMBA_CACHE_DIR": str(site / "numba"),
         "SOFTMAX_CE_PROFILE": "",
     }  # fmt: skip
-
-
-@contextmanager
-def deaf_children() -> Iterator[None]:
-    """A process started here never sees Ctrl-C, which is the near end's to handle: the signal is blocked, and a child
-    inherits that. One that comes meanwhile is delivered to this process afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -120,9 +120,13 @@ class _Paired:
     base: list[float] = field(default_factory=list)
     head: list[float] = field(default_factory=list)
 
-    @property
-    def found(self) -> Found:
-        return decision.judge(self.base, self.head)
+
+@dataclass(frozen=True, slots=True)
+class _Measurement:
+    """A cell's times, with what they say."""
+
+    times: _Paired
+    found: Found
 
 
 class _Measuring:
@@ -140,14 +144,19 @@ class _Measuring:
         """Whether the time is up."""
         return time.monotonic() > self._deadline
 
-    def measure(self, cells: Sequence[Cell], text: str) -> dict[Cell, _Paired]:
-        """One measurement of some cells: the rounds that all get, then more for those that scatter."""
+    def measure(self, cells: Sequence[Cell], text: str) -> dict[Cell, _Measurement]:
+        """One measurement of some cells: the rounds that all get, then more for those that scatter. A cell that the
+        time left nothing for is not in it."""
         pairs = {cell: _Paired() for cell in cells}
         self._rounds(pairs, self._request.rounds, text)
+        measured = _judged(pairs)
         for _ in range(self._request.rounds + _MORE, self._request.most_rounds + 1, _MORE):
-            scattered = {cell: pair for cell, pair in pairs.items() if pair.base and not pair.found.is_powerful}
+            scattered = {cell: each.times for cell, each in measured.items() if not each.found.is_powerful}
+            if not scattered or self.is_over:
+                break
             self._rounds(scattered, _MORE, f"{text}, longer where it scatters")
-        return pairs
+            measured |= _judged(scattered)
+        return measured
 
     def _rounds(self, pairs: dict[Cell, _Paired], count: int, text: str) -> None:
         begin = time.monotonic()
@@ -165,10 +174,14 @@ class _Measuring:
                 pair.head.append(head[cell.text])
 
 
-def _measured(cell: Cell, first: _Paired, second: _Paired | None) -> Measured:
-    again = second.found if second is not None and second.base else None
-    found = first.found
-    return Measured(cell, tuple(first.base), tuple(first.head), found, again, decision.verdict(found, again))
+def _judged(pairs: dict[Cell, _Paired]) -> dict[Cell, _Measurement]:
+    return {cell: _Measurement(pair, decision.judge(pair.base, pair.head)) for cell, pair in pairs.items() if pair.base}
+
+
+def _measured(cell: Cell, first: _Measurement, second: _Measurement | None) -> Measured:
+    again = None if second is None else second.found
+    verdict = decision.verdict(first.found, again)
+    return Measured(cell, tuple(first.times.base), tuple(first.times.head), first.found, again, verdict)
 
 
 def _checked(request: Request, pair: tuple[Build, Build], folder: Path) -> tuple[Session, list[Cell], list[str]]:
@@ -197,7 +210,7 @@ def _checked(request: Request, pair: tuple[Build, Build], folder: Path) -> tuple
     for cell, reason in wrong_in_head.items():
         if cell not in wrong_in_base:
             raise BuildError(f"head is wrong, and so is not timed: {cell.backend} on {cell.workload_text}: {reason}")
-    for cell, reason in dict.fromkeys((cell, reason) for cell, reason in wrong_in_base.items()):
+    for cell, reason in wrong_in_base.items():
         notes.append(f"{cell.text}: not compared, since base is wrong there: {reason}")
     todo = [cell for cell in wanted if cell not in wrong_in_base]
     if not todo:

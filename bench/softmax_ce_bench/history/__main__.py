@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 import softmax_ce as sce
+from softmax_ce_bench.cli.common import Refused, check_folder, console
 from softmax_ce_bench.history.figure import caption, draw, main_cells
 from softmax_ce_bench.history.results import History, HistoryError, Series, read
 from softmax_ce_bench.history.steps import LEAST, Step, steps
@@ -16,35 +16,30 @@ from softmax_ce_bench.history.steps import LEAST, Step, steps
 WIDTH = 140  # of tables in a file or a pipe
 
 
-def _writable(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None and not value.absolute().parent.is_dir():
-        raise click.BadParameter(f"{value}: there is no folder {value.absolute().parent}")
-    return value
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--machine", required=True, help="The name that results were stored under: make asv's MACHINE.")
 @click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), default="asv.conf.json",
               show_default=True, help="asv's configuration, in the root of a checkout.")  # fmt: skip
-@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), callback=_writable,
+@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False),
               help="Also draw the main cells into this file: .png, .svg or .pdf.")  # fmt: skip
 @click.option("--all", "every", is_flag=True, help="Steps of every cell, not of the figure's alone.")
 @click.option("--least", type=click.FloatRange(min=0, min_open=True), default=LEAST, show_default=True,
               help="Leave out changes by less: 0.05 is 5 %.")  # fmt: skip
 def main(machine: str, config: Path, figure: Path | None, every: bool, least: float) -> None:
     """The steps in the speed of the commits that asv has measured."""
+    check_folder("--figure", figure)
     try:
         history = read(config, machine)
         names = [info.name for info in sce.backends() if info.stable]
         cells = list(history.series) if every else [each for name in names for each in main_cells(history, name)]
     except HistoryError as error:
-        raise click.ClickException(str(error)) from error
-    console = Console(width=WIDTH if not Console().is_terminal else None, highlight=False)
-    console.print(_table(history, cells, least))
-    console.print(caption(history), style="dim", markup=False)
+        raise Refused(str(error)) from None
+    shown_on = console(WIDTH)
+    shown_on.print(_table(history, cells, least))
+    shown_on.print(caption(history), style="dim", markup=False)
     if figure is not None:
         draw(history, figure)
-        console.print(f"Figure written to {figure}", markup=False)
+        shown_on.print(f"Figure written to {figure}", markup=False)
 
 
 def _table(history: History, cells: list[Series], least: float) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from asv.config import Config
 from asv.repo import get_repo
 from asv.results import Results, iter_results_for_machine
 from asv.util import UserError, load_json
+
+from softmax_ce_bench import git
 
 
 class HistoryError(Exception):
@@ -149,8 +150,7 @@ def read(config_file: Path, machine: str) -> History:
 
 
 def _commit(stored: Results, root: Path) -> Commit:
-    git = ["git", "-C", str(root), "log", "-1", "--format=%s", stored.commit_hash]
-    subject = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    subject = git.ask(root, "log", "-1", "--format=%s", stored.commit_hash)
     begun = [stamp for stamp in stored.started_at.values() if stamp is not None]
     return Commit(stored.commit_hash, subject, datetime.fromtimestamp(min(begun) / 1000, UTC))
 

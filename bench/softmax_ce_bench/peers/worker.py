@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,12 +20,12 @@ import numpy as np
 
 from softmax_ce_bench import timing
 from softmax_ce_bench.peers.table import BY_NAME
+from softmax_ce_bench.processes import THREAD_VARIABLES, deaf_children
 from softmax_ce_bench.workloads import Workload
 
 # After a parallel region OpenMP's helpers go on looking for work for some milliseconds, on CPUs that the next
 # candidate needs.
 SETTLE_SECONDS = 5e-3
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class WorkerError(RuntimeError):
@@ -64,7 +65,9 @@ class Worker:
             spawning = multiprocessing.get_context("spawn")  # not fork: this process has threads
             self._pipe, far = spawning.Pipe()
             self._process = spawning.Process(target=serve, args=(far, self.name, self.threads), daemon=True)
-            with _deaf_children():
+            if os.name == "posix":
+                resource_tracker.ensure_running()  # whose start would let Ctrl-C through to the child again
+            with deaf_children():
                 self._process.start()
             far.close()
         try:
@@ -128,20 +131,6 @@ class Remote:
         return float(self._worker.ask("sample", self._operation, calls))
 
 
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """A process started here ignores Ctrl-C from its first instruction on: that is the near end's to handle."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread: the child ignores it once it serves
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def serve(pipe: Connection, name: str, threads: int) -> None:
     """The far end: answer until the near end has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -159,7 +148,7 @@ def serve(pipe: Connection, name: str, threads: int) -> None:
 
 
 def _confine(threads: int) -> None:
-    for variable in _THREAD_VARIABLES:
+    for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's remarks on how long it compiles
     if hasattr(os, "sched_setaffinity"):

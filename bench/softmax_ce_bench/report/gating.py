@@ -97,7 +97,7 @@ def provenance(result: Result) -> Sequence[str]:
     """What was compared where, and what the words mean; a paragraph each."""
     others = "" if result.others is None else f" Other programs used {result.others:.1f} CPUs meanwhile."
     return (
-        f"base: {result.base} ({result.base_commit[:12]}); head: {result.head} ({_short(result.head_commit)}).",
+        f"base: {result.base} ({_short(result.base_commit)}); head: {result.head} ({_short(result.head_commit)}).",
         f"{words.machine_facts(result.machine, result.started[:10])} One thread. "
         f"Measured in {result.seconds:.0f} s.{others}",
         f"head / base: median over rounds of the paired ratio of times, with its 95% interval. {Verdict.SLOWER}: "
@@ -108,5 +108,5 @@ def provenance(result: Result) -> Sequence[str]:
 
 
 def _short(commit: str) -> str:
-    """A commit in twelve letters; the sign of a changed working tree is kept."""
-    return commit[:12] + "+" * commit.endswith("+")
+    """A commit in twelve letters, with the sign of a changed working tree; a wheel's name as it is."""
+    return commit if commit.endswith(".whl") else commit[:12] + "+" * commit.endswith("+")

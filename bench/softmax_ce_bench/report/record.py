@@ -15,7 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from softmax_ce.profile.files import write_text
 from softmax_ce_bench.compare import model
 from softmax_ce_bench.compare.model import Run
 from softmax_ce_bench.stats import Ratio
@@ -57,17 +56,9 @@ def from_dict(record: Any) -> Run:
     return run
 
 
-def save(record: dict[str, Any], path: Path) -> None:
-    """Write a record as JSON: an interruption leaves the old file or the new.
-
-    Parameters
-    ----------
-    record : dict
-        As from :func:`as_dict`.
-    path : Path
-        Its folder must exist.
-    """
-    write_text(path, json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+def as_text(record: dict[str, Any]) -> str:
+    """A record, as from :func:`as_dict`, in JSON."""
+    return json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def load(path: Path) -> Run:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from softmax_ce_bench import ceilings
+from softmax_ce_bench import ceilings, git
 
 # 4 x 32 MiB, just: larger arrays find nothing more, and peers hold several of them.
 ARRAY_MB = 135.0
@@ -53,21 +52,5 @@ def collect(array_mb: float) -> dict[str, Any]:
         "ceilings": ceilings.instruction_set(),
         "ceilings_why_unavailable": ceilings.why_unavailable,
         "copy": ceilings.best_copy(),
-        "commit": commit(),
+        "commit": git.commit(Path(__file__).parent),
     }
-
-
-def commit(root: Path = Path(__file__).parent) -> str | None:
-    """The commit that this file is of, with a plus sign when files were changed since; None outside a clone."""
-
-    def git(*arguments: str) -> str:
-        asked = ("git", "-C", str(root), *arguments)
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        top = Path(git("rev-parse", "--show-toplevel"))
-        if not (top / "bench" / "softmax_ce_bench").is_dir():
-            return None  # installed into somebody else's repository
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import date
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import click
 
-from softmax_ce_bench.cli.common import Refused, console, interruptible, progress
+from softmax_ce_bench.cli.bar import Bar, progress
+from softmax_ce_bench.cli.common import Refused, console, interruptible
 from softmax_ce_bench.cli.options import Duration
 from softmax_ce_bench.compare import machine
 from softmax_ce_bench.gate import builds, decision, session
@@ -42,19 +42,14 @@ def main(folder: Path, time_budget: float, scale: int, publish: bool | None, rep
         store = Store(folder / "runs.jsonl", _about(source.commit))
     except (BuildError, StoreError) as error:
         raise Refused(str(error)) from None
-    with interruptible(f"What was measured is in {store.path}; the same command goes on."), progress(shown_on) as bar:
-        task = bar.add_task("", total=1.0, left="")
-
-        def tell(text: str, done: float, left: float) -> None:
-            ends = "" if math.isnan(left) else f"{left / 60:.0f} min left,"
-            bar.update(task, description=text, completed=done, left=ends, refresh=True)
-
+    with interruptible(f"What was measured is in {store.path}; the same command goes on."), progress(shown_on) as shown:
+        bar = Bar(shown)
         try:
-            sites = campaign.prepare(source, folder.resolve(), tell)
-            complete = campaign.run(source, sites, store, deadline, tell, scale=scale)
+            sites = campaign.prepare(source, folder.resolve(), bar.draw)
+            complete = campaign.run(source, sites, store, deadline, bar.draw, scale=scale)
             shown_on.print(f"{sum(store.counts().values())} runs are in {store.path}.", markup=False, soft_wrap=True)
             if publish or (complete and publish is None):
-                tell("resampling", 1.0, math.nan)
+                bar.draw("resampling", 1.0)
                 broken = campaign.broken_build(source, folder)
                 target = root / "docs" / "gate.md"
                 page.publish(summarize(store.runs()), store.about, date.today().isoformat(), broken, target)

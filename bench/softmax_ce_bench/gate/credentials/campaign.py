@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,11 @@ from softmax_ce_bench.gate.builds import Source
 from softmax_ce_bench.gate.credentials.arms import ARMS, BUILDS, CLEAN, CLONE, Arm, following
 from softmax_ce_bench.gate.credentials.mutants import BROKEN
 from softmax_ce_bench.gate.credentials.store import Store
-from softmax_ce_bench.gate.process import deaf_children
-from softmax_ce_bench.gate.run import Request, compare
+from softmax_ce_bench.gate.run import Request, Tell, compare
 from softmax_ce_bench.gate.session import Build, BuildError
+from softmax_ce_bench.processes import deaf_children
 
 RUN_SECONDS = 120.0  # of one run, at most
-Tell = Callable[[str, float, float], None]
 
 # A neighbour that computes and that moves memory, some tens of megabytes again and again.
 _NEIGHBOUR = """

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from softmax_ce.profile.files import write_text
 from softmax_ce_bench.gate.credentials import plots
 from softmax_ce_bench.gate.credentials.arms import ALIKE, ARMS, LEVELS, Arm
 from softmax_ce_bench.gate.credentials.store import DISTURBED
 from softmax_ce_bench.gate.credentials.summary import Power, Rate, Summary
+from softmax_ce_bench.report import templates
 
 BEGIN, END = "<!-- credentials: begin -->", "<!-- credentials: end -->"
 
@@ -48,14 +47,11 @@ def publish(summary: Summary, about: dict[str, Any], date: str, broken: str, pag
 
 def section(summary: Summary, about: dict[str, Any], machine: str, date: str, broken: str) -> str:
     """The figures as Markdown, marks included."""
-    environment = Environment(  # Markdown: nothing to escape
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     by_backend: dict[str, list[Power]] = {}
     for each in summary.by_backend:
         by_backend.setdefault(each.what, []).append(each)
     (alike,) = (outcome for outcome in summary.outcomes if outcome.arm.name == ALIKE)
-    return environment.get_template("credentials.md.jinja").render(
+    return templates.load(Path(__file__).parent / "credentials.md.jinja").render(
         begin=BEGIN, end=END, summary=summary, alike=alike, date=date, machine=machine, commit=about["commit"][:12],
         planned=sum(arm.runs for arm in ARMS), runs=sum(outcome.slower.of for outcome in summary.outcomes),
         cells=summary.alike.size // alike.slower.of,

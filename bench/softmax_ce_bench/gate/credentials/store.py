@@ -41,8 +41,6 @@ class Run:
         Whether it was to be alone on the machine, and was not. Kept, and counted apart.
     logs : dict
         Cell -> log(head / base), one a round of the first measurement.
-    seconds_a_call : dict
-        Cell -> base's median.
     verdicts : dict
         Cell -> a :class:`softmax_ce_bench.gate.decision.Verdict`.
     """
@@ -54,7 +52,6 @@ class Run:
     others: float | None
     disturbed: bool
     logs: dict[str, Any]
-    seconds_a_call: dict[str, float]
     verdicts: dict[str, str]
 
 
@@ -108,7 +105,6 @@ class Store:
             Run(
                 line["arm"], line["exit"], line["control"], line["seconds"], line["others"], line["disturbed"],
                 {name: np.log(np.divide(cell["head"], cell["base"])) for name, cell in line["cells"].items()},
-                {name: float(np.median(cell["base"])) for name, cell in line["cells"].items()},
                 {name: cell["verdict"] for name, cell in line["cells"].items()},
             )
             for line in lines

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from softmax_ce_bench.gate.cells import CONTROL
 from softmax_ce_bench.gate.decision import SLOWER, Verdict
 from softmax_ce_bench.gate.model import Result
-from softmax_ce_bench.report import gating
+from softmax_ce_bench.report import gating, templates
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour
 from softmax_ce_bench.report.html.picture import Picture
@@ -26,10 +25,7 @@ _COLOURS = {
 
 def page(result: Result) -> str:
     """A run as one HTML page that loads nothing."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("gate.html.jinja").render(
+    return templates.load(_HERE / "gate.html.jinja").render(
         result=result,
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         sentence=gating.sentence(result),

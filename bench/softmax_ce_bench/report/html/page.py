@@ -7,11 +7,10 @@ import hashlib
 import shlex
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from softmax_ce_bench.compare.model import Run
-from softmax_ce_bench.report import comparison, words
+from softmax_ce_bench.report import comparison, templates, words
 from softmax_ce_bench.report.html import curves, errors, findings, maps, speedups, starts, tables
 from softmax_ce_bench.report.html.picture import Part
 
@@ -32,11 +31,8 @@ def page(run: Run) -> str:
         The same for the same run.
     """
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return environment.get_template("page.html.jinja").render(
+    return templates.load(_HERE / "page.html.jinja").render(
         run=run,
         operation=comparison.rated(run),
         script=Markup(script),

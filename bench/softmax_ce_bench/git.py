@@ -1,0 +1,33 @@
+"""Questions to git."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+_SECONDS = 60.0  # a large checkout on a slow disk
+
+
+def ask(folder: Path, *arguments: str) -> str:
+    """What git prints, of the repository that a folder is in.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no git.
+    subprocess.SubprocessError
+        It fails, or takes too long.
+    """
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout.strip()
+
+
+def commit(folder: Path) -> str | None:
+    """The commit that a folder of a checkout is at, with "+" behind it if its files differ; None without git."""
+    try:
+        head = ask(folder, "rev-parse", "--short=12", "HEAD")
+        if not ask(folder, "ls-files", "."):  # installed below somebody else's checkout
+            return None
+        return head + "+" * bool(ask(folder, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None
