@@ -183,6 +183,18 @@ def buffers_for_no_rows(subject: Subject) -> None:
             assert subject.grad(x, targets, grad_out=x) is x, "in place"
 
 
+@check(dtypes=NATIVE)
+def maximum_at_every_place(subject: Subject) -> float:
+    """So far above the rest that a maximum which leaves out a vector's lane, or the tail, overflows."""
+    worst = 0.0
+    for classes in (2, 5, 16, 37, 300):
+        x = subject.array(np.where(np.eye(classes, dtype=bool), 2000.0, np.arange(classes) / 64))
+        y = np.arange(classes)
+        worst = max(worst, judge_all(subject, x, y, f"the label largest, {classes} classes"))
+        worst = max(worst, judge_all(subject, x, y[::-1].copy(), f"another largest, {classes} classes"))
+    return worst
+
+
 @check(stable=None)
 def one_class(subject: Subject) -> float:
     """C = 1 and a finite logit: loss 0, gradient 0, the z-loss apart."""

@@ -192,6 +192,28 @@ def gradient_in_place(subject: Subject) -> None:
         assert_same_bits(own, right, f"{name} in place")
 
 
+@check(dtypes=NATIVE)
+def gradient_in_place_of_unusual_rows(subject: Subject) -> None:
+    """Likewise where rows among ordinary ones are not finite, do not count, or have a loss or gradient too large."""
+    largest = float(np.finfo(subject.dtype).max)
+    for classes in (3, _CLASSES, 300):
+        rng = subject.rng(classes)
+        x, y = subject.array(3 * rng.standard_normal((40, classes))), rng.integers(0, classes, 40)
+        x[3, :2], y[3] = (largest, -largest), 1
+        x[7, 0], x[11, 0], x[13], x[19, 1] = np.inf, np.nan, -np.inf, -np.inf
+        y[17], y[19] = -100, 1
+        for options in (
+            {},
+            {"label_smoothing": 0.1},
+            {"grad_output": min(4 * largest, 1e308), "sample_weight": [2.0] * 40},
+        ):
+            loss, grad = subject.both(x, y, **options)
+            own = x.copy()
+            got, _ = subject.both(own, y, grad_out=own, **options)
+            assert_same_bits(got, loss, f"loss of {classes} classes, gradient in place, {list(options)}")
+            assert_same_bits(own, grad, f"gradient of {classes} classes in place, {list(options)}")
+
+
 @check(dtypes=NATIVE, stable=None)
 def outputs_over_other_inputs(subject: Subject) -> None:
     """The gradient over the soft targets, the loss over the sample weights: the very same memory is in place."""

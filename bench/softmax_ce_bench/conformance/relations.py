@@ -128,7 +128,9 @@ def threads_keep_the_bits(subject: Subject) -> None:
         soft = rng.random((rows, classes)).astype(np.float32)
         for targets in (y, soft):
             one = sce.cross_entropy_with_grad(x, targets, return_lse=True, backend=subject.backend, threads=1)
-            for count in (2, 3, 7, None):
+            for count in (1, 2, 3, 7, None):
+                lse = sce.logsumexp(x, backend=subject.backend, threads=count)
+                assert_same_bits(lse, one[2], f"log-sum-exp alone, {rows} x {classes} on {count} threads")
                 many = sce.cross_entropy_with_grad(x, targets, return_lse=True, backend=subject.backend, threads=count)
                 _assert_equal(many, one, f"{rows} x {classes} on {count} threads")
 
@@ -171,6 +173,23 @@ def _keeps_the_loss(subject: Subject) -> None:
             beside = subject.both(x, targets, return_lse=True, grad_output=upstream)
             assert_same_bits(beside[0], loss, f"loss beside a gradient times {upstream:g}")
             assert_same_bits(beside[2], lse, f"log-sum-exp beside a gradient times {upstream:g}")
+
+
+@check(dtypes=NATIVE, stable=None)
+def powers_of_two_scale_the_gradient(subject: Subject) -> None:
+    """However far from 1: an upstream gradient that is a power of two changes exponents alone, where they have room."""
+    limits = np.finfo(subject.dtype)
+    far = limits.maxexp * 5 // 8
+    for rows, classes in _SHAPES:
+        x, y = _rows(subject, rows, classes)
+        soft = subject.rng(3).random((rows, classes))
+        for targets, options in ((y, {}), (y, {"label_smoothing": 0.1, "z_loss": 0.01}), (soft, {})):
+            plain = subject.grad(x, targets, **options)
+            for exponent in (-far, far):
+                expected = np.ldexp(plain, exponent)
+                scaled = subject.grad(x, targets, grad_output=2.0**exponent, **options)
+                normal = np.abs(expected) >= limits.tiny
+                assert_same_bits(scaled[normal], expected[normal], f"gradient times 2**{exponent}, {options}")
 
 
 @check(dtypes=NATIVE, stable=None)
