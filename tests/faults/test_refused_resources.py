@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from child import survive
+from conftest import available
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits")
 
@@ -97,3 +98,29 @@ resource.setrlimit(resource.RLIMIT_AS, most)
 assert loss is None or abs(loss - 24 * np.log(2)) < 1e-5
 scenario.check()
 """)
+
+
+def test_a_row_kernel_whose_scratch_is_refused() -> None:
+    """The contract's kernel alone, which no team relieves of a long row: its error, or the right sums."""
+    available("cython")
+    output = survive("""
+import resource, numpy as np, softmax_ce as sce
+kernel = sce.get_backend("cython").hard
+x, one, row = np.zeros((1, 1 << 24), np.float32), np.ones(1, np.float32), np.ones(1)
+loss, top, log_sum = (np.empty(1, np.float32) for _ in range(3))
+arguments = np.zeros(1, np.int64), -100, one, None, 0.0, 0.0, row, row, loss, None, top, log_sum, 0, 1
+kernel(x[:, :100_000], *arguments)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+most = resource.getrlimit(resource.RLIMIT_AS)
+outcomes = []
+for left in (1 << 17, most[1]):
+    loss[...] = -1
+    resource.setrlimit(resource.RLIMIT_AS, (most[1] if left == most[1] else size + left, most[1]))
+    try:
+        kernel(x, *arguments)
+        outcomes.append(round(float(loss[0]) / np.log(2), 4))
+    except MemoryError as error:
+        outcomes.append(str(error))
+print(*outcomes, sep="\\n")
+""")
+    assert output.splitlines() == ["no memory for a row kernel's scratch", "24.0"]

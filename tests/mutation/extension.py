@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,14 +114,11 @@ class Extension:
         return made
 
     def _translate(self, unit: Path, work: Path) -> Path:
-        """Cython's C for a source."""
-        import setuptools
-        from Cython.Build import cythonize
-
-        module = setuptools.Extension(self._extension.name, [str(unit)])
-        directives = self._extension.cython_directives
-        (made,) = cythonize([module], build_dir=str(work), compiler_directives=directives, force=True, quiet=True)
-        return Path(made.sources[0])
+        """Cython's C for a source. In a process of its own: cythonize() remembers folders that are gone by then."""
+        made = work / f"{unit.stem}.c"
+        directives = (f"-X{name}={value}" for name, value in self._extension.cython_directives.items())
+        _run([sys.executable, "-m", "cython", *directives, str(unit), "-o", str(made)])
+        return made
 
 
 def _as_configured(root: Path) -> Any:

@@ -27,6 +27,7 @@ _LEFT_OUT = {
 # What tells apart tests of one kind: backend, dtype, a number.
 _VARIANT = re.compile(r"(?<=[\[-])(?:naive|numpy|numba|cython|b?float\d+|\d+)(?=[-\]])")
 _INSPECTING = "tests/test_conventions.py"  # looks at classes and functions without running them
+_CONFORMANCE = Path("bench", "softmax_ce_bench", "conformance")
 _AT_IMPORT = ""  # the context of what runs outside of every test
 
 
@@ -48,7 +49,7 @@ def digest(*paths: Path) -> str:
 
 def record(say: Callable[[str], None]) -> list[Path]:
     """The lines of every test file's tests, from earlier runs where neither it nor the package has changed since."""
-    kept = {file: BUILD / "record" / f"{digest(ROOT / PACKAGE, ROOT / file)}.json" for file in test_files()}
+    kept = {file: BUILD / "record" / f"{digest(ROOT / PACKAGE, *_sources(ROOT / file))}.json" for file in test_files()}
     missing = [file for file, path in kept.items() if not path.exists()]
     if missing:
         tree = Tree(f"recording-{os.getpid()}")
@@ -59,6 +60,11 @@ def record(say: Callable[[str], None]) -> list[Path]:
         finally:
             shutil.rmtree(tree.root)
     return list(kept.values())
+
+
+def _sources(file: Path) -> list[Path]:
+    """A test file, and the conformance suite where its tests are from there."""
+    return [file, *[ROOT / _CONFORMANCE] * (_CONFORMANCE.name.encode() in file.read_bytes())]
 
 
 def _record(file: str, tree: Tree) -> Path:

@@ -49,6 +49,7 @@ class Tree:
             # A mutant may be as long as its source and written in the same second: byte code would be taken for its.
             "PYTHONDONTWRITEBYTECODE": "1",
             "NUMBA_CACHE_DIR": str(BUILD / "numba"),
+            "SOFTMAX_CE_REQUIRE_ALL": "1",  # a mutant without which there is no backend must not have its tests skipped
             **more,
         }
 

@@ -165,7 +165,6 @@ INLINE void sum_block(const sce_call *call, block *b, enum mode mode) {
     b->log_sum = v_log1p(b->rest, b->inverse);
     b->spread = mode == SOFT ? a_lanes(total) : v_set((real)call->base_total);
     b->x_label = x_label, b->mass = mass, b->cost = a_lanes(cost), b->at_base = at_base;
-    b->left |= not_finite(v_add(top, b->rest));
 }
 
 /* Rows of a block, a bit each from row i on, as longer ones are computed: in float64 where it matters. */
@@ -187,7 +186,7 @@ INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode 
     if (call->z_loss != 0)
         loss = v_fma(v_mul(v_set((real)call->z_loss), lse), lse, loss);
     loss = v_mul(weight, loss);
-    left |= not_finite(loss);
+    left |= not_finite(loss); /* as it is where a logit is NaN or +inf, or all are -inf: 0 * inf is NaN */
     if (call->grad) {
         const V gain = row_gain(call, weight, i, n);
         V pull = b->spread;
