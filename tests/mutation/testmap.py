@@ -6,11 +6,13 @@ import ast
 import hashlib
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -51,14 +53,26 @@ def record(say: Callable[[str], None]) -> list[Path]:
     """The lines of every test file's tests, from earlier runs where neither it nor the package has changed since."""
     kept = {file: BUILD / "record" / f"{digest(ROOT / PACKAGE, *_sources(ROOT / file))}.json" for file in test_files()}
     missing = [file for file, path in kept.items() if not path.exists()]
-    if missing:
-        tree = Tree(f"recording-{os.getpid()}")
+    trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
+    jobs = min(os.cpu_count() or 1, len(missing))
+    for k in range(jobs):
+        trees.put(Tree(f"recording-{os.getpid()}-{k}"))
+
+    def take(file: str) -> None:
+        tree = trees.get()
         try:
-            for file in missing:
-                _record(file, tree).replace(kept[file])
-                say(f"recorded which lines {file} runs")
+            _record(file, tree).replace(kept[file])
+            say(f"recorded which lines {file} runs")
         finally:
-            shutil.rmtree(tree.root)
+            trees.put(tree)
+
+    try:
+        if missing:
+            with ThreadPoolExecutor(jobs) as pool:
+                list(pool.map(take, missing))
+    finally:
+        for _ in range(jobs):
+            shutil.rmtree(trees.get().root)
     return list(kept.values())
 
 
@@ -79,7 +93,7 @@ def _record(file: str, tree: Tree) -> Path:
         )  # fmt: skip
     if not (folder / "record.json").exists():
         raise RuntimeError(f"no lines recorded for {file}: see {folder / 'log'}")
-    (BUILD / "record").mkdir(exist_ok=True)
+    (BUILD / "record").mkdir(parents=True, exist_ok=True)
     return folder / "record.json"
 
 
