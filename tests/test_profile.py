@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import re
 import stat
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,75 @@ def test_the_schema_uses_no_keyword_that_the_reader_does_not_know() -> None:
 
     walk(schema())
     assert used - known - annotations == set()
+
+
+def _bounds(rule: dict[str, Any], value: Any, here: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """Each bound that the schema states: where, the last value that is allowed, the first that is not, what is said."""
+    if "$ref" in rule:
+        rule = schema()["$defs"][rule["$ref"].rpartition("/")[2]]
+    number: Callable[[Any], Any] = int if "integer" in rule.get("type", ()) else float
+    step = 1 if number is int else 0.0
+
+    def sized(keyword: str, make: Callable[[int], Any], unit: str) -> Iterator[Any]:
+        for end, beyond, words in (("min", -1, "at least"), ("max", 1, "at most")):
+            if (size := rule.get(end + keyword)) is not None:
+                said = f"has {size + beyond} {unit}; must have {words} {size}"
+                yield pytest.param(here, make(size), make(size + beyond), said, id=f"{here} {end}{keyword}")
+
+    for keyword, beyond, words in (("minimum", -math.inf, "at least"), ("maximum", math.inf, "at most")):
+        if keyword in rule:
+            last = number(rule[keyword])
+            first = last + math.copysign(step, beyond) if step else math.nextafter(last, beyond)
+            yield pytest.param(here, last, number(first), f"{words} {rule[keyword]}", id=f"{here} {keyword}")
+    if "exclusiveMinimum" in rule:
+        bound = float(rule["exclusiveMinimum"])
+        said = f"must be above {rule['exclusiveMinimum']}"
+        yield pytest.param(here, math.nextafter(bound, math.inf), bound, said, id=f"{here} exclusiveMinimum")
+    yield from sized("Length", lambda size: "x" * size, "characters")
+    if "items" in rule:
+        item = value[0] if value else "x"
+        yield from sized("Items", lambda size: [item] * size, "entries")
+        yield from _bounds(rule["items"], item, (*here, 0))
+    for key, own in rule.get("properties", {}).items():
+        yield from _bounds(own, value[key], (*here, key))
+    if other := rule.get("additionalProperties"):
+        yield from sized("Properties", lambda size: {f"key {index}": "x" for index in range(size)}, "fields")
+        yield from _bounds(other, "x", (*here, "key"))
+
+
+@pytest.mark.parametrize(("place", "last", "first", "said"), list(_bounds(schema(), _record())))
+def test_every_bound_of_the_schema_is_kept_to_the_last_value(
+    place: tuple[Any, ...], last: Any, first: Any, said: str
+) -> None:
+    record = _record()
+    holder: Any = record
+    for key in place[:-1]:
+        holder = holder[key]
+    if holder == []:
+        holder.append(None)
+    holder[place[-1]] = last
+    validate(record)
+    few = place != ("cells",)  # with thousands, jsonschema takes seconds
+    assert not few or VALIDATOR.is_valid(record)
+    holder[place[-1]] = first
+    with pytest.raises(ProfileError) as caught:
+        validate(record)
+    assert said in str(caught.value)
+    assert not few or not VALIDATOR.is_valid(record)
+
+
+def test_a_number_without_a_bound_is_finite() -> None:
+    for value in (sys.float_info.max, -sys.float_info.max):
+        record = _record()
+        record["notes"] = {"x": value}
+        validate(record)
+        record["notes"] = {"x": 2 * value}
+        with pytest.raises(ProfileError, match=r"^notes\['x'\] is -?inf; must be at least -1.79.* and at most 1.79"):
+            validate(record)
+
+
+def test_an_empty_text_may_stand_where_the_schema_asks_for_no_length() -> None:
+    validate({**_record(), "date": "", "command": "", "notes": {"x": ""}})
 
 
 # What takes a value's place: another type, or a number out of range. Not 1.0 for 1, which the reader alone refuses.
