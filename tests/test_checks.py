@@ -46,18 +46,18 @@ def test_an_ignore_index_is_any_int64() -> None:
             checks.check_ignore_index(index)
 
 
-@pytest.mark.parametrize("ignore_index", [-100, 2])
+@pytest.mark.parametrize("ignore_index", [-100, 0, 2])
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (BLOCK + 2,), (3, 4), (0,)])
 def test_whether_a_label_is_ignored_is_told(shape: tuple[int, ...], dtype: Any, ignore_index: int) -> None:
     """By one label, by several, by the last of several blocks."""
-    labels = np.zeros(shape, dtype)
+    labels = np.ones(shape, dtype)
     problem = checks.check_logits(np.zeros((*shape, 3)), -1)
     checks.check_targets(problem, labels, ignore_index)
     assert problem.any_ignored is False
-    if labels.size and (dtype != np.uint8 or ignore_index > 0):
+    if labels.size and (dtype != np.uint8 or ignore_index >= 0):
         for position in (0, -1):
-            labels[...] = 0
+            labels[...] = 1
             labels.reshape(-1)[position] = ignore_index
             checks.check_targets(problem, labels, ignore_index)
             assert problem.any_ignored is True
@@ -73,6 +73,7 @@ def test_whether_a_label_is_ignored_is_told(shape: tuple[int, ...], dtype: Any, 
         ((), (), "()"),
         ((1,), (0,), "0"),
         ((1, 1), (0, 0), "(0, 0)"),
+        ((2,), (1,), "1"),
         ((5,), (4,), "4"),
         ((2, 3), (1, 2), "(1, 2)"),
         ((BLOCK + 2,), (BLOCK,), str(BLOCK)),
@@ -112,6 +113,48 @@ def test_labels_of_any_layout_are_taken_in_the_rows_order() -> None:
         flags = problem.labels.flags
         assert (problem.labels.dtype, flags.c_contiguous, flags.aligned) == (np.dtype(np.int64), True, True), name
         assert np.may_share_memory(problem.labels, labels) == (name == "in place")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.int8, np.uint64, np.bool_])
+def test_soft_labels_are_real_numbers_of_the_logits_shape(dtype: Any) -> None:
+    targets = np.zeros((2, 3), dtype)
+    problem = checks.check_logits(np.zeros((2, 3)), -1)
+    checks.check_targets(problem, targets, -1)
+    assert problem.targets is targets
+    assert problem.labels is None
+    with pytest.raises(ValueError, match=r"^ignore_index=0 needs hard labels"):
+        checks.check_targets(problem, targets, 0)
+    for wrong in (np.complex64, object, "M8[s]"):
+        with pytest.raises(TypeError, match=r"^soft labels must have a real dtype, got "):
+            checks.check_targets(problem, np.zeros((2, 3), wrong), -1)
+    for shape in ((2,), (2, 2), (3, 2), (2, 3, 1)):
+        with pytest.raises((TypeError, ValueError), match=r"^targets of shape .* hard labels .* soft labels "):
+            checks.check_targets(problem, np.zeros(shape, np.float32), -1)
+
+
+@pytest.mark.parametrize("given", ["logits", "targets", "weight", "sample_weight", "grad_output"])
+@pytest.mark.parametrize("output", ["out", "grad_out", "lse_out"])
+def test_an_output_that_overlaps_an_input_in_part_is_told_by_both_names(output: str, given: str) -> None:
+    room = np.zeros(40)
+    inputs: dict[str, Any] = {"logits": np.zeros((4, 5)), "targets": np.zeros((4, 5)), "reduction": "none"}
+    inputs[given] = room[: 20 if given in ("logits", "targets") else 5 if given == "weight" else 4]
+    shape: tuple[int, ...] = (4,)
+    if given in ("logits", "targets"):
+        inputs[given] = inputs[given].reshape(4, 5)
+    if output == "grad_out":
+        shape = (4, 5)
+    inputs[output] = room[3 : 3 + math.prod(shape)].reshape(shape)
+    with pytest.raises(ValueError, match=f"^{output} overlaps {given} in part; only the very same memory is allowed$"):
+        sce.cross_entropy_with_grad(**inputs)
+    assert not room.any()
+
+
+@pytest.mark.parametrize("normalise", [sce.softmax, sce.log_softmax, sce.logsumexp])
+def test_an_output_that_overlaps_x_in_part(normalise: Any) -> None:
+    room = np.zeros(40)
+    out = room[3:7] if normalise is sce.logsumexp else room[3:23].reshape(4, 5)
+    with pytest.raises(ValueError, match=r"^out overlaps x in part"):
+        normalise(room[:20].reshape(4, 5), out=out)
 
 
 def test_weights_are_copied_and_flat() -> None:

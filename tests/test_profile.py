@@ -250,6 +250,37 @@ def test_what_could_not_be_read_is_not_written(wrong: profile.Profile, path: Pat
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_as_many_sizes_as_are_allowed_are_written(path: Path) -> None:
+    for cells in (grid(range(1, 65), (10,), CROSSING), grid((1,), range(1, 65), CROSSING)):
+        most = replace(ORDINARY, cells=cells)
+        profile.save(most, path)
+        assert profile.load(path) == most
+    for sizes in ((range(1, 66), (10,)), ((1,), range(1, 66))):
+        with pytest.raises(ProfileError, match=r"^65 different (row|class) counts for one .*; at most 64 are allowed$"):
+            profile.save(replace(ORDINARY, cells=grid(*sizes, CROSSING)), path)
+    two_dtypes = [replace(one, dtype=name, rows=one.rows + more) for one in most.cells[:40]
+                  for name, more in (("float32", 0), ("float64", 100))]  # fmt: skip
+    profile.save(replace(ORDINARY, cells=tuple(two_dtypes)), path)
+
+
+def test_what_is_not_said_of_a_measurement_was_not_measured() -> None:
+    bare = profile.Measured(backend="numpy")
+    assert {getattr(bare, name) for name in bare.__dataclass_fields__} == {"numpy", None}
+    one = profile.Cell(rows=1, classes=2, dtype="float32", operation="fused", threads=None, winner="numpy", measured=())
+    assert (one.tied, one.rounds) == ((), 0)
+    whole = profile.Profile(fingerprint={}, cells=(), order=())
+    assert (whole.date, whole.command, whole.objective, whole.tie) == ("", "", "time", 0.03)
+    assert (whole.max_error, whole.notes) == (None, {})
+
+
+def test_a_saved_profile_can_be_read_by_people_and_compared_line_by_line(path: Path) -> None:
+    profile.save(ORDINARY, path)
+    text = path.read_text()
+    assert text.endswith("}\n")
+    assert ' "objective": "time",\n' in text
+    assert max(map(len, text.splitlines())) < 120
+
+
 def test_too_large_is_not_written(path: Path) -> None:
     cells = [
         replace(cell(1, 10, {"numpy": 1.0}, rejected={}), rows=n % 50 + 1, classes=n // 50 + 1) for n in range(3000)
@@ -304,6 +335,9 @@ HOSTILE = {
     "deep objects": (b'{"a":' * 1_000_000, "nested deeper than 32"),
     "deep, balanced": (b"[" * 50_000 + b"]" * 50_000, "nested deeper than 32"),
     "deep, behind brackets in strings": (b'["]",' * 200_000, "nested deeper than 32"),
+    "nested as deep as is allowed": (b"[" * 32 + b"]" * 32, "must be of type object"),
+    "nested one deeper": (b"[" * 33 + b"]" * 33, "nested deeper than 32"),
+    "letters near to brackets": (b"zZyYxX|~" * 100, "not JSON"),
     "a string that is all quotes": (b'"\\' * 2_000_000, "not JSON"),
     "quotes without end": (b'"' + b'\\"' * 2_000_000 + b"\\", "not JSON"),
     "larger than allowed": (WHOLE + b" " * (8 << 20), "larger than 8 MiB"),
@@ -511,6 +545,34 @@ def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytes
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_what_is_written_is_on_disk_before_it_takes_the_old_one_s_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole text, then the rename, then the folder that names it."""
+    path.write_text("the old one")
+    synced: list[tuple[bool, int, str]] = []
+
+    def sync(handle: int) -> None:
+        found = os.fstat(handle)
+        synced.append((stat.S_ISDIR(found.st_mode), found.st_size, path.read_text()))
+
+    monkeypatch.setattr(files.os, "fsync", sync)
+    files.write_text(path, "x" * 100_001)
+    assert synced[0] == (False, 100_001, "the old one")
+    if os.name != "nt":
+        assert [(is_folder, text) for is_folder, _, text in synced[1:]] == [(True, "x" * 100_001)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_what_was_a_file_when_it_was_looked_at_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordinary = path.with_name("ordinary")
+    ordinary.touch()
+    found = os.stat(ordinary)
+    os.mkfifo(path)
+    monkeypatch.setattr(files.os, "stat", lambda _: found)
+    assert _refusal(path) == "it is a pipe, socket or device, not a file"
+
+
 def test_without_the_folder_nothing_is_written(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         profile.save(ORDINARY, path.parent / "none" / "profile.json")
@@ -571,6 +633,10 @@ def test_saving_without_a_path_makes_the_user_s_folder(tmp_path: Path, monkeypat
     written = profile.save(ORDINARY)
     assert written == tmp_path / "new" / "data" / "softmax_ce" / "profile.json" == profile.default_path()
     assert profile.load(written) == ORDINARY
+    if os.name != "nt":
+        assert stat.S_IMODE(written.parent.stat().st_mode) == 0o700
+    assert profile.save(replace(ORDINARY, command="again")) == written
+    assert profile.load(written).command == "again"
     monkeypatch.setattr(where, "default_path", lambda: None)
     with pytest.raises(ProfileError, match="no home folder"):
         profile.save(ORDINARY)
