@@ -179,6 +179,8 @@ def test_info_tells_the_profile(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("cost", "text"),
     [
         (1234.0, "1230 s"),
+        (1000.0, "1000 s"),
+        (999.6, "1000 s"),
         (999.4, "999 s"),
         (1.0, "1 s"),
         (0.9999, "1 s"),

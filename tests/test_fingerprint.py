@@ -34,7 +34,34 @@ def test_what_is_collected() -> None:
         assert found["numba"] == metadata.version("numba")
     except metadata.PackageNotFoundError:
         assert found["numba"] is None
+    assert found["os"] == f"{platform.system()} {platform.machine()}"
+    assert found["instruction_sets"] == list(fingerprint.instruction_sets())
+    assert found["kernels"] == fingerprint.kernels_hash()
     assert len(found["cpu"]) > 0
+
+
+def test_where_the_cpus_cannot_be_counted_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert fingerprint.collect()["cpus_installed"] == 1
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "NPY_DISABLE_CPU_FEATURES",
+        "NUMBA_CPU_FEATURES",
+        "NUMBA_CPU_NAME",
+        "NUMBA_DISABLE_JIT",
+        "NUMBA_OPT",
+        "SOFTMAX_CE_ISA",
+        "SOFTMAX_CE_STREAM_BYTES",
+    ],
+)
+def test_a_setting_shows_by_its_name_where_it_is_set(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    assert variable not in fingerprint.collect()["settings"]
+    monkeypatch.setenv(variable, "")
+    assert fingerprint.collect()["settings"][variable] == ""
 
 
 def test_it_survives_json_and_another_process() -> None:
@@ -77,7 +104,14 @@ def test_differences_name_the_field_and_both_values() -> None:
     found = fingerprint.differences(stored, here)
     assert found == [Difference("numpy", "2.2", "2.1"), Difference("numba", "0.61", None), Difference("extra", 1, None)]
     assert str(found[0]) == "numpy is '2.1' here and '2.2' in the profile"
-    assert len(str(Difference("cpu", "x" * 10_000, "y"))) < 200
+
+
+@pytest.mark.parametrize("length", [1, 78, 79, 80, 10_000])
+def test_a_value_of_up_to_80_characters_is_shown_whole(length: int) -> None:
+    value = "x" * length
+    text = str(Difference("cpu", value, "y"))
+    shown = repr(value) if length <= 78 else f"'{value[:59]}… ({length + 2} characters)"  # 2: the quotes
+    assert text == f"cpu is 'y' here and {shown} in the profile"
 
 
 def test_the_hash_is_that_of_the_files_and_moves_with_each(tmp_path: Path) -> None:
@@ -147,3 +181,29 @@ def test_linux_s_description_of_the_first_processor(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fingerprint, "_cpuinfo", lambda: found)
     assert fingerprint.cpu_model.__wrapped__() == "A: B"
     assert fingerprint.instruction_sets.__wrapped__() == ("avx", "avx2", "avx512f")
+
+
+def test_a_description_that_is_not_utf_8_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_bytes(b"model name\t: A\xff\n")
+    monkeypatch.setattr(fingerprint, "Path", lambda _: tmp_path / "cpuinfo")
+    assert fingerprint._cpuinfo.__wrapped__() == {"model name": "A\N{REPLACEMENT CHARACTER}"}
+
+
+@pytest.mark.parametrize(
+    ("described", "named", "sets"),
+    [
+        ({"model name": "A", "cpu family": "6", "model": "85", "stepping": "7", "flags": "x sse4_2 f16c fma amx_tile"},
+         "A (cpu family 6, model 85, stepping 7)", ("sse4_2", "f16c", "fma", "amx_tile")),
+        ({"Model": "Raspberry", "CPU implementer": "0x41", "CPU part": "0xd0b", "Features": "fp asimd sve sve2"},
+         "Raspberry (CPU implementer 0x41, CPU part 0xd0b)", ("asimd", "sve", "sve2")),
+        ({"model name": "A"}, "A", None),
+    ],
+)  # fmt: skip
+def test_a_processor_is_told_by_its_numbers_too(
+    described: dict[str, str], named: str, sets: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "_cpuinfo", lambda: described)
+    monkeypatch.setattr(fingerprint, "cpu_model", fingerprint.cpu_model.__wrapped__)
+    assert fingerprint._cpu() == named
+    if sets is not None:
+        assert fingerprint.instruction_sets.__wrapped__() == sets

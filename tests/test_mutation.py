@@ -100,6 +100,23 @@ def test_changes_are_small_and_named() -> None:
         assert [i + 1 for i in range(len(lines)) if lines[i] != changed[i]] == [mutant.line]
 
 
+def test_what_is_said_and_what_never_happens_is_not_changed() -> None:
+    source = """
+name = f"{len('x')} of"
+def say(one, other, flag: bool = True):
+    for pair in zip(one, other, strict=True):
+        print(f"{pair[0]}", end="")
+    return f"{one or 'none'}"
+"""
+    found = mutants(source.encode(), "say.py")
+    assert [mutant.change for mutant in found if mutant.kind != "statement"] == [
+        "True -> False",
+        "end=... left out",
+        "\"\" -> 'XX'",
+        "f\"{one or 'none'}\" -> None",
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "tests", "verdict"),
     [

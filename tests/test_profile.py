@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import re
 import stat
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,75 @@ def test_the_schema_uses_no_keyword_that_the_reader_does_not_know() -> None:
     assert used - known - annotations == set()
 
 
+def _bounds(rule: dict[str, Any], value: Any, here: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """Each bound that the schema states: where, the last value that is allowed, the first that is not, what is said."""
+    if "$ref" in rule:
+        rule = schema()["$defs"][rule["$ref"].rpartition("/")[2]]
+    number: Callable[[Any], Any] = int if "integer" in rule.get("type", ()) else float
+    step = 1 if number is int else 0.0
+
+    def sized(keyword: str, make: Callable[[int], Any], unit: str) -> Iterator[Any]:
+        for end, beyond, words in (("min", -1, "at least"), ("max", 1, "at most")):
+            if (size := rule.get(end + keyword)) is not None:
+                said = f"has {size + beyond} {unit}; must have {words} {size}"
+                yield pytest.param(here, make(size), make(size + beyond), said, id=f"{here} {end}{keyword}")
+
+    for keyword, beyond, words in (("minimum", -math.inf, "at least"), ("maximum", math.inf, "at most")):
+        if keyword in rule:
+            last = number(rule[keyword])
+            first = last + math.copysign(step, beyond) if step else math.nextafter(last, beyond)
+            yield pytest.param(here, last, number(first), f"{words} {rule[keyword]}", id=f"{here} {keyword}")
+    if "exclusiveMinimum" in rule:
+        bound = float(rule["exclusiveMinimum"])
+        said = f"must be above {rule['exclusiveMinimum']}"
+        yield pytest.param(here, math.nextafter(bound, math.inf), bound, said, id=f"{here} exclusiveMinimum")
+    yield from sized("Length", lambda size: "x" * size, "characters")
+    if "items" in rule:
+        item = value[0] if value else "x"
+        yield from sized("Items", lambda size: [item] * size, "entries")
+        yield from _bounds(rule["items"], item, (*here, 0))
+    for key, own in rule.get("properties", {}).items():
+        yield from _bounds(own, value[key], (*here, key))
+    if other := rule.get("additionalProperties"):
+        yield from sized("Properties", lambda size: {f"key {index}": "x" for index in range(size)}, "fields")
+        yield from _bounds(other, "x", (*here, "key"))
+
+
+@pytest.mark.parametrize(("place", "last", "first", "said"), list(_bounds(schema(), _record())))
+def test_every_bound_of_the_schema_is_kept_to_the_last_value(
+    place: tuple[Any, ...], last: Any, first: Any, said: str
+) -> None:
+    record = _record()
+    holder: Any = record
+    for key in place[:-1]:
+        holder = holder[key]
+    if holder == []:
+        holder.append(None)
+    holder[place[-1]] = last
+    validate(record)
+    few = place != ("cells",)  # with thousands, jsonschema takes seconds
+    assert not few or VALIDATOR.is_valid(record)
+    holder[place[-1]] = first
+    with pytest.raises(ProfileError) as caught:
+        validate(record)
+    assert said in str(caught.value)
+    assert not few or not VALIDATOR.is_valid(record)
+
+
+def test_a_number_without_a_bound_is_finite() -> None:
+    for value in (sys.float_info.max, -sys.float_info.max):
+        record = _record()
+        record["notes"] = {"x": value}
+        validate(record)
+        record["notes"] = {"x": 2 * value}
+        with pytest.raises(ProfileError, match=r"^notes\['x'\] is -?inf; must be at least -1.79.* and at most 1.79"):
+            validate(record)
+
+
+def test_an_empty_text_may_stand_where_the_schema_asks_for_no_length() -> None:
+    validate({**_record(), "date": "", "command": "", "notes": {"x": ""}})
+
+
 # What takes a value's place: another type, or a number out of range. Not 1.0 for 1, which the reader alone refuses.
 _OTHERS = st.sampled_from(
     [
@@ -179,6 +250,37 @@ def test_what_could_not_be_read_is_not_written(wrong: profile.Profile, path: Pat
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_as_many_sizes_as_are_allowed_are_written(path: Path) -> None:
+    for cells in (grid(range(1, 65), (10,), CROSSING), grid((1,), range(1, 65), CROSSING)):
+        most = replace(ORDINARY, cells=cells)
+        profile.save(most, path)
+        assert profile.load(path) == most
+    for sizes in ((range(1, 66), (10,)), ((1,), range(1, 66))):
+        with pytest.raises(ProfileError, match=r"^65 different (row|class) counts for one .*; at most 64 are allowed$"):
+            profile.save(replace(ORDINARY, cells=grid(*sizes, CROSSING)), path)
+    two_dtypes = [replace(one, dtype=name, rows=one.rows + more) for one in most.cells[:40]
+                  for name, more in (("float32", 0), ("float64", 100))]  # fmt: skip
+    profile.save(replace(ORDINARY, cells=tuple(two_dtypes)), path)
+
+
+def test_what_is_not_said_of_a_measurement_was_not_measured() -> None:
+    bare = profile.Measured(backend="numpy")
+    assert {getattr(bare, name) for name in bare.__dataclass_fields__} == {"numpy", None}
+    one = profile.Cell(rows=1, classes=2, dtype="float32", operation="fused", threads=None, winner="numpy", measured=())
+    assert (one.tied, one.rounds) == ((), 0)
+    whole = profile.Profile(fingerprint={}, cells=(), order=())
+    assert (whole.date, whole.command, whole.objective, whole.tie) == ("", "", "time", 0.03)
+    assert (whole.max_error, whole.notes) == (None, {})
+
+
+def test_a_saved_profile_can_be_read_by_people_and_compared_line_by_line(path: Path) -> None:
+    profile.save(ORDINARY, path)
+    text = path.read_text()
+    assert text.endswith("}\n")
+    assert ' "objective": "time",\n' in text
+    assert max(map(len, text.splitlines())) < 120
+
+
 def test_too_large_is_not_written(path: Path) -> None:
     cells = [
         replace(cell(1, 10, {"numpy": 1.0}, rejected={}), rows=n % 50 + 1, classes=n // 50 + 1) for n in range(3000)
@@ -233,6 +335,9 @@ HOSTILE = {
     "deep objects": (b'{"a":' * 1_000_000, "nested deeper than 32"),
     "deep, balanced": (b"[" * 50_000 + b"]" * 50_000, "nested deeper than 32"),
     "deep, behind brackets in strings": (b'["]",' * 200_000, "nested deeper than 32"),
+    "nested as deep as is allowed": (b"[" * 32 + b"]" * 32, "must be of type object"),
+    "nested one deeper": (b"[" * 33 + b"]" * 33, "nested deeper than 32"),
+    "letters near to brackets": (b"zZyYxX|~" * 100, "not JSON"),
     "a string that is all quotes": (b'"\\' * 2_000_000, "not JSON"),
     "quotes without end": (b'"' + b'\\"' * 2_000_000 + b"\\", "not JSON"),
     "larger than allowed": (WHOLE + b" " * (8 << 20), "larger than 8 MiB"),
@@ -440,6 +545,34 @@ def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytes
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_what_is_written_is_on_disk_before_it_takes_the_old_one_s_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole text, then the rename, then the folder that names it."""
+    path.write_text("the old one")
+    synced: list[tuple[bool, int, str]] = []
+
+    def sync(handle: int) -> None:
+        found = os.fstat(handle)
+        synced.append((stat.S_ISDIR(found.st_mode), found.st_size, path.read_text()))
+
+    monkeypatch.setattr(files.os, "fsync", sync)
+    files.write_text(path, "x" * 100_001)
+    assert synced[0] == (False, 100_001, "the old one")
+    if os.name != "nt":
+        assert [(is_folder, text) for is_folder, _, text in synced[1:]] == [(True, "x" * 100_001)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_what_was_a_file_when_it_was_looked_at_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordinary = path.with_name("ordinary")
+    ordinary.touch()
+    found = os.stat(ordinary)
+    os.mkfifo(path)
+    monkeypatch.setattr(files.os, "stat", lambda _: found)
+    assert _refusal(path) == "it is a pipe, socket or device, not a file"
+
+
 def test_without_the_folder_nothing_is_written(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         profile.save(ORDINARY, path.parent / "none" / "profile.json")
@@ -500,6 +633,10 @@ def test_saving_without_a_path_makes_the_user_s_folder(tmp_path: Path, monkeypat
     written = profile.save(ORDINARY)
     assert written == tmp_path / "new" / "data" / "softmax_ce" / "profile.json" == profile.default_path()
     assert profile.load(written) == ORDINARY
+    if os.name != "nt":
+        assert stat.S_IMODE(written.parent.stat().st_mode) == 0o700
+    assert profile.save(replace(ORDINARY, command="again")) == written
+    assert profile.load(written).command == "again"
     monkeypatch.setattr(where, "default_path", lambda: None)
     with pytest.raises(ProfileError, match="no home folder"):
         profile.save(ORDINARY)

@@ -48,12 +48,64 @@ def test_small_work_stays_serial_unless_asked(monkeypatch: pytest.MonkeyPatch) -
     assert asked == [2, 3]
 
 
+@pytest.mark.parametrize(("rows", "count", "helpers"), [(1, 2, []), (2, 2, [1]), (3, 2, [1]), (2, 3, [1]), (7, 3, [2])])
+def test_a_number_of_threads_is_met_by_small_work_too(
+    rows: int, count: int, helpers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row cannot be shared out; of two, each thread gets one."""
+    asked: list[int] = []
+    monkeypatch.setattr(threads._pool, "ask_for", lambda helpers, job: asked.append(helpers))
+    pieces: list[int] = []
+    threads.run(lambda start, stop: pieces.append(stop - start), rows, 10, count)
+    assert asked == helpers
+    assert sum(pieces) == rows
+    assert max(pieces) <= -(-rows // count) or not helpers
+
+
+def test_as_many_threads_as_anyone_asks_for_are_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to four for each CPU, and a few dozen: more would only wait."""
+    asked: list[int] = []
+    monkeypatch.setattr(threads._pool, "ask_for", lambda helpers, job: asked.append(helpers))
+    threads.run(lambda start, stop: None, 1 << 20, 10, 1 << 20)
+    (helpers,) = asked
+    assert isinstance(helpers, int)
+    assert 4 * (os.cpu_count() or 1) <= helpers < 4 * (os.cpu_count() or 1) + 64
+
+
 def test_long_work_comes_back_to_python() -> None:
     """In pieces of at most 2**22 elements, on one thread too, so that an interrupt is seen."""
     pieces: list[int] = []
     threads.run(lambda start, stop: pieces.append(stop - start), 1000, 100_000, 1)
-    assert max(pieces) * 100_000 <= 1 << 22
+    assert max(pieces) * 100_000 <= 1 << 22 < (max(pieces) + 2) * 100_000
     assert sum(pieces) == 1000
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_row_that_is_long_work_is_a_piece(count: int) -> None:
+    pieces: list[int] = []
+    threads.run(lambda start, stop: pieces.append(stop - start), 4, 1 << 22, count)
+    assert pieces == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("classes", [1, 24, 100])
+def test_short_rows_come_in_large_pieces(classes: int) -> None:
+    pieces: list[int] = []
+    threads.run(lambda start, stop: pieces.append(stop - start), 1 << 22, classes, 1)
+    assert sum(pieces) == 1 << 22
+    assert 10_000 < max(pieces) <= (1 << 22) // classes
+
+
+def test_rows_that_are_cancelled_are_handed_out_no_more() -> None:
+    pieces: list[tuple[int, int]] = []
+    rows = threads._Rows(lambda start, stop: pieces.append((start, stop)), 10, 1 << 20, 2)
+    assert rows.helpers == 1
+    assert rows.work(False) is True
+    assert rows.work(True) is True
+    assert rows.settled() is False
+    rows.cancel()
+    assert rows.work(False) is False
+    assert rows.work(True) is False
+    assert len(pieces) == 2
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -163,6 +215,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         ({"": "150000 100000"}, "0::/", 1.5),
         ({"a": "400000 100000", "a/b": "max 100000"}, "0::/a/b", 4.0),
         ({"": "200000 100000"}, "0::/not/seen/from/inside", 2.0),
+        ({"a:b": "300000 100000"}, "0::/a:b", 3.0),
         ({}, "0::/", float("inf")),
         ({"": "nonsense"}, "0::/", float("inf")),
         ({"": "100000 0"}, "0::/", float("inf")),

@@ -109,7 +109,7 @@ def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
             )
         problem.any_ignored = _check_labels(array, problem.n_classes, ignore_index)
         usable = array.dtype == _INT64 and array.flags.c_contiguous and array.flags.aligned
-        problem.labels = array.reshape(-1) if usable else array.astype(_INT64, order="C").reshape(-1)
+        problem.labels = (array if usable else array.astype(_INT64)).ravel()
     elif array.shape == problem.source.shape:
         if kind not in "fiub" and not is_bfloat16(array.dtype):
             raise TypeError(f"soft labels must have a real dtype, got {array.dtype}")
@@ -131,9 +131,9 @@ def _check_labels(labels: Any, n_classes: int, ignore_index: int) -> bool:
         return _check_few(labels, n_classes, ignore_index)
     plain = labels.dtype == _INT64 and labels.flags.c_contiguous and not 0 <= ignore_index < n_classes
     # The common case in one vectorised pass: seen as unsigned, a negative label is a huge one.
-    if plain and np.maximum.reduce(labels.reshape(-1).view(np.uint64)) < n_classes:
+    if plain and np.maximum.reduce(labels.ravel().view(np.uint64)) < n_classes:
         return False
-    flat = labels.reshape(-1)  # of integers, one a row: a copy, if it takes one, is small beside the logits
+    flat = labels.ravel()  # of integers, one a row: a copy, if it takes one, is small beside the logits
     any_ignored = False
     for start in range(0, flat.size, _CHECK_BLOCK):
         block = flat[start : start + _CHECK_BLOCK]
@@ -149,7 +149,7 @@ def _check_labels(labels: Any, n_classes: int, ignore_index: int) -> bool:
 
 def _check_few(labels: Any, n_classes: int, ignore_index: int) -> bool:
     """The same for one label or none, where NumPy's overhead would be most of the call."""
-    for label in labels.reshape(-1).tolist():
+    for label in labels.ravel().tolist():
         if label == ignore_index:
             return True
         if not 0 <= label < n_classes:
@@ -247,7 +247,7 @@ def check_vector(name: str, value: Any, shape: tuple[int, ...]) -> Any:
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    return array.astype(np.float64).reshape(-1)
+    return array.astype(np.float64).ravel()
 
 
 def check_buffer(

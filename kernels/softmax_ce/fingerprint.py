@@ -12,7 +12,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import machinery, metadata
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[Diff
     return [pair for pair in pairs if pair.stored != pair.here]
 
 
-@lru_cache(maxsize=1)
+@cache
 def kernels_hash() -> str:
     """SHA-256 over the backends' files: the compiled library, and the modules that Numba and NumPy run from."""
     folder = Path(__file__).parent / "_backends"
@@ -122,7 +122,7 @@ def package_version(package: str) -> str | None:
         return None
 
 
-@lru_cache(maxsize=1)
+@cache
 def cpu_model() -> str:
     """The processor's name, as the system calls it."""
     name = _cpuinfo().get("model name") or _cpuinfo().get("Model", "")
@@ -132,7 +132,7 @@ def cpu_model() -> str:
     return name or platform.processor() or platform.machine()
 
 
-@lru_cache(maxsize=1)
+@cache
 def instruction_sets() -> tuple[str, ...]:
     """The processor's vector instruction sets; where the system does not list them, what NumPy found."""
     flags = (_cpuinfo().get("flags") or _cpuinfo().get("Features", "")).split()
@@ -148,7 +148,7 @@ def _cpu() -> str:
     return f"{cpu_model()} ({', '.join(numbers)})" if numbers else cpu_model()
 
 
-@lru_cache(maxsize=1)
+@cache
 def _cpuinfo() -> dict[str, str]:
     """Linux's description of the first processor; empty elsewhere."""
     try:

@@ -84,7 +84,7 @@ class Rows:
             half = array.itemsize == 2 and array.dtype.kind in "fV" and array.dtype.isnative and dtype == _FLOAT32
             if half and last and flags.c_contiguous and flags.aligned:
                 # Contiguous 16-bit floats, as the bits that a backend's own casts take.
-                self._halves = array.reshape(-1).view(np.uint16)
+                self._halves = array.ravel().view(np.uint16)
                 self._is_bfloat16 = is_bfloat16(array.dtype)
 
     def load(self, start: int, stop: int, widen: Any = None) -> Any:
@@ -93,7 +93,7 @@ class Rows:
             return self.direct[start:stop]
         block = np.empty((stop - start, self.n_classes), self._dtype)
         if widen is not None and self._halves is not None:
-            widen(self._halves[start * self.n_classes : stop * self.n_classes], block.reshape(-1), self._is_bfloat16)
+            widen(self._halves[start * self.n_classes : stop * self.n_classes], block.ravel(), self._is_bfloat16)
             return block
         with np.errstate(all="ignore"):
             for part, place in self._parts(start, stop):
@@ -111,7 +111,7 @@ class Rows:
         if self.direct is not None:
             return
         if narrow is not None and self._halves is not None:
-            narrow(block.reshape(-1), self._halves[start * self.n_classes : stop * self.n_classes], self._is_bfloat16)
+            narrow(block.ravel(), self._halves[start * self.n_classes : stop * self.n_classes], self._is_bfloat16)
             return
         with np.errstate(all="ignore"):
             for part, place in self._parts(start, stop):
@@ -145,6 +145,4 @@ def _merge_leading(view: Any) -> Any:
     if not shape:
         shape, strides = [1], [0]
     # Same elements as the view, in the same order: the new shape only merges axes of it.
-    return as_strided(
-        view, (*shape, view.shape[-1]), (*strides, view.strides[-1]), subok=False, writeable=view.flags.writeable
-    )
+    return as_strided(view, (*shape, view.shape[-1]), (*strides, view.strides[-1]))

@@ -127,9 +127,8 @@ class _Rows:
     def __init__(self, task: Task, n_rows: int, n_classes: int, threads: int) -> None:
         elements = n_rows * (n_classes + _ROW)
         piece = LONGEST if threads == 1 else min(LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
-        step = max(1, piece // (n_classes + _ROW))
-        if threads > 1:
-            step = min(step, -(-n_rows // threads))  # an explicit number is met also by small work
+        # An explicit number of threads is met also by small work.
+        step = min(max(1, piece // (n_classes + _ROW)), -(-n_rows // threads))
         self.helpers = min(threads, -(-n_rows // step)) - 1
         self._task = task
         self._n_rows = n_rows

@@ -263,13 +263,14 @@ def _changes_of(node: ast.expr) -> Iterator[tuple[str, ast.expr, str]]:
 
 
 def _expressions(node: ast.expr) -> Iterator[ast.expr]:
-    """An expression and those in it, f-strings and annotations apart."""
+    """An expression and those in it; not f-strings, annotations, or zip's ``strict``."""
+    if isinstance(node, ast.JoinedStr):  # whose parts' places are wrong before Python 3.12
+        return
     yield node
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.JoinedStr):  # whose parts' places are wrong before Python 3.12
-            continue
         if isinstance(child, ast.keyword):
-            yield from _expressions(child.value) if not isinstance(child.value, ast.JoinedStr) else ()
+            if not (isinstance(node, ast.Call) and _names(node.func) == {"zip"}):
+                yield from _expressions(child.value)
         elif isinstance(child, ast.comprehension):
             for part in (child.iter, *child.ifs):
                 yield from _expressions(part)

@@ -186,7 +186,7 @@ def _place(points: Floats, grid: Floats) -> tuple[NDArray[np.intp], Floats]:
 def _linear(points: Floats, grid: Floats, values: Floats) -> Floats:
     """Linear interpolation along the first axis, constant beyond the ends. What has no weight may be NaN."""
     low, weight = _place(points, grid)
-    weight = weight.reshape(-1, *[1] * (values.ndim - 1))
+    weight = weight.reshape(weight.size, *[1] * (values.ndim - 1))
     below, above = values[low], values[np.minimum(low + 1, grid.size - 1)]
     return np.where(weight == 0, below, np.where(weight == 1, above, below + (above - below) * weight))
 

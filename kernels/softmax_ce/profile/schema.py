@@ -64,7 +64,7 @@ class _Wrong(Exception):
         self.where = ""
 
     def __str__(self) -> str:
-        return f"{self.where.lstrip('.') or 'the whole'} {self.what}"
+        return f"{self.where.removeprefix('.') or 'the whole'} {self.what}"
 
 
 @cache

@@ -1,0 +1,209 @@
+"""What a backend declares, what the table of them says, and what the parts of the package do after a fork."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import softmax_ce as sce
+from conftest import available
+from softmax_ce import auto, contract, registry, threads
+from softmax_ce.contract import Accuracy, Backend, BackendInfo
+
+ACCURACY = Path(__file__).parent.parent / "docs" / "accuracy.md"
+# A, in the words of docs/accuracy.md.
+SUMS = {
+    "pairwise": contract.pairwise,
+    "float64 sum": contract.wide(),
+    "four terms in float32, then float64": contract.wide(3),
+    "eight lanes in chunks of 2048": contract.lanes(8, 2048),
+    "four lanes in chunks of 2048": contract.lanes(4, 2048),
+}
+
+
+@pytest.mark.parametrize(
+    ("coefficient", "values"),
+    [
+        (contract.sequential, {1: 0, 2: 1, 5: 4}),
+        (contract.pairwise, {1: 18, 128: 18, 129: 19, 256: 19, 1024: 21, 1025: 22}),
+        (contract.lanes(8, 2048), {8: 1 + 3 + 1 / 256 + 2, 2048: 256 + 3 + 1 + 2, 4096: 256 + 3 + 2 + 2}),
+        (contract.lanes(4, 1024), {2048: 256 + 2 + 2 + 2}),
+        (contract.wide(), {1 << 29: 2, 1 << 30: 3}),
+        (contract.wide(3), {1 << 29: 5}),
+    ],
+)
+def test_what_a_sum_may_be_off_by(coefficient: Any, values: dict[int, float]) -> None:
+    """As docs/accuracy.md says."""
+    assert {classes: coefficient(classes) for classes in values} == values
+    assert coefficient(0) >= 0
+
+
+@pytest.mark.parametrize(("width", "chunk"), [(8, 2048), (4, 2048)])
+def test_the_bound_of_lanes_covers_the_additions_that_a_term_goes_through(width: int, chunk: int) -> None:
+    coefficient = contract.lanes(width, chunk)
+    for classes in (1, width, width + 1, chunk - 1, chunk, chunk + 1, 10 * chunk, 10 * chunk + 1):
+        in_its_lane = math.ceil(min(classes, chunk) / width) - 1
+        additions = in_its_lane + math.log2(width) + math.ceil(classes / chunk) - 1
+        assert additions < coefficient(classes) <= additions + 4
+
+
+def test_the_table_of_declared_errors_is_the_registry_s() -> None:
+    rows = re.findall(
+        r"^\| (\w+) \| ([\d.]+), (\d), (.+) \| ([\d.]+), (\d), (.+) \|$", ACCURACY.read_text("utf-8"), re.M
+    )
+    assert [row[0] for row in rows] == [info.name for info in registry.table()]
+    for info, row in zip(registry.table(), rows, strict=True):
+        for dtype, (exp, log, total) in (("float32", row[1:4]), ("float64", row[4:7])):
+            declared = info.accuracy[dtype]
+            assert (declared.exp_ulp, declared.log_ulp) == (float(exp), float(log)), info.name
+            for classes in (1, 100, 2048, 100_000, 1 << 30):
+                assert declared.summation(classes) == SUMS[total](classes), (info.name, dtype)
+
+
+def test_a_backend_that_declares_no_errors_is_taken_for_a_careless_one() -> None:
+    declared = BackendInfo("theirs", "theirs").accuracy
+    assert set(declared) == {"float32", "float64"}
+    for accuracy in (Accuracy(), *declared.values()):
+        assert (accuracy.exp_ulp, accuracy.log_ulp) == (4, 4)
+        assert accuracy.summation(1000) == 999
+
+
+def test_a_backend_that_declares_nothing_is_stable_and_compiled() -> None:
+    info = BackendInfo("theirs", "their_module")
+    assert (info.stable, info.ahead_of_time, info.sub_interpreters, info.available) == (True, True, True, True)
+    assert (info.summary, info.how_to_get, info.why_unavailable) == ("", "", None)
+    assert info.dtypes == contract.NATIVE_DTYPES == ("float32", "float64")
+    assert info == BackendInfo("theirs", "their_module", accuracy={})
+    assert len({info, BackendInfo("theirs", "their_module")}) == 1
+
+
+def test_every_backend_of_the_table_says_what_it_is_and_what_can_be_missing_how_to_get_it() -> None:
+    found = {info.name: info for info in registry.table()}
+    assert all(info.summary for info in found.values())
+    assert "softmax-ce[numba]" in found["numba"].how_to_get
+    assert "C compiler" in found["cython"].how_to_get
+    assert {name for name, info in found.items() if not info.sub_interpreters} == {"numba"}
+    assert {name for name, info in found.items() if not info.ahead_of_time} == {"numba"}
+    assert {name for name, info in found.items() if not info.stable} == {"naive"}
+
+
+@pytest.mark.parametrize("dtypes", [(), ("float32",), ("float32", "float64"), "float64", (np.float16, np.int8)])
+def test_a_warm_up_runs_both_kernels_once_for_each_dtype_they_compute(dtypes: Any) -> None:
+    """On arrays as the contract has them: one row, whole, everything wanted."""
+    calls: list[tuple[str, str]] = []
+
+    def check(kind: str, x: Any, vectors: list[Any], outputs: tuple[Any, ...], rows: tuple[int, ...]) -> None:
+        n_rows, n_classes = x.shape
+        assert rows == (0, n_rows) == (0, 1)
+        for vector, length in vectors:
+            assert vector.shape in ((1,), (length,))
+        loss, grad, row_max, log_sum = outputs
+        assert loss.shape == row_max.shape == log_sum.shape == (n_rows,)
+        assert grad.shape == (n_rows, n_classes)
+        assert {output.dtype for output in outputs} == {x.dtype}
+        assert not np.shares_memory(grad, x)
+        calls.append((kind, x.dtype.name))
+
+    def hard(x: Any, labels: Any, ignore: int, mass: Any, base: Any, total: float, z: float, *rest: Any) -> None:
+        assert labels.shape == (1,)
+        assert labels.dtype == np.int64
+        assert 0 <= labels[0] < x.shape[1]
+        assert mass.dtype == x.dtype
+        check("hard", x, [(mass, x.shape[1]), (rest[0], 1), (rest[1], 1)], rest[2:6], rest[6:])
+
+    def soft(x: Any, targets: Any, scale: Any, base: Any, z: float, *rest: Any) -> None:
+        assert targets.shape == x.shape
+        assert targets.dtype == scale.dtype == x.dtype
+        check("soft", x, [(scale, x.shape[1]), (rest[0], 1), (rest[1], 1)], rest[2:6], rest[6:])
+
+    Backend(BackendInfo("spy", "spy"), hard, soft).warmup(dtypes)
+    computed = {"()": [], "('float32',)": ["float32"], "float64": ["float64"]}.get(str(dtypes), ["float32", "float64"])
+    assert sorted(calls) == [(kind, name) for kind in ("hard", "soft") for name in computed]
+
+
+def test_a_warm_up_for_what_logits_cannot_be_is_an_error() -> None:
+    with pytest.raises(TypeError, match="complex64 are not supported"):
+        sce.get_backend("numpy").warmup([np.complex64])
+
+
+# ---- loading
+
+
+def test_what_would_not_end_in_a_sub_interpreter_is_not_loaded_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.setattr(registry, "in_sub_interpreter", lambda: True)
+    monkeypatch.setattr(registry.importlib, "import_module", _module)
+    found = {info.name: info.why_unavailable for info in registry.backends()[:4]}
+    assert found == {
+        "naive": None,
+        "numpy": None,
+        "numba": "it works in the main interpreter alone, and this is a sub-interpreter",
+        "cython": None,
+    }
+    monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.setattr(registry, "in_sub_interpreter", lambda: False)
+    assert all(info.available for info in registry.backends()[:4])
+
+
+def _module(name: str) -> Any:
+    def kernel(*_: Any) -> None: ...
+
+    return SimpleNamespace(hard=kernel, soft=kernel)
+
+
+def test_the_compiled_backend_tells_its_instruction_set() -> None:
+    details = sce.get_backend(available("cython")).details
+    told = re.fullmatch(r"instruction set (\w+) \(can run here: (\w+(?:, \w+)*)\)", details)
+    assert told
+    assert told[1] in told[2].split(", ")
+
+
+# ---- forks
+
+
+def _fresh(module: ModuleType) -> Any:
+    """A second copy of a module, as a process has it that has just imported it."""
+    spec = importlib.util.spec_from_file_location(f"{module.__name__}_again", str(module.__file__))
+    assert spec
+    assert spec.loader
+    copy = importlib.util.module_from_spec(spec)
+    sys.modules[copy.__name__] = copy
+    try:
+        spec.loader.exec_module(copy)
+    finally:
+        del sys.modules[copy.__name__]
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("module", "lock"),
+    [
+        (registry, lambda copy: copy._lock),
+        (auto, lambda copy: copy._lock),
+        (threads, lambda copy: copy._pool._lock),
+    ],
+    ids=["registry", "auto", "threads"],
+)
+def test_a_lock_that_was_held_at_a_fork_is_free_in_the_child(
+    module: ModuleType, lock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after: list[Any] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda *, after_in_child: after.append(after_in_child), raising=False)
+    copy = _fresh(module)
+    (renew,) = after
+    held = lock(copy)
+    renew()
+    assert lock(copy) is not held
+    with lock(copy):
+        pass
+    monkeypatch.delattr(os, "register_at_fork")
+    assert lock(_fresh(module)) is not None, "where there is no fork, nothing is registered"
