@@ -8,9 +8,10 @@ python=$(realpath -s "$1")
 shift
 builds=${PWD}/build/sanitize
 rows=kernels/softmax_ce/_backends/cython
-# Left out: what needs the address space that a sanitizer takes for itself, an emulator, another build, or a clock.
+# Left out: what needs the address space that a sanitizer takes for itself, an emulator, another build, a clock or a
+# browser; and the fuzzing, which is a check of its own.
 left_out=()
-for test in faults/test_{refused_resources,interrupt,broken_installs,other_cpus}.py test_{asv,timing}.py; do
+for test in faults/test_{refused_resources,interrupt,broken_installs,other_cpus}.py test_{asv,timing,html,history,fuzz}.py; do
     left_out+=(--ignore "tests/$test")
 done
 
