@@ -46,6 +46,24 @@ def test_an_ignore_index_is_any_int64() -> None:
             checks.check_ignore_index(index)
 
 
+def test_a_number_of_threads_is_any_from_one_on() -> None:
+    assert checks.check_threads(None) is None
+    for count in (1, 2, np.int8(3), 1 << 40):
+        assert checks.check_threads(count) == count
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"^threads must be None or at least 1, got {wrong}$"):
+            checks.check_threads(wrong)
+    with pytest.raises(TypeError, match=r"^threads must be None or a positive integer, got 1\.0$"):
+        checks.check_threads(1.0)
+
+
+def test_a_choice_is_one_of_the_words() -> None:
+    checks.check_choice("it", "sum", ("mean", "sum"))
+    for wrong in ("s", "", None, 1, ["sum"]):
+        with pytest.raises(ValueError, match=r"^it=.* is not known; allowed: 'mean', 'sum'$"):
+            checks.check_choice("it", wrong, ("mean", "sum"))
+
+
 @pytest.mark.parametrize("ignore_index", [-100, 0, 2])
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (BLOCK + 2,), (3, 4), (0,)])

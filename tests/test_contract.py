@@ -81,6 +81,7 @@ def test_a_backend_that_declares_nothing_is_stable_and_compiled() -> None:
     info = BackendInfo("theirs", "their_module")
     assert (info.stable, info.ahead_of_time, info.sub_interpreters, info.available) == (True, True, True, True)
     assert (info.summary, info.how_to_get, info.why_unavailable) == ("", "", None)
+    assert info.serial_elements == threads.SERIAL_ELEMENTS
     assert info.dtypes == contract.NATIVE_DTYPES == ("float32", "float64")
     assert info == BackendInfo("theirs", "their_module", accuracy={})
     assert len({info, BackendInfo("theirs", "their_module")}) == 1
@@ -125,7 +126,9 @@ def test_a_warm_up_runs_both_kernels_once_for_each_dtype_they_compute(dtypes: An
         assert targets.dtype == scale.dtype == x.dtype
         check("soft", x, [(scale, x.shape[1]), (rest[0], 1), (rest[1], 1)], rest[2:6], rest[6:])
 
-    Backend(BackendInfo("spy", "spy"), hard, soft).warmup(dtypes)
+    spy = Backend(BackendInfo("spy", "spy"), hard, soft)
+    assert (spy.name, spy.details, spy.widen, spy.narrow, spy.team) == ("spy", "", None, None, None)
+    spy.warmup(dtypes)
     computed = {"()": [], "('float32',)": ["float32"], "float64": ["float64"]}.get(str(dtypes), ["float32", "float64"])
     assert sorted(calls) == [(kind, name) for kind in ("hard", "soft") for name in computed]
 
@@ -207,3 +210,17 @@ def test_a_lock_that_was_held_at_a_fork_is_free_in_the_child(
         pass
     monkeypatch.delattr(os, "register_at_fork")
     assert lock(_fresh(module)) is not None, "where there is no fork, nothing is registered"
+
+
+@pytest.mark.parametrize(("cpus", "least"), [(1, 1), (64, 64), (None, 1)])
+def test_every_cpu_of_a_large_machine_may_be_used(
+    cpus: int | None, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    copy = _fresh(threads)
+    asked: list[int] = []
+    monkeypatch.setattr(copy._pool, "ask_for", lambda helpers, job: asked.append(helpers))
+    copy.run(lambda start, stop: None, 1 << 20, 10, 1 << 20)
+    (helpers,) = asked
+    assert isinstance(helpers, int)
+    assert 4 * least <= helpers < 4 * least + 64

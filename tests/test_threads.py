@@ -62,16 +62,6 @@ def test_a_number_of_threads_is_met_by_small_work_too(
     assert max(pieces) <= -(-rows // count) or not helpers
 
 
-def test_as_many_threads_as_anyone_asks_for_are_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to four for each CPU, and a few dozen: more would only wait."""
-    asked: list[int] = []
-    monkeypatch.setattr(threads._pool, "ask_for", lambda helpers, job: asked.append(helpers))
-    threads.run(lambda start, stop: None, 1 << 20, 10, 1 << 20)
-    (helpers,) = asked
-    assert isinstance(helpers, int)
-    assert 4 * (os.cpu_count() or 1) <= helpers < 4 * (os.cpu_count() or 1) + 64
-
-
 def test_long_work_comes_back_to_python() -> None:
     """In pieces of at most 2**22 elements, on one thread too, so that an interrupt is seen."""
     pieces: list[int] = []
@@ -232,14 +222,31 @@ def test_a_container_s_quota_is_read(files: dict[str, str], group: str, granted:
     assert threads._quota(root, own) == granted
 
 
-def test_an_old_control_group_is_read_too(tmp_path: Path) -> None:
-    folder = tmp_path / "cpu,cpuacct" / "docker"
+@pytest.mark.parametrize(
+    ("controllers", "granted"),
+    [("cpu", 2.5), ("cpu,cpuacct", 2.5), ("cpuacct,cpu", 2.5), ("cpuset", float("inf")), ("memory", float("inf"))],
+)
+def test_an_old_control_group_is_read_too(controllers: str, granted: float, tmp_path: Path) -> None:
+    folder = tmp_path / controllers / "docker"
     folder.mkdir(parents=True)
     (folder / "cpu.cfs_quota_us").write_text("250000\n")
     (folder / "cpu.cfs_period_us").write_text("100000\n")
     own = tmp_path / "own"
-    own.write_text("12:memory:/docker\n4:cpu,cpuacct:/docker\n")
-    assert threads._quota(tmp_path, own) == 2.5
+    own.write_text(f"12:pids:/docker\n4:{controllers}:/docker\n")
+    assert threads._quota(tmp_path, own) == granted
+
+
+def test_the_system_s_control_groups_are_the_ones_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"/proc/self/cgroup": "0::/Xen\n", "/sys/fs/cgroup/Xen/cpu.max": "150000 100000\n"}
+
+    def read(path: Path, **_: Any) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) in files)
+    assert threads._quota() == 1.5
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
@@ -250,7 +257,8 @@ def test_without_any_limit_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for quota, expected in ((float("inf"), 8), (2.9, 2), (0.5, 1)):
         monkeypatch.setattr(threads, "_granted", lambda quota=quota: quota)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+        # 0: this process.
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8 if pid == 0 else 3)), raising=False)
         assert threads.available_cpus() == expected
 
 
