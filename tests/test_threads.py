@@ -45,10 +45,13 @@ def test_small_work_stays_serial_unless_asked(monkeypatch: pytest.MonkeyPatch) -
     assert asked == []
     threads.run(lambda start, stop: None, 100, 10, 3)
     threads.run(lambda start, stop: None, 1000, 10_000, None)
-    assert asked == [2, 3]
+    threads.run(lambda start, stop: None, 1_000_000, 10, None)
+    assert asked == [2, 3, 3]
 
 
-@pytest.mark.parametrize(("rows", "count", "helpers"), [(1, 2, []), (2, 2, [1]), (3, 2, [1]), (2, 3, [1]), (7, 3, [2])])
+@pytest.mark.parametrize(
+    ("rows", "count", "helpers"), [(1, 2, []), (2, 2, [1]), (3, 2, [1]), (2, 3, [1]), (4, 3, [1]), (7, 3, [2])]
+)
 def test_a_number_of_threads_is_met_by_small_work_too(
     rows: int, count: int, helpers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +63,29 @@ def test_a_number_of_threads_is_met_by_small_work_too(
     assert asked == helpers
     assert sum(pieces) == rows
     assert max(pieces) <= -(-rows // count) or not helpers
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_team_is_made_for_all_the_threads_even_of_one_row(rows: int, count: int) -> None:
+    made: list[tuple[int, int]] = []
+
+    class Idle:
+        helpers = 0
+
+        def __init__(self, threads: int, longest: int) -> None:
+            made.append((threads, longest))
+
+        def work(self, helping: bool) -> bool:
+            return False
+
+        def cancel(self) -> None: ...
+
+        def settled(self) -> bool:
+            return True
+
+    threads.run(lambda start, stop: pytest.fail("the team does it"), rows, 1 << 20, count, team=Idle)
+    assert made == [(count, threads.LONGEST)]
 
 
 def test_long_work_comes_back_to_python() -> None:
@@ -223,13 +249,20 @@ def test_a_container_s_quota_is_read(files: dict[str, str], group: str, granted:
 
 
 @pytest.mark.parametrize(
-    ("controllers", "granted"),
-    [("cpu", 2.5), ("cpu,cpuacct", 2.5), ("cpuacct,cpu", 2.5), ("cpuset", float("inf")), ("memory", float("inf"))],
+    ("controllers", "quota", "granted"),
+    [
+        ("cpu", 250_000, 2.5),
+        ("cpu,cpuacct", 250_000, 2.5),
+        ("cpuacct,cpu", 250_000, 2.5),
+        ("cpu", -1, float("inf")),
+        ("cpuset", 250_000, float("inf")),
+        ("memory", 250_000, float("inf")),
+    ],
 )
-def test_an_old_control_group_is_read_too(controllers: str, granted: float, tmp_path: Path) -> None:
+def test_an_old_control_group_is_read_too(controllers: str, quota: int, granted: float, tmp_path: Path) -> None:
     folder = tmp_path / controllers / "docker"
     folder.mkdir(parents=True)
-    (folder / "cpu.cfs_quota_us").write_text("250000\n")
+    (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
     (folder / "cpu.cfs_period_us").write_text("100000\n")
     own = tmp_path / "own"
     own.write_text(f"12:pids:/docker\n4:{controllers}:/docker\n")
