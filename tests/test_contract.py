@@ -141,6 +141,40 @@ def test_a_warm_up_for_what_logits_cannot_be_is_an_error() -> None:
 # ---- loading
 
 
+@pytest.mark.parametrize(
+    ("here", "default"),
+    [
+        ({"naive", "numpy", "numba", "cython"}, "cython"),
+        ({"naive", "numpy", "numba"}, "numpy"),
+        ({"numpy"}, "numpy"),
+        ({"naive", "numba"}, None),
+        (set(), None),
+    ],
+)
+def test_the_default_is_the_fastest_that_is_stable_and_compiled_ahead(
+    here: set[str], default: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "is_available", here.__contains__)
+    if default is not None:
+        assert auto.default_name() == default
+        return
+    with pytest.raises(sce.BackendUnavailableError, match="no backend of softmax_ce can be loaded"):
+        auto.default_name()
+
+
+@pytest.mark.parametrize("dtypes", [("float32",), ("float64",), ("float32", "float64")])
+def test_a_backend_may_compute_one_dtype_alone(dtypes: tuple[str, ...]) -> None:
+    def kernel(*_: Any) -> None: ...
+
+    backend = Backend(BackendInfo("one", "one", dtypes=dtypes), kernel, kernel)
+    for name in ("float32", "float64"):
+        if name in dtypes:
+            auto.check_dtype(backend, np.dtype(name))
+        else:
+            with pytest.raises(ValueError, match=f"^backend 'one' computes {dtypes[0]} only, not {name}$"):
+                auto.check_dtype(backend, np.dtype(name))
+
+
 def test_what_would_not_end_in_a_sub_interpreter_is_not_loaded_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.setattr(registry, "in_sub_interpreter", lambda: True)
