@@ -12,6 +12,7 @@ import pytest
 
 import softmax_ce as sce
 from softmax_ce import checks, fold
+from softmax_ce.reduction import mean
 from softmax_ce.staging import Rows, compute_dtype
 
 INT64 = np.iinfo(np.int64)
@@ -280,3 +281,27 @@ def test_the_mean_over_one_ignored_row_is_of_no_row(dtype: Any) -> None:
     for labels in (np.array([-100]), np.array([-100], np.int32)):
         assert math.isnan(sce.cross_entropy(np.zeros((1, 3), dtype), labels))
         assert sce.cross_entropy(np.zeros((1, 3), dtype), labels, on_empty="zero") == 0
+
+
+# ---- row losses to one number
+
+
+@pytest.mark.parametrize("denominator", [1, 1.5, 10_001])
+def test_losses_are_summed_in_float64_then_divided_and_rounded_once(denominator: float) -> None:
+    loss = np.random.default_rng(8).random(10_001)
+    assert mean(loss, denominator, loss.dtype) == np.add.reduce(loss) / denominator
+    narrow = loss.astype(np.float32)
+    right = np.float32(math.fsum(narrow.tolist()) / denominator)
+    assert mean(narrow, denominator, narrow.dtype) == right
+    assert np.add.reduce(narrow) != np.float32(math.fsum(narrow.tolist())), "a sum in float32 would do as well"
+    for dtype in (np.float32, np.float64):
+        assert mean(np.array([3], dtype), denominator, np.dtype(dtype)) == np.dtype(dtype).type(3 / denominator)
+
+
+@pytest.mark.parametrize("denominator", [1.5, 2, 3])
+def test_a_mean_may_be_finite_where_the_sum_is_not(denominator: float) -> None:
+    loss = np.full(2, 1e308)
+    assert mean(loss, denominator, loss.dtype) == 2 * (1e308 / denominator) < math.inf
+    assert mean(loss, 1, loss.dtype) == math.inf
+    narrow = np.full(2, 2.0**127, np.float32)
+    assert mean(narrow, denominator, narrow.dtype) == np.float32(2.0**128 / denominator)

@@ -16,7 +16,7 @@ import pytest
 
 import softmax_ce as sce
 from conftest import available
-from softmax_ce import auto, contract, registry, threads
+from softmax_ce import auto, contract, interpreters, registry, threads
 from softmax_ce.contract import Accuracy, Backend, BackendInfo
 
 ACCURACY = Path(__file__).parent.parent / "docs" / "accuracy.md"
@@ -189,6 +189,18 @@ def test_what_would_not_end_in_a_sub_interpreter_is_not_loaded_there(monkeypatch
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.setattr(registry, "in_sub_interpreter", lambda: False)
     assert all(info.available for info in registry.backends()[:4])
+
+
+@pytest.mark.parametrize("name", ["_interpreters", "_xxsubinterpreters"])
+def test_a_sub_interpreter_is_told_by_what_this_python_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = interpreters.in_sub_interpreter.__wrapped__
+    for other in ("_interpreters", "_xxsubinterpreters"):
+        monkeypatch.setitem(sys.modules, other, None)  # to import it is an ImportError
+    assert asked() is False
+    for current, is_sub in ((0, False), (1, True)):
+        module = SimpleNamespace(get_current=lambda current=current: current, get_main=lambda: 0)
+        monkeypatch.setitem(sys.modules, name, module)
+        assert asked() is is_sub
 
 
 def _module(name: str) -> Any:
