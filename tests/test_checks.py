@@ -276,6 +276,48 @@ def test_the_base_mass_is_summed_in_float64_after_it_was_rounded() -> None:
     assert one_for_all.base_total == 10 * float(one_for_all.base_mass[0])
 
 
+@pytest.mark.parametrize("block", [3, 1 << 16])
+def test_a_mean_is_over_the_counted_rows_and_their_weights(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels 0 and 2 ignored or not: sums by hand, in blocks of rows or at once."""
+    monkeypatch.setattr(fold, "_BLOCK", block)
+    labels = np.array([0, 1, 2, 0, -100, 1, 2, -100, 0, 1])
+    weight, rows = np.array([1.0, 2.0, 4.0]), np.arange(1.0, 11.0)
+    counted = labels != -100
+    of_weight, of_rows = weight[labels[counted]], rows[counted]
+    for options, weighted, plain in (
+        ({}, 8, 8),
+        ({"weight": weight}, of_weight.sum(), 8),
+        ({"sample_weight": rows}, of_rows.sum(), of_rows.sum()),
+        ({"weight": weight, "sample_weight": rows}, (of_rows * of_weight).sum(), of_rows.sum()),
+    ):
+        found = _factors(3, np.float64, 10, labels=labels, reduction="mean", z_loss=0.5, **options)
+        scale = 2.0 ** -math.frexp(4)[1] if "weight" in options else 1.0  # weights are scaled to near one
+        scale_rows = 2.0 ** -math.frexp(10)[1] if "sample_weight" in options else 1.0
+        assert found.denominator == weighted * scale * scale_rows
+        assert found.z_loss == pytest.approx(0.5 * weighted * scale / plain, rel=1e-15)
+        np.testing.assert_array_equal(found.upstream, [1 / found.denominator])
+        assert not found.empty
+
+
+@pytest.mark.parametrize("power", [-1000, 1000])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (5, 1), (5, 4), (0, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_mean_has_the_same_bits_whatever_the_scale_of_its_weights(
+    dtype: Any, shape: tuple[int, int], power: int
+) -> None:
+    rng = np.random.default_rng(9)
+    x, labels = rng.standard_normal(shape).astype(dtype), rng.integers(0, shape[1], shape[0])
+    weight, rows = rng.random(shape[1]) + 0.5, rng.random(shape[0]) + 0.5
+    for targets, names in ((labels, ("weight", "sample_weight")), (np.full(shape, 0.25), ("sample_weight",))):
+        for name in names:
+            value = weight if name == "weight" else rows
+            options: dict[str, Any] = {"label_smoothing": 0.1, "z_loss": 0.1, "backend": "numpy"}
+            right = sce.cross_entropy_with_grad(x, targets, **options, **{name: value})
+            found = sce.cross_entropy_with_grad(x, targets, **options, **{name: value * 2.0**power})
+            np.testing.assert_array_equal(found[0], right[0], err_msg=name)
+            np.testing.assert_array_equal(found[1], right[1], err_msg=name)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_mean_over_one_ignored_row_is_of_no_row(dtype: Any) -> None:
     for labels in (np.array([-100]), np.array([-100], np.int32)):

@@ -138,6 +138,20 @@ def test_a_warm_up_for_what_logits_cannot_be_is_an_error() -> None:
         sce.get_backend("numpy").warmup([np.complex64])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_log_sum_exp_alone_is_given_of_every_row(dtype: str, backend: str) -> None:
+    """By either kernel, over more rows than a block of any backend has."""
+    kernels = sce.get_backend(backend)
+    x = np.random.default_rng(4).standard_normal((150, 1000)).astype(dtype)
+    one, row = np.ones(1, dtype), np.ones(1)
+    hard, soft = (np.full((2, 150), 7, dtype) for _ in range(2))
+    kernels.hard(x, np.zeros(1, np.int64), -1, one, None, 0.0, 0.0, row, row, None, None, *hard, 0, 150)
+    kernels.soft(x, x, one, None, 0.0, row, row, None, None, *soft, 0, 150)
+    right = np.log(np.exp(x.astype(float)).sum(axis=1))
+    np.testing.assert_allclose(hard.astype(float).sum(axis=0), right, rtol=100 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(soft, hard)
+
+
 # ---- loading
 
 
