@@ -245,14 +245,14 @@ def test_other_dtypes_are_refused(dtype: Any) -> None:
 # ---- options folded to factors
 
 
-def _factors(classes: int, dtype: Any, rows: int = 2, **options: Any) -> fold.Factors:
+def _factors(classes: int, dtype: Any, rows: int = 2, ignore_index: int = -100, **options: Any) -> fold.Factors:
     problem = checks.check_logits(np.zeros((rows, classes), dtype), -1)
-    checks.check_targets(problem, options.pop("labels", np.zeros(rows, np.int64)), -100)
+    checks.check_targets(problem, options.pop("labels", np.zeros(rows, np.int64)), ignore_index)
     default = {
         "weight": None, "sample_weight": None, "label_smoothing": 0.0, "z_loss": 0.0, "reduction": "sum",
         "denominator": None, "grad_output": None,
     }  # fmt: skip
-    return fold.fold(problem, ignore_index=-100, **{**default, **options})
+    return fold.fold(problem, ignore_index=ignore_index, **{**default, **options})
 
 
 def test_what_calls_share_cannot_be_written_to() -> None:
@@ -276,27 +276,67 @@ def test_the_base_mass_is_summed_in_float64_after_it_was_rounded() -> None:
     assert one_for_all.base_total == 10 * float(one_for_all.base_mass[0])
 
 
+@pytest.mark.parametrize("ignored", [-100, 0, 2, 77])
 @pytest.mark.parametrize("block", [3, 1 << 16])
-def test_a_mean_is_over_the_counted_rows_and_their_weights(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels 0 and 2 ignored or not: sums by hand, in blocks of rows or at once."""
+def test_a_mean_is_over_the_counted_rows_and_their_weights(
+    block: int, ignored: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows ignored, those of a class, or none: sums by hand, in blocks of rows or at once."""
     monkeypatch.setattr(fold, "_BLOCK", block)
-    labels = np.array([0, 1, 2, 0, -100, 1, 2, -100, 0, 1])
+    labels = np.array([0, 1, 2, 0, 1, 1, 2, 1, 0, 1])
+    if ignored == -100:
+        labels[[4, 7]] = ignored
     weight, rows = np.array([1.0, 2.0, 4.0]), np.arange(1.0, 11.0)
-    counted = labels != -100
+    counted = labels != ignored
+    many = counted.sum()
     of_weight, of_rows = weight[labels[counted]], rows[counted]
     for options, weighted, plain in (
-        ({}, 8, 8),
-        ({"weight": weight}, of_weight.sum(), 8),
+        ({}, many, many),
+        ({"weight": weight}, of_weight.sum(), many),
         ({"sample_weight": rows}, of_rows.sum(), of_rows.sum()),
         ({"weight": weight, "sample_weight": rows}, (of_rows * of_weight).sum(), of_rows.sum()),
     ):
-        found = _factors(3, np.float64, 10, labels=labels, reduction="mean", z_loss=0.5, **options)
+        found = _factors(3, np.float64, 10, ignored, labels=labels, reduction="mean", z_loss=0.5, **options)
         scale = 2.0 ** -math.frexp(4)[1] if "weight" in options else 1.0  # weights are scaled to near one
         scale_rows = 2.0 ** -math.frexp(10)[1] if "sample_weight" in options else 1.0
         assert found.denominator == weighted * scale * scale_rows
         assert found.z_loss == pytest.approx(0.5 * weighted * scale / plain, rel=1e-15)
         np.testing.assert_array_equal(found.upstream, [1 / found.denominator])
         assert not found.empty
+
+
+@pytest.mark.parametrize("options", [{"reduction": "sum"}, {"reduction": "mean", "denominator": 4.0}])
+def test_weights_that_nothing_divides_by_are_taken_as_they_are(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(9)
+    x, labels, weight, rows = rng.standard_normal((5, 4)), rng.integers(0, 4, 5), rng.random(4), rng.random(5)
+    right = sce.cross_entropy(x, labels, weight=weight, sample_weight=rows, backend="numpy", **options)
+    found = sce.cross_entropy(x, labels, weight=8 * weight, sample_weight=64 * rows, backend="numpy", **options)
+    assert found == 512 * right
+
+
+def test_smoothing_moves_mass_from_the_label_to_every_class() -> None:
+    weight = np.array([1.0, 2.0, 4.0, 8.0])
+    for smoothing, options, mass, base in (
+        (0.25, {"weight": weight}, 0.75 * weight, 0.0625 * weight),
+        (0.25, {}, [0.75], [0.0625]),
+        (1.0, {}, [0.0], [0.25]),
+        (0.0, {"weight": weight}, weight, None),
+        (0.0, {}, [1.0], None),
+    ):
+        found = _factors(4, np.float32, label_smoothing=smoothing, **options)
+        np.testing.assert_array_equal(found.class_scale, mass)
+        assert found.class_scale.dtype == np.float32
+        if base is None:
+            assert (found.base_mass, found.base_total) == (None, 0)
+        else:
+            np.testing.assert_array_equal(found.base_mass, base)
+            assert found.base_total == np.sum(base) * (4 if len(base) == 1 else 1)
+
+
+def test_weights_leave_the_range_of_float32_in_silence() -> None:
+    with np.errstate(all="raise"):
+        found = _factors(3, np.float32, weight=np.array([1e300, 1.0, 1e-300]), label_smoothing=0.5)
+    np.testing.assert_array_equal(found.class_scale, [np.inf, 0.5, 0])
 
 
 @pytest.mark.parametrize("power", [-1000, 1000])
