@@ -155,6 +155,27 @@ def test_the_log_sum_exp_alone_is_given_of_every_row(dtype: str, backend: str) -
 # ---- loading
 
 
+def test_the_modules_of_the_table_are_there() -> None:
+    """So that what cannot be loaded lacks something else."""
+    assert all(importlib.util.find_spec(info.module) for info in registry.table())
+    assert all(registry.is_available(name) for name in ("naive", "numpy"))
+
+
+@pytest.mark.parametrize("name", [[], {}, None, 3, b"numpy"])
+def test_what_is_no_name_is_an_unknown_backend(name: Any) -> None:
+    with pytest.raises(ValueError, match=r"^unknown backend .*; known backends: naive, numpy, numba, cython"):
+        registry.get_backend(name)
+
+
+def test_other_packages_backends_are_looked_for_in_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda *, group: asked.append(group) or ())
+    monkeypatch.setattr(registry, "_entries", None)
+    for _ in range(2):
+        assert registry.names() == ("naive", "numpy", "numba", "cython")
+    assert asked == ["softmax_ce.backends"]
+
+
 @pytest.mark.parametrize(
     ("here", "default"),
     [

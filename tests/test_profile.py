@@ -574,6 +574,24 @@ def test_what_is_written_is_on_disk_before_it_takes_the_old_one_s_place(
         assert [(is_folder, text) for is_folder, _, text in synced[1:]] == [(True, "x" * 1001)]
 
 
+def test_a_refusal_to_write_is_told_as_the_system_tells_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        profile.save(ORDINARY, path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
+def test_no_file_stays_open(path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        profile.save(ORDINARY, path)
+        profile.load(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_what_was_a_file_when_it_was_looked_at_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ordinary = path.with_name("ordinary")
