@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # The tests' automatic choice is not that of whoever runs them.
     for name in ("SOFTMAX_CE_BACKEND", "SOFTMAX_CE_PROFILE", "SOFTMAX_CE_PROFILE_STRICT"):
         os.environ.pop(name, None)
-    os.environ["XDG_DATA_HOME"] = os.path.join(tempfile.gettempdir(), "softmax-ce-tests-have-no-profile")
+    # Below what is no folder, nobody can leave a profile behind: neither an older run nor a mutant.
+    os.environ["XDG_DATA_HOME"] = os.path.join(os.path.abspath(os.devnull), "softmax-ce-tests-have-no-profile")
     missing = [info for info in sce.backends() if not info.available]
     if REQUIRE_ALL and missing:
         reasons = "; ".join(f"{info.name}: {info.why_unavailable}" for info in missing)

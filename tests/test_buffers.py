@@ -57,9 +57,9 @@ def test_the_normalisers_want_one_thing_each(given: list[list[str]]) -> None:
 def test_overlaps_are_told_element_by_element() -> None:
     room = np.zeros(12)
     assert checks.overlaps(room[::2], room[::3])
-    assert not checks.overlaps(room[::2], room[1::2])
-    assert not checks.overlaps(room, np.zeros(12))
-    assert not checks.overlaps(room, [0.0])
+    assert checks.overlaps(room[::2], room[1::2]) is False
+    assert checks.overlaps(room, np.zeros(12)) is False
+    assert checks.overlaps(room, [0.0]) is False
 
 
 def test_what_is_too_hard_to_tell_counts_as_an_overlap() -> None:

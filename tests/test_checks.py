@@ -12,6 +12,7 @@ import pytest
 
 import softmax_ce as sce
 from softmax_ce import checks, fold
+from softmax_ce.reduction import mean
 from softmax_ce.staging import Rows, compute_dtype
 
 INT64 = np.iinfo(np.int64)
@@ -44,6 +45,24 @@ def test_an_ignore_index_is_any_int64() -> None:
     for index in (INT64.min - 1, INT64.max + 1, 2**64 - 1, -(2**64)):
         with pytest.raises(ValueError, match=f"^ignore_index must fit in int64, got {index}$"):
             checks.check_ignore_index(index)
+
+
+def test_a_number_of_threads_is_any_from_one_on() -> None:
+    assert checks.check_threads(None) is None
+    for count in (1, 2, np.int8(3), 1 << 40):
+        assert checks.check_threads(count) == count
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"^threads must be None or at least 1, got {wrong}$"):
+            checks.check_threads(wrong)
+    with pytest.raises(TypeError, match=r"^threads must be None or a positive integer, got 1\.0$"):
+        checks.check_threads(1.0)
+
+
+def test_a_choice_is_one_of_the_words() -> None:
+    checks.check_choice("it", "sum", ("mean", "sum"))
+    for wrong in ("s", "", None, 1, ["sum"]):
+        with pytest.raises(ValueError, match=r"^it=.* is not known; allowed: 'mean', 'sum'$"):
+            checks.check_choice("it", wrong, ("mean", "sum"))
 
 
 @pytest.mark.parametrize("ignore_index", [-100, 0, 2])
@@ -226,14 +245,14 @@ def test_other_dtypes_are_refused(dtype: Any) -> None:
 # ---- options folded to factors
 
 
-def _factors(classes: int, dtype: Any, rows: int = 2, **options: Any) -> fold.Factors:
+def _factors(classes: int, dtype: Any, rows: int = 2, ignore_index: int = -100, **options: Any) -> fold.Factors:
     problem = checks.check_logits(np.zeros((rows, classes), dtype), -1)
-    checks.check_targets(problem, options.pop("labels", np.zeros(rows, np.int64)), -100)
+    checks.check_targets(problem, options.pop("labels", np.zeros(rows, np.int64)), ignore_index)
     default = {
         "weight": None, "sample_weight": None, "label_smoothing": 0.0, "z_loss": 0.0, "reduction": "sum",
         "denominator": None, "grad_output": None,
     }  # fmt: skip
-    return fold.fold(problem, ignore_index=-100, **{**default, **options})
+    return fold.fold(problem, ignore_index=ignore_index, **{**default, **options})
 
 
 def test_what_calls_share_cannot_be_written_to() -> None:
@@ -257,8 +276,114 @@ def test_the_base_mass_is_summed_in_float64_after_it_was_rounded() -> None:
     assert one_for_all.base_total == 10 * float(one_for_all.base_mass[0])
 
 
+@pytest.mark.parametrize("ignored", [-100, 0, 2, 77])
+@pytest.mark.parametrize("block", [3, 1 << 16])
+def test_a_mean_is_over_the_counted_rows_and_their_weights(
+    block: int, ignored: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows ignored, those of a class, or none: sums by hand, in blocks of rows or at once."""
+    monkeypatch.setattr(fold, "_BLOCK", block)
+    labels = np.array([0, 1, 2, 0, 1, 1, 2, 1, 0, 1])
+    if ignored == -100:
+        labels[[4, 7]] = ignored
+    weight, rows = np.array([1.0, 2.0, 4.0]), np.arange(1.0, 11.0)
+    counted = labels != ignored
+    many = counted.sum()
+    of_weight, of_rows = weight[labels[counted]], rows[counted]
+    for options, weighted, plain in (
+        ({}, many, many),
+        ({"weight": weight}, of_weight.sum(), many),
+        ({"sample_weight": rows}, of_rows.sum(), of_rows.sum()),
+        ({"weight": weight, "sample_weight": rows}, (of_rows * of_weight).sum(), of_rows.sum()),
+    ):
+        found = _factors(3, np.float64, 10, ignored, labels=labels, reduction="mean", z_loss=0.5, **options)
+        scale = 2.0 ** -math.frexp(4)[1] if "weight" in options else 1.0  # weights are scaled to near one
+        scale_rows = 2.0 ** -math.frexp(10)[1] if "sample_weight" in options else 1.0
+        assert found.denominator == weighted * scale * scale_rows
+        assert found.z_loss == pytest.approx(0.5 * weighted * scale / plain, rel=1e-15)
+        np.testing.assert_array_equal(found.upstream, [1 / found.denominator])
+        assert not found.empty
+
+
+@pytest.mark.parametrize("options", [{"reduction": "sum"}, {"reduction": "mean", "denominator": 4.0}])
+def test_weights_that_nothing_divides_by_are_taken_as_they_are(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(9)
+    x, labels, weight, rows = rng.standard_normal((5, 4)), rng.integers(0, 4, 5), rng.random(4), rng.random(5)
+    right = sce.cross_entropy(x, labels, weight=weight, sample_weight=rows, backend="numpy", **options)
+    found = sce.cross_entropy(x, labels, weight=8 * weight, sample_weight=64 * rows, backend="numpy", **options)
+    assert found == 512 * right
+
+
+def test_smoothing_moves_mass_from_the_label_to_every_class() -> None:
+    weight = np.array([1.0, 2.0, 4.0, 8.0])
+    for smoothing, options, mass, base in (
+        (0.25, {"weight": weight}, 0.75 * weight, 0.0625 * weight),
+        (0.25, {}, [0.75], [0.0625]),
+        (1.0, {}, [0.0], [0.25]),
+        (0.0, {"weight": weight}, weight, None),
+        (0.0, {}, [1.0], None),
+    ):
+        found = _factors(4, np.float32, label_smoothing=smoothing, **options)
+        np.testing.assert_array_equal(found.class_scale, mass)
+        assert found.class_scale.dtype == np.float32
+        if base is None:
+            assert (found.base_mass, found.base_total) == (None, 0)
+        else:
+            np.testing.assert_array_equal(found.base_mass, base)
+            assert found.base_total == np.sum(base) * (4 if len(base) == 1 else 1)
+
+
+def test_weights_leave_the_range_of_float32_in_silence() -> None:
+    with np.errstate(all="raise"):
+        found = _factors(3, np.float32, weight=np.array([1e300, 1.0, 1e-300]), label_smoothing=0.5)
+    np.testing.assert_array_equal(found.class_scale, [np.inf, 0.5, 0])
+
+
+@pytest.mark.parametrize("power", [-1000, 1000])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (5, 1), (5, 4), (0, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_mean_has_the_same_bits_whatever_the_scale_of_its_weights(
+    dtype: Any, shape: tuple[int, int], power: int
+) -> None:
+    rng = np.random.default_rng(9)
+    x, labels = rng.standard_normal(shape).astype(dtype), rng.integers(0, shape[1], shape[0])
+    weight, rows = rng.random(shape[1]) + 0.5, rng.random(shape[0]) + 0.5
+    for targets, names in ((labels, ("weight", "sample_weight")), (np.full(shape, 0.25), ("sample_weight",))):
+        for name in names:
+            value = weight if name == "weight" else rows
+            options: dict[str, Any] = {"label_smoothing": 0.1, "z_loss": 0.1, "backend": "numpy"}
+            right = sce.cross_entropy_with_grad(x, targets, **options, **{name: value})
+            found = sce.cross_entropy_with_grad(x, targets, **options, **{name: value * 2.0**power})
+            np.testing.assert_array_equal(found[0], right[0], err_msg=name)
+            np.testing.assert_array_equal(found[1], right[1], err_msg=name)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_mean_over_one_ignored_row_is_of_no_row(dtype: Any) -> None:
     for labels in (np.array([-100]), np.array([-100], np.int32)):
         assert math.isnan(sce.cross_entropy(np.zeros((1, 3), dtype), labels))
         assert sce.cross_entropy(np.zeros((1, 3), dtype), labels, on_empty="zero") == 0
+
+
+# ---- row losses to one number
+
+
+@pytest.mark.parametrize("denominator", [1, 1.5, 10_001])
+def test_losses_are_summed_in_float64_then_divided_and_rounded_once(denominator: float) -> None:
+    loss = np.random.default_rng(8).random(10_001)
+    assert mean(loss, denominator, loss.dtype) == np.add.reduce(loss) / denominator
+    narrow = loss.astype(np.float32)
+    right = np.float32(math.fsum(narrow.tolist()) / denominator)
+    assert mean(narrow, denominator, narrow.dtype) == right
+    assert np.add.reduce(narrow) != np.float32(math.fsum(narrow.tolist())), "a sum in float32 would do as well"
+    for dtype in (np.float32, np.float64):
+        assert mean(np.array([3], dtype), denominator, np.dtype(dtype)) == np.dtype(dtype).type(3 / denominator)
+
+
+@pytest.mark.parametrize("denominator", [1.5, 2, 3])
+def test_a_mean_may_be_finite_where_the_sum_is_not(denominator: float) -> None:
+    loss = np.full(2, 1e308)
+    assert mean(loss, denominator, loss.dtype) == 2 * (1e308 / denominator) < math.inf
+    assert mean(loss, 1, loss.dtype) == math.inf
+    narrow = np.full(2, 2.0**127, np.float32)
+    assert mean(narrow, denominator, narrow.dtype) == np.float32(2.0**128 / denominator)

@@ -16,7 +16,7 @@ import pytest
 
 import softmax_ce as sce
 from conftest import available
-from softmax_ce import auto, contract, registry, threads
+from softmax_ce import auto, contract, interpreters, registry, threads
 from softmax_ce.contract import Accuracy, Backend, BackendInfo
 
 ACCURACY = Path(__file__).parent.parent / "docs" / "accuracy.md"
@@ -81,6 +81,7 @@ def test_a_backend_that_declares_nothing_is_stable_and_compiled() -> None:
     info = BackendInfo("theirs", "their_module")
     assert (info.stable, info.ahead_of_time, info.sub_interpreters, info.available) == (True, True, True, True)
     assert (info.summary, info.how_to_get, info.why_unavailable) == ("", "", None)
+    assert info.serial_elements == threads.SERIAL_ELEMENTS
     assert info.dtypes == contract.NATIVE_DTYPES == ("float32", "float64")
     assert info == BackendInfo("theirs", "their_module", accuracy={})
     assert len({info, BackendInfo("theirs", "their_module")}) == 1
@@ -125,7 +126,9 @@ def test_a_warm_up_runs_both_kernels_once_for_each_dtype_they_compute(dtypes: An
         assert targets.dtype == scale.dtype == x.dtype
         check("soft", x, [(scale, x.shape[1]), (rest[0], 1), (rest[1], 1)], rest[2:6], rest[6:])
 
-    Backend(BackendInfo("spy", "spy"), hard, soft).warmup(dtypes)
+    spy = Backend(BackendInfo("spy", "spy"), hard, soft)
+    assert (spy.name, spy.details, spy.widen, spy.narrow, spy.team) == ("spy", "", None, None, None)
+    spy.warmup(dtypes)
     computed = {"()": [], "('float32',)": ["float32"], "float64": ["float64"]}.get(str(dtypes), ["float32", "float64"])
     assert sorted(calls) == [(kind, name) for kind in ("hard", "soft") for name in computed]
 
@@ -135,7 +138,76 @@ def test_a_warm_up_for_what_logits_cannot_be_is_an_error() -> None:
         sce.get_backend("numpy").warmup([np.complex64])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_log_sum_exp_alone_is_given_of_every_row(dtype: str, backend: str) -> None:
+    """By either kernel, over more rows than a block of any backend has."""
+    kernels = sce.get_backend(backend)
+    x = np.random.default_rng(4).standard_normal((150, 1000)).astype(dtype)
+    one, row = np.ones(1, dtype), np.ones(1)
+    hard, soft = (np.full((2, 150), 7, dtype) for _ in range(2))
+    kernels.hard(x, np.zeros(1, np.int64), -1, one, None, 0.0, 0.0, row, row, None, None, *hard, 0, 150)
+    kernels.soft(x, x, one, None, 0.0, row, row, None, None, *soft, 0, 150)
+    right = np.log(np.exp(x.astype(float)).sum(axis=1))
+    np.testing.assert_allclose(hard.astype(float).sum(axis=0), right, rtol=100 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(soft, hard)
+
+
 # ---- loading
+
+
+def test_the_modules_of_the_table_are_there() -> None:
+    """So that what cannot be loaded lacks something else."""
+    assert all(importlib.util.find_spec(info.module) for info in registry.table())
+    assert all(registry.is_available(name) for name in ("naive", "numpy"))
+
+
+@pytest.mark.parametrize("name", [[], {}, None, 3, b"numpy"])
+def test_what_is_no_name_is_an_unknown_backend(name: Any) -> None:
+    with pytest.raises(ValueError, match=r"^unknown backend .*; known backends: naive, numpy, numba, cython"):
+        registry.get_backend(name)
+
+
+def test_other_packages_backends_are_looked_for_in_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda *, group: asked.append(group) or ())
+    monkeypatch.setattr(registry, "_entries", None)
+    for _ in range(2):
+        assert registry.names() == ("naive", "numpy", "numba", "cython")
+    assert asked == ["softmax_ce.backends"]
+
+
+@pytest.mark.parametrize(
+    ("here", "default"),
+    [
+        ({"naive", "numpy", "numba", "cython"}, "cython"),
+        ({"naive", "numpy", "numba"}, "numpy"),
+        ({"numpy"}, "numpy"),
+        ({"naive", "numba"}, None),
+        (set(), None),
+    ],
+)
+def test_the_default_is_the_fastest_that_is_stable_and_compiled_ahead(
+    here: set[str], default: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "is_available", here.__contains__)
+    if default is not None:
+        assert auto.default_name() == default
+        return
+    with pytest.raises(sce.BackendUnavailableError, match="no backend of softmax_ce can be loaded"):
+        auto.default_name()
+
+
+@pytest.mark.parametrize("dtypes", [("float32",), ("float64",), ("float32", "float64")])
+def test_a_backend_may_compute_one_dtype_alone(dtypes: tuple[str, ...]) -> None:
+    def kernel(*_: Any) -> None: ...
+
+    backend = Backend(BackendInfo("one", "one", dtypes=dtypes), kernel, kernel)
+    for name in ("float32", "float64"):
+        if name in dtypes:
+            auto.check_dtype(backend, np.dtype(name))
+        else:
+            with pytest.raises(ValueError, match=f"^backend 'one' computes {dtypes[0]} only, not {name}$"):
+                auto.check_dtype(backend, np.dtype(name))
 
 
 def test_what_would_not_end_in_a_sub_interpreter_is_not_loaded_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +224,18 @@ def test_what_would_not_end_in_a_sub_interpreter_is_not_loaded_there(monkeypatch
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.setattr(registry, "in_sub_interpreter", lambda: False)
     assert all(info.available for info in registry.backends()[:4])
+
+
+@pytest.mark.parametrize("name", ["_interpreters", "_xxsubinterpreters"])
+def test_a_sub_interpreter_is_told_by_what_this_python_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = interpreters.in_sub_interpreter.__wrapped__
+    for other in ("_interpreters", "_xxsubinterpreters"):
+        monkeypatch.setitem(sys.modules, other, None)  # to import it is an ImportError
+    assert asked() is False
+    for current, is_sub in ((0, False), (1, True)):
+        module = SimpleNamespace(get_current=lambda current=current: current, get_main=lambda: 0)
+        monkeypatch.setitem(sys.modules, name, module)
+        assert asked() is is_sub
 
 
 def _module(name: str) -> Any:
@@ -207,3 +291,17 @@ def test_a_lock_that_was_held_at_a_fork_is_free_in_the_child(
         pass
     monkeypatch.delattr(os, "register_at_fork")
     assert lock(_fresh(module)) is not None, "where there is no fork, nothing is registered"
+
+
+@pytest.mark.parametrize(("cpus", "least"), [(1, 1), (64, 64), (None, 1)])
+def test_every_cpu_of_a_large_machine_may_be_used(
+    cpus: int | None, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    copy = _fresh(threads)
+    asked: list[int] = []
+    monkeypatch.setattr(copy._pool, "ask_for", lambda helpers, job: asked.append(helpers))
+    copy.run(lambda start, stop: None, 1 << 20, 10, 1 << 20)
+    (helpers,) = asked
+    assert isinstance(helpers, int)
+    assert 4 * least <= helpers < 4 * least + 64

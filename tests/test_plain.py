@@ -74,6 +74,9 @@ def buffers_that_are_not_plain():
     logits, targets = problem(4, 6)
     memory = np.empty(100, np.float32)
     yield "in place", logits, targets, {"grad_out": logits}
+    yield "in place, a view", logits, targets, {"grad_out": logits[...]}
+    own = logits.copy()
+    yield "in place, of a view", own[...], targets, {"grad_out": own}
     yield "strided", logits, targets, {"grad_out": np.empty((4, 12), np.float32)[:, ::2]}
     shared = memory[:24].reshape(4, 6)
     shared[...] = logits
@@ -88,6 +91,9 @@ def buffers_that_are_not_plain():
     read_only = np.empty((4, 6), np.float32)
     read_only.flags.writeable = False
     yield "read-only", logits, targets, {"grad_out": read_only}
+    yield "room for one loss of several", logits, targets, {"out": np.empty((), np.float32), "reduction": "none"}
+    yield "room for several losses", logits, targets, {"out": np.empty(4, np.float32), "reduction": "none"}
+    yield "room for more than their sum", logits, targets, {"out": np.empty(4, np.float32), "reduction": "sum"}
 
 
 def outcome(function, *arguments, **options):

@@ -277,7 +277,7 @@ def test_a_saved_profile_can_be_read_by_people_and_compared_line_by_line(path: P
     profile.save(ORDINARY, path)
     text = path.read_text()
     assert text.endswith("}\n")
-    assert ' "objective": "time",\n' in text
+    assert '\n "objective": "time",\n' in text
     assert max(map(len, text.splitlines())) < 120
 
 
@@ -290,6 +290,17 @@ def test_too_large_is_not_written(path: Path) -> None:
     with pytest.raises(ProfileError, match="MiB"):
         profile.save(huge, path)
     assert not path.exists()
+
+
+def test_a_profile_may_be_as_large_as_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = profile.save(ORDINARY, path).stat().st_size
+    monkeypatch.setattr(files, "MOST_BYTES", size)
+    profile.save(ORDINARY, path)
+    assert profile.load(path) == ORDINARY
+    monkeypatch.setattr(files, "MOST_BYTES", size - 1)
+    assert "larger than" in _refusal(path)
+    with pytest.raises(ProfileError, match=f"^a profile of {size} bytes is larger than"):
+        profile.save(ORDINARY, path)
 
 
 def _rejected(name: str) -> profile.Measured:
@@ -557,10 +568,28 @@ def test_what_is_written_is_on_disk_before_it_takes_the_old_one_s_place(
         synced.append((stat.S_ISDIR(found.st_mode), found.st_size, path.read_text()))
 
     monkeypatch.setattr(files.os, "fsync", sync)
-    files.write_text(path, "x" * 100_001)
-    assert synced[0] == (False, 100_001, "the old one")
+    files.write_text(path, "x" * 1001)  # less than a buffer holds back
+    assert synced[0] == (False, 1001, "the old one")
     if os.name != "nt":
-        assert [(is_folder, text) for is_folder, _, text in synced[1:]] == [(True, "x" * 100_001)]
+        assert [(is_folder, text) for is_folder, _, text in synced[1:]] == [(True, "x" * 1001)]
+
+
+def test_a_refusal_to_write_is_told_as_the_system_tells_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        profile.save(ORDINARY, path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
+def test_no_file_stays_open(path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        profile.save(ORDINARY, path)
+        profile.load(path)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
@@ -581,12 +610,13 @@ def test_without_the_folder_nothing_is_written(path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
 def test_permissions_and_links(path: Path) -> None:
-    old = os.umask(0o027)
-    try:
-        profile.save(ORDINARY, path)
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    for mask, mode in ((0, 0o666), (0o027, 0o640)):
+        old = os.umask(mask)
+        try:
+            profile.save(ORDINARY, path)
+        finally:
+            os.umask(old)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
     link = path.with_name("link.json")
     link.symlink_to(path)
     profile.save(replace(ORDINARY, command="through the link"), link)

@@ -50,6 +50,14 @@ def test_four_cells_are_interpolated_bilinearly() -> None:
         assert found.costs == pytest.approx({"numpy": 1e-9 * elements, "cython": 1e-7 * elements**0.5})
 
 
+@pytest.mark.parametrize("counts", [[2, 8], [8, 2]])
+def test_of_two_numbers_of_threads_equally_near_the_smaller_one_counts(counts: list[int]) -> None:
+    cells = [cell(1, 10, {"numpy": 1.0}, threads=count) for count in counts]
+    selector = Selector(profiles.profile(cells), cpus=16)
+    for asked, nearest in ((4, 2), (5, 8), (3, 2), (1, 2), (None, 8), (100, 8), (8, 8)):
+        assert selector.key("float32", "float32", "fused", asked) == ("float32", "fused", nearest)
+
+
 def test_beyond_the_edge_the_nearest_cells_decide() -> None:
     table = _grid(*grid((8, 64), (10, 1000), CROSSING))
     for rows, classes, nearest in ((1, 1, (8, 10)), (10**9, 10**9, (64, 1000)), (1, 5000, (8, 1000)), (0, 1, (8, 10))):

@@ -45,10 +45,13 @@ def test_small_work_stays_serial_unless_asked(monkeypatch: pytest.MonkeyPatch) -
     assert asked == []
     threads.run(lambda start, stop: None, 100, 10, 3)
     threads.run(lambda start, stop: None, 1000, 10_000, None)
-    assert asked == [2, 3]
+    threads.run(lambda start, stop: None, 1_000_000, 10, None)
+    assert asked == [2, 3, 3]
 
 
-@pytest.mark.parametrize(("rows", "count", "helpers"), [(1, 2, []), (2, 2, [1]), (3, 2, [1]), (2, 3, [1]), (7, 3, [2])])
+@pytest.mark.parametrize(
+    ("rows", "count", "helpers"), [(1, 2, []), (2, 2, [1]), (3, 2, [1]), (2, 3, [1]), (4, 3, [1]), (7, 3, [2])]
+)
 def test_a_number_of_threads_is_met_by_small_work_too(
     rows: int, count: int, helpers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,14 +65,27 @@ def test_a_number_of_threads_is_met_by_small_work_too(
     assert max(pieces) <= -(-rows // count) or not helpers
 
 
-def test_as_many_threads_as_anyone_asks_for_are_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to four for each CPU, and a few dozen: more would only wait."""
-    asked: list[int] = []
-    monkeypatch.setattr(threads._pool, "ask_for", lambda helpers, job: asked.append(helpers))
-    threads.run(lambda start, stop: None, 1 << 20, 10, 1 << 20)
-    (helpers,) = asked
-    assert isinstance(helpers, int)
-    assert 4 * (os.cpu_count() or 1) <= helpers < 4 * (os.cpu_count() or 1) + 64
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_team_is_made_for_all_the_threads_even_of_one_row(rows: int, count: int) -> None:
+    made: list[tuple[int, int]] = []
+
+    class Idle:
+        helpers = 0
+
+        def __init__(self, threads: int, longest: int) -> None:
+            made.append((threads, longest))
+
+        def work(self, helping: bool) -> bool:
+            return False
+
+        def cancel(self) -> None: ...
+
+        def settled(self) -> bool:
+            return True
+
+    threads.run(lambda start, stop: pytest.fail("the team does it"), rows, 1 << 20, count, team=Idle)
+    assert made == [(count, threads.LONGEST)]
 
 
 def test_long_work_comes_back_to_python() -> None:
@@ -232,14 +248,38 @@ def test_a_container_s_quota_is_read(files: dict[str, str], group: str, granted:
     assert threads._quota(root, own) == granted
 
 
-def test_an_old_control_group_is_read_too(tmp_path: Path) -> None:
-    folder = tmp_path / "cpu,cpuacct" / "docker"
+@pytest.mark.parametrize(
+    ("controllers", "quota", "granted"),
+    [
+        ("cpu", 250_000, 2.5),
+        ("cpu,cpuacct", 250_000, 2.5),
+        ("cpuacct,cpu", 250_000, 2.5),
+        ("cpu", -1, float("inf")),
+        ("cpuset", 250_000, float("inf")),
+        ("memory", 250_000, float("inf")),
+    ],
+)
+def test_an_old_control_group_is_read_too(controllers: str, quota: int, granted: float, tmp_path: Path) -> None:
+    folder = tmp_path / controllers / "docker"
     folder.mkdir(parents=True)
-    (folder / "cpu.cfs_quota_us").write_text("250000\n")
+    (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
     (folder / "cpu.cfs_period_us").write_text("100000\n")
     own = tmp_path / "own"
-    own.write_text("12:memory:/docker\n4:cpu,cpuacct:/docker\n")
-    assert threads._quota(tmp_path, own) == 2.5
+    own.write_text(f"12:pids:/docker\n4:{controllers}:/docker\n")
+    assert threads._quota(tmp_path, own) == granted
+
+
+def test_the_system_s_control_groups_are_the_ones_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"/proc/self/cgroup": "0::/Xen\n", "/sys/fs/cgroup/Xen/cpu.max": "150000 100000\n"}
+
+    def read(path: Path, **_: Any) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) in files)
+    assert threads._quota() == 1.5
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
@@ -250,7 +290,8 @@ def test_without_any_limit_the_affinity_counts(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for quota, expected in ((float("inf"), 8), (2.9, 2), (0.5, 1)):
         monkeypatch.setattr(threads, "_granted", lambda quota=quota: quota)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+        # 0: this process.
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8 if pid == 0 else 3)), raising=False)
         assert threads.available_cpus() == expected
 
 

@@ -23,9 +23,9 @@ def mean(loss: Any, denominator: float, dtype: np.dtype[Any]) -> Any:
 
 def _guarded(loss: Any, denominator: float) -> float:
     with np.errstate(over="ignore"):
-        total = float(np.add.reduce(loss, dtype=np.float64)) / denominator
+        total = float(np.add.reduce(loss)) / denominator
         if math.isinf(total) and denominator > 1:  # the sum of finite losses may overflow where their mean does not
-            total = float(np.add.reduce(loss / denominator, dtype=np.float64))
+            total = float(np.add.reduce(loss / denominator))
     return total
 
 

@@ -109,7 +109,7 @@ def run(
     Exception
         What a task raised, after every thread has let go of the buffers.
     """
-    elements = n_rows * (n_classes + _ROW)
+    elements = _elements(n_rows, n_classes)
     if (threads is None and elements < serial_elements) or (team is None and n_rows < 2):
         threads = 1
     elif threads is None:
@@ -121,14 +121,19 @@ def run(
     _Job(_Rows(task, n_rows, n_classes, threads) if team is None else team(threads, LONGEST)).work_as_caller()
 
 
+def _elements(n_rows: int, n_classes: int) -> int:
+    """The size of some rows' work."""
+    return n_rows * (n_classes + _ROW)
+
+
 class _Rows:
     """A team for any task: rows handed out piece by piece, under a lock."""
 
     def __init__(self, task: Task, n_rows: int, n_classes: int, threads: int) -> None:
-        elements = n_rows * (n_classes + _ROW)
-        piece = LONGEST if threads == 1 else min(LONGEST, max(_PIECE, elements // (threads * _PIECES_A_THREAD)))
+        even = _elements(n_rows, n_classes) // (threads * _PIECES_A_THREAD)
+        piece = LONGEST if threads == 1 else min(LONGEST, max(_PIECE, even))
         # An explicit number of threads is met also by small work.
-        step = min(max(1, piece // (n_classes + _ROW)), -(-n_rows // threads))
+        step = min(max(1, piece // _elements(1, n_classes)), -(-n_rows // threads))
         self.helpers = min(threads, -(-n_rows // step)) - 1
         self._task = task
         self._n_rows = n_rows

@@ -56,7 +56,7 @@ def _textbook(
     x: Any, target: Any, total: Any, z_loss: float, counts: Any, rows: slice, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any,
 ) -> None:  # fmt: skip
-    weight = np.where(counts, rows_of(row_weight, rows), 0.0)
+    weight = rows_of(row_weight, rows)
     with np.errstate(all="ignore"):
         e = np.exp(x)
         s = e.sum(axis=1)

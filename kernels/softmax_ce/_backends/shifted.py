@@ -29,7 +29,7 @@ def hard(
     classes = logits.shape[1]
     with np.errstate(all="ignore"):  # -inf - -inf and exp's underflow are ordinary here
         for rows in row_blocks(start, stop, classes):
-            row = _shift(logits[rows], loss is None and grad is None)
+            row = _shift(logits[rows], grad is None)
             _write_lse(row, rows, row_max, log_sum)
             if loss is None and grad is None:
                 continue
@@ -38,7 +38,7 @@ def hard(
             at = np.arange(len(y)), np.where(known, y, 0)
             mass = np.broadcast_to(label_mass, classes)[at[1]].astype(np.float64)
             counts = known & (y != ignore_index) & (rows_of(row_weight, rows) != 0)
-            weight = np.where(counts, rows_of(row_weight, rows), 0.0)
+            weight = rows_of(row_weight, rows)
             half_gap = 0.5 * row.top - 0.5 * row.x[at]  # halves: m - x may exceed the format where the loss does not
             if loss is not None:
                 value = np.where(mass != 0, 2 * (mass * half_gap), 0.0) + mass * row.log_sum
@@ -65,7 +65,7 @@ def soft(
     """The same for soft targets: see softmax_ce.contract."""
     with np.errstate(all="ignore"):
         for rows in row_blocks(start, stop, logits.shape[1]):
-            row = _shift(logits[rows], loss is None and grad is None)
+            row = _shift(logits[rows], grad is None)
             _write_lse(row, rows, row_max, log_sum)
             if loss is None and grad is None:
                 continue
@@ -74,7 +74,7 @@ def soft(
                 target += base_mass
             total = target.sum(axis=1, dtype=np.float64)
             counts = np.broadcast_to(rows_of(row_weight, rows) != 0, len(row.x))
-            weight = np.where(counts, rows_of(row_weight, rows), 0.0)
+            weight = rows_of(row_weight, rows)
             if loss is not None:
                 _write_loss(_cost(row, target) + total * row.log_sum, z_loss, row, counts, weight, loss, rows)
             if grad is not None:
@@ -88,7 +88,7 @@ class _Shifted:
     """A block of rows with the maximum out. x and e are (rows, C) R; the others one float64 a row."""
 
     x: Any
-    e: Any  # exp(x - m)
+    e: Any  # exp(x - m); where the sums alone are wanted, 0 at the maximum
     top: Any  # m
     rest: Any  # s - 1, summed without the maximum itself
     s: Any
@@ -99,14 +99,14 @@ class _Shifted:
         return 2 * z_loss * (self.top + self.log_sum) if z_loss else 0.0
 
 
-def _shift(x: Any, lse_only: bool) -> _Shifted:
+def _shift(x: Any, sums_only: bool) -> _Shifted:
     peak = x.max(axis=1, keepdims=True)
     e = x - peak
     np.exp(e, out=e)
     is_top = x == peak
     np.copyto(e, 0.0, where=is_top)
     rest = e.sum(axis=1).astype(np.float64) + (is_top.sum(axis=1) - 1.0)
-    if not lse_only:
+    if not sums_only:
         np.copyto(e, 1.0, where=is_top)
     top = peak[:, 0].astype(np.float64)
     return _Shifted(x, e, top, rest, 1 + rest, np.log1p(rest), ~np.isfinite(top))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from softmax_ce.profile.format import Cell, Profile
 from softmax_ce.profile.grid import Grid
 
@@ -64,5 +62,11 @@ class Selector:
     def _nearest(self, counts: list[int | None], threads: int | None) -> int | None:
         if threads in counts:
             return threads
-        asked = math.log(threads or self._cpus)
-        return min(counts, key=lambda count: (abs(math.log(count or self._cpus) - asked), count or 0))
+        asked = threads or self._cpus
+
+        def ratio(count: int | None) -> tuple[float, int]:
+            """How far off, and of two equally far the smaller."""
+            own = count or self._cpus
+            return max(own, asked) / min(own, asked), own
+
+        return min(counts, key=ratio)
