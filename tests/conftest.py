@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 import softmax_ce as sce
@@ -16,6 +18,8 @@ from softmax_ce_bench import ceilings
 # Continuous integration sets this: a backend that is silently missing must fail there.
 REQUIRE_ALL = os.environ.get("SOFTMAX_CE_REQUIRE_ALL", "") not in ("", "0")
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # a slow machine fails no test
+hypothesis.settings.load_profile("untimed")
 _WORST: dict[tuple[str, str], tuple[float, str]] = defaultdict(lambda: (0.0, ""))
 
 
@@ -23,6 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The tests' automatic choice is not that of whoever runs them.
     for name in ("SOFTMAX_CE_BACKEND", "SOFTMAX_CE_PROFILE", "SOFTMAX_CE_PROFILE_STRICT"):
         os.environ.pop(name, None)
+    # Whoever starts jobs in the background may have them ignore Ctrl-C; processes that the tests start inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Below what is no folder, nobody can leave a profile behind: neither an older run nor a mutant.
     os.environ["XDG_DATA_HOME"] = os.path.join(os.path.abspath(os.devnull), "softmax-ce-tests-have-no-profile")
     missing = [info for info in sce.backends() if not info.available]

@@ -10,6 +10,7 @@ import queue
 import re
 import shutil
 import subprocess
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,9 +83,7 @@ def _sources(file: Path) -> list[Path]:
 
 
 def _record(file: str, tree: Tree) -> Path:
-    folder = tree.root / "record"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=tree.root))  # its own: what an earlier file's tests started may still write
     with (folder / "log").open("w") as log:
         subprocess.run(
             [python(), "-m", "pytest", "-q", "-p", "mutation.recorder", "-p", "no:cacheprovider", file],
