@@ -8,12 +8,13 @@ python=$(realpath -s "$1")
 shift
 builds=${PWD}/build/sanitize
 rows=kernels/softmax_ce/_backends/cython
-# Left out: what needs the address space that a sanitizer takes for itself, an emulator, another build, a clock or a
-# browser; and the fuzzing, which is a check of its own.
+# Left out: what needs the memory that a sanitizer takes for itself, an emulator, another build, a clock or a browser;
+# and the fuzzing, which is a check of its own.
 left_out=()
 for test in faults/test_{refused_resources,interrupt,broken_installs,other_cpus}.py test_{asv,timing,html,history,fuzz}.py; do
     left_out+=(--ignore "tests/$test")
 done
+left_out+=(--deselect tests/test_pick.py::test_memory_and_cold_start_are_measured_in_fresh_processes)
 
 # The package with the extension built anew, where PYTHONPATH finds it before the installed one.
 build() {

@@ -69,6 +69,14 @@ def test_the_table_of_declared_errors_is_the_registry_s() -> None:
                 assert declared.summation(classes) == SUMS[total](classes), (info.name, dtype)
 
 
+def test_the_compiled_backend_brings_casts_and_a_team_of_its_own() -> None:
+    """Without them calls would be right, and slow."""
+    backend = sce.get_backend(available("cython"))
+    assert callable(backend.widen)
+    assert callable(backend.narrow)
+    assert isinstance(backend.team, contract.TeamKernels)
+
+
 def test_a_backend_that_declares_no_errors_is_taken_for_a_careless_one() -> None:
     declared = BackendInfo("theirs", "theirs").accuracy
     assert set(declared) == {"float32", "float64"}

@@ -50,6 +50,26 @@ def test_four_cells_are_interpolated_bilinearly() -> None:
         assert found.costs == pytest.approx({"numpy": 1e-9 * elements, "cython": 1e-7 * elements**0.5})
 
 
+@pytest.mark.parametrize(
+    ("asked", "measured", "followed"),
+    [
+        ("forward", ("forward", "backward", "fused"), "forward"),
+        ("forward", ("backward", "fused"), "fused"),
+        ("forward", ("backward",), "backward"),
+        ("backward", ("forward", "fused"), "fused"),
+        ("backward", ("forward",), "forward"),
+        ("fused", ("forward", "backward"), "backward"),
+        ("fused", ("forward",), "forward"),
+    ],
+)
+def test_an_operation_that_was_not_measured_follows_one_that_was(
+    asked: str, measured: tuple[str, ...], followed: str
+) -> None:
+    cells = [cell(1, 10, {"numpy": 1.0}, operation=operation) for operation in measured]
+    selector = Selector(profiles.profile(cells), cpus=2)
+    assert selector.key("float32", "float32", asked, None) == ("float32", followed, None)
+
+
 @pytest.mark.parametrize("counts", [[2, 8], [8, 2]])
 def test_of_two_numbers_of_threads_equally_near_the_smaller_one_counts(counts: list[int]) -> None:
     cells = [cell(1, 10, {"numpy": 1.0}, threads=count) for count in counts]

@@ -20,7 +20,7 @@ from mutation.tree import BUILD, PACKAGE, ROOT, Tree
 
 NUMBA = "_backends/numba_jit/"
 # Of tests for one mutant, in seconds as recorded, where a worker is warm; and where each request imports everything.
-_EFFORT, _COLD_EFFORT = 40.0, 8.0
+_EFFORT, _COLD_EFFORT = 20.0, 8.0
 _RECENT = 12  # tests remembered that noticed mutants of the same file
 # What a test may take: a mutant of the Numba backend is compiled anew.
 _GRACE = {False: 10.0, True: 60.0}
