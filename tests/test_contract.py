@@ -218,6 +218,30 @@ def test_a_backend_may_compute_one_dtype_alone(dtypes: tuple[str, ...]) -> None:
                 auto.check_dtype(backend, np.dtype(name))
 
 
+def test_every_function_refuses_what_a_backend_does_not_compute() -> None:
+    def kernel(*_: Any) -> None: ...
+
+    registry.register(  # type: ignore[arg-type]
+        SimpleNamespace(BACKEND=BackendInfo("single", "single", dtypes=("float32",)), hard=kernel, soft=kernel)
+    )
+    x, y = np.zeros((2, 3)), np.zeros(2, int)
+    try:
+        for function, given in (
+            (sce.cross_entropy, (x, y)), (sce.cross_entropy_grad, (x, y)), (sce.cross_entropy_with_grad, (x, y)),
+            (sce.explain, (x, y)), (sce.softmax, (x,)), (sce.log_softmax, (x,)), (sce.logsumexp, (x,)),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=r"^backend 'single' computes float32 only, not float64$"):
+                function(*given, backend="single")  # type: ignore[operator]
+            function(given[0].astype(np.float32), *given[1:], backend="single")  # type: ignore[operator]
+    finally:
+        registry.unregister("single")
+
+
+def test_a_factory_gives_a_coefficient() -> None:
+    for made in (contract.lanes(4, 2048), contract.wide()):
+        assert made(4096) > 1
+
+
 def test_what_would_not_end_in_a_sub_interpreter_is_not_loaded_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.setattr(registry, "in_sub_interpreter", lambda: True)

@@ -135,6 +135,19 @@ def test_a_profile_that_is_not_followed(path: Path) -> None:
     assert f"profile {path}: it is not JSON" in found.reason
 
 
+@pytest.mark.parametrize("fastest", ["forward", "backward", "fused"])
+def test_each_operation_follows_its_own_cells(fastest: str, path: Path) -> None:
+    """Measured cells in which another backend wins one of the three."""
+    operations = ("forward", "backward", "fused")
+    cells = [
+        cell(8, 10, {"numpy": 1.0, DEFAULT: 0.5 if operation == fastest else 2.0}, operation=operation)
+        for operation in operations
+    ]
+    profile.save(profiles.profile(cells), path)
+    chosen = {operation: sce.explain(X, Y, operation=operation).backend for operation in operations}
+    assert chosen == {operation: DEFAULT if operation == fastest else "numpy" for operation in operations}
+
+
 @pytest.mark.parametrize("operation", ["forward", "backward", "fused"])
 @pytest.mark.parametrize("rows", [1, 7, 100])
 def test_it_says_what_a_call_chooses(operation: str, rows: int, path: Path) -> None:
