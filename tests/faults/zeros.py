@@ -31,13 +31,14 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def window(shape: tuple[int, ...], dtype: Any) -> Any:
-    """To write into: every 64 MiB of it are the same 64 MiB of memory. What is written last is what stays."""
+    """To write into: its end, up to 64 MiB, is memory of its own; every 64 MiB before are the same ones, over and over.
+    There, what is written last is what stays: which that is depends on the order in which a backend writes."""
     dtype = np.dtype(dtype)
     n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     array = _reserve(-(-n_bytes // _WINDOW) * _WINDOW)
     memory = os.memfd_create("window")
     os.ftruncate(memory, _WINDOW)
-    for start in range(0, len(array), _WINDOW):
+    for start in range(0, len(array) - _WINDOW, _WINDOW):
         at = _libc.mmap(array.ctypes.data + start, _WINDOW, mmap.PROT_READ | mmap.PROT_WRITE, _SHARED_FIXED, memory, 0)
         if at != array.ctypes.data + start:
             raise OSError(ctypes.get_errno(), "mmap")
