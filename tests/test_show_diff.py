@@ -161,6 +161,7 @@ def test_a_file_that_is_no_record_is_refused_in_one_line(tmp_path, content, mess
         (lambda r: r["cells"][0]["entries"][1].update(name="zz"), "'zz' is not among the candidates"),
         (lambda r: r["cells"][0]["entries"][1].update(status="best"), "'best' is not a status"),
         (lambda r: r["cells"][0]["operations"]["fused"].update(fastest=["zz"]), "the fastest in fused is not among"),
+        (lambda r: r["cells"][0]["operations"]["fused"].update(fastest=["c"]), "the fastest in fused has no times"),
         (
             lambda r: r["cells"][0]["entries"][0]["timings"]["fused"]["seconds"].__setitem__(3, -1.0),
             "numpy fused: there must be 20 times, one a round, all of them positive",

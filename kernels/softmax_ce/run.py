@@ -42,7 +42,7 @@ class Outputs:
         loss = row_max = log_sum = None
         if want_loss:
             usable = loss_buffer is not None and loss_buffer.flags.c_contiguous and loss_buffer.flags.aligned
-            loss = loss_buffer.ravel() if usable else np.empty(n_rows, dtype)
+            loss = np.asarray(loss_buffer).ravel() if usable else np.empty(n_rows, dtype)
         if want_lse:
             row_max, log_sum = np.empty(n_rows, dtype), np.empty(n_rows, dtype)
         if want_grad and grad_buffer is None:

@@ -68,6 +68,7 @@ class Rows:
     __slots__ = ("_dtype", "_halves", "_is_bfloat16", "_view", "direct", "n_classes", "n_rows")
 
     def __init__(self, array: Any, axis: int, dtype: np.dtype[Any], copy: bool = False) -> None:
+        array = np.asarray(array)  # a subclass may mean something else by * or by a shape, as numpy.matrix does
         last = axis == array.ndim - 1
         self._dtype = dtype
         self.n_classes = array.shape[axis]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,26 @@ def gradient_in_place(subject: Subject) -> None:
         own = x.copy()
         getattr(sce, name)(own, out=own, **subject.where)
         assert_same_bits(own, right, f"{name} in place")
+
+
+@check(dtypes=NATIVE, stable=None)
+def matrices_are_arrays(subject: Subject) -> None:
+    """numpy.matrix, whose * is another: as logits, soft labels, and for the results."""
+    x, _, soft = _problem(subject)
+    loss, grad = subject.both(x, soft)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)  # NumPy's own, of making one
+        matrix, room = np.matrix(x), np.matrix(np.zeros_like(x))
+        got = subject.both(matrix, np.matrix(soft), grad_out=room)
+        across = subject.both(x[None], soft[None], out=np.matrix(np.zeros((1, _ROWS), x.dtype)))
+    assert got[1] is room
+    _assert_equal_arrays((got[0], room), (loss, grad), "matrices")
+    _assert_equal_arrays((across[0], across[1][0]), (loss[None], grad), "loss into a matrix")
+
+
+def _assert_equal_arrays(got: tuple[Any, ...], right: tuple[Any, ...], what: str) -> None:
+    for one, other in zip(got, right, strict=True):
+        assert_same_bits(np.asarray(one), other, what)
 
 
 @check(dtypes=NATIVE)

@@ -200,6 +200,8 @@ def _check_cell(cell: model.Cell, names: set[str], base: str, where: str) -> Non
             raise RecordError(f"{where}: {_shown(operation)} is not an operation")
         if not set(facts.fastest) <= set(entries):
             raise RecordError(f"{where}: the fastest in {operation} is not among the entries")
+        if any(operation not in entries[name].timings for name in facts.fastest):
+            raise RecordError(f"{where}: the fastest in {operation} has no times there")
 
 
 def _check_times(seconds: tuple[float, ...], rounds: int, where: str) -> None:
