@@ -160,12 +160,12 @@ class _Reference:
         limits = np.finfo(call.compute)
         unit = (8 + len(call.logits)) * 2.0**-53  # of divisors and sums, which are float64
         with np.errstate(all="ignore"):  # of rows that are not finite, on which nothing is to be allowed
-            z_pull = np.abs(scaled.gain * 4 * scaled.lse) * scaled.z_loss
+            pull = np.abs(4 * scaled.lse) * scaled.z_loss
+            z_pull = np.abs(scaled.gain) * pull
             rounding = np.nan_to_num((unit * (np.abs(scaled.grad) + z_pull[:, None])).astype(float))
-            pull = z_pull + np.abs(scaled.gain) * scaled.target.sum(axis=1)
-        if (
-            np.where(scaled.broken, 0, pull).max(initial=0) < float(limits.max) / 16
-        ):  # else it is infinite, and 0 times it is no number
+            factors = np.maximum(pull, z_pull + np.abs(scaled.gain) * scaled.target.sum(axis=1))
+        # Beyond the format's range a factor is infinite, and 0 times it is no number.
+        if np.where(scaled.broken, 0, factors).max(initial=0) < float(limits.max) / 16:
             _judge(found["grad"], scaled.grad, grad_bound.grad + rounding, f"gradient of {info.name}")
         _judge(found["lse"], truth.lse, bound.lse, f"log-sum-exp of {info.name}")
         if call.options.get("reduction", "mean") == "none":

@@ -79,7 +79,8 @@ def record(say: Callable[[str], None]) -> list[Path]:
 
 def _sources(file: Path) -> list[Path]:
     """A test file, and the conformance suite where its tests are from there."""
-    return [file, *[ROOT / _CONFORMANCE] * (_CONFORMANCE.name.encode() in file.read_bytes())]
+    asks_conformance = _CONFORMANCE.name.encode() in file.read_bytes()
+    return [file, ROOT / _CONFORMANCE] if asks_conformance else [file]
 
 
 def _record(file: str, tree: Tree) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -24,6 +23,7 @@ from softmax_ce_bench.gate.builds import Source
 from softmax_ce_bench.gate.decision import Exit
 from softmax_ce_bench.gate.session import BuildError
 from softmax_ce_bench.report import gating as report
+from softmax_ce_bench.report import record
 from softmax_ce_bench.workloads import Shape
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -79,7 +79,7 @@ def gate(
             sys.exit(Exit.ERROR)
     shown_on.print(report.whole(result), crop=False)
     if json_file is not None:
-        write("--json", json_file, json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
+        write("--json", json_file, record.as_text(result.as_dict()))
     if html_file is not None:
         from softmax_ce_bench.report.html import forest  # here: Matplotlib takes a while
 

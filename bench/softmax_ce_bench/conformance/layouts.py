@@ -204,13 +204,10 @@ def matrices_are_arrays(subject: Subject) -> None:
         got = subject.both(matrix, np.matrix(soft), grad_out=room)
         across = subject.both(x[None], soft[None], out=np.matrix(np.zeros((1, _ROWS), x.dtype)))
     assert got[1] is room
-    _assert_equal_arrays((got[0], room), (loss, grad), "matrices")
-    _assert_equal_arrays((across[0], across[1][0]), (loss[None], grad), "loss into a matrix")
-
-
-def _assert_equal_arrays(got: tuple[Any, ...], right: tuple[Any, ...], what: str) -> None:
-    for one, other in zip(got, right, strict=True):
-        assert_same_bits(np.asarray(one), other, what)
+    assert_same_bits(got[0], loss, "loss of matrices")
+    assert_same_bits(np.asarray(room), grad, "gradient of matrices, into one")
+    assert_same_bits(np.asarray(across[0]), loss[None], "loss into a matrix")
+    assert_same_bits(across[1][0], grad, "gradient beside a loss into a matrix")
 
 
 @check(dtypes=NATIVE)

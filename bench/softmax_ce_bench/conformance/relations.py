@@ -128,11 +128,12 @@ def threads_keep_the_bits(subject: Subject) -> None:
         soft = rng.random((rows, classes)).astype(np.float32)
         for targets in (y, soft):
             one = sce.cross_entropy_with_grad(x, targets, return_lse=True, backend=subject.backend, threads=1)
-            for count in (1, 2, 3, 7, None):
-                lse = sce.logsumexp(x, backend=subject.backend, threads=count)
-                assert_same_bits(lse, one[2], f"log-sum-exp alone, {rows} x {classes} on {count} threads")
+            for count in (2, 3, 7, None):
                 many = sce.cross_entropy_with_grad(x, targets, return_lse=True, backend=subject.backend, threads=count)
                 _assert_equal(many, one, f"{rows} x {classes} on {count} threads")
+        for count in (1, 2, 3, 7, None):
+            lse = sce.logsumexp(x, backend=subject.backend, threads=count)
+            assert_same_bits(lse, one[2], f"log-sum-exp alone, {rows} x {classes} on {count} threads")
 
 
 @check(stable=None)

@@ -17,20 +17,8 @@ from matplotlib.ticker import LogLocator
 import softmax_ce as sce
 from softmax_ce_bench.history.results import History, HistoryError, Series
 from softmax_ce_bench.history.steps import steps
+from softmax_ce_bench.report import figures
 
-# Okabe and Ito: told apart with any colour vision; each line has a marker of its own besides.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
-_MARKERS = "osD^vP*X"
-_GREY = "#444444"
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#dddddd",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "softmax-ce",
-}
 # Title, benchmark, shape as asv has it, and what a value is divided by to be the y axis's unit.
 _PANELS = (
     ("One prediction, 1 × 10", "time_hundred_calls", "tiny, 1 x 10", 100e-6, "µs a call"),
@@ -70,7 +58,7 @@ def draw(history: History, path: Path) -> None:
     history : History
     path : Path
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(figures.style(9)):
         figure = _figure(history)
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, dpi=130, metadata=metadata)
@@ -98,7 +86,7 @@ def _figure(history: History) -> Figure:
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
     figure.suptitle("Fused loss and gradient, float32, over the commits; upper row within the caches", x=0.35)
-    figure.supxlabel(textwrap.fill(caption(history), 190), fontsize=8, color=_GREY)
+    figure.supxlabel(textwrap.fill(caption(history), 190), fontsize=8, color=figures.GREY)
     return figure
 
 
@@ -106,17 +94,17 @@ def _line(axes: Any, series: Series, unit: float, name: str, k: int) -> None:
     points = [(j, value / unit) for j, value in enumerate(series.values) if value is not None]
     if not points:
         return
-    colour = _COLOURS[k % len(_COLOURS)]
+    look = figures.line(k)
     x, y = zip(*points, strict=True)
-    axes.plot(x, y, label=name, color=colour, marker=_MARKERS[k % len(_MARKERS)], markersize=4, linewidth=1.4)
+    axes.plot(x, y, label=name, **look, markersize=4, linewidth=1.4)
     bands = [(j, low / unit, high / unit) for j, (low, high) in enumerate(zip(series.low, series.high, strict=True))
              if low is not None and high is not None]  # fmt: skip
     if bands:
-        axes.fill_between(*zip(*bands, strict=True), color=colour, alpha=0.25, linewidth=0)
+        axes.fill_between(*zip(*bands, strict=True), color=look["color"], alpha=0.25, linewidth=0)
     for step in steps(series):
         at = step.after / unit
         axes.annotate(f"{step.ratio - 1:+.0%}", (step.commit, at), (3, 5), textcoords="offset points", fontsize=7.5,
-                      color=colour)  # fmt: skip
+                      color=look["color"])  # fmt: skip
 
 
 def caption(history: History) -> str:

@@ -13,21 +13,9 @@ matplotlib.use("agg")  # before pyplot: no display is needed
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from softmax_ce_bench.report import figures
 from softmax_ce_bench.roofline.candidates import CEILING
 from softmax_ce_bench.roofline.tables import Record, provenance
-
-# Okabe and Ito: told apart with any colour vision; each line has a marker of its own besides.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000", "#7F3C8D")
-_MARKERS = "osD^vP*Xh"
-_GREY = "#444444"
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#dddddd",
-    "svg.fonttype": "path",
-}
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
@@ -51,7 +39,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
         sessions = largest(record, threads)
         if len(sessions) < 2:
             continue
-        with plt.rc_context(_STYLE):
+        with plt.rc_context(figures.style(10)):
             figure = _figure(record, sessions, threads)
             path = folder / f"roofline_{threads}.png"
             figure.savefig(path, dpi=150)
@@ -78,13 +66,13 @@ def _figure(record: Record, sessions: list[Record], threads: str) -> Figure:
     for name in names:
         own = name.partition(" ")[0]
         k = who.index(own)
-        style: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
+        style: dict[str, Any] = {**figures.line(k)}
         style["linestyle"] = "--" if own in titles else ":" if name.endswith(" allocating") else "-"
         label = titles.get(own, name.replace(" fused", ""))
         _line(time, sessions, name, label, style, _nanoseconds)
         _line(rate, sessions, name, label, style, _gigabytes)
     ceiling = f"{CEILING} {record['machine']['copy']}"
-    limit = {"color": _GREY, "linewidth": 2.5, "zorder": 1}
+    limit = {"color": figures.GREY, "linewidth": 2.5, "zorder": 1}
     label = "non-temporal copy" if record["machine"]["copy"] == "stream" else "copy"
     _line(time, sessions, ceiling, label, limit, _nanoseconds)
     _line(rate, sessions, ceiling, label, limit, _gigabytes)
@@ -99,7 +87,7 @@ def _figure(record: Record, sessions: list[Record], threads: str) -> Figure:
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     count = f"{record['settings']['cores']} threads at most" if threads == "all" else "one thread"
     figure.suptitle(f"Softmax cross-entropy and its gradient, {sessions[0]['dtype']}, {count}")
-    figure.supxlabel(textwrap.fill(_caption(record, sessions, count), 165), fontsize=7.5, color=_GREY)
+    figure.supxlabel(textwrap.fill(_caption(record, sessions, count), 165), fontsize=7.5, color=figures.GREY)
     return figure
 
 
