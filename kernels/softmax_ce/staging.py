@@ -75,7 +75,6 @@ class Rows:
         self.n_rows = array.size // self.n_classes
         flags = array.flags
         self._halves = None
-        self._is_bfloat16 = False
         if last and not copy and array.dtype == dtype and flags.c_contiguous and flags.aligned:
             self.direct = array if array.ndim == 2 else array.reshape(self.n_rows, self.n_classes)
             self._view = self.direct

@@ -27,20 +27,18 @@ class Table:
     ----------
     compute : str
         The dtype in which such a call is computed.
-    key : tuple or None
-        The cells that stand for such a call; None: the profile has none.
     grid : Grid or None
+        The cells that stand for such a call; None: the profile has none.
     row_edges, class_edges, choices : list
         The grid's, or a single entry that leaves every shape to the default.
     ready : dict
         Choice -> Backend.
     """
 
-    __slots__ = ("choices", "class_edges", "compute", "grid", "key", "ready", "row_edges")
+    __slots__ = ("choices", "class_edges", "compute", "grid", "ready", "row_edges")
 
-    def __init__(self, compute: str, key: Key | None, grid: Grid | None) -> None:
+    def __init__(self, compute: str, grid: Grid | None) -> None:
         self.compute = compute
-        self.key = key
         self.grid = grid
         self.row_edges = [] if grid is None else grid.row_edges
         self.class_edges = [] if grid is None else grid.class_edges
@@ -108,7 +106,7 @@ class Follower:
         table = self._by_key.get((key, compute))
         if table is None:
             grid = None if key is None else self._selector.grid(key, frozenset(self.out(compute)))
-            table = self._by_key[key, compute] = Table(compute, key, grid)
+            table = self._by_key[key, compute] = Table(compute, grid)
         return table
 
     def out(self, compute: str) -> dict[str, str]:
