@@ -1,0 +1,41 @@
+/* What a row is read by: whole vectors and parts of one, of the logits and of T. */
+
+#define UNROLL 4
+#define BLOCK (UNROLL * W)
+#define INLINE static inline __attribute__((always_inline))
+
+/* Where a row's T comes from, a constant wherever it is used: the compiler makes one body of each. */
+enum mode { ONE_LABEL, LABEL_AND_BASE, SOFT };
+
+typedef struct {
+    const real *soft;  /* SOFT: the row's targets */
+    const real *scale; /* SOFT: by class, or one for all */
+    ptrdiff_t scale_step;
+    const real *base; /* by class, or one for all; NULL: zero */
+    ptrdiff_t base_step;
+} target_row;
+
+INLINE V load(const real *p, ptrdiff_t n, real fill) {
+    return n >= W ? v_load(p) : v_load_first(p, n, v_set(fill));
+}
+
+INLINE void store(real *p, ptrdiff_t n, V v) {
+    if (n >= W)
+        v_store(p, v);
+    else
+        v_store_first(p, n, v);
+}
+
+INLINE V by_class(const real *p, ptrdiff_t step, ptrdiff_t j, ptrdiff_t n) {
+    if (step)
+        return load(p + j, n, 0);
+    return n >= W ? v_set(*p) : v_keep_first(n, v_set(*p)); /* a lane without a class has no mass */
+}
+
+/* T at classes j, j + 1 ... of which n are left. */
+INLINE V target_at(const target_row *t, enum mode mode, ptrdiff_t j, ptrdiff_t n) {
+    if (mode == LABEL_AND_BASE)
+        return by_class(t->base, t->base_step, j, n);
+    V v = v_mul(load(t->soft + j, n, 0), by_class(t->scale, t->scale_step, j, n));
+    return t->base ? v_add(v, by_class(t->base, t->base_step, j, n)) : v;
+}
