@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import ml_dtypes
@@ -41,7 +42,9 @@ def test_the_error_names_the_argument(options: dict[str, Any], error: type[Excep
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [1, np.float16(0.5), np.int8(1), True, np.array(0.25), ml_dtypes.bfloat16(0.5)])
+@pytest.mark.parametrize(
+    "value", [1, np.float16(0.5), np.int8(1), True, np.array(0.25), ml_dtypes.bfloat16(0.5), Fraction(1, 4)]
+)
 def test_every_real_number_is_one(value: Any) -> None:
     right = sce.cross_entropy(_X, _Y, z_loss=float(value), label_smoothing=float(value))
     assert sce.cross_entropy(_X, _Y, z_loss=value, label_smoothing=value) == right

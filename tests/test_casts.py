@@ -10,6 +10,7 @@ import pytest
 import softmax_ce as sce
 from conftest import available
 from helpers import run_python
+from softmax_ce.staging import Rows
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -27,6 +28,22 @@ def to_16_bits(backend: Any, values: Any, is_bfloat16: bool) -> Any:
     out = np.empty(len(values), np.uint16)
     backend.narrow(values, out, is_bfloat16)
     return out
+
+
+@pytest.mark.parametrize(("dtype", "is_bfloat16"), [("float16", False), ("bfloat16", True), ("int16", None)])
+def test_only_floats_of_16_bits_in_a_row_are_for_the_backend_to_cast(dtype: str, is_bfloat16: bool | None) -> None:
+    asked = []
+
+    def widen(halves: Any, out: Any, is_bfloat16: bool) -> None:
+        asked.append((halves.dtype.name, len(halves), is_bfloat16))
+        out[...] = halves.view(dtype)
+
+    values = np.arange(12).reshape(4, 3).astype(dtype)
+    for array, is_contiguous in ((values, True), (values[:, ::-1], False), (values.astype(">f4"), False)):
+        asked.clear()
+        block = Rows(array, 1, np.dtype(np.float32)).load(1, 3, widen)
+        np.testing.assert_array_equal(block, array[1:3].astype(np.float32))
+        assert asked == [("uint16", 6, is_bfloat16)] * (is_contiguous and is_bfloat16 is not None)
 
 
 def hard_to_round(dtype: Any) -> Any:

@@ -89,7 +89,7 @@ def test_a_backend_that_declares_nothing_is_stable_and_compiled() -> None:
     info = BackendInfo("theirs", "their_module")
     assert (info.stable, info.ahead_of_time, info.sub_interpreters, info.available) == (True, True, True, True)
     assert (info.summary, info.how_to_get, info.why_unavailable) == ("", "", None)
-    assert info.serial_elements == threads.SERIAL_ELEMENTS
+    assert info.serial_elements == threads.SERIAL_ELEMENTS == 65536
     assert info.dtypes == contract.NATIVE_DTYPES == ("float32", "float64")
     assert info == BackendInfo("theirs", "their_module", accuracy={})
     assert len({info, BackendInfo("theirs", "their_module")}) == 1

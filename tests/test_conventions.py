@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import softmax_ce as sce
+from helpers import run_python
 from softmax_ce import profile
 from softmax_ce.checks import Problem
 from softmax_ce.fold import Factors
@@ -34,7 +35,17 @@ def test_every_parameter_is_documented_once(function: Callable[..., Any]) -> Non
     heads = re.findall(r"^([*\w, ]+)(?: : .+)?$", section[1], re.MULTILINE)
     named = [name.strip(" *") for head in heads if not head.startswith(" ") for name in head.split(",")]
     assert sorted(named) == sorted(inspect.signature(function).parameters)
+    said = re.split(r"^[*\w, ]+(?: : .+)?\n(?= )", section[1] + "\n", flags=re.MULTILINE)[1:]
+    assert [text for text in said if not text.endswith(".\n")] == []
     assert "{" not in re.sub(r'\{"[^}]*"\}', "", text)  # nothing of a template is left
+
+
+def test_the_version_is_a_release_s() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", sce.__version__)
+
+
+def test_a_python_without_docstrings_has_none() -> None:
+    assert run_python("import softmax_ce; print([softmax_ce.cross_entropy.__doc__])", PYTHONOPTIMIZE="2") == "['']\n"
 
 
 def dataclasses_of_the_package() -> Iterator[type]:

@@ -100,6 +100,18 @@ def test_by_a_measured_cell(path: Path) -> None:
     ]
 
 
+def test_at_a_measured_cell_whose_winner_may_not_run(path: Path) -> None:
+    cells = [cell(8, 10, {"naive": 1e-3, "numpy": 2e-3, "cython": 3e-3})]
+    profile.save(profiles.profile(cells), path)
+    reason = sce.explain(X, Y).reason
+    assert reason.endswith("at the measured cell 8 x 10 (fused float32, threads automatic): 2 ms, the lowest")
+
+
+def test_at_a_measured_cell_without_ties(path: Path) -> None:
+    profile.save(profiles.profile([cell(8, 10, {"numpy": 2e-3})]), path)
+    assert sce.explain(X, Y).reason.endswith("threads automatic): 2 ms, the winner")
+
+
 def test_between_cells(path: Path) -> None:
     """At 1 and 64 rows: 1 s and 64 s against 4 s and 16 s. Equal at 8 rows; at 20 numpy costs 20 s, cython 10.86 s."""
     cells = [cell(1, 10, {"numpy": 1.0, "cython": 4.0}), cell(64, 10, {"numpy": 64.0, "cython": 16.0})]

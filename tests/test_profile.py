@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -266,11 +266,16 @@ def test_as_many_sizes_as_are_allowed_are_written(path: Path) -> None:
 def test_what_is_not_said_of_a_measurement_was_not_measured() -> None:
     bare = profile.Measured(backend="numpy")
     assert {getattr(bare, name) for name in bare.__dataclass_fields__} == {"numpy", None}
-    one = profile.Cell(rows=1, classes=2, dtype="float32", operation="fused", threads=None, winner="numpy", measured=())
-    assert (one.tied, one.rounds) == ((), 0)
-    whole = profile.Profile(fingerprint={}, cells=(), order=())
-    assert (whole.date, whole.command, whole.objective, whole.tie) == ("", "", "time", 0.03)
-    assert (whole.max_error, whole.notes) == (None, {})
+    cell = {"rows": 1, "classes": 2, "dtype": "float32", "operation": "fused", "threads": None, "winner": "numpy"}
+    timed = replace(bare, seconds=1e-3)
+    one = profile.Cell(**cell, measured=(timed,))  # type: ignore[arg-type]
+    whole = profile.Profile(fingerprint=ORDINARY.fingerprint, cells=(one,), order=("numpy",))
+    written = profile.as_dict(whole)
+    assert written.pop("cells") == [cell | {"measured": [asdict(timed)], "tied": [], "rounds": 0}]
+    assert written == {
+        "schema": "softmax-ce/profile", "version": 1, "date": "", "command": "", "fingerprint": ORDINARY.fingerprint,
+        "objective": "time", "tie": 0.03, "max_error": None, "order": ["numpy"], "notes": {},
+    }  # fmt: skip
 
 
 def test_a_saved_profile_can_be_read_by_people_and_compared_line_by_line(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import profiles
 from profiles import CROSSING, cell, grid
 from softmax_ce.profile import Cell, Grid, Measured, Selector
-from softmax_ce.profile.grid import STEPS, _axis
+from softmax_ce.profile.grid import STEPS, _axis, _linear
 
 
 def _grid(*cells: Cell, without: tuple[str, ...] = (), **fields: object) -> Grid:
@@ -253,3 +254,9 @@ def test_what_stands_in_for_what() -> None:
     assert key("bfloat16", "float32", "forward", None) == ("float32", "forward", None)
     assert key("float64", "float64", "fused", 1) is None, "float32 never stands for float64"
     assert key("int64", "float64", "fused", 1) is None
+
+
+def test_interpolation_is_constant_beyond_the_ends_and_asks_only_for_what_has_weight() -> None:
+    points, sizes = np.array([0.0, 1.0, 1.5, 2.0, 9.0]), np.array([1.0, 2.0])
+    np.testing.assert_array_equal(_linear(points, sizes, np.array([3.0, 5.0])), [3, 3, 4, 5, 5])
+    np.testing.assert_array_equal(_linear(points, sizes, np.array([np.nan, 5.0])), [np.nan, np.nan, np.nan, 5, 5])

@@ -20,10 +20,10 @@ import wrong_backends
 from helpers import run_python
 from profiles import CROSSING, cell, grid
 from softmax_ce import auto, contract, fingerprint, profile, registry
-from softmax_ce.profile import ProfileError, ProfileWarning, where
+from softmax_ce.profile import ProfileError, ProfileWarning
 from test_profile import HOSTILE
 
-BACKEND, PROFILE, STRICT = where.BACKEND_VARIABLE, where.PROFILE_VARIABLE, where.STRICT_VARIABLE
+BACKEND, PROFILE, STRICT = "SOFTMAX_CE_BACKEND", "SOFTMAX_CE_PROFILE", "SOFTMAX_CE_PROFILE_STRICT"
 DEFAULT = auto.default_name()
 
 pytestmark = pytest.mark.usefixtures("forget")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import wrong_backends
 from conftest import available
 from helpers import run_python
 from softmax_ce import auto, registry
+from softmax_ce.contract import BackendInfo
 
 
 def test_the_project_s_backends_are_listed_in_order() -> None:
@@ -158,6 +161,47 @@ def test_register_refuses_what_is_not_a_backend() -> None:
         registry.register(SimpleNamespace(BACKEND=taken, hard=kernel, soft=kernel))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="own backends"):
         registry.unregister("numpy")
+
+
+def test_what_is_no_backend_is_named() -> None:
+    with pytest.raises(TypeError, match=r"^their_module has no BACKEND that is a "):
+        registry.register(ModuleType("their_module"))
+    with pytest.raises(TypeError, match=r"^namespace\(\) has no BACKEND that is a "):
+        registry.register(SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_what_is_missing_says_how_to_get_it_where_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, hint in (("lone", ""), ("known", "pip install known")):
+        monkeypatch.setitem(registry._known(), name, BackendInfo(name, "no_such_module", how_to_get=hint))
+    reason = "is not available: No module named 'no_such_module'"
+    with pytest.raises(sce.BackendUnavailableError, match=f"^backend 'lone' {reason}$"):
+        sce.get_backend("lone")
+    with pytest.raises(sce.BackendUnavailableError, match=f"^backend 'known' {reason}. To get it: pip install known$"):
+        sce.get_backend("known")
+
+
+def test_a_backend_brings_casts_and_a_team_if_it_has_them() -> None:
+    def kernel(*_: Any) -> None: ...
+
+    own = {name: lambda *_: None for name in ("widen", "narrow", "team")}
+    module = SimpleNamespace(BACKEND=wrong_backends.Honest().BACKEND, hard=kernel, soft=kernel, **own)
+    backend = registry.register(module)  # type: ignore[arg-type]
+    try:
+        assert {name: getattr(backend, name) for name in own} == own
+    finally:
+        registry.unregister(backend.name)
+
+
+def test_what_is_unregistered_is_unknown_and_nothing_keeps_it_in_memory() -> None:
+    module = wrong_backends.Honest()
+    left = weakref.ref(module)
+    name = registry.register(module).name  # type: ignore[arg-type]
+    registry.unregister(name)
+    with pytest.raises(ValueError, match=f"unknown backend '{name}'"):
+        sce.get_backend(name)
+    del module
+    gc.collect()
+    assert left() is None
 
 
 @pytest.mark.parametrize("stream_from", ["0", str(1 << 40)], ids=["streamed", "cached"])

@@ -168,6 +168,7 @@ def test_a_refused_thread_means_a_serial_run(monkeypatch: pytest.MonkeyPatch) ->
 
     threads.run(task, 1000, 10_000, 4)
     assert (seen == 1).all()
+    assert threads._pool._jobs.empty(), "nobody will take the job, and its buffers stay in memory"
 
 
 def test_a_sub_interpreter_gets_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

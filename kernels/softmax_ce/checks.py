@@ -271,7 +271,7 @@ def check_buffer(
 
 def _overlaps_itself(buffer: Any) -> bool:
     """Whether two entries share bytes, by strides: each axis must step over all that the finer ones cover."""
-    if buffer.size < 2 or buffer.flags.c_contiguous:
+    if buffer.flags.c_contiguous:
         return False
     covered = buffer.itemsize
     for stride, length in sorted((abs(step), n) for step, n in zip(buffer.strides, buffer.shape, strict=True) if n > 1):

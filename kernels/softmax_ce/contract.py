@@ -212,7 +212,7 @@ class BackendInfo:
     ahead_of_time: bool = True
     how_to_get: str = ""
     serial_elements: int = 1 << 16
-    accuracy: Mapping[str, Accuracy] = field(default_factory=_cautious, hash=False, compare=False)
+    accuracy: Mapping[str, Accuracy] = field(default_factory=_cautious, compare=False)
     dtypes: tuple[str, ...] = NATIVE_DTYPES
     sub_interpreters: bool = True
     available: bool = True

@@ -144,7 +144,7 @@ def _not_the_default(chosen: str) -> Iterator[tuple[str, str]]:
 
 
 def _why_unavailable(name: str) -> str:
-    return next(info.why_unavailable or "" for info in registry.backends() if info.name == name)
+    return next(str(info.why_unavailable) for info in registry.backends() if info.name == name)
 
 
 def _by_profile(

@@ -97,7 +97,7 @@ class Rows:
             return block
         with np.errstate(all="ignore"):
             for part, place in self._parts(start, stop):
-                np.copyto(block[place], part, casting="unsafe")
+                np.copyto(block[place], part)
         return block
 
     def room(self, start: int, stop: int) -> Any:
@@ -115,7 +115,7 @@ class Rows:
             return
         with np.errstate(all="ignore"):
             for part, place in self._parts(start, stop):
-                np.copyto(part, block[place], casting="unsafe")
+                np.copyto(part, block[place])
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[Any, slice]]:
         """Views (rows, classes) that make up rows [start, stop), with their place in the block."""

@@ -17,6 +17,8 @@ from typing import Any
 import coverage
 import pytest
 
+from mutation import caches
+
 _FOLDER = Path(os.environ["MUTATION_RECORD"])
 _TEST = "MUTATION_TEST"
 
@@ -52,6 +54,7 @@ _failed: set[str] = set()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    caches.forget()
     _MEASURED.switch_context(item.nodeid)
     os.environ[_TEST] = item.nodeid
     try:

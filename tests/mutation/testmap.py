@@ -14,7 +14,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from mutation.operators import Mutant
@@ -132,15 +132,18 @@ class TestMap:
 
     def of(self, mutant: Mutant) -> list[str]:
         """The tests that run what is mutated; of what is no function's body, those that run the functions it is for."""
+        inspecting = {test for test in self.seconds if test.startswith(_INSPECTING)}
+        for owner in _classes(mutant):  # what a class gives its fields shows where one is made, and runs no line of it
+            inspecting |= {test for test in self.seconds if owner in _text(test.partition("::")[0])}
         if mutant.in_body:
-            return self.ranked(self._at(mutant.file, mutant.line, mutant.last_line))
-        tests = {test for test in self.seconds if test.startswith(_INSPECTING)}
-        found: set[str] = set()
+            found = self._at(mutant.file, mutant.line, mutant.last_line)
+            return self.ranked(found | inspecting if self.runs_at_import(mutant) else found)
+        found = set()
         for name in self._given_names(mutant):
             for file, users in self._users.items():
                 for first, last in users.get(name, ()):
                     found |= self._at(file, first, last)
-        return self.ranked(tests | (found or self._at(mutant.file, 1, 1 << 30)))
+        return self.ranked(inspecting | (found or self._at(mutant.file, 1, 1 << 30)))
 
     def _at(self, file: str, first: int, last: int) -> set[str]:
         lines = self._lines[file]
@@ -204,5 +207,18 @@ class TestMap:
         return found
 
 
+def _classes(mutant: Mutant) -> list[str]:
+    """The class whose body, and no function's, a mutant is in."""
+    classes = [node for node in ast.walk(_parsed(mutant.file)) if isinstance(node, ast.ClassDef)]
+    around = [node.name for node in classes if node.lineno <= mutant.line <= (node.end_lineno or 0)]
+    return [] if mutant.in_body else around
+
+
+@cache
+def _text(test_file: str) -> str:
+    return (ROOT / test_file).read_text(encoding="utf-8")
+
+
+@cache
 def _parsed(file: str) -> ast.Module:
     return ast.parse((ROOT / PACKAGE / file).read_bytes())

@@ -30,6 +30,7 @@ from typing import Any
 
 import pytest
 
+from mutation import caches
 from mutation.operators import compiled
 
 # No plugin of pytest among them: it must be the first to import those, to rewrite their asserts.
@@ -146,6 +147,7 @@ def replace_code(module: str, path: Path, within: list[str]) -> None:
     if not inspect.isfunction(found) or found.__code__.co_freevars != code.co_freevars:
         raise Unfit(within[-1])
     found.__code__ = code
+    caches.forget()
 
 
 def _serve(connection: socket.socket, run: Callable[[Request, Tell], None]) -> None:
