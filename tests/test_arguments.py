@@ -42,8 +42,15 @@ def test_the_error_names_the_argument(options: dict[str, Any], error: type[Excep
     assert "\n" not in str(caught.value)
 
 
+class _Index:
+    """A number to Python by __index__ alone."""
+
+    def __index__(self) -> int:
+        return 1
+
+
 @pytest.mark.parametrize(
-    "value", [1, np.float16(0.5), np.int8(1), True, np.array(0.25), ml_dtypes.bfloat16(0.5), Fraction(1, 4)]
+    "value", [1, np.float16(0.5), np.int8(1), True, np.array(0.25), ml_dtypes.bfloat16(0.5), Fraction(1, 4), _Index()]
 )
 def test_every_real_number_is_one(value: Any) -> None:
     right = sce.cross_entropy(_X, _Y, z_loss=float(value), label_smoothing=float(value))
@@ -73,6 +80,16 @@ def test_infinite_losses_of_either_sign_sum_to_nan_in_silence(backend: str, dtyp
         np.testing.assert_array_equal(rows, [np.inf, -np.inf])
         assert np.isnan(sce.cross_entropy(x, soft, reduction="sum", backend=backend))
         assert np.isnan(sce.cross_entropy(x, soft, reduction="mean", backend=backend))
+
+
+def test_losses_whose_sum_leaves_the_range_sum_to_infinity_in_silence(backend: str) -> None:
+    x, label = np.array([[500.0, 0.0]]).repeat(2, 0), [1, 1]
+    with np.errstate(all="raise"):
+        right = 500.0 * 3e305
+        for options in ({"reduction": "sum"}, {"denominator": 0.5}):
+            assert sce.cross_entropy(x, label, sample_weight=[3e305] * 2, backend=backend, **options) == np.inf
+        mean = sce.cross_entropy(x, label, sample_weight=[3e305] * 2, denominator=2.0, backend=backend)
+    assert mean == pytest.approx(right, rel=1e-15)
 
 
 def test_soft_labels_beyond_the_logits_format_are_cast_in_silence(backend: str) -> None:

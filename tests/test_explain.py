@@ -171,6 +171,15 @@ def test_it_says_what_a_call_chooses(operation: str, rows: int, path: Path) -> N
     assert found.backend == auto.choose(None, *want, np.dtype("f4"), rows, 10, None).name
 
 
+def test_classes_are_on_the_last_axis_unless_said() -> None:
+    assert [getattr(sce.explain(np.zeros((2, 3, 4)), None), name) for name in ("rows", "classes")] == [6, 4]
+
+
+def test_it_is_looked_up_once() -> None:
+    """What the package loads when it is first asked for is then its own."""
+    assert sce.explain is vars(sce)["explain"]
+
+
 def test_it_computes_nothing_and_refuses_what_the_call_would() -> None:
     huge = np.broadcast_to(np.float32(0), (1 << 40, 1 << 20))
     found = sce.explain(huge, None)

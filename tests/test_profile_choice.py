@@ -7,7 +7,7 @@ from bisect import bisect_right
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import profiles
@@ -221,6 +221,7 @@ def test_other_objectives() -> None:
 
 
 @given(st.sets(st.integers(1, 2**48), min_size=1, max_size=64), st.integers(0, 2**49))
+@example({8, 9}, 8)
 def test_the_table_s_entries(sizes: set[int], size: int) -> None:
     """Each measured size stands for itself; between them, for what is at most half a step away; beyond, the ends."""
     edges, stands_for = _axis(sizes)

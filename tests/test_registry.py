@@ -184,10 +184,11 @@ def test_a_backend_brings_casts_and_a_team_if_it_has_them() -> None:
     def kernel(*_: Any) -> None: ...
 
     own = {name: lambda *_: None for name in ("widen", "narrow", "team")}
-    module = SimpleNamespace(BACKEND=wrong_backends.Honest().BACKEND, hard=kernel, soft=kernel, **own)
+    module = SimpleNamespace(BACKEND=wrong_backends.Honest().BACKEND, hard=kernel, soft=kernel, DETAILS="AVX9", **own)
     backend = registry.register(module)  # type: ignore[arg-type]
     try:
         assert {name: getattr(backend, name) for name in own} == own
+        assert backend.details == "AVX9"
     finally:
         registry.unregister(backend.name)
 
@@ -195,11 +196,13 @@ def test_a_backend_brings_casts_and_a_team_if_it_has_them() -> None:
 def test_what_is_unregistered_is_unknown_and_nothing_keeps_it_in_memory() -> None:
     module = wrong_backends.Honest()
     left = weakref.ref(module)
-    name = registry.register(module).name  # type: ignore[arg-type]
+    backend = registry.register(module)  # type: ignore[arg-type]
+    name = backend.name
+    assert (backend.details, backend.widen, backend.narrow, backend.team) == ("", None, None, None)
     registry.unregister(name)
     with pytest.raises(ValueError, match=f"unknown backend '{name}'"):
         sce.get_backend(name)
-    del module
+    del module, backend
     gc.collect()
     assert left() is None
 

@@ -424,17 +424,17 @@ def test_an_error_in_a_helper_s_team_reaches_the_caller() -> None:
         helpers = 2
 
         def __init__(self, count: int, longest: int) -> None:
-            self._failed = threading.Event()
+            self._failed, self._cancelled = threading.Event(), threading.Event()
 
         def work(self, helping: bool) -> bool:
             if not helping:
-                assert self._failed.wait(30)
+                assert self._cancelled.wait(30), "nobody is told to stop"
                 return False
             self._failed.set()
             raise MemoryError("no scratch")
 
         def cancel(self) -> None:
-            pass
+            self._cancelled.set()
 
         def settled(self) -> bool:
             return not self._failed.is_set()

@@ -17,7 +17,11 @@ if TYPE_CHECKING:  # imported by the first call that needs a profile
     from softmax_ce.profile.grid import Around
 
 # Operation -> whether it computes the loss, and the gradient.
-_OPERATIONS = {"forward": (True, False), "backward": (False, True), "fused": (True, True)}
+_OPERATIONS = {
+    "forward": (True, False),
+    "backward": (False, True),
+    "fused": (True, True),
+}
 
 
 @dataclass(frozen=True, slots=True)

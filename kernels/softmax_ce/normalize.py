@@ -110,8 +110,7 @@ def log_softmax(
     _run(problem, outputs, backend, threads)
     result = np.empty(problem.source.shape, problem.result) if out is None else out
     row_max, log_sum = outputs.row_max[:, None], outputs.log_sum[:, None]
-    with np.errstate(all="ignore"):
-        log_sum[~np.isfinite(row_max + log_sum)] = np.nan  # no distribution: the whole row is NaN, as in softmax
+    log_sum[~np.isfinite(row_max + log_sum)] = np.nan  # no distribution: the whole row is NaN, as in softmax
     rows = Rows(result, problem.axis, problem.compute)
 
     def subtract(start: int, stop: int) -> None:
@@ -136,7 +135,10 @@ def _run(problem: Problem, outputs: Outputs, backend: str | None, threads: int |
     """Hard-label kernel with no mass at any label: the gradient is 1 * p - 0."""
     problem.labels = _NO_LABEL
     nothing = np.zeros(1, problem.compute)
-    factors = Factors(nothing, None, 1.0, 0.0, ONE_ROW, ONE_ROW, 1.0, False)
+    factors = Factors(
+        nothing, None, 1.0, 0.0, ONE_ROW, ONE_ROW,
+        denominator=1.0, empty=False,
+    )  # fmt: skip
     chosen = auto.choose(
         backend, False, outputs.grad is not None, problem.source.dtype, problem.n_rows, problem.n_classes, threads
     )

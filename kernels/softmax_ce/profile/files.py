@@ -96,7 +96,8 @@ def _sync_folder(folder: Path) -> None:
 def _read_regular(path: Path) -> bytes:
     # Asked before it is opened, since opening alone may block or act on a device; and again, since it may have changed.
     _check_regular(os.stat(path))
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
         _check_regular(os.fstat(handle))
         data = file.read(MOST_BYTES + 1)
