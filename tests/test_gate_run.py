@@ -199,7 +199,7 @@ def test_a_base_that_is_wrong_is_said_to_be_left_out(pair, tmp_path):
     [
         ("raise RuntimeError('planted')\n", "planted"),
         ("import os; os._exit(7)\n", "exit code 7"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n", "signal 11"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n", "signal 9"),
     ],
 )
 def test_a_head_that_cannot_be_imported_is_named_with_what_it_said(pair, tmp_path, new, said):
