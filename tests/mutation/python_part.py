@@ -64,7 +64,7 @@ class Bench:
             if verdict.outcome != "killed" or server.is_sound(verdict, chosen):
                 break
             chosen = [pair for pair in chosen if pair[0] != verdict.by]  # it fails without a mutant, too
-            del self._tests.seconds[verdict.by]
+            self._tests.seconds.pop(verdict.by, None)  # another worker may have found it out meanwhile
         if is_numba:
             _forget_compiled()
         if verdict.outcome != "killed":
