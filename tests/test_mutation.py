@@ -49,6 +49,10 @@ def test_ends():
 def test_returns():
     while clipping.clip(4) != 4:
         pass
+def test_leaves():
+    import pathlib, subprocess
+    left = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    pathlib.Path("left").write_text(str(left.pid))
 """
 TEST_NAMES = [f"test_clipping.py::{name}" for name in ("test_clip", "test_ends", "test_returns")]
 
@@ -205,6 +209,15 @@ def test_an_equivalent_that_fits_no_mutant_is_an_error() -> None:
     assert (len(real), [mutant.line for mutant in equivalent]) == (len(found) - 1, [8])
     with pytest.raises(ValueError, match="no mutant 'value < LIMIT -> "):
         equivalents.split(found, [equivalents.Equivalent("clipping.py", line, ("value < LIMIT -> *",), "")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are found by Linux's means")
+def test_what_a_test_leaves_running_is_ended(asked: tuple[Path, Server]) -> None:
+    path, server = asked
+    path.write_text(SOURCE)
+    assert server.ask([("test_clipping.py::test_leaves", 10.0)]) == Verdict("survived")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((path.parent / "left").read_text()), 0)
 
 
 def test_verdicts_are_kept_while_what_they_rest_on_is(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ a test is not there. "unfit": this function's code cannot be replaced while it i
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import inspect
 import json
@@ -41,6 +42,8 @@ _LIBRARIES = (
 _QUIET = ["-q", "-x", "--no-header", "--no-summary", "-p", "no:cacheprovider"]
 
 COLLECTION = "collection"
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 Request = dict[str, Any]
 Tell = Callable[[str], None]
@@ -152,6 +155,7 @@ def replace_code(module: str, path: Path, within: list[str]) -> None:
 
 def _serve(connection: socket.socket, run: Callable[[Request, Tell], None]) -> None:
     """Answer requests until the other side is gone."""
+    _adopt_orphans()
     with connection.makefile("rw") as stream:
         stream.write("ready\n")
         stream.flush()
@@ -186,6 +190,21 @@ def _in_child(request: Request, run: Callable[[Request, Tell], None]) -> dict[st
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        _end_orphans()
+
+
+def _adopt_orphans() -> None:
+    """On Linux, what a child leaves comes to this process: a test may have started it in a session of its own."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_orphans() -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    while children.exists() and (left := children.read_text().split()):
+        for pid in map(int, left):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _write(handle: int, text: str) -> None:
