@@ -19,8 +19,9 @@ from mutation.testmap import TestMap, record
 from mutation.tree import BUILD, PACKAGE, ROOT, Tree
 
 NUMBA = "_backends/numba_jit/"
-# Of tests for one mutant, in seconds as recorded, where a worker is warm; and where each request imports everything.
-_EFFORT, _COLD_EFFORT = 20.0, 8.0
+# Of tests for one mutant, in seconds as recorded, where a worker is warm; where each request imports everything; and of
+# the Numba backend, whose compiled code leaves no trace of which test runs which line.
+_EFFORT, _COLD_EFFORT, _NUMBA_EFFORT = 20.0, 8.0, 90.0
 _RECENT = 12  # tests remembered that noticed mutants of the same file
 # What a test may take: a mutant of the Numba backend is compiled anew.
 _GRACE = {False: 10.0, True: 60.0}
@@ -84,7 +85,8 @@ class Bench:
                     verdict.outcome == "killed" or not self._tests.runs_at_import(mutant)
                 ):
                     return self._warm, verdict
-            return self._cold, self._cold.ask(self._within(chosen, _COLD_EFFORT))
+            is_numba = mutant.file.startswith(NUMBA)
+            return self._cold, self._cold.ask(chosen if is_numba else self._within(chosen, _COLD_EFFORT))
 
     def _chosen(self, mutant: Mutant, tests: Sequence[str], is_numba: bool) -> list[tuple[str, float]]:
         """What noticed others of the same file first; then the rest, up to some time."""
@@ -92,7 +94,8 @@ class Bench:
         first = [test for test in self._recent[mutant.file] if test in known]
         known_seconds = self._tests.seconds
         ordered = [test for test in dict.fromkeys([*first, *tests]) if test in known_seconds]
-        return self._within([(test, _GRACE[is_numba] + 10 * known_seconds[test]) for test in ordered], _EFFORT)
+        limited = [(test, _GRACE[is_numba] + 10 * known_seconds[test]) for test in ordered]
+        return self._within(limited, _NUMBA_EFFORT if is_numba else _EFFORT)
 
     def _within(self, chosen: list[tuple[str, float]], effort: float) -> list[tuple[str, float]]:
         """The first of them, and what else fits into so many seconds."""
