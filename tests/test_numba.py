@@ -304,6 +304,28 @@ def test_a_folder_that_cannot_be_is_done_without(numba_jit: Any, folder: Path, p
     assert (folder / "file").read_text() == "no folder"
 
 
+@pytest.mark.parametrize(
+    ("system", "variable", "below_home"),
+    [
+        ("linux", "XDG_CACHE_HOME", ".cache"),
+        ("darwin", "", "Library/Caches"),
+        ("win32", "LOCALAPPDATA", "AppData/Local"),
+    ],
+)
+def test_the_cache_is_where_the_system_keeps_such(
+    system: str, variable: str, below_home: str, numba_jit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = numba_jit.cache
+    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
+    monkeypatch.setattr(cache, "sys", python_types.SimpleNamespace(platform=system))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(cache.os, "environ", {variable: str(tmp_path / "own")})
+    own = tmp_path / "own" if variable else tmp_path / "home" / below_home
+    assert cache.folder() == own / "softmax_ce" / cache.salt()
+    monkeypatch.setattr(cache.os, "environ", {})
+    assert cache.folder() == tmp_path / "home" / below_home / "softmax_ce" / cache.salt()
+
+
 def test_another_version_or_source_has_another_folder(
     numba_jit: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
