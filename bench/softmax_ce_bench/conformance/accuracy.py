@@ -37,6 +37,14 @@ def wide_spreads(subject: Subject) -> float:
     return _apply(subject, [case for case in cases.wide() if np.abs(case.logits).max() < largest])
 
 
+@check(dtypes=NATIVE, stable=None)
+def many_equal_terms(subject: Subject) -> float:
+    """A quarter of a million of them: in one running sum, roundings that all point the same way would add up."""
+    x = np.full((4, 1 << 18), [[-0.3], [-1.1], [-1.7], [-2.3]])
+    x[:, 5] = 0
+    return judge_all(subject, subject.array(x), [5, 0, 5, 0], "equal terms")
+
+
 @check(stable=None)
 def every_option(subject: Subject) -> float:
     """Weights, smoothing, z-loss, upstream gradients, ignored rows, alone and together."""

@@ -47,8 +47,8 @@ def soft(
             target = targets[rows] * target_scale
             if base_mass is not None:
                 target += base_mass
+            total = target.sum(axis=1, dtype=np.float64)
         counts = np.broadcast_to(rows_of(row_weight, rows) != 0, len(x))
-        total = target.sum(axis=1, dtype=np.float64)
         _textbook(x, target, total, z_loss, counts, rows, row_weight, upstream, loss, grad, row_max, log_sum)
 
 
