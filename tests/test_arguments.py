@@ -92,6 +92,13 @@ def test_losses_whose_sum_leaves_the_range_sum_to_infinity_in_silence(dtype: Any
     assert mean == pytest.approx(80 * weight, rel=1e-6)
 
 
+def test_a_small_loss_beside_those_whose_sum_leaves_the_range_underflows_in_silence() -> None:
+    x, weights = np.array([[80.0, 0.0]] * 3), [2e306, 2e306, 1e-10]
+    with np.errstate(all="raise"):
+        mean = sce.cross_entropy(x, [1, 1, 1], sample_weight=weights, denominator=1e300, backend="numpy")
+    assert mean == pytest.approx(320e6, rel=1e-15)
+
+
 def test_soft_labels_beyond_the_logits_format_are_cast_in_silence(backend: str) -> None:
     soft = np.array([[0.25, 0.75], [1e300, 0.0], [1e300, -1e300]])
     x = np.array([[1.0, 2.0]] * 3, np.float32)

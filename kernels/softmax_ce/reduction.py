@@ -22,7 +22,7 @@ def mean(loss: Any, denominator: float, dtype: np.dtype[Any]) -> Any:
 
 
 def _guarded(loss: Any, denominator: float) -> float:
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         total = float(np.add.reduce(loss)) / denominator
         if math.isinf(total) and denominator > 1:  # the sum of finite losses may overflow where their mean does not
             total = float(np.add.reduce(loss / denominator))
