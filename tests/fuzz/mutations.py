@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -46,10 +47,10 @@ def recipes() -> st.SearchStrategy[Any]:
 
 def damaged(record: Any, recipe: dict[str, Any]) -> bytes:
     """The record as JSON, damaged. The record itself stays as it is."""
-    copy = json.loads(json.dumps(record))
+    own = json.loads(json.dumps(record))
     for edit in recipe["values"]:
-        _edit(copy, edit)
-    return damaged_bytes(json.dumps(copy, indent=1).encode(), recipe["bytes"])
+        _edit(own, edit)
+    return damaged_bytes(json.dumps(own, indent=1).encode(), recipe["bytes"])
 
 
 def damaged_bytes(data: bytes, damages: list[dict[str, Any]]) -> bytes:
@@ -64,7 +65,8 @@ def _edit(record: Any, edit: dict[str, Any]) -> None:
     if not places:
         return
     container, key = places[edit["at"] % len(places)]
-    do, value = edit["do"], edit["value"]
+    # A copy: a later edit may change it where it is put, or put it into itself.
+    do, value = edit["do"], copy.deepcopy(edit["value"])
     if do == "set":
         container[key] = value
     elif do == "delete":
