@@ -57,8 +57,9 @@ def test_a_second_interrupt_waits_for_the_helpers_too() -> None:
 import os, signal, threading, time, numpy as np, scenario, softmax_ce as sce
 x, y = scenario.problem(2000, 5000)
 grad = np.empty_like(x)
-stop = threading.Event()
+begun, stop = threading.Event(), threading.Event()
 def interrupt():
+    begun.wait()  # else one may come while its own thread is started
     while not stop.wait(0.003):
         os.kill(os.getpid(), signal.SIGINT)
 sender = threading.Thread(target=interrupt)
@@ -75,6 +76,8 @@ sender.start()
 count = 0
 for _ in range(20):
     try:
+        begun.set()
+        signal.signal(signal.SIGINT, quiet)
         leave(0.05)
     except KeyboardInterrupt:
         count += 1
@@ -82,7 +85,6 @@ for _ in range(20):
     grad[:] = 7
     time.sleep(0.01)
     assert (grad == 7).all(), "a helper wrote after the call had ended"
-    signal.signal(signal.SIGINT, quiet)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 stop.set()
 sender.join()
