@@ -45,6 +45,8 @@ cdef extern from "rows.h" nogil:
         void *grad
         void *row_max
         void *log_sum
+        int log_probs
+        ptrdiff_t keep
         int stream
 
     ctypedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) noexcept nogil
@@ -65,7 +67,7 @@ cdef extern from "rows.h" nogil:
         sce_elementwise exp_f64
         const sce_casts *casts
 
-    int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop)
+    int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize)
     const sce_isa *sce_select(const char *name)
     ptrdiff_t sce_supported(const char **names, ptrdiff_t room)
 
@@ -88,6 +90,7 @@ ctypedef fused real:
     double
 
 cdef const sce_isa *isa = NULL
+cdef ptrdiff_t keep_bytes = 1 << 22
 cdef ptrdiff_t stream_from = int(os.environ.get("SOFTMAX_CE_STREAM_BYTES", SCE_STREAM))
 
 
@@ -279,6 +282,7 @@ cdef int _fill(
 ) except -1:
     cdef ptrdiff_t rows = logits.shape[0], classes = logits.shape[1], size = sizeof(real)
     memset(call, 0, sizeof(sce_call))  # NULL: not there, not wanted
+    call.keep = keep_bytes
     call.logits = &logits[0, 0]
     call.classes = classes
     call.class_scale = _vector(class_scale, c"f", size, classes, &call.class_scale_step)
@@ -327,7 +331,7 @@ cdef void *_vector(cnp.ndarray vector, char kind, ptrdiff_t itemsize, ptrdiff_t 
 cdef int _run(sce_call *call, bint wide, ptrdiff_t start, ptrdiff_t stop) except -1:
     cdef int failed
     with nogil:
-        failed = sce_run(isa.f64 if wide else isa.f32, call, start, stop)
+        failed = sce_run(isa.f64 if wide else isa.f32, call, start, stop, sizeof(double) if wide else sizeof(float))
     if failed:
         raise MemoryError(NO_SCRATCH)
     return 0

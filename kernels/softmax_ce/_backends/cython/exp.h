@@ -2,25 +2,26 @@
  *
  * Raised, so that what exp(t) reaches (2^-150; 2^-1076 in float64) is no subnormal number: the power of two is then one
  * integer addition to the exponent, and sums keep what would be rounded away. Whoever wants exp(t) itself takes LOWER
- * times it, once, where the result is rounded. Below EXP_LOW the result is 0.
+ * times it, once, where the result is rounded. At EXP_LOW the raised exponent's field is 0 and so is the power: what lies
+ * below is taken to be EXP_LOW, and the result is exactly 0.
  *
  * Both ways are after Cody and Waite: ln 2 in two constants, the first short enough that its product with the multiple
  * of ln 2 that is taken off is exact; q interpolated at Chebyshev nodes in 60 digits and rounded.
  *
- * With a table (V_TABLE, where one instruction looks up 16 lanes in registers): t = k/16 ln 2 + r, |r| <= ln(2)/32,
- * exp(t) = 2^(k/16) * (1 + r + r^2 q(r)). Polynomial error, relative: 1.0e-11 (float32, degree 4), 2.8e-17 (float64,
- * degree 6); the table's own rounding is at most 0.48 ULP.
+ * With a table (V_TABLE, where one instruction looks up all lanes in registers) of 2^(k/STEPS): t = k/STEPS ln 2 + r,
+ * |r| <= ln(2) / (2 STEPS), exp(t) = 2^(k/STEPS) * (1 + r + r^2 q(r)). Polynomial error, relative: 5.6e-9 (float32, 4
+ * steps, degree 4), 2.8e-17 (float64, 16 steps, degree 6); the table's own rounding is at most 0.54 u.
  *
  * Without: t = n ln 2 + r, |r| <= ln(2)/2. 7.6e-10 (float32, degree 7), 1.6e-17 (float64, degree 11). */
 #define LOWER ((real)0x1p-64) /* 2^-SCE_RAISE */
 
 #if defined(REAL_F32)
-#define EXP_LOW -104.0f
+#define EXP_LOW -0x1.08c84p+7f /* -191 ln 2 */
 #define INV_LN2 0x1.715476p+0f
 #define LN2_HI 0x1.63p-1f
 #define LN2_LO -0x1.bd0106p-13f
 #else
-#define EXP_LOW -746.0
+#define EXP_LOW -0x1.78b9b9e2a1fp+9 /* -1087 ln 2 */
 #define INV_LN2 0x1.71547652b82fep+0
 #define LN2_HI 0x1.62e42fecp-1
 #define LN2_LO 0x1.d1cf79abc9e3bp-32
@@ -29,8 +30,8 @@
 /* Adding SHIFT rounds to a multiple of the step, which is left in the low bits. */
 #if defined(V_TABLE)
 #if defined(REAL_F32)
-#define SHIFT 0x1.8p19f
-static const real exp_q[] = {0x1.55565cp-5f, 0x1.5556e0p-3f, 0x1.0p-1f};
+#define SHIFT 0x1.8p21f
+static const real exp_q[] = {0x1.555918p-5f, 0x1.5571a0p-3f, 0x1.0p-1f};
 #else
 #define SHIFT 0x1.8p48
 static const real exp_q[] = {
@@ -50,16 +51,35 @@ static const real exp_q[] = {
 };
 #endif
 
+/* Of some vectors at once, step by step: none waits for another's result. */
+static inline __attribute__((always_inline)) void v_exps_raised(V t[], int count) {
+    V shifted[8], q[8];
+    for (int i = 0; i < count; i++)
+        t[i] = v_max(v_set(EXP_LOW), t[i]); /* in this order a NaN comes through */
+    for (int i = 0; i < count; i++)
+        shifted[i] = v_fma(t[i], v_set(INV_LN2), v_set(SHIFT));
+    for (int i = 0; i < count; i++)
+        q[i] = v_sub(shifted[i], v_set(SHIFT));
+    for (int i = 0; i < count; i++)
+        t[i] = v_fma(q[i], v_set(-LN2_HI), t[i]);
+    for (int i = 0; i < count; i++)
+        t[i] = v_fma(q[i], v_set(-LN2_LO), t[i]); /* r */
+    for (int i = 0; i < count; i++)
+        q[i] = v_fma(v_set(exp_q[0]), t[i], v_set(exp_q[1]));
+    for (size_t c = 2; c < sizeof exp_q / sizeof *exp_q; c++)
+        for (int i = 0; i < count; i++)
+            q[i] = v_fma(q[i], t[i], v_set(exp_q[c]));
+    for (int i = 0; i < count; i++)
+        q[i] = v_fma(v_mul(t[i], t[i]), q[i], t[i]);
+    for (int i = 0; i < count; i++)
+        shifted[i] = v_power_raised(shifted[i]);
+    for (int i = 0; i < count; i++)
+        t[i] = v_fma(shifted[i], q[i], shifted[i]);
+}
+
 static inline V v_exp_raised(V t) {
-    const M in_range = v_not_less(t, v_set(EXP_LOW)); /* so is a NaN */
-    V shifted = v_fma(t, v_set(INV_LN2), v_set(SHIFT)), n = v_sub(shifted, v_set(SHIFT));
-    V r = v_fma(n, v_set(-LN2_LO), v_fma(n, v_set(-LN2_HI), t));
-    V q = v_set(exp_q[0]);
-    for (size_t i = 1; i < sizeof exp_q / sizeof *exp_q; i++)
-        q = v_fma(q, r, v_set(exp_q[i]));
-    V p = v_fma(v_mul(r, r), q, r);
-    V power = v_power_raised(shifted);
-    return v_fma_where(in_range, power, p, power);
+    v_exps_raised(&t, 1);
+    return t;
 }
 
 /* exp(t) itself. Fused: a plain multiplication takes 2.5 times as long on Zen 5 where its result is subnormal. */

@@ -8,10 +8,6 @@
 /* Classes summed at a time. The bits of a row depend on it, and on nothing else that could vary. */
 #define SCE_CHUNK 2048
 
-/* A row of exponentials up to this many bytes is kept for its gradient, in L1; those of a longer one are computed
- * again, since moving them between L1 and L2 costs more. */
-#define SCE_KEEP 8192
-
 /* Bytes from which on a gradient is streamed past the caches: what does not fit into the L2 of two cores. Below, it is
  * left where its reader finds it; above, writing it to L3 was measured to take up to 1.7 times as long. */
 #define SCE_STREAM (2 << 20)
@@ -23,16 +19,19 @@
 /* Exponentials are kept as 2^SCE_RAISE times what they are: none of them is then subnormal. */
 #define SCE_RAISE 64
 
+/* Bytes of a cache line. */
+#define SCE_LINE 64
+
 /* How far ahead of the maximum, in bytes, memory is asked for. */
 #define SCE_PREFETCH 8192
 
 /* What one chunk of a row contributes; combined in the order of the chunks. */
 typedef struct {
-    double top;   /* largest logit, NaN apart */
-    double count; /* how many logits equal it */
-    double rest;  /* sum of exp(x - top) over the others */
-    double mass;  /* sum of T */
-    double cost;  /* sum of T * (shift - x) / 2, shift = top, or 0 where top is -inf */
+    double top;    /* largest logit, NaN apart */
+    double rest;   /* sum of exp(x - top) over all but the first that equals it */
+    double mass;   /* sum of T */
+    double cost;   /* sum of T * (shift - x) / 8, shift = top, or 0 where top is -inf */
+    double shrink; /* exp(top - the row's top), once all chunks are there */
 } sce_chunk;
 
 /* A row's sums: lse = top + log1p(rest), s = 1 + rest, where one of the maxima is the 1. */
@@ -60,10 +59,13 @@ typedef struct {
     const double *upstream;
     ptrdiff_t upstream_step;
     void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
+    ptrdiff_t column_step;                 /* not 0: rows side by side, so many entries from one class to the next */
     int stream;                            /* how many times SCE_STREAM the gradient has: 0 leaves it in the caches */
-    sce_chunk *chunks;                     /* scratch: one entry for each chunk of a row */
+    int log_probs;                         /* nonzero: grad gets log-probabilities; no labels, no row factors */
+    ptrdiff_t keep;                        /* bytes of a row's exponentials that are kept for its gradient */
+    sce_chunk *chunks;                     /* scratch: two entries for each chunk of a row */
     sce_sums *sums;                        /* scratch of a row in parts: SCE_SCALARS fills it, SCE_GRADIENT reads it */
-    void *exps[2];                         /* scratch: SCE_KEEP bytes each, if a gradient is wanted */
+    void *exps;                            /* scratch: a row's exponentials, NULL where they are not kept */
 } sce_call;
 
 typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
@@ -87,7 +89,7 @@ typedef struct {
 } sce_isa;
 
 /* Run a kernel with its scratch; -1 where there is no memory for that. */
-int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop);
+int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize);
 
 /* The instruction set of this name, or the best one if name is NULL; NULL if this CPU lacks it or it is unknown. */
 const sce_isa *sce_select(const char *name);

@@ -73,19 +73,21 @@ ptrdiff_t sce_supported(const char **names, ptrdiff_t room) {
     return count;
 }
 
-int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
-    /* Two kept rows at different offsets in their pages: a store and a load that agree in their low 12 bits collide. */
-    char kept[2 * SCE_KEEP + 3 * 64];
-    sce_chunk few[16];
-    const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK;
-    char *aligned = kept + (-(uintptr_t)kept & 63);
-    call->exps[0] = aligned;
-    call->exps[1] = aligned + SCE_KEEP + 64;
-    call->chunks = chunks <= 16 ? few : malloc((size_t)chunks * sizeof *few);
-    if (call->chunks == NULL)
-        return -1;
-    rows(call, start, stop);
+int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize) {
+    sce_chunk few[2 * 16];
+    char room[8192 + 2 * SCE_LINE];
+    const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK, bytes = call->classes * itemsize;
+    const int is_kept = call->grad && !call->log_probs && bytes <= call->keep;
+    /* Whole vectors are written, beyond the last class too. */
+    char *kept = is_kept ? (bytes <= 8192 ? room : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;
+    call->exps = is_kept ? kept + (-(uintptr_t)kept & (SCE_LINE - 1)) : NULL;
+    call->chunks = chunks <= 16 ? few : malloc(2 * (size_t)chunks * sizeof *few);
+    const int failed = call->chunks == NULL || (is_kept && kept == NULL);
+    if (!failed)
+        rows(call, start, stop);
     if (call->chunks != few)
         free(call->chunks);
-    return 0;
+    if (kept != room)
+        free(kept);
+    return failed ? -1 : 0;
 }

@@ -1,13 +1,14 @@
 /* The row kernels, written once over a vector layer (V, W, real) and compiled for each instruction set and type.
  *
  * A row is taken in chunks of SCE_CHUNK classes: the chunk's maximum, then the sum of exp(x - that maximum); the chunks
- * are combined in their order, in float64. Logits that equal the maximum are counted, not summed, so that
- * log(s) = log1p(s - 1) stays right when one class takes all. Sums run over W lanes; float32 terms are added four at a
- * time in float32, then in float64. The gradient scales exp(x - row maximum), kept in L1 for short rows and computed
- * again for long ones.
+ * are combined in their order, in float64. The first maximum is left out of the sum, so that log(s) = log1p(s - 1) stays
+ * right when one class takes all. Sums run over the lanes of a cache line; float32 terms are added four at a time in
+ * float32, then in float64. The gradient scales exp(x - chunk's maximum), kept in the L2 cache or computed again:
+ * whichever takes less time on this instruction set, for rows of this length (`keep` in rows.h); the bits are the same.
  *
  * These steps run as a pipeline, so that arithmetic, reads and writes overlap: while a chunk's exponentials are summed,
- * the maximum of the next chunk is taken, and the gradient of the row before is written. No bit depends on that.
+ * the maximum of the next chunk is taken, and the same chunk of the gradient of the row before is written, whose
+ * exponentials make room for this row's. No bit depends on that.
  *
  * The steps are in rows_sums.h and rows_output.h; here is what connects them, and below, what is called. */
 
@@ -28,36 +29,72 @@ INLINE void fill(real *grad, ptrdiff_t n, real value) {
 typedef struct {
     const sce_call *call;
     ptrdiff_t stop;
-    ptrdiff_t chunks;   /* of a row */
-    output out;         /* the row before */
-    const real *top_of; /* the chunk whose maximum is known already */
+    ptrdiff_t n_chunks;   /* of a row */
+    output out;           /* the row before */
+    sce_chunk *chunks[2]; /* this row's; those of the row before */
+    const real *top_of;   /* the chunk whose maximum is known already */
     real top;
-    int turn;           /* which of the two scratches is free */
+    ptrdiff_t top_at;     /* the block that has it first */
+    real *scratch;        /* a chunk's exponentials, where they are not kept */
 } pipeline;
 
-/* First step of row i, all its chunks, with the row before it written beside. */
-INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, const target_row *t, enum mode mode, int keep) {
+INLINE pipeline new_pipeline(const sce_call *call, ptrdiff_t stop, real *scratch) {
+    pipeline line = {.call = call, .stop = stop, .n_chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK};
+    line.chunks[0] = call->chunks;
+    line.chunks[1] = call->chunks + line.n_chunks;
+    line.out.stream = call->stream;
+    line.out.classes = call->classes;
+    line.out.label = -1;
+    line.scratch = scratch;
+    return line;
+}
+
+/* Where no distribution is: lse is the top, be it infinite, unless there is a NaN. */
+static __attribute__((noinline)) double broken_log_sum(const real *x, ptrdiff_t classes) {
+    for (ptrdiff_t j = 0; j < classes; j++)
+        if (x[j] != x[j])
+            return NAN;
+    return 0;
+}
+
+/* First step of row i, all its chunks, with the row before it written beside. `e`: where its exponentials go, or those of
+ * one chunk where they are not kept. */
+INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode) {
     const sce_call *call = line->call;
     const ptrdiff_t classes = call->classes;
     const real *x = (const real *)call->logits + i * classes;
-    for (ptrdiff_t k = 0; k < line->chunks; k++) {
+    for (ptrdiff_t k = 0; k < line->n_chunks; k++) {
         const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
+        sce_chunk *chunk = line->chunks[0] + k;
         if (line->top_of != x + j) {
             maximum here = max_of(x + j, n);
-            line->top = max_rest(&here);
+            line->top = max_rest(&here, &line->top_at);
         }
         const real top = line->top;
         /* Rows follow each other in memory, so the next chunk is what comes next, in this row or the one after. */
-        const ptrdiff_t ahead = k + 1 < line->chunks ? classes - j - n : i + 1 < line->stop ? classes : 0;
+        const ptrdiff_t ahead = k + 1 < line->n_chunks ? classes - j - n : i + 1 < line->stop ? classes : 0;
         maximum next = max_of(x + j + n, ahead < SCE_CHUNK ? ahead : SCE_CHUNK);
-        sum_chunk(x + j, n, top, e ? e + j : NULL, &next, &line->out, mode, keep, call->chunks + k);
-        if (mode != ONE_LABEL)
-            sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, t, mode, call->chunks + k);
+        begin_chunk(&line->out, line->chunks[1], k, mode);
+        sum_chunk(x + j, n, top, line->top_at, is_kept ? e + j : e, &next, &line->out, mode, chunk);
+        if (mode == LABEL_AND_BASE || mode == SOFT)
+            sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, t, mode, chunk);
         line->top_of = ahead ? next.x : NULL;
-        line->top = ahead ? max_rest(&next) : 0;
+        if (ahead)
+            line->top = max_rest(&next, &line->top_at);
     }
-    write_rest(&line->out, mode, keep);
-    return combine(call->chunks, line->chunks);
+    line->out.grad = NULL;
+    sce_sums row = combine(line->chunks[0], line->n_chunks);
+    if (row.broken)
+        row.log_sum = broken_log_sum(x, classes);
+    return row;
+}
+
+/* The row that waits, where no other follows to take it along: some of its chunks. */
+INLINE void write_chunks(output *out, const sce_chunk *chunks, ptrdiff_t first, ptrdiff_t last, enum mode mode) {
+    for (ptrdiff_t k = first; k < last && out->grad != NULL; k++) {
+        begin_chunk(out, chunks, k, mode);
+        write_rest(out, mode);
+    }
 }
 
 INLINE real raised_exp_at(real t) {
@@ -66,36 +103,38 @@ INLINE real raised_exp_at(real t) {
     return lanes[0];
 }
 
-/* The gradient of a row that counts: what to scale by, and the value at the label. */
+/* The gradient of a row that counts: what to scale by, and the value at the label. `e`: its exponentials, if kept. */
 INLINE void begin_gradient(pipeline *line, ptrdiff_t i, const sce_sums *row, ptrdiff_t label, double mass, real x_label,
-                           const target_row *t, enum mode mode, int keep) {
+                           const real *e, const target_row *t, enum mode mode) {
     const sce_call *call = line->call;
-    const real *x = (const real *)call->logits + i * call->classes;
+    output *out = &line->out;
+    out->grad = (real *)call->grad + i * call->classes;
+    out->from = e ? e : (const real *)call->logits + i * call->classes;
+    out->is_kept = e != NULL;
+    sce_chunk *own = line->chunks[0];
+    line->chunks[0] = line->chunks[1];
+    line->chunks[1] = own;
+    if (mode == LOG_PROBS) {
+        out->top = v_set((real)row->top);
+        out->scale = v_set((real)row->log_sum);
+        return;
+    }
     const double gain = call->row_weight[i * call->row_weight_step] * call->upstream[i * call->upstream_step];
     const double s = 1 + row->rest;
     const double z_pull = call->z_loss != 0 ? 2 * call->z_loss * (row->top + row->log_sum) : 0;
     const double total = mode == SOFT ? row->mass : mass + call->base_total;
-    output *out = &line->out;
-    out->grad = (real *)call->grad + i * call->classes;
-    out->from = keep ? (const real *)call->exps[line->turn] : x;
     out->t = *t;
-    out->j = 0;
-    out->end = call->classes;
     out->label = mode == SOFT || mass == 0 ? -1 : label; /* without mass, the label is a class like the others */
-    const real scale = (real)(mode == ONE_LABEL ? gain * (total + z_pull) / s : (total + z_pull) / s);
-    const int is_small = scale > -1 && scale < 1; /* then it must not be lowered, nor exp be before it is scaled down */
-    out->scale = v_set(is_small ? scale : scale * LOWER);
-    out->lower = v_set(is_small ? LOWER : 1);
+    out->share = (mode == ONE_LABEL ? gain : 1) * (total + z_pull) / s;
     out->gain = v_set((real)gain);
-    out->top = v_set((real)row->top);
     if (mode != SOFT) {
         /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
-        const double e_label = (double)LOWER * (keep ? out->from[label] : raised_exp_at(x_label - (real)row->top));
+        const int is_there = e && line->n_chunks == 1; /* relative to the row's maximum */
+        const double e_label = (double)LOWER * (is_there ? e[label] : raised_exp_at(x_label - (real)row->top));
         const double others = x_label == row->top ? row->rest : s - e_label;
         const double base = mode == LABEL_AND_BASE ? t->base[label * t->base_step] : 0;
         out->at_label = (real)(gain * ((call->base_total + z_pull) * (e_label / s) - mass * (others / s) - base));
     }
-    line->turn ^= 1;
 }
 
 /* A row's label, or -1 where there is none, and its mass. */
@@ -137,119 +176,118 @@ INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row,
 }
 
 /* One row. `label` is -1 where there is none; mass is T at it, less the base. */
-INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t, enum mode mode,
-                    int keep) {
+INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t, enum mode mode) {
     const sce_call *call = line->call;
-    const int counts = call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0);
+    const int counts = mode == LOG_PROBS || (call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0));
     if (!counts && !call->row_max && !call->log_sum) {
         const sce_sums nothing = {0};
         write_scalars(call, i, &nothing, 0, 0, 0, mode);
         return;
     }
     const real x_label = label >= 0 ? ((const real *)call->logits)[i * call->classes + label] : 0;
-    const sce_sums row = sum_row(line, i, keep && call->grad && counts ? call->exps[line->turn] : NULL, t, mode, keep);
-    if (write_scalars(call, i, &row, mass, x_label, counts, mode)) {
-        begin_gradient(line, i, &row, label, mass, x_label, t, mode, keep);
-        begin_row(&line->out, mode, keep);
-    }
+    real *e = call->exps ? call->exps : line->scratch;
+    const sce_sums row = sum_row(line, i, e, call->exps != NULL, t, mode);
+    if (write_scalars(call, i, &row, mass, x_label, counts, mode))
+        begin_gradient(line, i, &row, label, mass, x_label, call->exps, t, mode);
 }
 
-INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode, int keep) {
-    pipeline line = {.call = call, .stop = stop, .chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK};
-    line.out.stream = call->stream;
-    line.out.label = -1;
+INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
+    real scratch[SCE_CHUNK + LINE];
+    pipeline line = new_pipeline(call, stop, scratch);
     target_row t = {NULL, call->class_scale, call->class_scale_step, call->base_mass, call->base_mass_step};
     for (ptrdiff_t i = start; i < stop; i++) {
-        if (mode == SOFT) {
+        double mass = 0;
+        ptrdiff_t label = -1;
+        if (mode == SOFT)
             t.soft = (const real *)call->targets + i * call->classes;
-            one_row(&line, i, -1, 0, &t, mode, keep);
-            continue;
-        }
-        double mass;
-        const ptrdiff_t label = label_of(call, i, &mass);
-        one_row(&line, i, label, mass, &t, mode, keep);
+        else if (mode != LOG_PROBS)
+            label = label_of(call, i, &mass);
+        one_row(&line, i, label, mass, &t, mode);
     }
-    write_rest(&line.out, mode, keep);
+    write_chunks(&line.out, line.chunks[1], 0, line.n_chunks, mode);
     end_line(&line.out);
 }
 
-/* One body for each mode, with the exponentials kept or computed again. */
-#define ROWS_OF(name, mode, keep)                                                                                      \
+/* One body for each mode. */
+#define ROWS_OF(name, mode)                                                                                            \
     static __attribute__((noinline)) void name(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {                \
-        all_rows(call, start, stop, mode, keep);                                                                       \
+        all_rows(call, start, stop, mode);                                                                             \
     }
-ROWS_OF(one_label_short, ONE_LABEL, 1)
-ROWS_OF(one_label_long, ONE_LABEL, 0)
-ROWS_OF(base_short, LABEL_AND_BASE, 1)
-ROWS_OF(base_long, LABEL_AND_BASE, 0)
-ROWS_OF(soft_short, SOFT, 1)
-ROWS_OF(soft_long, SOFT, 0)
+ROWS_OF(rows_one_label, ONE_LABEL)
+ROWS_OF(rows_label_and_base, LABEL_AND_BASE)
+ROWS_OF(rows_soft, SOFT)
+ROWS_OF(rows_log_probs, LOG_PROBS)
 
-static void short_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
-    (mode == SOFT ? soft_short : mode == ONE_LABEL ? one_label_short : base_short)(call, start, stop);
+static void rows_one_by_one(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
+    (mode == SOFT        ? rows_soft
+     : mode == ONE_LABEL ? rows_one_label
+     : mode == LOG_PROBS ? rows_log_probs
+                         : rows_label_and_base)(call, start, stop);
 }
 
-static void long_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
-    (mode == SOFT ? soft_long : mode == ONE_LABEL ? one_label_long : base_long)(call, start, stop);
+static enum mode mode_of(const sce_call *call) {
+    if (call->log_probs)
+        return LOG_PROBS;
+    return call->labels == NULL ? SOFT : call->base_mass ? LABEL_AND_BASE : ONE_LABEL;
 }
 
 #include "rows_lanes.h"
 
 void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
-    const enum mode mode = call->labels == NULL ? SOFT : call->base_mass ? LABEL_AND_BASE : ONE_LABEL;
     if (call->classes <= LANES)
-        few_classes(call, start, stop, mode);
-    else if (call->classes * (ptrdiff_t)sizeof(real) <= SCE_KEEP)
-        short_rows(call, start, stop, mode);
+        few_classes(call, start, stop, mode_of(call));
     else
-        long_rows(call, start, stop, mode);
+        rows_one_by_one(call, start, stop, mode_of(call));
 }
 
 /* A long row in parts, for several threads: the sums of some chunks; then, all sums being there, what is one number a
  * row; then the gradient of some chunks. The same functions as for a whole row, and so the same bits. */
 INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrdiff_t first, ptrdiff_t last,
                      enum mode mode) {
-    const ptrdiff_t classes = call->classes, chunks = (classes + SCE_CHUNK - 1) / SCE_CHUNK;
+    const ptrdiff_t classes = call->classes;
     const real *x = (const real *)call->logits + i * classes;
     target_row t = {NULL, call->class_scale, call->class_scale_step, call->base_mass, call->base_mass_step};
-    pipeline line = {.call = call, .stop = i + 1, .chunks = chunks};
+    real scratch[SCE_CHUNK + LINE];
+    pipeline line = new_pipeline(call, i + 1, scratch);
     double mass = 0;
-    const ptrdiff_t label = mode == SOFT ? -1 : label_of(call, i, &mass);
+    const ptrdiff_t label = mode == SOFT || mode == LOG_PROBS ? -1 : label_of(call, i, &mass);
     if (mode == SOFT)
         t.soft = (const real *)call->targets + i * classes;
     if (part == SCE_SUMS) {
         maximum next = max_of(x + first * SCE_CHUNK, chunk_size(classes, first));
         for (ptrdiff_t k = first; k < last; k++) {
             const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
-            const real top = max_rest(&next);
+            ptrdiff_t at;
+            const real top = max_rest(&next, &at);
             next = max_of(x + j + n, k + 1 < last ? chunk_size(classes, k + 1) : 0);
-            sum_chunk(x + j, n, top, NULL, &next, &line.out, mode, 0, call->chunks + k);
-            if (mode != ONE_LABEL)
+            sum_chunk(x + j, n, top, at, scratch, &next, &line.out, mode, call->chunks + k);
+            if (mode == LABEL_AND_BASE || mode == SOFT)
                 sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, &t, mode, call->chunks + k);
         }
         return;
     }
-    const int counts = call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0);
+    const int counts = mode == LOG_PROBS || (call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0));
     const real x_label = label >= 0 ? x[label] : 0;
     if (part == SCE_SCALARS) {
-        *call->sums = combine(call->chunks, chunks);
+        *call->sums = combine(call->chunks, line.n_chunks);
+        if (call->sums->broken)
+            call->sums->log_sum = broken_log_sum(x, classes);
         write_scalars(call, i, call->sums, mass, x_label, counts, mode);
     } else if (counts && !call->sums->broken) {
-        line.out.stream = call->stream;
-        begin_gradient(&line, i, call->sums, label, mass, x_label, &t, mode, 0);
-        line.out.j = first * SCE_CHUNK;
-        line.out.end = last * SCE_CHUNK < classes ? last * SCE_CHUNK : classes;
-        begin_row(&line.out, mode, 0);
-        write_rest(&line.out, mode, 0);
+        begin_gradient(&line, i, call->sums, label, mass, x_label, NULL, &t, mode);
+        write_chunks(&line.out, call->chunks, first, last, mode);
         end_line(&line.out);
     }
 }
 
 void PART_NAME(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrdiff_t first, ptrdiff_t last) {
-    if (call->labels == NULL)
+    const enum mode mode = mode_of(call);
+    if (mode == SOFT)
         row_part(call, i, part, first, last, SOFT);
-    else if (call->base_mass)
+    else if (mode == LABEL_AND_BASE)
         row_part(call, i, part, first, last, LABEL_AND_BASE);
+    else if (mode == LOG_PROBS)
+        row_part(call, i, part, first, last, LOG_PROBS);
     else
         row_part(call, i, part, first, last, ONE_LABEL);
 }

@@ -9,13 +9,23 @@
 
 #include "log1p.h"
 
-/* W x W entries at a time; what lies beyond the classes is neither read nor written. */
-INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, V *column) {
+#define PAIR 2        /* blocks under way at once */
+#define PAIRED 32     /* classes up to which they are */
+#define LANE_UNROLL 4 /* classes summed in R before they are added in float64 */
+
+/* W x W entries at a time. Whole vectors are read and written as long as they stay in the block, beyond the row too: the
+ * next row is written later. So many rows of a whole block, the first ones, can be taken so to their ends: `whole`. */
+INLINE ptrdiff_t whole_rows(ptrdiff_t classes) {
+    const ptrdiff_t last = (classes - 1) / W * W; /* where a row's last vector begins */
+    return (W * classes - last - W) / classes + 1;
+}
+
+INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, ptrdiff_t whole, V *column) {
     for (ptrdiff_t j = 0; j < classes; j += W) {
         V rows[W];
 #pragma GCC unroll 16
         for (ptrdiff_t r = 0; r < W; r++)
-            rows[r] = r < n ? load(x + r * classes + j, classes - j, 0) : v_set(0);
+            rows[r] = r < whole ? v_load(x + r * classes + j) : r < n ? load(x + r * classes + j, classes - j, 0) : v_set(0);
         v_transpose(rows);
 #pragma GCC unroll 16
         for (ptrdiff_t k = 0; k < W; k++)
@@ -23,24 +33,19 @@ INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, V *colum
     }
 }
 
-INLINE void store_columns(real *g, ptrdiff_t classes, ptrdiff_t n, const V *column, unsigned left) {
-    for (ptrdiff_t j = 0; j < classes; j += W) {
-        V rows[W];
-#pragma GCC unroll 16
-        for (ptrdiff_t k = 0; k < W; k++)
-            rows[k] = column[j + k];
-        v_transpose(rows);
-        if (n == W && left == 0) {
-#pragma GCC unroll 16
-            for (ptrdiff_t r = 0; r < W; r++)
-                store(g + r * classes + j, classes - j, rows[r]);
-        } else {
-            for (ptrdiff_t r = 0; r < n; r++)
-                if (!(left >> r & 1))
-                    store(g + r * classes + j, classes - j, rows[r]);
-        }
-    }
+INLINE void store_columns(real *g, ptrdiff_t classes, ptrdiff_t n, ptrdiff_t whole, V *column, unsigned left) {
+    whole = left ? 0 : whole;
+    for (ptrdiff_t j = 0; j < classes; j += W)
+        v_transpose(column + j);
+    for (ptrdiff_t r = 0; r < whole; r++)
+        for (ptrdiff_t j = 0; j < classes; j += W)
+            v_store(g + r * classes + j, column[j + r]);
+    for (ptrdiff_t r = whole; r < n; r++)
+        for (ptrdiff_t j = 0; j < classes && !(left >> r & 1); j += W)
+            store(g + r * classes + j, classes - j, column[j + r]);
 }
+
+#include "columns.h"
 
 /* A row factor that is the same for all rows is not looked up row by row. */
 INLINE V row_factor(const double *factor, ptrdiff_t step, ptrdiff_t i, ptrdiff_t n) {
@@ -64,21 +69,6 @@ INLINE V row_gain(const sce_call *call, V weight, ptrdiff_t i, ptrdiff_t n) {
     return v_load(lanes);
 }
 
-/* The labels of n rows; `left` gains the bits of those that are none or ignored. */
-INLINE V row_labels(const sce_call *call, ptrdiff_t i, ptrdiff_t n, unsigned *left) {
-    int64_t copy[W] = {0};
-    unsigned bad;
-    const int64_t *label = call->labels + i * call->labels_step;
-    if (n < W || call->labels_step == 0) { /* fewer than a vector, or one for all */
-        for (ptrdiff_t r = 0; r < n; r++)
-            copy[r] = ((const volatile int64_t *)label)[r * call->labels_step];
-        label = copy;
-    }
-    const V lanes = v_labels(label, call->classes, call->ignore_index, &bad);
-    *left |= bad;
-    return lanes;
-}
-
 INLINE V class_factor(const void *table, ptrdiff_t step, ptrdiff_t j) {
     return v_set(((const real *)table)[j * step]);
 }
@@ -96,126 +86,211 @@ INLINE V lane_target(const sce_call *call, const V *soft, ptrdiff_t j, enum mode
 
 /* A block on its way: from logits to exponentials to gradient, its rows across the lanes. */
 typedef struct {
-    ptrdiff_t i;                       /* the first row */
     V column[LANES + W], soft[LANES + W];
-    V weight, label, top;              /* row_weight, y, the maximum */
-    V rest, s, inverse, log_sum, x_label, mass, spread, cost, at_base;
-    unsigned left;                     /* rows, a bit each, that are not ordinary */
+    ptrdiff_t whole;              /* see whole_rows */
+    ptrdiff_t label[W];           /* 0 where the row is left */
+    V weight, top;                /* row_weight, the maximum */
+    V x_label, mass, at_base;     /* at the label: the logit, T less the base, the base */
+    V rest, s, inverse, log_sum, spread, cost;
+    unsigned left;                /* rows, a bit each, that are not ordinary */
 } block;
 
-/* First step: transpose, and the maxima. */
+/* What is one number at each row's label, row by row: a search through all classes would take longer. */
+INLINE void look_up_labels(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+    const real *scale = call->class_scale, *base = call->base_mass, *x = (const real *)b->column;
+    const int64_t *labels = call->labels + i * call->labels_step;
+    real x_label[W] = {0}, mass[W] = {0}, at_base[W] = {0};
+    unsigned none = 0;
+#pragma GCC unroll 16
+    for (ptrdiff_t r = 0; r < n; r++) {
+        /* Read once: another thread may change it after the shell's check, and it must not become an address. */
+        const int64_t y = *(const volatile int64_t *)(labels + r * call->labels_step);
+        const int counts = (uint64_t)y < (uint64_t)call->classes && y != call->ignore_index;
+        const ptrdiff_t label = counts ? y : 0;
+        none |= (unsigned)!counts << r;
+        b->label[r] = label;
+        x_label[r] = x[label * W + r];
+        if (call->class_scale_step)
+            mass[r] = scale[label];
+        if (mode == LABEL_AND_BASE)
+            at_base[r] = base[label * call->base_mass_step];
+    }
+    b->left |= none;
+    b->x_label = v_from_lanes(x_label);
+    b->mass = call->class_scale_step ? v_from_lanes(mass) : v_set(*scale);
+    b->at_base = mode == LABEL_AND_BASE ? v_from_lanes(at_base) : v_set(0);
+}
+
+/* First step: transpose, the maxima, and what lies at the label. */
 INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
     const ptrdiff_t classes = call->classes;
-    b->i = i;
-    load_columns((const real *)call->logits + i * classes, classes, n, b->column);
+    load_rows(call, call->logits, i, n, b->whole, b->column);
     if (mode == SOFT)
-        load_columns((const real *)call->targets + i * classes, classes, n, b->soft);
-    b->weight = row_factor(call->row_weight, call->row_weight_step, i, n);
+        load_rows(call, call->targets, i, n, b->whole, b->soft);
+    b->weight = mode == LOG_PROBS ? v_set(1) : row_factor(call->row_weight, call->row_weight_step, i, n);
     b->left = m_bits(v_eq(b->weight, v_set(0)));
-    b->label = mode == SOFT ? v_set(-1) : row_labels(call, i, n, &b->left);
     V top = b->column[0], other = top; /* two chains, half the latency */
     for (ptrdiff_t j = 1; j + 1 < classes; j += 2) {
         top = v_max(b->column[j], top);
         other = v_max(b->column[j + 1], other);
     }
     b->top = v_max(b->column[classes - 1], v_max(other, top));
+    b->x_label = b->mass = b->at_base = v_set(0);
+    if (mode == ONE_LABEL || mode == LABEL_AND_BASE)
+        look_up_labels(call, b, i, n, mode);
 }
 
-/* Second step: the logits become their exponentials, raised; what lies at the label is picked out on the way. */
-INLINE void sum_block(const sce_call *call, block *b, enum mode mode) {
+/* `count` <= LANE_UNROLL columns from j on: exponentials, raised, in place of the logits; the sum of those below the
+ * maximum, and how many are at it. */
+INLINE V exps_of_columns(block *b, ptrdiff_t j, int count, V *tops, enum mode mode) {
+    V e[LANE_UNROLL], sum = v_set(0);
+    M is_top[LANE_UNROLL];
+    for (int k = 0; k < count; k++) {
+        is_top[k] = v_eq(b->column[j + k], b->top);
+        e[k] = v_sub(b->column[j + k], b->top);
+    }
+    for (int k = 0; k < count; k += GROUP)
+        v_exps_raised(e + k, count - k < GROUP ? count - k : GROUP);
+    for (int k = 0; k < count; k++) {
+        if (mode != LOG_PROBS)
+            b->column[j + k] = e[k];
+        *tops = v_add_where(is_top[k], *tops, v_set(1));
+        sum = v_add_unless(is_top[k], sum, e[k]);
+    }
+    return sum;
+}
+
+/* Second step: the sums over the classes. */
+INLINE void sum_block(const sce_call *call, block *b, ptrdiff_t i, enum mode mode) {
     const ptrdiff_t classes = call->classes;
-    const V top = b->top, label = b->label, one = v_set(1);
-    V x_label = v_set(0), mass = v_set(0), at_base = v_set(0);
-    V count = v_set(-1), index = v_set(0);
-    const real *next = (const real *)call->logits + (b->i + W) * classes;
-    const real *grad = call->grad ? (real *)call->grad + b->i * classes : next;
+    V tops = v_set(-1); /* one of them is the 1 of s = 1 + rest */
     A sum = a_zero(), cost = a_zero(), total = a_zero();
-    if (mode != SOFT && call->class_scale_step == 0)
-        mass = class_factor(call->class_scale, 0, 0);
-    for (ptrdiff_t j = 0; j < classes; j += UNROLL) {
-        V part = v_set(0), part_cost = v_set(0), part_total = v_set(0);
-        for (ptrdiff_t k = j; k < j + UNROLL && k < classes; k++, index = v_add(index, one)) {
-            /* The next rows, and where the gradient goes: a block is as many lines as it has columns. */
-            __builtin_prefetch(next + k * W);
-            __builtin_prefetch(grad + k * W, 1);
-            const V x = b->column[k], e = v_exp_raised(v_sub(x, top));
-            const M is_top = v_eq(x, top), is_label = v_eq(label, index);
-            b->column[k] = e;
-            count = v_add_where(is_top, count, one);
-            part = v_add_unless(is_top, part, e);
-            x_label = v_blend(is_label, x_label, x);
-            if (mode != SOFT && call->class_scale_step)
-                mass = v_blend(is_label, mass, class_factor(call->class_scale, 1, k));
-            if (mode != ONE_LABEL) {
+#if defined(V_PREFETCH)
+    const real *next = (const real *)call->logits + (i + W) * classes;
+    const real *grad = call->grad ? (real *)call->grad + i * classes : next;
+#else
+    (void)i;
+#endif
+    for (ptrdiff_t j = 0; j < classes; j += LANE_UNROLL) {
+        const ptrdiff_t count = classes - j < LANE_UNROLL ? classes - j : LANE_UNROLL;
+        if (mode == LABEL_AND_BASE || mode == SOFT) {
+            V part_cost = v_set(0), part_total = v_set(0);
+            for (ptrdiff_t k = j; k < j + count; k++) {
                 const V target = lane_target(call, b->soft, k, mode);
                 part_total = v_add(part_total, target);
-                part_cost = v_fma(target, v_sub(top, x), part_cost);
-                at_base = v_blend(is_label, at_base, target);
+                part_cost = v_fma(target, v_sub(b->top, b->column[k]), part_cost);
             }
-        }
-        sum = a_add(sum, part);
-        if (mode != ONE_LABEL) {
             total = a_add(total, part_total);
             cost = a_add(cost, part_cost);
         }
+#if defined(V_PREFETCH) /* the next rows, and where the gradient goes: a block is as many lines as it has columns */
+        for (ptrdiff_t k = j; k < j + count; k++) {
+            __builtin_prefetch(next + k * W);
+            __builtin_prefetch(grad + k * W, 1);
+        }
+#endif
+        sum = a_add(sum, count == 4   ? exps_of_columns(b, j, 4, &tops, mode)
+                         : count == 3 ? exps_of_columns(b, j, 3, &tops, mode)
+                         : count == 2 ? exps_of_columns(b, j, 2, &tops, mode)
+                                      : exps_of_columns(b, j, 1, &tops, mode));
     }
-    b->rest = v_fma(a_lanes(sum), v_set(LOWER), count);
-    b->s = v_add(one, b->rest);
-    b->inverse = v_div(one, b->s);
-    b->log_sum = v_log1p(b->rest, b->inverse);
+    b->rest = v_fma(a_lanes(sum), v_set(LOWER), tops);
     b->spread = mode == SOFT ? a_lanes(total) : v_set((real)call->base_total);
-    b->x_label = x_label, b->mass = mass, b->cost = a_lanes(cost), b->at_base = at_base;
+    b->cost = a_lanes(cost);
+}
+
+/* What takes long, and is the same for all: the logarithm and the inverse of the sum. */
+INLINE void invert_sums(block *b) {
+    b->s = v_add(v_set(1), b->rest);
+    b->inverse = v_div(v_set(1), b->s);
+    b->log_sum = v_log1p(b->rest, b->inverse);
 }
 
 /* Rows of a block, a bit each from row i on, as longer ones are computed: in float64 where it matters. */
 INLINE void rows_again(const sce_call *call, ptrdiff_t i, unsigned left, enum mode mode) {
     for (ptrdiff_t r = 0; left; r++, left >>= 1)
         if (left & 1)
-            short_rows(call, i + r, i + r + 1, mode);
+            one_row_again(call, i + r, mode);
 }
 
-/* Third step: everything that is wanted of the block. */
-INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode mode) {
-    const ptrdiff_t classes = call->classes, i = b->i;
-    const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
-    const V weight = b->weight, mass = b->mass, inverse = b->inverse, lse = v_add(b->top, b->log_sum);
-    unsigned left = b->left, left_grad = 0;
-    V loss = v_mul(mass, v_add(v_sub(b->top, b->x_label), b->log_sum));
+/* The losses; `left` gains the rows that are not ordinary. */
+INLINE V losses_of_block(const sce_call *call, const block *b, V lse, unsigned *left, enum mode mode) {
+    V loss = v_mul(b->mass, v_add(v_sub(b->top, b->x_label), b->log_sum));
     if (mode != ONE_LABEL)
         loss = v_add(v_fma(b->spread, b->log_sum, b->cost), loss);
     if (call->z_loss != 0)
         loss = v_fma(v_mul(v_set((real)call->z_loss), lse), lse, loss);
-    loss = v_mul(weight, loss);
-    left |= not_finite(loss); /* as it is where a logit is NaN or +inf, or all are -inf: 0 * inf is NaN */
+    loss = v_mul(b->weight, loss);
+    *left |= not_finite(loss); /* as it is where a logit is NaN or +inf, or all are -inf: 0 * inf is NaN */
+    return loss;
+}
+
+/* The gradient, in place of the exponentials; at the label, `at_label`. What is not finite is a bit in the result. */
+INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse, V *at_label, enum mode mode) {
+    const ptrdiff_t classes = call->classes;
+    V pull = b->spread;
+    if (call->z_loss != 0)
+        pull = v_fma(v_set((real)(2 * call->z_loss)), lse, b->spread);
+    const V share = v_mul(v_add(b->mass, pull), b->inverse), scale = mode == ONE_LABEL ? v_mul(gain, share) : share;
+    *at_label = v_set(0);
+    if (mode != SOFT) {
+        /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
+        const V e_label = v_exp(v_sub(b->x_label, b->top));
+        const V others = v_blend(v_eq(b->x_label, b->top), v_sub(b->s, e_label), b->rest);
+        const V own = v_mul(v_sub(v_mul(pull, e_label), v_mul(b->mass, others)), b->inverse);
+        *at_label = v_mul(gain, v_sub(own, b->at_base));
+    }
+    /* As for a long row: small scales first, so that nothing is rounded before it is lowered. */
+    const M is_large = v_not_less(v_max(scale, v_sub(v_set(0), scale)), v_set((real)0x1p-50));
+    const V by = v_blend(is_large, scale, v_mul(scale, v_set(LOWER)));
+    const int all_large = m_bits(is_large) == ~0u >> (32 - W);
+    const V lower = v_blend(is_large, v_set(LOWER), v_set(1));
+    for (ptrdiff_t j = 0; j < classes; j++) {
+        V value = all_large ? v_fma(b->column[j], by, v_set(0)) : v_fma(v_mul(b->column[j], by), lower, v_set(0));
+        if (mode != ONE_LABEL)
+            value = v_mul(gain, v_sub(value, lane_target(call, b->soft, j, mode)));
+        b->column[j] = value;
+    }
+    return not_finite(v_add(v_mul(gain, share), *at_label));
+}
+
+/* The label's entry of each row that has mass there; without, the label is a class like the others. */
+INLINE void put_at_labels(const sce_call *call, const block *b, ptrdiff_t i, ptrdiff_t n, V at_label, unsigned left) {
+    const ptrdiff_t step = call->column_step ? call->column_step : 1, row = call->column_step ? 1 : call->classes;
+    real *g = (real *)call->grad + i * row, lanes[W];
+    left |= m_bits(v_eq(b->mass, v_set(0)));
+    v_store(lanes, at_label);
+    if (n == W && (left & ~0u >> (32 - W)) == 0) {
+#pragma GCC unroll 16
+        for (ptrdiff_t r = 0; r < W; r++)
+            g[r * row + b->label[r] * step] = lanes[r];
+        return;
+    }
+    for (ptrdiff_t r = 0; r < n; r++)
+        if (!(left >> r & 1))
+            g[r * row + b->label[r] * step] = lanes[r];
+}
+
+/* Third step: everything that is wanted of the block. */
+INLINE void finish_block(const sce_call *call, const sce_call *original, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+    const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
+    const V lse = v_add(b->top, b->log_sum);
+    unsigned left = b->left, left_grad = 0;
+    if (mode == LOG_PROBS) {
+        left = not_finite(lse);
+        for (ptrdiff_t j = 0; j < call->classes; j++)
+            b->column[j] = v_sub(v_sub(b->column[j], b->top), b->log_sum);
+        store_rows(call, i, n, b->whole, b->column, left & lanes);
+        rows_again(original, i, left & lanes, mode);
+        return;
+    }
+    const V loss = losses_of_block(call, b, lse, &left, mode);
     if (call->grad) {
-        const V gain = row_gain(call, weight, i, n);
-        V pull = b->spread;
-        if (call->z_loss != 0)
-            pull = v_fma(v_set((real)(2 * call->z_loss)), lse, b->spread);
-        const V share = v_mul(v_add(mass, pull), inverse), scale = mode == ONE_LABEL ? v_mul(gain, share) : share;
-        V at_label = v_set(0);
-        if (mode != SOFT) {
-            /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
-            const V e_label = v_exp(v_sub(b->x_label, b->top));
-            const V others = v_blend(v_eq(b->x_label, b->top), v_sub(b->s, e_label), b->rest);
-            at_label = v_mul(v_sub(v_mul(pull, e_label), v_mul(mass, others)), inverse);
-            at_label = v_mul(gain, v_sub(at_label, b->at_base));
-        }
-        left_grad = not_finite(v_add(v_mul(gain, share), at_label)) & ~left;
-        /* As for a long row: small scales first, so that nothing is rounded before it is lowered. */
-        const M is_large = v_not_less(v_max(scale, v_sub(v_set(0), scale)), v_set(1));
-        const V by = v_blend(is_large, scale, v_mul(scale, v_set(LOWER)));
-        const V lower = v_blend(is_large, v_set(LOWER), v_set(1));
-        /* Without mass, the label is a class like the others. */
-        const V place = v_blend(v_eq(mass, v_set(0)), b->label, v_set(-1));
-        V index = v_set(0);
-        for (ptrdiff_t j = 0; j < classes; j++, index = v_add(index, v_set(1))) {
-            V value = v_fma(v_mul(b->column[j], by), lower, v_set(0));
-            if (mode != ONE_LABEL)
-                value = v_mul(gain, v_sub(value, lane_target(call, b->soft, j, mode)));
-            b->column[j] = mode == SOFT ? value : v_blend(v_eq(place, index), value, at_label);
-        }
-        store_columns((real *)call->grad + i * classes, classes, n, b->column, (left | left_grad) & lanes);
+        V at_label;
+        left_grad = gradient_of_block(call, b, row_gain(call, b->weight, i, n), lse, &at_label, mode) & ~left;
+        store_rows(call, i, n, b->whole, b->column, (left | left_grad) & lanes);
+        if (mode != SOFT)
+            put_at_labels(call, b, i, n, at_label, left | left_grad);
     }
     if (call->loss)
         store((real *)call->loss + i, n, loss);
@@ -223,36 +298,91 @@ INLINE void finish_block(const sce_call *call, block *b, ptrdiff_t n, enum mode 
         store((real *)call->row_max + i, n, b->top);
     if (call->log_sum)
         store((real *)call->log_sum + i, n, b->log_sum);
-    rows_again(call, i, left & lanes, mode);
+    rows_again(original, i, left & lanes, mode);
     if (left_grad & lanes) {
         /* The bits of a loss may not depend on whether a gradient is asked for. */
-        sce_call rest = *call;
+        sce_call rest = *original;
         rest.loss = rest.row_max = rest.log_sum = NULL;
         rows_again(&rest, i, left_grad & lanes, mode);
     }
 }
 
-INLINE void lane_block(const sce_call *call, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
-    block b;
-    begin_block(call, &b, i, n, mode);
-    sum_block(call, &b, mode);
-    finish_block(call, &b, n, mode);
+/* Some blocks step by step: one waits for its logarithm and its divisions while another goes on. */
+INLINE void lane_group(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, int count, ptrdiff_t n, ptrdiff_t whole,
+                       enum mode mode) {
+    sce_call own = *call; /* nobody else's: what is written cannot change it */
+    own.classes = classes;
+    block b[PAIR];
+    for (int k = 0; k < count; k++) {
+        b[k].whole = whole;
+        begin_block(&own, &b[k], i + k * W, n, mode);
+    }
+    for (int k = 0; k < count; k++)
+        sum_block(&own, &b[k], i + k * W, mode);
+    for (int k = 0; k < count; k++)
+        invert_sums(&b[k]);
+    for (int k = 0; k < count; k++)
+        finish_block(&own, call, &b[k], i + k * W, n, mode);
 }
 
-INLINE void lane_blocks(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
-    ptrdiff_t i = start;
-    for (; i + W <= stop; i += W)
-        lane_block(call, i, W, mode);
-    if (i < stop)
-        lane_block(call, i, stop - i, mode);
+/* Fewer than W rows, or what is left over. */
+INLINE void last_lanes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum mode mode) {
+    const ptrdiff_t whole = whole_rows(call->classes);
+    for (ptrdiff_t n; i < stop; i += n) {
+        n = stop - i < W ? stop - i : W;
+        lane_group(call, call->classes, i, 1, n, n == W ? whole : 0, mode);
+    }
 }
 
-static __attribute__((noinline)) void few_classes(const sce_call *call, ptrdiff_t start, ptrdiff_t stop,
-                                                  enum mode mode) {
-    if (mode == SOFT)
-        lane_blocks(call, start, stop, SOFT);
-    else if (mode == LABEL_AND_BASE)
-        lane_blocks(call, start, stop, LABEL_AND_BASE);
-    else
-        lane_blocks(call, start, stop, ONE_LABEL);
+/* Groups of blocks as long as there are enough rows: the first row that is left. */
+INLINE ptrdiff_t lane_groups(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, ptrdiff_t stop, int count,
+                             enum mode mode) {
+    const ptrdiff_t whole = whole_rows(classes);
+    for (; i + count * W <= stop; i += count * W)
+        lane_group(call, classes, i, count, W, whole, mode);
+    return i;
+}
+
+/* One body for each case: few classes in pairs of blocks, and the two commonest numbers apart, whose columns stay in
+ * registers; more classes, and other targets, block by block. */
+#define LANES_OF(name, classes, count, mode)                                                                           \
+    static __attribute__((noinline)) ptrdiff_t name(const sce_call *call, ptrdiff_t i, ptrdiff_t stop) {               \
+        return lane_groups(call, classes, i, stop, count, mode);                                                       \
+    }
+#define LAST_OF(name, mode)                                                                                            \
+    static __attribute__((noinline)) void name(const sce_call *call, ptrdiff_t i, ptrdiff_t stop) {                    \
+        last_lanes(call, i, stop, mode);                                                                               \
+    }
+#if defined(REAL_F32)
+LANES_OF(two_classes, 2, PAIR, ONE_LABEL)
+LANES_OF(ten_classes, 10, PAIR, ONE_LABEL)
+#endif
+LANES_OF(lanes_one_label_paired, call->classes, PAIR, ONE_LABEL)
+LANES_OF(lanes_one_label, call->classes, 1, ONE_LABEL)
+LANES_OF(lanes_label_and_base, call->classes, 1, LABEL_AND_BASE)
+LANES_OF(lanes_soft, call->classes, 1, SOFT)
+LANES_OF(lanes_log_probs, call->classes, 1, LOG_PROBS)
+LAST_OF(last_one_label, ONE_LABEL)
+LAST_OF(last_label_and_base, LABEL_AND_BASE)
+LAST_OF(last_soft, SOFT)
+LAST_OF(last_log_probs, LOG_PROBS)
+
+static void few_classes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum mode mode) {
+    if (mode == SOFT) {
+        last_soft(call, lanes_soft(call, i, stop), stop);
+    } else if (mode == LABEL_AND_BASE) {
+        last_label_and_base(call, lanes_label_and_base(call, i, stop), stop);
+    } else if (mode == LOG_PROBS) {
+        last_log_probs(call, lanes_log_probs(call, i, stop), stop);
+    } else {
+#if defined(REAL_F32)
+        if (call->classes == 2)
+            i = two_classes(call, i, stop);
+        else if (call->classes == 10)
+            i = ten_classes(call, i, stop);
+        else
+#endif
+            i = call->classes <= PAIRED ? lanes_one_label_paired(call, i, stop) : lanes_one_label(call, i, stop);
+        last_one_label(call, i, stop);
+    }
 }

@@ -1,11 +1,18 @@
 /* What a row is read by: whole vectors and parts of one, of the logits and of T. */
 
-#define UNROLL 4
-#define BLOCK (UNROLL * W)
 #define INLINE static inline __attribute__((always_inline))
 
-/* Where a row's T comes from, a constant wherever it is used: the compiler makes one body of each. */
-enum mode { ONE_LABEL, LABEL_AND_BASE, SOFT };
+/* Sums run over the lanes of a cache line, whatever the width of the vectors: LINE lanes, as LINE_VECTORS vectors, and
+ * UNROLL lines a block. So a row's bits are the same on every instruction set that has the same exp. */
+#define LINE ((ptrdiff_t)(64 / sizeof(real)))
+#define LINE_VECTORS (64 / (W * (int)sizeof(real)))
+#define UNROLL 8
+#define BLOCK (UNROLL * LINE)
+#define GROUP 2 /* vectors whose exponentials are computed at once */
+
+/* Where a row's T comes from, a constant wherever it is used: the compiler makes one body of each. LOG_PROBS has none:
+ * log-probabilities are wanted in place of a gradient. */
+enum mode { ONE_LABEL, LABEL_AND_BASE, SOFT, LOG_PROBS };
 
 typedef struct {
     const real *soft;  /* SOFT: the row's targets */
@@ -14,6 +21,8 @@ typedef struct {
     const real *base; /* by class, or one for all; NULL: zero */
     ptrdiff_t base_step;
 } target_row;
+
+static const real lane_number[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 INLINE V load(const real *p, ptrdiff_t n, real fill) {
     return n >= W ? v_load(p) : v_load_first(p, n, v_set(fill));
@@ -24,6 +33,11 @@ INLINE void store(real *p, ptrdiff_t n, V v) {
         v_store(p, v);
     else
         v_store_first(p, n, v);
+}
+
+/* W lanes, of which lane `at` is v, the others those of `others`; `at` may lie outside. */
+INLINE V with_lane(V others, ptrdiff_t at, V v) {
+    return at < 0 || at >= W ? others : v_blend(v_eq(v_load(lane_number), v_set((real)at)), others, v);
 }
 
 INLINE V by_class(const real *p, ptrdiff_t step, ptrdiff_t j, ptrdiff_t n) {

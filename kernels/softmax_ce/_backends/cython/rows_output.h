@@ -1,16 +1,20 @@
 /* The second step of a row: its gradient, written a few vectors at a time, into the cache or past it. */
 
-/* The gradient of one row, being written from class j on: scale * lower * exp(x - top), or where there is more than one
- * target gain * (that - T), which is exactly 0 for a single class; and its own value at the label. `from` holds the
- * exponentials if they were kept, else the logits. */
+/* The gradient of one row, being written from class j on, up to the end of a chunk: scale * exp(x - top), or where there
+ * is more than one target gain * (that - T), which is exactly 0 for a single class; and its own value at the label.
+ * `from` holds the exponentials if they were kept, else the logits. Of LOG_PROBS, (x - top) - log_sum. */
 typedef struct {
     real *grad; /* NULL: no row waits */
     const real *from;
+    int is_kept;
     target_row t;
-    ptrdiff_t j, end;
+    ptrdiff_t j, begin, end, classes; /* of the chunk */
     ptrdiff_t label; /* -1: none */
     real at_label;
-    V scale, lower, gain, top; /* of scale and lower, the one that can lowers what is raised */
+    double share;  /* scale of an exponential that is relative to the row's maximum */
+    V scale, top;  /* of the chunk; of LOG_PROBS log_sum and top are the row's */
+    int is_small;  /* what is scaled would become subnormal before it is lowered: scale first, then lower */
+    V gain;
     /* Streams go past the caches in whole aligned lines. What a row leaves of a line waits for the next row: two
      * stores to a line that is not in the cache would each cost a trip to memory. */
     int stream;
@@ -19,20 +23,21 @@ typedef struct {
     real part[W] __attribute__((aligned(64)));
 } output;
 
-INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, int keep) {
+INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, int is_kept, int is_small) {
     V e = load(out->from + j, n, 0);
-    if (!keep)
+    if (mode == LOG_PROBS)
+        return v_sub(v_sub(e, out->top), out->scale);
+    if (!is_kept)
         e = v_exp_raised(v_sub(e, out->top));
-    /* Lowered by a fused multiplication, for the reason given at v_exp. */
-    V value = v_fma(v_mul(e, out->scale), out->lower, v_set(0));
+    /* Fused, for the reason given at v_exp. */
+    const V value = is_small ? v_fma(v_mul(e, out->scale), v_set(LOWER), v_set(0)) : v_fma(e, out->scale, v_set(0));
     return mode == ONE_LABEL ? value : v_mul(out->gain, v_sub(value, target_at(&out->t, mode, j, n)));
 }
 
 /* n <= W entries from class j on to p, in the cache. */
-INLINE void put(const output *out, real *p, ptrdiff_t j, ptrdiff_t n, enum mode mode, int keep) {
-    store(p, n, value_at(out, j, n, mode, keep));
-    if (j <= out->label && out->label < j + n)
-        p[out->label - j] = out->at_label;
+INLINE void put(const output *out, real *p, ptrdiff_t j, ptrdiff_t n, enum mode mode) {
+    const V value = value_at(out, j, n, mode, out->is_kept, out->is_small);
+    store(p, n, with_lane(value, out->label - j, v_set(out->at_label)));
 }
 
 INLINE void end_line(output *out) {
@@ -43,7 +48,7 @@ INLINE void end_line(output *out) {
     out->line = NULL;
 }
 
-INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode, int keep) {
+INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode) {
     real *p = out->grad + out->j;
     const ptrdiff_t lane = (ptrdiff_t)((uintptr_t)p / sizeof(real) % W);
     if (out->line != p - lane || out->high != lane) {
@@ -51,48 +56,76 @@ INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode, int keep) {
         out->line = p - lane;
         out->low = lane;
     }
-    put(out, out->part + lane, out->j, n, mode, keep);
+    put(out, out->part + lane, out->j, n, mode);
     out->high = lane + n;
     out->j += n;
     if (out->high == W)
         end_line(out);
 }
 
-/* Begin a row, or a part of one: what belongs to a line under way, so that whole lines follow. */
-INLINE void begin_row(output *out, enum mode mode, int keep) {
+/* Where the row that waits goes, and whether the next blocks of it are to be written in the ordinary way at all. */
+enum out_kind { NO_OUT, TO_CACHE, PAST_CACHE };
+
+/* A block from class j on. */
+INLINE void write_vectors(const output *out, ptrdiff_t j, enum mode mode, int is_kept, enum out_kind kind) {
+    real *p = out->grad + j;
+#pragma GCC unroll 16
+    for (int k = 0; k < BLOCK / W; k++) {
+        const V value = value_at(out, j + k * W, W, mode, is_kept, 0);
+        if (kind == PAST_CACHE)
+            v_stream(p + k * W, value);
+        else
+            v_store(p + k * W, value);
+    }
+}
+
+/* At most a block, vector by vector: the block with the label, small scales, the last vectors of a chunk. */
+static __attribute__((noinline)) void write_some(output *out, enum mode mode) {
+    const ptrdiff_t end = out->j + BLOCK < out->end ? out->j + BLOCK : out->end;
+    for (; out->j + W <= end; out->j += W) {
+        const V value = value_at(out, out->j, W, mode, out->is_kept, out->is_small);
+        if (out->stream)
+            v_stream(out->grad + out->j, with_lane(value, out->label - out->j, v_set(out->at_label)));
+        else
+            v_store(out->grad + out->j, value);
+    }
+    if (out->j < end && out->stream) {
+        put_in_line(out, end - out->j, mode);
+    } else if (out->j < end) {
+        put(out, out->grad + out->j, out->j, end - out->j, mode);
+        out->j = end;
+    }
+}
+
+/* What is left of the chunk; and the label's entry, which lies in a cache still unless it was put in on the way. */
+INLINE void write_rest(output *out, enum mode mode) {
+    while (out->j < out->end)
+        write_some(out, mode);
+    if (!out->stream && out->begin <= out->label && out->label < out->end)
+        out->grad[out->label] = out->at_label;
+    out->begin = out->end;
+}
+
+/* Begin a chunk of a row that waits: its scale; and what belongs to a line under way, so that whole lines follow. */
+INLINE void begin_chunk(output *out, const sce_chunk *chunk, ptrdiff_t k, enum mode mode) {
+    if (out->grad == NULL)
+        return;
+    out->j = out->begin = k * SCE_CHUNK;
+    out->end = out->j + SCE_CHUNK < out->classes ? out->j + SCE_CHUNK : out->classes;
+    if (mode != LOG_PROBS) {
+        const real scale = (real)(out->share * chunk[k].shrink);
+        out->is_small = scale > (real)-0x1p-50 && scale < (real)0x1p-50; /* lowered, it might be no normal number */
+        out->scale = v_set(out->is_small ? scale : scale * LOWER);
+        out->top = v_set(chunk[k].top > -INFINITY ? (real)chunk[k].top : 0);
+    }
     const ptrdiff_t lane = (ptrdiff_t)((uintptr_t)(out->grad + out->j) / sizeof(real) % W), n = out->end - out->j;
     if (out->stream && lane)
-        put_in_line(out, W - lane < n ? W - lane : n, mode, keep);
+        put_in_line(out, W - lane < n ? W - lane : n, mode);
 }
 
-INLINE void write_vectors(output *out, int count, enum mode mode, int keep) {
-    real *p = out->grad + out->j;
-    const int has_label = out->j <= out->label && out->label < out->j + count * W;
-    for (int k = 0; k < count; k++) {
-        if (has_label && out->stream) {
-            real at[W] __attribute__((aligned(64)));
-            put(out, at, out->j + k * W, W, mode, keep);
-            v_stream(p + k * W, v_load(at));
-        } else if (out->stream) {
-            v_stream(p + k * W, value_at(out, out->j + k * W, W, mode, keep));
-        } else {
-            v_store(p + k * W, value_at(out, out->j + k * W, W, mode, keep));
-        }
-    }
-    if (has_label && !out->stream)
-        out->grad[out->label] = out->at_label;
-    out->j += count * W;
-}
-
-INLINE void write_rest(output *out, enum mode mode, int keep) {
-    while (out->j + BLOCK <= out->end)
-        write_vectors(out, UNROLL, mode, keep);
-    while (out->j + W <= out->end)
-        write_vectors(out, 1, mode, keep);
-    if (out->j < out->end && out->stream) {
-        put_in_line(out, out->end - out->j, mode, keep);
-    } else if (out->j < out->end) {
-        put(out, out->grad + out->j, out->j, out->end - out->j, mode, keep);
-        out->j = out->end;
-    }
+/* How to write the next block of what waits; not, where there is no whole block or nothing ordinary about it. */
+INLINE enum out_kind kind_of(const output *out) {
+    if (out->j + BLOCK > out->end || out->is_small)
+        return NO_OUT;
+    return out->stream ? PAST_CACHE : TO_CACHE;
 }

@@ -1,125 +1,222 @@
 /* The first step of a row: each chunk's maximum and sums, and what the chunks come to. */
 
-/* A running maximum of n entries from x on; a NaN is passed over. */
+/* A running maximum of n entries from x on, and which block has it first; a NaN is passed over. */
 typedef struct {
     const real *x;
     ptrdiff_t n, done;
-    V top[UNROLL];
+    V top, block, at; /* `at`: less the index of the block that has top, 1 for none; `block`: less the next one's */
 } maximum;
 
 INLINE maximum max_of(const real *x, ptrdiff_t n) {
-    maximum m = {x, n, 0, {v_set((real)-INFINITY), v_set((real)-INFINITY), v_set((real)-INFINITY), v_set((real)-INFINITY)}};
-    return m;
+    return (maximum){x, n, 0, v_set((real)-INFINITY), v_set(0), v_set(1)};
+}
+
+INLINE void note_block(maximum *m, V largest) {
+    m->at = v_blend(v_above(largest, m->top), m->at, m->block);
+    m->top = v_max(largest, m->top); /* in this order a NaN is passed over */
+    m->block = v_sub(m->block, v_set(1));
 }
 
 INLINE void max_block(maximum *m) {
-    /* The processor's own prefetcher follows one stream well, not three: ask for what comes next, into L2. */
+    const real *x = m->x + m->done;
+#if defined(V_PREFETCH) /* where the processor's own prefetcher does not follow three streams: what comes next, into L2 */
     for (int k = 0; k < UNROLL; k++)
-        __builtin_prefetch((const char *)(m->x + m->done + k * W) + SCE_PREFETCH, 0, 2);
-    for (int k = 0; k < UNROLL; k++)
-        m->top[k] = v_max(v_load(m->x + m->done + k * W), m->top[k]); /* in this order a NaN is passed over */
+        __builtin_prefetch((const char *)(x + k * LINE) + SCE_PREFETCH, 0, 2);
+#endif
+    V even = v_load(x), odd = v_load(x + W);
+    for (int k = 2; k < BLOCK / W; k += 2) {
+        even = v_max(v_load(x + k * W), even);
+        odd = v_max(v_load(x + (k + 1) * W), odd);
+    }
+    note_block(m, v_max(odd, even));
     m->done += BLOCK;
 }
 
-INLINE real max_rest(maximum *m) {
+/* The maximum of all, once the last entries are in; *block: the first block that has it, -1 where it is -inf. */
+INLINE real max_rest(maximum *m, ptrdiff_t *block) {
     while (m->done + BLOCK <= m->n)
         max_block(m);
-    for (; m->done < m->n; m->done += W)
-        m->top[0] = v_max(load(m->x + m->done, m->n - m->done, (real)-INFINITY), m->top[0]);
-    return v_hmax(v_max(v_max(m->top[0], m->top[1]), v_max(m->top[2], m->top[3])));
+    if (m->done < m->n) {
+        V largest = v_set((real)-INFINITY);
+        for (; m->done < m->n; m->done += W)
+            largest = v_max(load(m->x + m->done, m->n - m->done, (real)-INFINITY), largest);
+        note_block(m, largest);
+    }
+    const real top = v_hmax(m->top);
+    *block = -(ptrdiff_t)v_hmax(v_blend(v_eq(m->top, v_set(top)), v_set((real)-INFINITY), m->at));
+    return top;
 }
 
-/* Sums of T and of T * (shift - x) / 2. Halves, since shift - x may exceed the format where the loss does not.
- * 0 * inf = 0. */
+/* Sums of T and of T * (shift - x) / 8. Eighths, since shift - x, and the sum of four, may exceed the format where the
+ * loss does not. 0 * inf = 0. */
 INLINE void sum_targets(const real *x, ptrdiff_t j, ptrdiff_t n, real shift, const target_row *t, enum mode mode,
                         sce_chunk *chunk) {
-    A mass = a_zero(), cost = a_zero();
-    for (ptrdiff_t i = 0; i < n; i += W) {
-        V target = target_at(t, mode, j + i, n - i);
-        V gap = v_sub(v_set((real)0.5 * shift), v_mul(v_set((real)0.5), load(x + i, n - i, shift)));
-        mass = a_add(mass, target);
-        cost = a_add(cost, v_zero_where(v_eq(target, v_set(0)), v_mul(target, gap)));
-    }
-    chunk->mass = a_sum(mass);
-    chunk->cost = a_sum(cost);
-}
-
-/* Raised exp(x - shift) of at most a block, into e if there is one. Summed, or counted where x is the maximum, which is
- * rare: the test is cheaper than two masked additions a vector. */
-INLINE V add_exps(const real *x, ptrdiff_t n, V top, V shift, real *e, V *count) {
-    V value[UNROLL], sum = v_set(0);
-    M is_top[UNROLL];
-    int vectors = 0, tops = 0;
-    for (ptrdiff_t i = 0; i < n; i += W, vectors++) {
-        const V v = load(x + i, n - i, (real)-INFINITY);
-        value[vectors] = v_exp_raised(v_sub(v, shift));
-        is_top[vectors] = v_eq(v, top);
-        if (e)
-            store(e + i, n - i, value[vectors]);
-    }
-    for (int k = 0; k < vectors; k++)
-        tops |= m_any(is_top[k]);
-    for (int k = 0; k < vectors; k++) {
-        if (__builtin_expect(tops, 0)) {
-            *count = v_add_where(is_top[k], *count, v_set(1));
-            sum = v_add_unless(is_top[k], sum, value[k]);
-        } else {
-            sum = v_add(sum, value[k]);
+    const V eighth = v_set((real)0.125 * shift);
+    A mass[LINE_VECTORS], cost[LINE_VECTORS];
+    for (int h = 0; h < LINE_VECTORS; h++)
+        mass[h] = cost[h] = a_zero();
+    for (ptrdiff_t i = 0; i < n; i += BLOCK) {
+        for (int h = 0; h < LINE_VECTORS; h++) {
+            V part = v_set(0), part_cost = v_set(0);
+            for (ptrdiff_t k = i + h * W; k < i + BLOCK && k < n; k += LINE) {
+                const V target = target_at(t, mode, j + k, n - k);
+                const V gap = v_fma(v_set((real)-0.125), load(x + k, n - k, shift), eighth);
+                part = v_add(part, target);
+                part_cost = v_add(part_cost, v_zero_where(v_eq(target, v_set(0)), v_mul(target, gap)));
+            }
+            mass[h] = a_add(mass[h], part);
+            cost[h] = a_add(cost[h], part_cost);
         }
     }
-    return sum;
+    chunk->mass = a_line(mass);
+    chunk->cost = a_line(cost);
 }
 
-/* The chunk of n classes at x, whose maximum is known; meanwhile the next chunk's maximum and a chunk of output. */
-INLINE void sum_chunk(const real *x, ptrdiff_t n, real top, real *e, maximum *next, output *out, enum mode mode,
-                      int keep, sce_chunk *chunk) {
-    const real shift = top == -INFINITY ? 0 : top; /* -inf - -inf would be NaN */
-    const V tops = v_set(top), shifts = v_set(shift);
-    A rest = a_zero();
-    V count = v_set(0);
-    ptrdiff_t i = 0;
-    for (; i + BLOCK <= n; i += BLOCK) {
-        rest = a_add(rest, add_exps(x + i, BLOCK, tops, shifts, e ? e + i : NULL, &count));
-        if (next->done + BLOCK <= next->n)
-            max_block(next);
-        if (out->j + BLOCK <= out->end)
-            write_vectors(out, UNROLL, mode, keep);
+/* Raised exp(x - shift) of block b of a chunk of n entries at x, into e, and its sums over the lanes into `sums`. */
+INLINE void exps_of_block(const real *x, ptrdiff_t n, ptrdiff_t b, V shift, real *e, V sums[]) {
+    for (ptrdiff_t h = 0; h < LINE_VECTORS; h++) {
+        V sum = v_set(0);
+        for (ptrdiff_t k = b * BLOCK + h * W; k < (b + 1) * BLOCK && k < n; k += GROUP * LINE) {
+            V v[GROUP];
+#pragma GCC unroll 4
+            for (ptrdiff_t i = 0, j = k; i < GROUP; i++, j += LINE)
+                v[i] = v_sub(j < n ? load(x + j, n - j, (real)-INFINITY) : v_set((real)-INFINITY), shift);
+            v_exps_raised(v, GROUP);
+#pragma GCC unroll 4
+            for (ptrdiff_t i = 0, j = k; i < GROUP; i++, j += LINE) {
+                if (j < n)
+                    v_store(e + j, v[i]);
+                sum = v_add(sum, v[i]);
+            }
+        }
+        sums[b * LINE_VECTORS + h] = sum;
     }
-    for (; i < n; i += W)
-        rest = a_add(rest, add_exps(x + i, n - i < W ? n - i : W, tops, shifts, e ? e + i : NULL, &count));
+}
+
+/* The sums of the block that has the first maximum again, without what equals it: how many that are. Afterwards and not
+ * on the way, where nobody could predict which block it is. */
+INLINE int sum_top_block(const real *x, ptrdiff_t n, ptrdiff_t b, V top, const real *e, V sums[]) {
+    int tops = 0;
+    for (ptrdiff_t h = 0; h < LINE_VECTORS; h++) {
+        V sum = v_set(0);
+        for (ptrdiff_t k = b * BLOCK + h * W; k < (b + 1) * BLOCK && k < n; k += LINE) {
+            const M is_top = v_eq(load(x + k, n - k, (real)-INFINITY), top);
+            tops += __builtin_popcount(m_bits(is_top));
+            sum = v_add(sum, v_zero_where(is_top, v_load(e + k)));
+        }
+        sums[b * LINE_VECTORS + h] = sum;
+    }
+    return tops;
+}
+
+/* Blocks [first, last) of a chunk, with as many of the next maximum and, unless `kind` says no, of the row that waits:
+ * the loop where the time goes. What it changes is held in variables of its own. */
+INLINE void exps_of_blocks(const real *x, ptrdiff_t first, ptrdiff_t last, V shift, real *e, V sums[],
+                           maximum *next_maximum, output *out, enum mode mode, int is_kept, enum out_kind kind) {
+    const output row = *out;
+    maximum next = *next_maximum;
+    ptrdiff_t j = row.j;
+    for (ptrdiff_t b = first; b < last; b++) {
+        if (kind == PAST_CACHE && __builtin_expect(j <= row.label && row.label < j + BLOCK, 0)) {
+            out->j = j;
+            write_some(out, mode);
+        } else if (kind != NO_OUT) {
+            write_vectors(&row, j, mode, is_kept, kind);
+        }
+        j += kind == NO_OUT ? 0 : BLOCK;
+        exps_of_block(x, (b + 1) * BLOCK, b, shift, e, sums);
+        max_block(&next);
+    }
+    *next_maximum = next;
+    out->j = j;
+}
+
+INLINE ptrdiff_t lesser(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+/* The chunk of n classes at x, whose maximum is known to be in block `at`; its exponentials into e. Meanwhile the next
+ * chunk's maximum, and a chunk of output, always ahead of the exponentials, which may take its place. */
+INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e, maximum *next, output *out,
+                         sce_chunk *chunk, enum mode mode) {
+    const V shift = v_set(top == -INFINITY ? 0 : top); /* -inf - -inf would be NaN */
+    V sums[(SCE_CHUNK / BLOCK + 1) * LINE_VECTORS];
+    const ptrdiff_t whole = n / BLOCK;
+    for (ptrdiff_t b = 0; b < whole;) {
+        const enum out_kind kind = kind_of(out);
+        ptrdiff_t last = whole;
+        if (kind != NO_OUT)
+            last = lesser(last, b + (out->end - out->j) / BLOCK);
+        else
+            write_rest(out, mode);
+        const ptrdiff_t next_blocks = (next->n - next->done) / BLOCK;
+        maximum none = max_of(x, n); /* where the next chunk is shorter: nobody wants to know */
+        if (next_blocks)
+            last = lesser(last, b + next_blocks);
+        maximum *beside = next_blocks ? next : &none;
+        if (kind == NO_OUT)
+            exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, NO_OUT);
+        else if (out->is_kept)
+            kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, TO_CACHE)
+                             : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, PAST_CACHE);
+        else
+            kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, TO_CACHE)
+                             : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, PAST_CACHE);
+        b = last;
+    }
+    write_rest(out, mode);
+    if (whole * BLOCK < n)
+        exps_of_block(x, n, whole, shift, e, sums);
+    const int tops = at < 0 ? 0 : sum_top_block(x, n, at, v_set(top), e, sums);
+    A rest[LINE_VECTORS];
+    for (int h = 0; h < LINE_VECTORS; h++)
+        rest[h] = a_zero();
+    for (ptrdiff_t b = 0; b * BLOCK < n; b++)
+        for (int h = 0; h < LINE_VECTORS; h++)
+            rest[h] = a_add(rest[h], sums[b * LINE_VECTORS + h]);
     chunk->top = top;
-    chunk->count = top == -INFINITY ? 0 : a_sum(a_add(a_zero(), count));
-    chunk->rest = a_sum(rest) * LOWER;
+    chunk->rest = a_line(rest) * LOWER + (tops ? tops - 1 : 0);
     chunk->mass = chunk->cost = 0;
+}
+
+/* One body for each mode. */
+#define SUM_CHUNK_OF(name, mode)                                                                                       \
+    static __attribute__((noinline)) void name(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e,            \
+                                               maximum *next, output *out, sce_chunk *chunk) {                         \
+        sum_chunk_of(x, n, top, at, e, next, out, chunk, mode);                                                        \
+    }
+SUM_CHUNK_OF(sum_chunk_one_label, ONE_LABEL)
+SUM_CHUNK_OF(sum_chunk_label_and_base, LABEL_AND_BASE)
+SUM_CHUNK_OF(sum_chunk_soft, SOFT)
+SUM_CHUNK_OF(sum_chunk_log_probs, LOG_PROBS)
+
+INLINE void sum_chunk(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e, maximum *next, output *out,
+                      enum mode mode, sce_chunk *chunk) {
+    (mode == SOFT        ? sum_chunk_soft
+     : mode == ONE_LABEL ? sum_chunk_one_label
+     : mode == LOG_PROBS ? sum_chunk_log_probs
+                         : sum_chunk_label_and_base)(x, n, top, at, e, next, out, chunk);
 }
 
 INLINE double shrink(double down) {
     return down == 0 ? 1 : down > 0 ? exp(-down) : 0; /* NaN where both tops are infinite: the row is broken */
 }
 
-INLINE sce_sums combine(const sce_chunk *chunk, ptrdiff_t chunks) {
+INLINE sce_sums combine(sce_chunk *chunk, ptrdiff_t chunks) {
     sce_sums row = {-INFINITY, 0, 0, 0, 0, 0};
-    double count = 0;
     for (ptrdiff_t k = 0; k < chunks; k++)
         row.top = chunk[k].top > row.top ? chunk[k].top : row.top;
+    int is_first = 1; /* of the chunks with the row's maximum: its one is the row's */
     for (ptrdiff_t k = 0; k < chunks; k++) {
-        const double down = row.top - chunk[k].top;
-        if (down == 0) {
-            count += chunk[k].count;
-            row.rest += chunk[k].rest;
-        } else /* also where both tops are infinite: then the row is broken, and a NaN in it comes through */
-            row.rest += (chunk[k].count + chunk[k].rest) * shrink(down);
+        const int has_top = chunk[k].top == row.top;
+        chunk[k].shrink = has_top ? 1 : shrink(row.top - chunk[k].top);
+        const double one = chunk[k].top > -INFINITY && !(has_top && is_first);
+        row.rest += (one + chunk[k].rest) * chunk[k].shrink; /* a NaN comes through */
+        is_first &= !has_top;
         row.mass += chunk[k].mass;
-        row.cost += 2 * chunk[k].cost;
+        row.cost += 8 * chunk[k].cost;
         if (chunk[k].mass != 0)
             row.cost += 2 * (chunk[k].mass * (0.5 * row.top - 0.5 * (chunk[k].top == -INFINITY ? 0 : chunk[k].top)));
     }
     row.broken = !(row.top > -INFINITY && row.top < INFINITY) || isnan(row.rest);
-    if (!row.broken) {
-        row.rest += count - 1;
-        row.log_sum = log1p(row.rest);
-    } else if (isnan(row.rest)) {
-        row.log_sum = NAN; /* else 0: lse is then the top, be it infinite */
-    }
+    row.log_sum = row.broken ? 0 : log1p(row.rest);
     return row;
 }

@@ -25,7 +25,7 @@ struct sce_team {
     sce_call call;
     sce_rows rows;
     sce_row_part part;
-    ptrdiff_t threads, longest;
+    ptrdiff_t threads, longest, itemsize;
     ptrdiff_t chunks;      /* of a row, where rows are shared; 0: whole rows are handed out */
     ptrdiff_t steps;       /* units of a shared row: its chunks' sums, its scalars, its chunks' gradients */
     ptrdiff_t elements;    /* in a unit */
@@ -65,12 +65,13 @@ sce_team *sce_team_new(const sce_call *call, const sce_isa *isa, int is_double, 
     team->part = is_double ? isa->part_f64 : isa->part_f32;
     team->threads = threads;
     team->longest = longest;
+    team->itemsize = is_double ? sizeof(double) : sizeof(float);
     if (shared) {
         team->chunks = chunks;
         team->steps = chunks + 1 + (call->grad ? chunks : 0);
         team->call.sums = &team->sums;
         team->call.stream = call->stream >= SCE_STREAM_SHARED;
-        team->call.chunks = malloc((size_t)chunks * sizeof *team->call.chunks);
+        team->call.chunks = malloc(2 * (size_t)chunks * sizeof *team->call.chunks);
         if (team->call.chunks == NULL) {
             free(team);
             return NULL;
@@ -158,7 +159,7 @@ static int work(sce_team *team) {
         if (!take(team, &p))
             return 0;
         if (!team->chunks) {
-            if (sce_run(team->rows, &own, p.first, p.last)) {
+            if (sce_run(team->rows, &own, p.first, p.last, team->itemsize)) {
                 atomic_store(&team->failed, 1);
                 sce_team_cancel(team);
                 return -1;

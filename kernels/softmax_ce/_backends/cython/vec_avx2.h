@@ -1,6 +1,8 @@
 /* A thin layer over AVX2 and FMA: V holds W reals, M all ones or zeros a lane, A is a float64 accumulator of a V. */
 #define LANES 256 /* see rows_lanes.h */
 #if defined(REAL_F32)
+#define V_TABLE
+#include "exp_table.h"
 #define W 8
 typedef float real;
 typedef __m256 V;
@@ -9,6 +11,8 @@ typedef struct { __m256d lo, hi; } A;
 
 static inline V v_set(real x) { return _mm256_set1_ps(x); }
 static inline V v_load(const real *p) { return _mm256_loadu_ps(p); }
+/* From scalars in registers: a load would wait till all of them are in the cache. */
+static inline V v_from_lanes(const real *p) { return _mm256_setr_ps(p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]); }
 static inline void v_store(real *p, V v) { _mm256_storeu_ps(p, v); }
 static inline __m256i v_first(ptrdiff_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -17,7 +21,22 @@ static inline V v_load_first(const real *p, ptrdiff_t n, V fill) {
     __m256i mask = v_first(n);
     return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
 }
-static inline void v_store_first(real *p, ptrdiff_t n, V v) { _mm256_maskstore_ps(p, v_first(n), v); }
+/* By halves: a masked store is microcode on AMD's CPUs, and takes a dozen cycles. */
+static inline void v_store_first(real *p, ptrdiff_t n, V v) {
+    __m128 part = _mm256_castps256_ps128(v);
+    if (n & 4) {
+        _mm_storeu_ps(p, part);
+        part = _mm256_extractf128_ps(v, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, part);
+        part = _mm_movehl_ps(part, part);
+        p += 2;
+    }
+    if (n & 1)
+        _mm_store_ss(p, part);
+}
 static inline V v_keep_first(ptrdiff_t n, V v) { return _mm256_and_ps(v, _mm256_castsi256_ps(v_first(n))); }
 static inline V v_add(V a, V b) { return _mm256_add_ps(a, b); }
 static inline V v_sub(V a, V b) { return _mm256_sub_ps(a, b); }
@@ -25,13 +44,13 @@ static inline V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
 static inline V v_div(V a, V b) { return _mm256_div_ps(a, b); }
 static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 static inline V v_max(V a, V b) { return _mm256_max_ps(a, b); } /* b where either is NaN */
-/* 2**(n + SCE_RAISE), shifted being n + SHIFT: the low bits of n move to the exponent. */
-static inline V v_power_raised(V shifted) {
-    const __m256i n = _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127 + SCE_RAISE));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
+static inline V v_power_raised(V shifted) { /* see power_bits */
+    const __m256i k = _mm256_castps_si256(shifted);
+    const __m256 step = _mm256_permutevar_ps(_mm256_broadcast_ps((const __m128 *)power_bits), k);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(step), _mm256_slli_epi32(k, 21)));
 }
 static inline M v_not_less(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_NLT_UQ); }
-static inline V v_fma_where(M m, V a, V b, V c) { return _mm256_and_ps(m, _mm256_fmadd_ps(a, b, c)); } /* else 0 */
+static inline M v_above(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
 static inline M v_eq(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm256_andnot_ps(m, a); }
 static inline V v_add_where(M m, V a, V b) { return _mm256_add_ps(a, _mm256_and_ps(m, b)); }
@@ -49,7 +68,6 @@ static inline A a_add(A a, V v) {
     return (A){_mm256_add_pd(a.lo, _mm256_cvtps_pd(_mm256_castps256_ps128(v))),
                _mm256_add_pd(a.hi, _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)))};
 }
-static inline __m256d a_join(A a) { return _mm256_add_pd(a.lo, a.hi); }
 static inline V a_lanes(A a) { return _mm256_set_m128(_mm256_cvtpd_ps(a.hi), _mm256_cvtpd_ps(a.lo)); }
 
 static inline int m_any(M m) { return _mm256_movemask_ps(m) != 0; }
@@ -88,6 +106,7 @@ typedef __m256d A;
 
 static inline V v_set(real x) { return _mm256_set1_pd(x); }
 static inline V v_load(const real *p) { return _mm256_loadu_pd(p); }
+static inline V v_from_lanes(const real *p) { return _mm256_setr_pd(p[0], p[1], p[2], p[3]); }
 static inline void v_store(real *p, V v) { _mm256_storeu_pd(p, v); }
 static inline __m256i v_first(ptrdiff_t n) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x((int64_t)n), _mm256_setr_epi64x(0, 1, 2, 3));
@@ -96,7 +115,16 @@ static inline V v_load_first(const real *p, ptrdiff_t n, V fill) {
     __m256i mask = v_first(n);
     return _mm256_blendv_pd(fill, _mm256_maskload_pd(p, mask), _mm256_castsi256_pd(mask));
 }
-static inline void v_store_first(real *p, ptrdiff_t n, V v) { _mm256_maskstore_pd(p, v_first(n), v); }
+static inline void v_store_first(real *p, ptrdiff_t n, V v) {
+    __m128d part = _mm256_castpd256_pd128(v);
+    if (n & 2) {
+        _mm_storeu_pd(p, part);
+        part = _mm256_extractf128_pd(v, 1);
+        p += 2;
+    }
+    if (n & 1)
+        _mm_store_sd(p, part);
+}
 static inline V v_keep_first(ptrdiff_t n, V v) { return _mm256_and_pd(v, _mm256_castsi256_pd(v_first(n))); }
 static inline V v_add(V a, V b) { return _mm256_add_pd(a, b); }
 static inline V v_sub(V a, V b) { return _mm256_sub_pd(a, b); }
@@ -110,7 +138,7 @@ static inline V v_power_raised(V shifted) {
     return _mm256_castsi256_pd(_mm256_slli_epi64(n, 52));
 }
 static inline M v_not_less(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_NLT_UQ); }
-static inline V v_fma_where(M m, V a, V b, V c) { return _mm256_and_pd(m, _mm256_fmadd_pd(a, b, c)); } /* else 0 */
+static inline M v_above(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_GT_OQ); }
 static inline M v_eq(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm256_andnot_pd(m, a); }
 static inline V v_add_where(M m, V a, V b) { return _mm256_add_pd(a, _mm256_and_pd(m, b)); }
@@ -124,7 +152,6 @@ static inline real v_hmax(V a) {
 
 static inline A a_zero(void) { return _mm256_setzero_pd(); }
 static inline A a_add(A a, V v) { return _mm256_add_pd(a, v); }
-static inline __m256d a_join(A a) { return a; }
 static inline V a_lanes(A a) { return a; }
 
 static inline int m_any(M m) { return _mm256_movemask_pd(m) != 0; }
@@ -146,8 +173,13 @@ static inline void v_transpose(V r[W]) {
 }
 #endif
 
-static inline double a_sum(A a) {
-    __m256d v = a_join(a);
+/* The sum over a line, a[0] its first vector: halves added, till one is left. */
+static inline double a_line(const A a[2]) {
+#if defined(REAL_F32)
+    __m256d v = _mm256_add_pd(_mm256_add_pd(a[0].lo, a[1].lo), _mm256_add_pd(a[0].hi, a[1].hi));
+#else
+    __m256d v = _mm256_add_pd(a[0], a[1]);
+#endif
     __m128d h = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
 }

@@ -1,7 +1,9 @@
 /* A thin layer over AVX-512: V holds W reals, M one bit a lane, A is a float64 accumulator of a V. */
 #define V_TABLE
+#define V_PREFETCH
 #define LANES 256 /* see rows_lanes.h */
 #if defined(REAL_F32)
+#include "exp_table.h"
 #define W 16
 typedef float real;
 typedef __m512 V;
@@ -10,6 +12,7 @@ typedef struct { __m512d lo, hi; } A;
 
 static inline V v_set(real x) { return _mm512_set1_ps(x); }
 static inline V v_load(const real *p) { return _mm512_loadu_ps(p); }
+static inline V v_from_lanes(const real *p) { return v_load(p); }
 static inline void v_store(real *p, V v) { _mm512_storeu_ps(p, v); }
 static inline M v_first(ptrdiff_t n) { return (M)((1u << n) - 1); }
 static inline V v_load_first(const real *p, ptrdiff_t n, V fill) { return _mm512_mask_loadu_ps(fill, v_first(n), p); }
@@ -26,17 +29,14 @@ static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_ps(a, m, a, 
 static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_ps(a, (M)~m, a, b); }
 static inline V v_blend(M m, V a, V b) { return _mm512_mask_mov_ps(a, m, b); } /* b where m, else a */
 static inline void v_stream(real *p, V v) { _mm512_stream_ps(p, v); }
-/* Bits of 2**(i/16), less i << 19 and raised: with the low bits of SHIFT + k/16 moved to the exponent, 2**(k/16). */
-static const uint32_t power_bits[16] = {
-    0x5f800000, 0x5f7daac3, 0x5f7b95c2, 0x5f79c3d3, 0x5f7837f0, 0x5f76f532, 0x5f75fed7, 0x5f75583f,
-    0x5f7504f3, 0x5f7508a4, 0x5f75672a, 0x5f76248c, 0x5f7744fd, 0x5f78ccdf, 0x5f7ac0c7, 0x5f7d257d,
-};
-static inline V v_power_raised(V shifted) {
-    const __m512i k = _mm512_castps_si512(shifted), step = _mm512_permutexvar_epi32(k, _mm512_loadu_si512(power_bits));
-    return _mm512_castsi512_ps(_mm512_add_epi32(step, _mm512_slli_epi32(k, 19)));
+static inline V v_power_raised(V shifted) { /* see power_bits */
+    const __m512i k = _mm512_castps_si512(shifted);
+    const __m512 table = _mm512_broadcast_f32x4(_mm_loadu_ps((const float *)power_bits));
+    const __m512i step = _mm512_castps_si512(_mm512_permutevar_ps(table, k));
+    return _mm512_castsi512_ps(_mm512_add_epi32(step, _mm512_slli_epi32(k, 21)));
 }
 static inline M v_not_less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
-static inline V v_fma_where(M m, V a, V b, V c) { return _mm512_maskz_fmadd_ps(m, a, b, c); } /* else 0 */
+static inline M v_above(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_ps((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_ps(a); }
 static inline int m_any(M m) { return m != 0; }
@@ -88,7 +88,7 @@ static inline A a_add(A a, V v) {
     return (A){_mm512_add_pd(a.lo, _mm512_cvtps_pd(_mm512_castps512_ps256(v))),
                _mm512_add_pd(a.hi, _mm512_cvtps_pd(hi))};
 }
-static inline double a_sum(A a) { return _mm512_reduce_add_pd(_mm512_add_pd(a.lo, a.hi)); }
+static inline double a_line(const A a[1]) { return _mm512_reduce_add_pd(_mm512_add_pd(a->lo, a->hi)); } /* halves added */
 static inline V a_lanes(A a) { /* rounded, each lane to its own */
     return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.lo)), _mm512_cvtpd_ps(a.hi), 1);
 }
@@ -101,6 +101,7 @@ typedef __m512d A;
 
 static inline V v_set(real x) { return _mm512_set1_pd(x); }
 static inline V v_load(const real *p) { return _mm512_loadu_pd(p); }
+static inline V v_from_lanes(const real *p) { return v_load(p); }
 static inline void v_store(real *p, V v) { _mm512_storeu_pd(p, v); }
 static inline M v_first(ptrdiff_t n) { return (M)((1u << n) - 1); }
 static inline V v_load_first(const real *p, ptrdiff_t n, V fill) { return _mm512_mask_loadu_pd(fill, v_first(n), p); }
@@ -130,7 +131,7 @@ static inline V v_power_raised(V shifted) {
     return _mm512_castsi512_pd(_mm512_add_epi64(step, _mm512_slli_epi64(k, 48)));
 }
 static inline M v_not_less(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLT_UQ); }
-static inline V v_fma_where(M m, V a, V b, V c) { return _mm512_maskz_fmadd_pd(m, a, b, c); } /* else 0 */
+static inline M v_above(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_pd((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_pd(a); }
 static inline int m_any(M m) { return m != 0; }
@@ -164,6 +165,6 @@ static inline void v_transpose(V r[W]) {
 
 static inline A a_zero(void) { return _mm512_setzero_pd(); }
 static inline A a_add(A a, V v) { return _mm512_add_pd(a, v); }
-static inline double a_sum(A a) { return _mm512_reduce_add_pd(a); }
+static inline double a_line(const A a[1]) { return _mm512_reduce_add_pd(*a); } /* halves added, till one is left */
 static inline V a_lanes(A a) { return a; }
 #endif

@@ -10,6 +10,7 @@
 #include <arm_neon.h>
 #endif
 
+#include "exp_table.h"
 #include "rows.h"
 
 #define LANES 32 /* see rows_lanes.h */
@@ -37,6 +38,7 @@ static inline V v_load(const real *p) {
     memcpy(&v, p, sizeof v);
     return v;
 }
+static inline V v_from_lanes(const real *p) { return v_load(p); }
 static inline void v_store(real *p, V v) { memcpy(p, &v, sizeof v); }
 static inline V v_load_first(const real *p, ptrdiff_t n, V fill) {
     memcpy(&fill, p, (size_t)n * sizeof(real));
@@ -61,10 +63,18 @@ static inline V v_fma(V a, V b, V c) { return a * b + c; } /* rounded twice: -ff
 #endif
 static inline V v_select(M m, V a, V b) { return (V)((m & (M)a) | (~m & (M)b)); }
 static inline V v_max(V a, V b) { return v_select((M)(a > b), a, b); } /* b where either is NaN */
+#if defined(__aarch64__) && defined(REAL_F32)
+#define V_TABLE
+static inline V v_power_raised(V shifted) { /* see power_bits */
+    const M k = (M)shifted, bytes = (k & 3) * 0x04040404 + 0x03020100;
+    return (V)((M)vqtbl1q_u8(vld1q_u8((const uint8_t *)power_bits), (uint8x16_t)bytes) + (k << 21));
+}
+#else
 /* 2**(n + SCE_RAISE), shifted being n + SHIFT: the low bits of n move to the exponent. */
 static inline V v_power_raised(V shifted) { return (V)(((M)shifted + BIAS + SCE_RAISE) << FRACTION); }
+#endif
 static inline M v_not_less(V a, V b) { return ~(M)(a < b); }
-static inline V v_fma_where(M m, V a, V b, V c) { return (V)(m & (M)v_fma(a, b, c)); } /* else 0 */
+static inline M v_above(V a, V b) { return (M)(a > b); }
 static inline M v_eq(V a, V b) { return (M)(a == b); }
 static inline V v_zero_where(M m, V a) { return (V)(~m & (M)a); }
 static inline V v_add_where(M m, V a, V b) { return a + (V)(m & (M)b); }
@@ -113,8 +123,9 @@ static inline real v_hmax(V a) {
 }
 static inline A a_zero(void) { return (A){{0}, {0}}; }
 static inline A a_add(A a, V v) { return (A){a.lo + (D){v[0], v[1]}, a.hi + (D){v[2], v[3]}}; }
-static inline double a_sum(A a) {
-    D v = a.lo + a.hi;
+/* The sum over a line: halves added, till one is left. */
+static inline double a_line(const A a[4]) {
+    D v = ((a[0].lo + a[2].lo) + (a[1].lo + a[3].lo)) + ((a[0].hi + a[2].hi) + (a[1].hi + a[3].hi));
     return v[0] + v[1];
 }
 static inline V a_lanes(A a) { return (V){(real)a.lo[0], (real)a.lo[1], (real)a.hi[0], (real)a.hi[1]}; }
@@ -123,7 +134,10 @@ typedef V A;
 static inline real v_hmax(V a) { return a[1] > a[0] ? a[1] : a[0]; }
 static inline A a_zero(void) { return (A){0}; }
 static inline A a_add(A a, V v) { return a + v; }
-static inline double a_sum(A a) { return a[0] + a[1]; }
+static inline double a_line(const A a[4]) {
+    A v = (a[0] + a[2]) + (a[1] + a[3]);
+    return v[0] + v[1];
+}
 static inline V a_lanes(A a) { return a; }
 #endif
 
