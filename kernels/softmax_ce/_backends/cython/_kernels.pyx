@@ -45,7 +45,7 @@ cdef extern from "rows.h" nogil:
         void *grad
         void *row_max
         void *log_sum
-        int log_probs
+        int log_output
         ptrdiff_t keep
         int stream
 

@@ -61,7 +61,7 @@ typedef struct {
     void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
     ptrdiff_t column_step;                 /* not 0: rows side by side, so many entries from one class to the next */
     int stream;                            /* how many times SCE_STREAM the gradient has: 0 leaves it in the caches */
-    int log_probs;                         /* nonzero: grad gets log-probabilities; no labels, no row factors */
+    int log_output;                        /* nonzero: grad gets log-probabilities; no labels, no row factors */
     ptrdiff_t keep;                        /* bytes of a row's exponentials that are kept for its gradient */
     sce_chunk *chunks;                     /* scratch: two entries for each chunk of a row */
     sce_sums *sums;                        /* scratch of a row in parts: SCE_SCALARS fills it, SCE_GRADIENT reads it */

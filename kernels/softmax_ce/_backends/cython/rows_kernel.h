@@ -226,7 +226,7 @@ static void rows_one_by_one(const sce_call *call, ptrdiff_t start, ptrdiff_t sto
 }
 
 static enum mode mode_of(const sce_call *call) {
-    if (call->log_probs)
+    if (call->log_output)
         return LOG_PROBS;
     return call->labels == NULL ? SOFT : call->base_mass ? LABEL_AND_BASE : ONE_LABEL;
 }
@@ -249,6 +249,8 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
     target_row t = {NULL, call->class_scale, call->class_scale_step, call->base_mass, call->base_mass_step};
     real scratch[SCE_CHUNK + LINE];
     pipeline line = new_pipeline(call, i + 1, scratch);
+    /* Of two, since the next row's sums may begin before the last of this one's gradient. */
+    sce_chunk *chunks = call->chunks + (i & 1) * line.n_chunks;
     double mass = 0;
     const ptrdiff_t label = mode == SOFT || mode == LOG_PROBS ? -1 : label_of(call, i, &mass);
     if (mode == SOFT)
@@ -260,22 +262,22 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
             ptrdiff_t at;
             const real top = max_rest(&next, &at);
             next = max_of(x + j + n, k + 1 < last ? chunk_size(classes, k + 1) : 0);
-            sum_chunk(x + j, n, top, at, scratch, &next, &line.out, mode, call->chunks + k);
+            sum_chunk(x + j, n, top, at, scratch, &next, &line.out, mode, chunks + k);
             if (mode == LABEL_AND_BASE || mode == SOFT)
-                sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, &t, mode, call->chunks + k);
+                sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, &t, mode, chunks + k);
         }
         return;
     }
     const int counts = mode == LOG_PROBS || (call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0));
     const real x_label = label >= 0 ? x[label] : 0;
     if (part == SCE_SCALARS) {
-        *call->sums = combine(call->chunks, line.n_chunks);
+        *call->sums = combine(chunks, line.n_chunks);
         if (call->sums->broken)
             call->sums->log_sum = broken_log_sum(x, classes);
         write_scalars(call, i, call->sums, mass, x_label, counts, mode);
     } else if (counts && !call->sums->broken) {
         begin_gradient(&line, i, call->sums, label, mass, x_label, NULL, &t, mode);
-        write_chunks(&line.out, call->chunks, first, last, mode);
+        write_chunks(&line.out, chunks, first, last, mode);
         end_line(&line.out);
     }
 }
