@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CYTHON_DIR := kernels/softmax_ce/_backends/cython
 CEILINGS_DIR := bench/softmax_ce_bench/ceilings
 BUILD_ERRORS := $(addsuffix /build_error.txt,$(CYTHON_DIR) $(CEILINGS_DIR))
-SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(addprefix $(dir)/,*.pyx *.pxd *.c *.h)))
+SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(addprefix $(dir)/,*.pyx *.pxd *.pxi *.c *.h)))
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help

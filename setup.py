@@ -50,7 +50,7 @@ EXTENSIONS = [
     Extension(
         "softmax_ce._backends.cython._kernels",
         sources=[f"{ROWS}/_kernels.pyx", *sorted(glob(f"{ROWS}/rows_*.c"))],
-        depends=sorted(glob(f"{ROWS}/*.h") + glob(f"{ROWS}/*.pxd")),
+        depends=sorted(glob(f"{ROWS}/*.h") + glob(f"{ROWS}/*.px[di]")),
         include_dirs=[ROWS, numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         libraries=[] if os.name == "nt" else ["m"],

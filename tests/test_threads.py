@@ -26,7 +26,8 @@ def test_every_row_is_handed_out_once(rows: int, count: int) -> None:
     def task(start: int, stop: int) -> None:
         seen[start:stop] += 1
 
-    threads.run(task, rows, 500, count)
+    with threads.sharing_from(1):
+        threads.run(task, rows, 500, count)
     assert (seen == 1).all()
 
 
@@ -37,29 +38,65 @@ def test_one_thread_never_enters_the_pool(monkeypatch: pytest.MonkeyPatch) -> No
     assert where == {threading.get_ident()}
 
 
-def test_small_work_stays_serial_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_work_stays_on_one_thread_however_many_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(threads._pool, "ask_for", lambda helpers, job: asked.append(helpers))
     monkeypatch.setattr(threads, "available_cpus", lambda: 4)
-    threads.run(lambda start, stop: None, 100, 10, None)
+    for count in (None, 1, 2, 3, 1000):
+        threads.run(lambda start, stop: None, 100, 10, count)
+        threads.run(lambda start, stop: None, 100, 10, count, team=lambda *_: pytest.fail("a team was made"))
+        threads.run(lambda start, stop: None, 1000, 1000, count, 1000 * 1024 + 1)
     assert asked == []
-    threads.run(lambda start, stop: None, 100, 10, 3)
+    threads.run(lambda start, stop: None, 1000, 1000, 3, 1000 * 1024)
     threads.run(lambda start, stop: None, 1000, 10_000, None)
     threads.run(lambda start, stop: None, 1_000_000, 10, None)
     assert asked == [2, 3, 3]
 
 
+def test_tests_can_have_small_work_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(threads._pool, "ask_for", lambda helpers, job: asked.append(helpers))
+
+    def pieces(elements: int) -> list[int]:
+        asked.clear()
+        with threads.sharing_from(elements):
+            threads.run(lambda start, stop: None, 100, 10, 3, 10_000)
+        return asked.copy()
+
+    assert [pieces(elements) for elements in (3400, 3401, 0)] == [[2], [], []]
+    with threads.sharing_from(5), threads.sharing_from(7):
+        assert threads.serial_below(6) == 6
+        assert threads.serial_below(8) == 7
+    assert threads.serial_below(8) == 8
+    code = "from softmax_ce import threads; print(threads.serial_below(500_000))"
+    assert run_python(code, SOFTMAX_CE_SERIAL_ELEMENTS="123").strip() == "123"
+
+
+@pytest.mark.parametrize("count", [None, 1, 2, 64, np.int64(3), True])
+def test_a_small_call_stays_on_one_thread(count: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With options that the full path computes too."""
+    monkeypatch.setattr(threads._pool, "ask_for", lambda *_: pytest.fail("the pool was asked"))
+    x, y = np.zeros((50, 100), np.float32), np.zeros(50, np.int64)
+    for given in (x, np.asfortranarray(x)):
+        for options in ({}, {"label_smoothing": 0.5}):
+            loss = sce.cross_entropy(given, y, backend=backend, threads=count, **options)
+            np.testing.assert_allclose(loss, np.log(100), rtol=1e-6)
+        np.testing.assert_allclose(sce.softmax(given, backend=backend, threads=count), 0.01, rtol=1e-6)
+        np.testing.assert_allclose(sce.log_softmax(given, backend=backend, threads=count), -np.log(100), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("rows", "count", "helpers"), [(1, 2, []), (2, 2, [1]), (3, 2, [1]), (2, 3, [1]), (4, 3, [1]), (7, 3, [2])]
 )
-def test_a_number_of_threads_is_met_by_small_work_too(
+def test_each_thread_gets_some_of_few_rows(
     rows: int, count: int, helpers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One row cannot be shared out; of two, each thread gets one."""
     asked: list[int] = []
     monkeypatch.setattr(threads._pool, "ask_for", lambda helpers, job: asked.append(helpers))
     pieces: list[int] = []
-    threads.run(lambda start, stop: pieces.append(stop - start), rows, 10, count)
+    with threads.sharing_from(1):
+        threads.run(lambda start, stop: pieces.append(stop - start), rows, 10, count)
     assert asked == helpers
     assert sum(pieces) == rows
     assert max(pieces) <= -(-rows // count) or not helpers
@@ -195,10 +232,11 @@ def test_calls_within_calls_and_side_by_side(backend: str) -> None:
                 wrong.append(loss)
 
     callers = [threading.Thread(target=call) for _ in range(8)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join(timeout=60)
+    with threads.sharing_from(1):
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(timeout=60)
     assert not any(caller.is_alive() for caller in callers)
     assert wrong == []
     inner: list[Any] = []
@@ -206,7 +244,8 @@ def test_calls_within_calls_and_side_by_side(backend: str) -> None:
     def nested(start: int, stop: int) -> None:
         inner.append(sce.cross_entropy(x, y, backend=backend, threads=4) == right[0])
 
-    threads.run(nested, 16, 1 << 20, 4)
+    with threads.sharing_from(1):
+        threads.run(nested, 16, 1 << 20, 4)
     assert all(inner)
 
 
@@ -222,7 +261,7 @@ if child == 0:
     os._exit(0 if sce.cross_entropy(x, y, backend={backend!r}, threads=4) == before else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    assert run_python(code).strip() == "0"
+    assert run_python(code, SOFTMAX_CE_SERIAL_ELEMENTS="1").strip() == "0"
 
 
 @pytest.mark.parametrize(
@@ -459,10 +498,11 @@ def test_eight_callers_at_once(shape: tuple[int, int], backend: str) -> None:
                 wrong.append(loss)
 
     callers = [threading.Thread(target=call, args=(2 + k,)) for k in range(8)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join(timeout=60)
+    with threads.sharing_from(1):
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(timeout=60)
     assert not any(caller.is_alive() for caller in callers)
     assert wrong == []
 

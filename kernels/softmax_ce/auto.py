@@ -100,6 +100,19 @@ def choose(
     return decision.follower.choose(want_loss, want_grad, dtype, n_rows, n_classes, threads)
 
 
+def at_once(name: str | None, want_loss: bool, want_grad: bool, logits: Any, threads: int | None) -> Backend | None:
+    """The backend of a call whose arguments nobody has looked at; None where :func:`choose` must see them checked."""
+    if name is not None:
+        return registry.loaded(name)
+    decision = _decision or decide()
+    if decision.backend is not None:
+        return decision.backend
+    if type(logits) is not np.ndarray or logits.dtype.kind != "f" or logits.ndim == 0 or logits.size == 0:
+        return None
+    n_classes = logits.shape[-1]
+    return choose(None, want_loss, want_grad, logits.dtype, logits.size // n_classes, n_classes, threads)
+
+
 def check_dtype(backend: Backend, dtype: np.dtype[Any]) -> None:
     """A backend may compute one of the native dtypes alone."""
     native = backend.info.dtypes

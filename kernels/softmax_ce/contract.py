@@ -33,6 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 NATIVE_DTYPES = ("float32", "float64")
+ROW_ELEMENTS = 24  # what a row costs beside its classes, in elements: the size of work is rows * (classes + this)
+
+# What short paths take for an integer or a real number at a glance. Not np.integer: np.timedelta64 is one.
+INTEGERS = (int, np.long, np.longlong, np.intc, np.short, np.byte, np.unsignedinteger)
+NUMBERS = (float, np.floating, *INTEGERS)
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -119,10 +124,37 @@ class TeamKernels:
     Attributes
     ----------
     hard, soft : callable
+    log_softmax : callable or None
+        Optional, where the backend has ``log_softmax``: likewise.
     """
 
     hard: Callable[..., Team]
     soft: Callable[..., Team]
+    log_softmax: Callable[..., Team] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShortCalls:
+    """Optional: whole calls of small work, from the public function's arguments to its results.
+
+    Where a kernel takes a microsecond, checking and folding the arguments in Python would take ten times that. Each of
+    these checks them itself. Arguments that it does not know to be right, and work of ``most`` elements or more (rows
+    times classes + ``ROW_ELEMENTS``), it answers with None, before anything is written: then the shell's full path
+    computes the call, or says what is wrong. What it does compute has the full path's bits.
+
+    Attributes
+    ----------
+    cross_entropy : callable
+        ``(logits, targets, want_loss, want_grad, weight, sample_weight, ignore_index, label_smoothing, z_loss,
+        reduction, denominator, on_empty, axis, grad_output, return_lse, threads, out, grad_out, lse_out, most)``
+    softmax, log_softmax, logsumexp : callable
+        ``(x, axis, threads, out, most)``
+    """
+
+    cross_entropy: Callable[..., Any]
+    softmax: Callable[..., Any]
+    log_softmax: Callable[..., Any]
+    logsumexp: Callable[..., Any]
 
 
 def sequential(classes: int) -> float:
@@ -193,7 +225,8 @@ class BackendInfo:
     how_to_get : str
         What to do when it is not available.
     serial_elements : int
-        Logits below which a call stays on one thread unless told otherwise: where two threads break even.
+        Work below which a call stays on one thread, however many it may use: where two threads break even. In
+        elements: rows times classes + ``ROW_ELEMENTS``.
     accuracy : mapping
         Native dtype name -> :class:`Accuracy`.
     dtypes : tuple of str
@@ -234,6 +267,15 @@ class Backend:
         do without, slowly.
     team : TeamKernels or None
         Optional: less overhead on several threads, and few rows of many classes shared among them.
+    short : ShortCalls or None
+        Optional: small calls without the interpreter's steps.
+    log_softmax : callable or None
+        Optional: ``log_softmax(logits, out, start, stop)``, with arrays as for the gradient: (x - row maximum) -
+        log_sum, NaN throughout a row that has no distribution. Else it is composed of what ``hard`` gives.
+    total : callable or None
+        Optional: ``total(vector, divisor)``, the sum of a vector (R or float64) over a number, in float64, in a
+        fixed order; where the sum alone is infinite and the divisor above 1, each term is divided. A backend with
+        ``short`` has it, so that both paths sum alike. Else NumPy's sum.
     details : str
         What it found at load, such as the instruction set in use. Empty when there is nothing to say.
     """
@@ -245,6 +287,9 @@ class Backend:
     widen: Callable[[Any, Any, bool], None] | None = None
     narrow: Callable[[Any, Any, bool], None] | None = None
     team: TeamKernels | None = None
+    short: ShortCalls | None = None
+    log_softmax: Callable[[Any, Any, int, int], None] | None = None
+    total: Callable[[Any, float], float] | None = None
 
     @property
     def name(self) -> str:

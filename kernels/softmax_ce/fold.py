@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from softmax_ce.checks import Problem
+from softmax_ce.reduction import Total, numpy_total
 
 _BLOCK = 1 << 16  # rows at a time when denominators are summed
 ONE_ROW = np.ones(1)
@@ -57,6 +58,7 @@ def fold(
     reduction: str,
     denominator: float | None,
     grad_output: Any,
+    total: Total = numpy_total,
 ) -> Factors:
     """Checked options to factors. `weight`, `sample_weight` and a vector `grad_output` are flat float64."""
     if reduction == "mean" and denominator is None:
@@ -66,14 +68,14 @@ def fold(
             weight = _near_one(weight)
     scale, base = _tables(problem, weight, label_smoothing)
     # Of the rounded masses: with one class, what the gradient adds and takes away must be the same number.
-    base_total = 0.0 if base is None else float(base.sum(dtype=np.float64)) * problem.n_classes / base.size
+    base_total = 0.0 if base is None else total(base, 1.0) * problem.n_classes / base.size
     row_weight = ONE_ROW if sample_weight is None else sample_weight
     divisor, empty = 1.0, False
     if reduction == "mean":
         if denominator is not None:
             divisor = denominator
         else:
-            divisor, rows = _denominators(problem, weight, sample_weight, ignore_index)
+            divisor, rows = _denominators(problem, weight, sample_weight, ignore_index, total)
             empty = divisor == 0.0
             if empty:
                 row_weight, divisor = _ZERO_ROW, 1.0
@@ -109,17 +111,19 @@ def _upstream(grad_output: Any, divisor: float) -> Any:
         return np.atleast_1d(np.asarray(grad_output, np.float64) / divisor)
 
 
-def _denominators(problem: Problem, weight: Any, sample_weight: Any, ignore_index: int) -> tuple[float, float]:
+def _denominators(
+    problem: Problem, weight: Any, sample_weight: Any, ignore_index: int, total: Total
+) -> tuple[float, float]:
     """Sums over the counted rows, in float64 and in a fixed order: of sample_weight * weight[y], of sample_weight."""
     labels = problem.labels
     if labels is None or (weight is None and not problem.any_ignored):
-        rows = float(problem.n_rows) if sample_weight is None else float(sample_weight.sum())
+        rows = float(problem.n_rows) if sample_weight is None else total(sample_weight, 1.0)
         return rows, rows
     weighted = plain = 0.0
     for start in range(0, problem.n_rows, _BLOCK):
         y = labels[start : start + _BLOCK]
         counted = np.flatnonzero((y >= 0) & (y < problem.n_classes) & (y != ignore_index))
         row = np.ones(counted.size) if sample_weight is None else sample_weight[start + counted]
-        plain += float(row.sum())
-        weighted += float(row.sum() if weight is None else (row * weight[y[counted]]).sum())
+        plain += total(row, 1.0)
+        weighted += total(row if weight is None else row * weight[y[counted]], 1.0)
     return weighted, plain

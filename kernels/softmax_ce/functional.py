@@ -1,4 +1,8 @@
-"""Softmax cross-entropy: three entry points over one call path (check, fold, run, reduce)."""
+"""Softmax cross-entropy: three entry points over one call path (check, fold, run, reduce), and a short one beside it.
+
+The full path says what every argument means and what is wrong with it. Small calls with ordinary arguments take the
+short path, which gives the same bits: a backend's own (contract.ShortCalls), or in Python that of softmax_ce.plain.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,11 @@ from typing import Any
 import numpy as np
 
 from softmax_ce import auto, checks, plain
+from softmax_ce import threads as pool
 from softmax_ce.checks import Problem
 from softmax_ce.fold import Factors, fold
-from softmax_ce.reduction import mean, rounded
+from softmax_ce.reduction import Total, mean, numpy_total, rounded
 from softmax_ce.run import Outputs, run_kernel
-
-# The defaults as objects: a call that leaves them alone is told by identity, whatever else compares equal to them.
-_IGNORE_INDEX = -100
-_OFF = 0.0
-_NAN = "nan"
-_LAST = -1
 
 _OPTIONS = """
     Parameters
@@ -53,7 +52,8 @@ _OPTIONS = """
     backend : str, optional
         A name from :func:`softmax_ce.backends`; None chooses automatically.
     threads : int, optional
-        None: the CPUs this process may use. 1 never enters a thread pool. The bits do not depend on it.{buffers}
+        At most so many; None: the CPUs this process may use. Small work stays on one thread, whatever the number,
+        and 1 never enters a thread pool. The bits do not depend on it.{buffers}
     lse_out : ndarray, optional
         Buffer for the log-sum-exp, in the shape of the "none" loss. Asks for it like `return_lse`.
 """
@@ -87,13 +87,13 @@ def cross_entropy(
     *,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = _IGNORE_INDEX,
-    label_smoothing: float = _OFF,
-    z_loss: float = _OFF,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     reduction: str = "mean",
     denominator: float | None = None,
-    on_empty: str = _NAN,
-    axis: int = _LAST,
+    on_empty: str = "nan",
+    axis: int = -1,
     return_lse: bool = False,
     backend: str | None = None,
     threads: int | None = None,
@@ -122,13 +122,13 @@ def cross_entropy_with_grad(
     *,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = _IGNORE_INDEX,
-    label_smoothing: float = _OFF,
-    z_loss: float = _OFF,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     reduction: str = "mean",
     denominator: float | None = None,
-    on_empty: str = _NAN,
-    axis: int = _LAST,
+    on_empty: str = "nan",
+    axis: int = -1,
     grad_output: Any = None,
     return_lse: bool = False,
     backend: str | None = None,
@@ -160,13 +160,13 @@ def cross_entropy_grad(
     *,
     weight: Any = None,
     sample_weight: Any = None,
-    ignore_index: int = _IGNORE_INDEX,
-    label_smoothing: float = _OFF,
-    z_loss: float = _OFF,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     reduction: str = "mean",
     denominator: float | None = None,
-    on_empty: str = _NAN,
-    axis: int = _LAST,
+    on_empty: str = "nan",
+    axis: int = -1,
     grad_output: Any = None,
     return_lse: bool = False,
     backend: str | None = None,
@@ -206,17 +206,35 @@ def _evaluate(
     label_smoothing: Any, z_loss: Any, reduction: str, denominator: Any, on_empty: str, axis: Any, grad_output: Any,
     return_lse: bool, backend: str | None, threads: Any, out: Any, grad_out: Any, lse_out: Any,
 ) -> Any:  # fmt: skip
-    """The one call path. Nothing is written before everything has been checked. Positional: names cost half a µs."""
-    if (
-        weight is None and sample_weight is None and ignore_index is _IGNORE_INDEX and label_smoothing is _OFF
-        and z_loss is _OFF and denominator is None and on_empty is _NAN and axis is _LAST and grad_output is None
-        and return_lse is False and lse_out is None and (threads is None or (type(threads) is int and threads == 1))
-    ):  # fmt: skip
-        result = plain.attempt(
-            logits, targets, want_loss, want_grad, ignore_index, reduction, backend, threads, out, grad_out
-        )
+    """A small call by the short path, any other by the full one. Positional: names cost half a µs."""
+    chosen = auto.at_once(backend, want_loss, want_grad, logits, threads)
+    if chosen is not None:
+        most = pool.serial_below(chosen.info.serial_elements)
+        if chosen.short is not None:
+            result = chosen.short.cross_entropy(
+                logits, targets, want_loss, want_grad, weight, sample_weight, ignore_index, label_smoothing, z_loss,
+                reduction, denominator, on_empty, axis, grad_output, return_lse, threads, out, grad_out, lse_out, most,
+            )  # fmt: skip
+        else:
+            result = plain.attempt(
+                chosen, logits, targets, want_loss, want_grad, weight, sample_weight, ignore_index, label_smoothing,
+                z_loss, reduction, denominator, on_empty, axis, grad_output, return_lse, threads, out, grad_out,
+                lse_out, most,
+            )  # fmt: skip
         if result is not None:
             return result
+    return _evaluate_in_full(
+        logits, targets, want_loss, want_grad, weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction,
+        denominator, on_empty, axis, grad_output, return_lse, backend, threads, out, grad_out, lse_out,
+    )  # fmt: skip
+
+
+def _evaluate_in_full(
+    logits: Any, targets: Any, want_loss: bool, want_grad: bool, weight: Any, sample_weight: Any, ignore_index: Any,
+    label_smoothing: Any, z_loss: Any, reduction: str, denominator: Any, on_empty: str, axis: Any, grad_output: Any,
+    return_lse: bool, backend: str | None, threads: Any, out: Any, grad_out: Any, lse_out: Any,
+) -> Any:  # fmt: skip
+    """Check, fold, run, reduce. Nothing is written before everything has been checked."""
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
     checks.check_choice("on_empty", on_empty, checks.ON_EMPTY)
     ignore_index = checks.check_ignore_index(ignore_index)
@@ -251,14 +269,15 @@ def _evaluate(
     factors = fold(
         problem, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction, denominator=denominator,
-        grad_output=grad_output,
+        grad_output=grad_output, total=chosen.total or numpy_total,
     )  # fmt: skip
     if factors.empty and on_empty == "raise":
         raise ValueError("no row counts towards the mean: every one is ignored or has weight 0")
     run_kernel(chosen, problem, factors, ignore_index, outputs, threads)
     results = []
     if want_loss:
-        results.append(_reduce(problem, factors, outputs, reduction, on_empty, out))
+        total = chosen.total or numpy_total
+        results.append(_reduce(problem, factors, outputs, reduction, on_empty, out, total))
     if want_grad:
         results.append(outputs.grad)
     if outputs.row_max is not None:
@@ -284,17 +303,19 @@ def _grad_dtypes(problem: Problem) -> tuple[np.dtype[Any], ...]:
     return (problem.result,) if problem.result == problem.compute else (problem.result, problem.compute)
 
 
-def _reduce(problem: Problem, factors: Factors, outputs: Outputs, reduction: str, on_empty: str, out: Any) -> Any:
+def _reduce(
+    problem: Problem, factors: Factors, outputs: Outputs, reduction: str, on_empty: str, out: Any, total: Total
+) -> Any:
     """Row losses to the result: summed once, in a fixed order, in float64."""
     if reduction == "none":
         return outputs.finish_loss(problem.row_shape, out)
     if factors.empty:
-        result = rounded(math.nan if on_empty == _NAN else 0.0, problem.compute)
+        result = rounded(math.nan if on_empty == "nan" else 0.0, problem.compute)
     elif problem.targets is None:
-        result = mean(outputs.loss, factors.denominator, problem.compute)
+        result = mean(outputs.loss, factors.denominator, problem.compute, total)
     else:
         with np.errstate(invalid="ignore"):  # negative soft labels: there may be infinite losses of either sign
-            result = mean(outputs.loss, factors.denominator, problem.compute)
+            result = mean(outputs.loss, factors.denominator, problem.compute, total)
     if out is None:
         return result
     out[()] = result

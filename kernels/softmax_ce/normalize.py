@@ -1,4 +1,4 @@
-"""softmax, log_softmax and logsumexp: the same kernels, without a loss."""
+"""softmax, log_softmax and logsumexp: the same kernels, without a loss. Small calls take a backend's short path."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 
 from softmax_ce import auto, checks
 from softmax_ce.checks import Problem
+from softmax_ce.contract import Backend, Team
 from softmax_ce.fold import ONE_ROW, Factors
 from softmax_ce.run import Outputs, run_kernel
 from softmax_ce.staging import Rows
-from softmax_ce.threads import run
+from softmax_ce.threads import run, serial_below
 
 _NO_LABEL = np.zeros(1, np.int64)
 _STAGED = 1 << 16  # elements a block: it stays in L2 between the two subtractions
@@ -29,7 +30,8 @@ def softmax(x: Any, axis: int = -1, *, backend: str | None = None, threads: int 
     backend : str, optional
         A name from :func:`softmax_ce.backends`; None chooses automatically.
     threads : int, optional
-        None: the CPUs this process may use. The bits do not depend on it.
+        At most so many; None: the CPUs this process may use. Small work stays on one thread, whatever the number.
+        The bits do not depend on it.
     out : ndarray, optional
         Buffer of the shape and dtype of the result; may be x itself.
 
@@ -44,11 +46,16 @@ def softmax(x: Any, axis: int = -1, *, backend: str | None = None, threads: int 
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
+    chosen = auto.at_once(backend, False, True, x, threads)
+    if chosen is not None and chosen.short is not None:
+        result = chosen.short.softmax(x, axis, threads, out, serial_below(chosen.info.serial_elements))
+        if result is not None:
+            return result
     problem, threads = _check(x, axis, threads)
     if out is not None:
         checks.check_buffer("out", out, problem.source.shape, (problem.result,), (("x", problem.source),))
     outputs = Outputs.allocate(problem, False, True, False, None, out)
-    _run(problem, outputs, backend, threads)
+    _run(_choose(problem, True, backend, threads), problem, outputs, threads)
     return outputs.grad
 
 
@@ -75,11 +82,16 @@ def logsumexp(
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
+    chosen = auto.at_once(backend, False, False, x, threads)
+    if chosen is not None and chosen.short is not None:
+        result = chosen.short.logsumexp(x, axis, threads, out, serial_below(chosen.info.serial_elements))
+        if result is not None:
+            return result
     problem, threads = _check(x, axis, threads)
     if out is not None:
         checks.check_buffer("out", out, problem.row_shape, (problem.compute,), (("x", problem.source),))
     outputs = Outputs.allocate(problem, False, False, True, None, None)
-    _run(problem, outputs, backend, threads)
+    _run(_choose(problem, False, backend, threads), problem, outputs, threads)
     return outputs.finish_lse(problem.row_shape, out)
 
 
@@ -103,15 +115,54 @@ def log_softmax(
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
+    chosen = auto.at_once(backend, False, False, x, threads)
+    if chosen is not None and chosen.short is not None:
+        result = chosen.short.log_softmax(x, axis, threads, out, serial_below(chosen.info.serial_elements))
+        if result is not None:
+            return result
     problem, threads = _check(x, axis, threads)
     if out is not None:
         checks.check_buffer("out", out, problem.source.shape, (problem.result,), (("x", problem.source),))
-    outputs = Outputs.allocate(problem, False, False, True, None, None)
-    _run(problem, outputs, backend, threads)
+    chosen = _choose(problem, False, backend, threads)
     result = np.empty(problem.source.shape, problem.result) if out is None else out
+    rows = Rows(result, problem.axis, problem.compute)
+    if chosen.log_softmax is not None:
+        _log_rows(chosen, problem, rows, threads)
+    else:
+        _compose_log_rows(chosen, problem, rows, threads)
+    return result
+
+
+def _log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None) -> None:
+    """By the backend's own kernel; staged in blocks where an array is not direct."""
+    kernel, logits = chosen.log_softmax, problem.logits
+    assert kernel is not None
+    in_one = logits.direct is not None and rows.direct is not None
+
+    def compute(start: int, stop: int) -> None:
+        step = stop - start if in_one else max(1, _STAGED // problem.n_classes)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            block = rows.room(first, last)
+            kernel(logits.load(first, last, chosen.widen), block, 0, last - first)
+            rows.store(first, last, block, chosen.narrow)
+
+    def team(threads: int, longest: int) -> Team:
+        assert chosen.team is not None
+        assert chosen.team.log_softmax is not None
+        return chosen.team.log_softmax(logits.direct, rows.direct, threads, longest)
+
+    shared = in_one and chosen.team is not None and chosen.team.log_softmax is not None
+    elements = chosen.info.serial_elements
+    run(compute, problem.n_rows, problem.n_classes, threads, elements, team if shared else None)
+
+
+def _compose_log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None) -> None:
+    """From the row maxima and the logs of the sums."""
+    outputs = Outputs.allocate(problem, False, False, True, None, None)
+    _run(chosen, problem, outputs, threads)
     row_max, log_sum = outputs.row_max[:, None], outputs.log_sum[:, None]
     log_sum[~np.isfinite(row_max + log_sum)] = np.nan  # no distribution: the whole row is NaN, as in softmax
-    rows = Rows(result, problem.axis, problem.compute)
 
     def subtract(start: int, stop: int) -> None:
         step = max(1, _STAGED // problem.n_classes)
@@ -124,14 +175,19 @@ def log_softmax(
             rows.store(first, last, block)
 
     run(subtract, problem.n_rows, problem.n_classes, threads)
-    return result
 
 
 def _check(x: Any, axis: int, threads: Any) -> tuple[Problem, int | None]:
     return checks.check_logits(x, axis, "x"), checks.check_threads(threads)
 
 
-def _run(problem: Problem, outputs: Outputs, backend: str | None, threads: int | None) -> None:
+def _choose(problem: Problem, want_grad: bool, backend: str | None, threads: int | None) -> Backend:
+    chosen = auto.choose(backend, False, want_grad, problem.source.dtype, problem.n_rows, problem.n_classes, threads)
+    auto.check_dtype(chosen, problem.compute)
+    return chosen
+
+
+def _run(chosen: Backend, problem: Problem, outputs: Outputs, threads: int | None) -> None:
     """Hard-label kernel with no mass at any label: the gradient is 1 * p - 0."""
     problem.labels = _NO_LABEL
     nothing = np.zeros(1, problem.compute)
@@ -139,8 +195,4 @@ def _run(problem: Problem, outputs: Outputs, backend: str | None, threads: int |
         nothing, None, 1.0, 0.0, ONE_ROW, ONE_ROW,
         denominator=1.0, empty=False,
     )  # fmt: skip
-    chosen = auto.choose(
-        backend, False, outputs.grad is not None, problem.source.dtype, problem.n_rows, problem.n_classes, threads
-    )
-    auto.check_dtype(chosen, problem.compute)
     run_kernel(chosen, problem, factors, -1, outputs, threads)

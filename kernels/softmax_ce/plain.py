@@ -1,8 +1,8 @@
-"""The plain call, short cut: no option, arrays that a kernel can read and write, work for one thread.
+"""The plain call in Python, for backends that have no short call of their own: no option in use, work for one thread.
 
 For one row of ten classes the checks of what cannot be wrong would take ten times as long as the kernel. The same
 kernel is given the same factors as on the full path, so the bits are the same; whatever is unusual, or wrong, is left
-to that path.
+to that path. Options and dtypes are compared by value.
 """
 
 from __future__ import annotations
@@ -11,32 +11,49 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce import auto
-from softmax_ce.contract import NATIVE_DTYPES
+from softmax_ce import checks
+from softmax_ce.contract import INTEGERS, NATIVE_DTYPES, NUMBERS, ROW_ELEMENTS, Backend
 from softmax_ce.fold import ONE_CLASS, ONE_ROW
-from softmax_ce.reduction import mean
+from softmax_ce.reduction import mean, numpy_total
 
-_MOST = 1 << 14  # elements: above, the checks no longer show, and threads may
 _INT64 = np.dtype(np.int64)
 
 
 def attempt(
-    logits: Any, targets: Any, want_loss: bool, want_grad: bool, ignore_index: int, reduction: str,
-    backend: str | None, threads: int | None, out: Any, grad_out: Any,
+    chosen: Backend, logits: Any, targets: Any, want_loss: bool, want_grad: bool, weight: Any, sample_weight: Any,
+    ignore_index: Any, label_smoothing: Any, z_loss: Any, reduction: Any, denominator: Any, on_empty: Any, axis: Any,
+    grad_output: Any, return_lse: Any, threads: Any, out: Any, grad_out: Any, lse_out: Any, most: int,
 ) -> Any:  # fmt: skip
-    """The results of a call without options, as the public functions return them; None where it is not plain.
-
-    `ignore_index` is negative: no class.
-    """
-    if type(logits) is not np.ndarray or type(targets) is not np.ndarray or type(reduction) is not str:
+    """The results of a call, as the public functions return them; None where it is not plain or of `most` elements."""
+    if (
+        weight is not None or sample_weight is not None or denominator is not None or grad_output is not None
+        or lse_out is not None or type(logits) is not np.ndarray or type(targets) is not np.ndarray
+        or type(reduction) is not str or type(on_empty) is not str or on_empty not in checks.ON_EMPTY
+    ):  # fmt: skip
         return None
     shape, dtype = logits.shape, logits.dtype
+    if (
+        not (isinstance(label_smoothing, NUMBERS) and isinstance(z_loss, NUMBERS))
+        or label_smoothing != 0
+        or z_loss != 0
+    ):
+        return None
+    if len(shape) != 2 or (return_lse is not False and (not isinstance(return_lse, int | np.bool_) or return_lse)):
+        return None
+    if not (isinstance(axis, INTEGERS) and (axis == -1 or axis == 1)):
+        return None
+    if not (isinstance(ignore_index, INTEGERS) and -(2**63) <= ignore_index < 0):  # no class
+        return None
+    if threads is not None and not (isinstance(threads, INTEGERS) and threads >= 1):
+        return None
     one: Any = ONE_CLASS.get(dtype)
     flags = logits.flags
-    if one is None or len(shape) != 2 or not flags.c_contiguous or not flags.aligned:
+    if one is None or not flags.c_contiguous or not flags.aligned:
         return None
     n_rows, n_classes = shape
-    if not 0 < n_rows * n_classes <= _MOST or targets.dtype is not _INT64 or targets.shape != (n_rows,):
+    if logits.size == 0 or n_rows * (n_classes + ROW_ELEMENTS) >= most:
+        return None
+    if targets.dtype != _INT64 or targets.shape != (n_rows,):
         return None
     label_flags = targets.flags
     if not label_flags.aligned:
@@ -59,7 +76,6 @@ def attempt(
         reduction != "none" and _fits(out, (), dtype) and _is_apart(out, logits, targets, grad_out)
     ):
         return None
-    chosen = auto.choose(backend, want_loss, want_grad, dtype, n_rows, n_classes, threads)
     if chosen.info.dtypes is not NATIVE_DTYPES:
         return None
     loss = np.empty(n_rows, dtype) if want_loss else None
@@ -67,14 +83,12 @@ def attempt(
     if want_grad:
         grad = np.empty(shape, dtype) if grad_out is None else grad_out
     upstream = ONE_ROW if divisor == 1 else np.array((1.0 / divisor,))
-    chosen.hard(
-        logits, targets, ignore_index, one, None, 0.0, 0.0, ONE_ROW, upstream, loss, grad, None, None, 0, n_rows
-    )
+    chosen.hard(logits, targets, -1, one, None, 0.0, 0.0, ONE_ROW, upstream, loss, grad, None, None, 0, n_rows)
     if loss is None:
         return grad
-    result = loss
+    result: Any = loss
     if reduction != "none":
-        result = loss[0] if n_rows == 1 else mean(loss, divisor, dtype)
+        result = loss[0] if n_rows == 1 else mean(loss, divisor, dtype, chosen.total or numpy_total)
         if out is not None:
             out[()] = result
             result = out
@@ -83,7 +97,7 @@ def attempt(
 
 def _fits(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Whether a kernel can write into this buffer as it is."""
-    if type(buffer) is not np.ndarray or buffer.shape != shape or buffer.dtype is not dtype:
+    if type(buffer) is not np.ndarray or buffer.shape != shape or buffer.dtype != dtype:
         return False
     flags = buffer.flags
     return bool(flags.c_contiguous and flags.aligned and flags.writeable)

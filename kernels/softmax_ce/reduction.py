@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 _ORDINARY = 1e38  # below it, a total fits into float32 without a flag
 
-
-def mean(loss: Any, denominator: float, dtype: np.dtype[Any]) -> Any:
-    """The rows' sum over the denominator, a scalar of this dtype."""
-    if loss.size == 1:
-        total = loss.item() / denominator
-    elif loss.dtype.itemsize == 4:  # no sum of float32 overflows float64
-        total = float(np.add.reduce(loss, dtype=np.float64)) / denominator
-    else:
-        total = _guarded(loss, denominator)
-    return rounded(total, dtype)
+Total = Callable[[Any, float], float]  # as in the contract: the sum of a vector over a number
 
 
-def _guarded(loss: Any, denominator: float) -> float:
+def numpy_total(values: Any, divisor: float) -> float:
+    """The sum of a vector over a number, for backends that have no sum of their own."""
+    if values.dtype.itemsize == 4:  # no sum of float32 overflows float64
+        return float(np.add.reduce(values, dtype=np.float64)) / divisor
     with np.errstate(all="ignore"):
-        total = float(np.add.reduce(loss)) / denominator
-        if math.isinf(total) and denominator > 1:  # the sum of finite losses may overflow where their mean does not
-            total = float(np.add.reduce(loss / denominator))
+        total = float(np.add.reduce(values)) / divisor
+        if math.isinf(total) and divisor > 1:  # the sum of finite losses may overflow where their mean does not
+            total = float(np.add.reduce(values / divisor))
     return total
+
+
+def mean(loss: Any, denominator: float, dtype: np.dtype[Any], total: Total = numpy_total) -> Any:
+    """The rows' sum over the denominator, a scalar of this dtype."""
+    return rounded(loss.item() / denominator if loss.size == 1 else total(loss, denominator), dtype)
 
 
 def rounded(total: float, dtype: np.dtype[Any]) -> Any:

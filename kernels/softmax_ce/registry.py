@@ -13,6 +13,7 @@ from softmax_ce.contract import Accuracy, Backend, BackendInfo, lanes, pairwise,
 from softmax_ce.interpreters import in_sub_interpreter
 
 ENTRY_POINT_GROUP = "softmax_ce.backends"
+OPTIONAL_PARTS = ("widen", "narrow", "team", "short", "log_softmax", "total")  # of a backend, beside its two kernels
 
 # From the simplest to the fastest: automatic choice takes the last one that qualifies.
 # exp and log errors: NumPy's float32 AVX-512 exp is documented at 2.52 ULP; the compiled one is measured by
@@ -119,6 +120,12 @@ def get_backend(name: str) -> Backend:
     raise BackendUnavailableError(f"backend {name!r} is not available: {found.why_unavailable}{hint}")
 
 
+def loaded(name: object) -> Backend | None:
+    """A backend that has been loaded; None for any other, for a wrong name too."""
+    found = _loaded.get(name) if type(name) is str else None
+    return found if type(found) is Backend else None
+
+
 def table() -> tuple[BackendInfo, ...]:
     """The project's own backends, from the simplest to the fastest. Loads nothing."""
     return _TABLE
@@ -222,7 +229,7 @@ def _backend_of(module: ModuleType, info: BackendInfo) -> Backend:
     for kernel in ("hard", "soft"):
         if not callable(getattr(module, kernel, None)):
             raise TypeError(f"{_where(module)} has no kernel {kernel!r}, which the contract asks for")
-    optional = {name: getattr(module, name) for name in ("widen", "narrow", "team") if hasattr(module, name)}
+    optional = {name: getattr(module, name) for name in OPTIONAL_PARTS if hasattr(module, name)}
     return Backend(info, module.hard, module.soft, getattr(module, "DETAILS", ""), **optional)
 
 

@@ -10,15 +10,16 @@ each thread that the pool wakes makes one call.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 
-from softmax_ce.contract import Team
+from softmax_ce.contract import ROW_ELEMENTS, Team
 from softmax_ce.interpreters import in_sub_interpreter
 
 Task = Callable[[int, int], object]
@@ -26,9 +27,11 @@ Task = Callable[[int, int], object]
 SERIAL_ELEMENTS = 1 << 16  # below this, unless a backend says otherwise, waking a helper costs more than it saves
 _PIECE = 1 << 16  # elements a piece at least: 256 KiB of float32, some 20 us of work
 LONGEST = 1 << 22  # elements a piece at most: back in Python, and open to Ctrl-C, every 50 ms
-_ROW = 24  # what a row costs beside its classes, in elements
 _MOST = 4 * (os.cpu_count() or 1) + 28  # threads at most: more would only wait, and each stays
 _PIECES_A_THREAD = 8  # enough to even out a busy core
+
+# For tests, which want helpers on small work: see sharing_from. 0: backends have the only say.
+_shared_from = int(os.environ.get("SOFTMAX_CE_SERIAL_ELEMENTS", "0"))
 
 
 @functools.cache
@@ -98,9 +101,9 @@ def run(
     n_rows, n_classes : int
         The size of the work.
     threads : int or None
-        None: the CPUs this process may use, or one for small work. 1 never enters the pool.
+        At most so many; None: the CPUs this process may use. 1 never enters the pool.
     serial_elements : int
-        Work below this stays on one thread where `threads` is None.
+        Work below this stays on one thread, whatever `threads` is.
     team : callable, optional
         ``team(threads, longest)`` makes what does the whole work instead, on several threads or where it is long.
 
@@ -110,7 +113,7 @@ def run(
         What a task raised, after every thread has let go of the buffers.
     """
     elements = _elements(n_rows, n_classes)
-    if (threads is None and elements < serial_elements) or (team is None and n_rows < 2):
+    if elements < serial_below(serial_elements) or (team is None and n_rows < 2):
         threads = 1
     elif threads is None:
         threads = available_cpus()
@@ -121,9 +124,29 @@ def run(
     _Job(_Rows(task, n_rows, n_classes, threads) if team is None else team(threads, LONGEST)).work_as_caller()
 
 
+def serial_below(elements: int) -> int:
+    """The size below which work stays on one thread, for a backend that says so many elements."""
+    return min(elements, _shared_from) if _shared_from else elements
+
+
+@contextlib.contextmanager
+def sharing_from(elements: int) -> Iterator[None]:
+    """For tests: within it, work of so many elements or more is shared among threads, in every thread's calls.
+
+    SOFTMAX_CE_SERIAL_ELEMENTS, read when this module is imported, does the same for a process.
+    """
+    global _shared_from
+    before = _shared_from
+    _shared_from = elements
+    try:
+        yield
+    finally:
+        _shared_from = before
+
+
 def _elements(n_rows: int, n_classes: int) -> int:
     """The size of some rows' work."""
-    return n_rows * (n_classes + _ROW)
+    return n_rows * (n_classes + ROW_ELEMENTS)
 
 
 class _Rows:
@@ -132,7 +155,7 @@ class _Rows:
     def __init__(self, task: Task, n_rows: int, n_classes: int, threads: int) -> None:
         even = _elements(n_rows, n_classes) // (threads * _PIECES_A_THREAD)
         piece = LONGEST if threads == 1 else min(LONGEST, max(_PIECE, even))
-        # An explicit number of threads is met also by small work.
+        # Of few rows, each thread gets some.
         step = min(max(1, piece // _elements(1, n_classes)), -(-n_rows // threads))
         self.helpers = min(threads, -(-n_rows // step)) - 1
         self._task = task

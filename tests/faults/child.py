@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
+SHARED = {"SOFTMAX_CE_SERIAL_ELEMENTS": "65536"}  # threads share what the scenario computes; less is left alone
 
 
 def python(
@@ -23,7 +24,7 @@ def python(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment},
+        env={**os.environ, **SHARED, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment},
         start_new_session=True,  # so that children of its own that hang go with it
     ) as process:
         try:

@@ -8,7 +8,7 @@ from child import ending, python, survive
 
 PRELUDE = """
 import numpy as np, guarded, scenario, softmax_ce as sce
-from softmax_ce import auto
+from softmax_ce import auto, threads as pool
 WILD = np.array([1 << 62, -(1 << 62), -(1 << 63), (1 << 63) - 1, 1 << 31, -1, 5000, 1 << 40])
 def guard(classes, dtype):
     x, y = scenario.problem(rows=40, classes=classes, dtype=dtype)
@@ -28,6 +28,8 @@ def change_first(*arguments, **options):
     y[::2] = np.resize(WILD, len(y[::2]))
     return choose(*arguments, **options)
 auto.choose = change_first
+auto.at_once = lambda *_: None  # the full path, whose steps can be come between
+pool._shared_from = 1
 for classes in (3, 20, 300, 5000):
     for dtype in (np.float32, np.float64):
         for threads in (1, 3):

@@ -20,14 +20,18 @@ pytestmark = [
 
 RUN = """
 import scenario, softmax_ce as sce
+from softmax_ce.threads import sharing_from
 name = {name!r}
 if name == "cython":
     print(sce.get_backend(name).details)
 for dtype in {dtypes}:
     for rows, classes in ((1, 1), (33, 7), (20, 100), (5, 3001), (2, 9001)):
         x, y = scenario.problem(rows, classes, dtype)
-        result = sce.cross_entropy_with_grad(x, y, reduction="none", backend=name, threads=2)
-        scenario.agree(result, scenario.truth(x, y), 2e-3 if dtype == "float16" else 1e-5)
+        alone = sce.cross_entropy_with_grad(x, y, reduction="none", backend=name, threads=2)
+        with sharing_from(1):
+            shared = sce.cross_entropy_with_grad(x, y, reduction="none", backend=name, threads=2)
+        for result in (alone, shared):
+            scenario.agree(result, scenario.truth(x, y), 2e-3 if dtype == "float16" else 1e-5)
 """
 
 

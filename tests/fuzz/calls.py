@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from fuzz import memory, values
 from fuzz.memory import Room
 from softmax_ce.contract import BackendInfo
 from softmax_ce.staging import compute_dtype, result_dtype
+from softmax_ce.threads import sharing_from
 from softmax_ce_bench.workloads import dtype_of
 
 ENTRIES = ("cross_entropy_with_grad", "cross_entropy", "cross_entropy_grad")
@@ -165,7 +166,7 @@ class Call:
 
     def run(self, backend: str) -> dict[str, Any]:
         """The results by name: loss, grad, lse."""
-        with strict():
+        with strict(), sharing(self.arguments.get("threads")):
             found = getattr(sce, self.entry)(**self.arguments, backend=backend)
         return dict(zip(self.names(), found if isinstance(found, tuple) else (found,), strict=True))
 
@@ -190,6 +191,11 @@ def strict() -> Iterator[None]:
     """Floating-point flags are errors here: no call may raise one. So are warnings, by the worker's doing."""
     with np.errstate(all="raise"):
         yield
+
+
+def sharing(threads: int | None) -> AbstractContextManager[None]:
+    """Several threads share even small work here; a call for one or for the automatic number is left alone."""
+    return sharing_from(1) if type(threads) is int and threads > 1 else nullcontext()
 
 
 def backends() -> tuple[BackendInfo, ...]:

@@ -63,7 +63,7 @@ def _check_backend(case: dict[str, Any], info: BackendInfo, x: Any, truth: oracl
     elif isinstance(case["out"], dict):
         rooms.append(memory.place(np.zeros(right_shape, right_dtype), case["out"], writeable=True))
         options["out"] = rooms[1].view
-    with calls.strict():
+    with calls.strict(), calls.sharing(case["threads"]):
         found = function(
             room.view,
             axis - (given.ndim if shape["from_end"] else 0),

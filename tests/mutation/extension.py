@@ -46,7 +46,7 @@ class Extension:
         self._extension = _as_configured(tree.root)
         self.library = self._folder / f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
         self._names = sorted({Path(source).name for source in self._extension.sources})
-        sources = sorted(path for path in self._folder.iterdir() if path.suffix in (".c", ".h", ".pyx"))
+        sources = sorted(path for path in self._folder.iterdir() if path.suffix in (".c", ".h", ".pyx", ".pxi"))
         self._objects = BUILD / "objects" / digest(*sources, tree.root / "setup.py")
         self._compile_what_is_missing()
 

@@ -19,7 +19,7 @@ from wheels.commands import ROOT, Wrong
 
 PACKAGES = {"softmax_ce": "kernels/softmax_ce", "softmax_ce_bench": "bench/softmax_ce_bench"}
 EXTENSIONS = ("softmax_ce/_backends/cython/_kernels", "softmax_ce_bench/ceilings/_loops")
-SOURCES_OF_EXTENSIONS = {".c", ".h", ".pyx", ".pxd"}
+SOURCES_OF_EXTENSIONS = {".c", ".h", ".pyx", ".pxd", ".pxi"}
 # What the build adds to the checked-in files.
 MADE_IN_SDIST = {"PKG-INFO", "setup.cfg"}
 MADE_IN_WHEEL = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}

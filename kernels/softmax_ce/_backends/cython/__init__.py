@@ -7,7 +7,7 @@ classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
 """
 
 from softmax_ce._backends.cython.library import load
-from softmax_ce.contract import TeamKernels
+from softmax_ce.contract import ShortCalls, TeamKernels
 
 _kernels = load("softmax_ce._backends.cython._kernels")
 
@@ -15,5 +15,13 @@ hard = _kernels.hard
 soft = _kernels.soft
 widen = _kernels.widen
 narrow = _kernels.narrow
-team = TeamKernels(_kernels.hard_team, _kernels.soft_team)
+total = _kernels.total
+short = ShortCalls(
+    _kernels.short_cross_entropy, _kernels.short_softmax, _kernels.short_log_softmax, _kernels.short_logsumexp
+)
+if _kernels.HAS_LOG_SOFTMAX:
+    log_softmax = _kernels.log_softmax
+    team = TeamKernels(_kernels.hard_team, _kernels.soft_team, _kernels.log_softmax_team)
+else:
+    team = TeamKernels(_kernels.hard_team, _kernels.soft_team)
 DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

@@ -11,8 +11,13 @@ import os
 
 import numpy as np
 
+from softmax_ce.contract import INTEGERS, NUMBERS, ROW_ELEMENTS
+
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from libc.math cimport INFINITY, NAN, frexp, isfinite, isinf, ldexp
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uint16_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 cimport numpy as cnp
@@ -70,6 +75,19 @@ cdef extern from "rows.h" nogil:
     int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize)
     const sce_isa *sce_select(const char *name)
     ptrdiff_t sce_supported(const char **names, ptrdiff_t room)
+
+cdef extern from *:
+    """
+    #ifdef SCE_LOG_OUTPUT /* of rows.h: the kernels write log-probabilities where a call asks for them */
+    static inline void sce_ask_for_logs(sce_call *call) { call->log_output = 1; }
+    #else
+    #define SCE_LOG_OUTPUT 0
+    static inline void sce_ask_for_logs(sce_call *call) { (void)call; }
+    #endif
+    """
+    enum:
+        SCE_LOG_OUTPUT
+    void sce_ask_for_logs(sce_call *call) noexcept nogil
 
 cdef extern from "rows_team.h" nogil:
     ctypedef struct sce_team:
@@ -194,6 +212,36 @@ def soft_team(
     return _team(&call, wide, arrays, threads, longest)
 
 
+HAS_LOG_SOFTMAX = SCE_LOG_OUTPUT != 0
+
+
+def log_softmax(logits, out, start, stop):
+    """Log-probabilities of rows: see softmax_ce.contract.Backend."""
+    cdef sce_call call
+    cdef bint wide = _logs(&call, logits, out)
+    _run(&call, wide, start, stop)
+
+
+def log_softmax_team(logits, out, threads, longest):
+    """The same call for several threads."""
+    cdef sce_call call
+    cdef bint wide = _logs(&call, logits, out)
+    return _team(&call, wide, (logits, out), threads, longest)
+
+
+cdef int _logs(sce_call *call, logits, out) except -1:
+    """Fill the call: no mass at any label, and logs in place of the gradient 1 * p - 0."""
+    cdef bint wide = _hard(call, logits, NO_LABEL, -1, NO_MASS[logits.itemsize], None, 1.0, 0.0, ONE_ROW, ONE_ROW,
+                           None, out, None, None)
+    sce_ask_for_logs(call)
+    return wide
+
+
+NO_LABEL = np.zeros(1, np.int64)
+NO_MASS = {4: np.zeros(1, np.float32), 8: np.zeros(1, np.float64)}
+ONE_ROW = np.ones(1)
+
+
 cdef class Team:
     """One call, its pieces handed out in C: see softmax_ce.contract.Team."""
 
@@ -294,10 +342,15 @@ cdef int _fill(
     call.row_max = _vector(row_max, c"f", size, rows, NULL)
     call.log_sum = _vector(log_sum, c"f", size, rows, NULL)
     if grad is not None:
-        call.grad = &grad[0, 0]
-        if call.grad != call.logits:
-            call.stream = min(rows * classes * size // max(1, stream_from), SCE_STREAM_SHARED)
+        _set_grad(call, &grad[0, 0], rows * classes * size)
     return 0
+
+
+cdef void _set_grad(sce_call *call, void *grad, ptrdiff_t size) noexcept:
+    """Where to write the gradient, and whether past the caches."""
+    call.grad = grad
+    if grad != call.logits:
+        call.stream = min(size // max(1, stream_from), SCE_STREAM_SHARED)
 
 
 cdef const void *_matrix(const real[:, ::1] matrix) except NULL:
@@ -335,3 +388,6 @@ cdef int _run(sce_call *call, bint wide, ptrdiff_t start, ptrdiff_t stop) except
     if failed:
         raise MemoryError(NO_SCRATCH)
     return 0
+
+
+include "short.pxi"
