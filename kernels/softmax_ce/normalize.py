@@ -140,7 +140,7 @@ def _log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None
     in_one = logits.direct is not None and rows.direct is not None
 
     def compute(start: int, stop: int) -> None:
-        step = stop - start if in_one else max(1, _STAGED // problem.n_classes)
+        step = max(1, stop - start if in_one else _STAGED // problem.n_classes)
         for first in range(start, stop, step):
             last = min(first + step, stop)
             block = rows.room(first, last)

@@ -19,7 +19,7 @@ typedef struct {
 
 static void *rows(void *argument) {
     work *w = argument;
-    if (sce_run(w->is_double ? w->isa->f64 : w->isa->f32, &w->call, w->start, w->stop))
+    if (sce_run(w->is_double ? w->isa->f64 : w->isa->f32, &w->call, w->start, w->stop, w->is_double ? 8 : 4))
         abort();
     return NULL;
 }

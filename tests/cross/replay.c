@@ -35,23 +35,27 @@ typedef struct {
     const char *what;
     enum { WHOLE, ROW_BY_ROW, UNEVEN, INNER, BY_CHUNK } cut;
     int stream, in_place, off; /* off: by how many entries the arrays are off alignment */
+    int keep;                  /* whether exponentials are kept for the gradient */
     unsigned wanted;           /* outputs, a bit each */
 } way;
 
 #define ALL ((1u << OUTPUTS) - 1)
 static const way ways[] = {
-    {"rows one by one, last to first", ROW_BY_ROW, 0, 0, 0, ALL},
-    {"uneven ranges of rows", UNEVEN, 0, 0, 0, ALL},
-    {"all rows but the first and the last", INNER, 0, 0, 0, ALL},
-    {"past the caches", WHOLE, 1, 0, 0, ALL},
-    {"past the caches, uneven ranges, off alignment", UNEVEN, 1, 0, 1, ALL},
-    {"off alignment", WHOLE, 0, 0, 1, ALL},
-    {"in place", UNEVEN, 0, 1, 0, ALL},
-    {"loss alone", WHOLE, 0, 0, 0, 1u << LOSS},
-    {"gradient alone", WHOLE, 0, 0, 0, 1u << GRAD},
-    {"log-sum-exp alone", WHOLE, 0, 0, 0, 1u << ROW_MAX | 1u << LOG_SUM},
-    {"chunk by chunk, last to first", BY_CHUNK, 0, 0, 0, ALL},
-    {"chunk by chunk, past the caches, off alignment", BY_CHUNK, 1, 0, 1, ALL},
+    {"rows one by one, last to first", ROW_BY_ROW, 0, 0, 0, 0, ALL},
+    {"uneven ranges of rows", UNEVEN, 0, 0, 0, 0, ALL},
+    {"all rows but the first and the last", INNER, 0, 0, 0, 0, ALL},
+    {"exponentials kept", WHOLE, 0, 0, 0, 1, ALL},
+    {"exponentials kept, past the caches, uneven ranges, off alignment", UNEVEN, 1, 0, 1, 1, ALL},
+    {"exponentials kept, in place", UNEVEN, 0, 1, 0, 1, ALL},
+    {"past the caches", WHOLE, 1, 0, 0, 0, ALL},
+    {"past the caches, uneven ranges, off alignment", UNEVEN, 1, 0, 1, 0, ALL},
+    {"off alignment", WHOLE, 0, 0, 1, 0, ALL},
+    {"in place", UNEVEN, 0, 1, 0, 0, ALL},
+    {"loss alone", WHOLE, 0, 0, 0, 0, 1u << LOSS},
+    {"gradient alone", WHOLE, 0, 0, 0, 0, 1u << GRAD},
+    {"log-sum-exp alone", WHOLE, 0, 0, 0, 0, 1u << ROW_MAX | 1u << LOG_SUM},
+    {"chunk by chunk, last to first", BY_CHUNK, 0, 0, 0, 0, ALL},
+    {"chunk by chunk, past the caches, off alignment", BY_CHUNK, 1, 0, 1, 0, ALL},
 };
 
 static buffer new_buffer(size_t bytes, size_t offset) {
@@ -102,12 +106,13 @@ static sce_call call_of(const vector *v, const void *logits, const buffer out[OU
         .row_max = how->wanted >> ROW_MAX & 1 ? out[ROW_MAX].data : NULL,
         .log_sum = how->wanted >> LOG_SUM & 1 ? out[LOG_SUM].data : NULL,
         .stream = how->stream,
+        .keep = how->keep ? PTRDIFF_MAX : 0,
     };
     return call;
 }
 
 static void run_rows(const sce_isa *isa, const vector *v, sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
-    if (sce_run(v->size == 4 ? isa->f32 : isa->f64, call, start, stop) != 0) {
+    if (sce_run(v->size == 4 ? isa->f32 : isa->f64, call, start, stop, (ptrdiff_t)v->size) != 0) {
         fprintf(stderr, "replay: no memory for a row kernel's scratch\n");
         exit(2);
     }
@@ -117,7 +122,7 @@ static void run_rows(const sce_isa *isa, const vector *v, sce_call *call, ptrdif
 static void run_chunks(const sce_isa *isa, const vector *v, sce_call *call) {
     const sce_row_part part = v->size == 4 ? isa->part_f32 : isa->part_f64;
     const ptrdiff_t chunks = (v->classes + SCE_CHUNK - 1) / SCE_CHUNK;
-    sce_chunk *sums = room((size_t)chunks * sizeof *sums);
+    sce_chunk *sums = room(2 * (size_t)chunks * sizeof *sums);
     sce_sums row;
     call->chunks = sums;
     call->sums = &row;
@@ -238,7 +243,7 @@ static int agrees(const sce_isa *isa, const vector *v, const way *how, const buf
 }
 
 static int replay(const sce_isa *isa, const vector *v) {
-    const way at_once = {"all rows at once", WHOLE, 0, 0, 0, ALL};
+    const way at_once = {"all rows at once", WHOLE, 0, 0, 0, 0, ALL};
     buffer whole[OUTPUTS], out[OUTPUTS];
     ptrdiff_t first, last;
     run(isa, v, &at_once, whole, &first, &last);

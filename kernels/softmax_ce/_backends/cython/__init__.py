@@ -2,10 +2,11 @@
 
 Formula: chunks of a row combined as (m, s) pairs, then loss = (m - x_y) + log1p(s - 1) and
 grad = gain * (total * exp(x - m) / s - T). Passes over memory: the logits are read once; the gradient's
-row is written while it is computed and scaled while still in cache. Allocates 40 bytes a chunk of 2048
-classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
+row is written while the next row's sums are taken. Allocates a row of exponentials, where those are kept, and 80
+bytes a chunk of 2048 classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
 """
 
+from softmax_ce import tuning
 from softmax_ce._backends.cython.library import load
 from softmax_ce.contract import ShortCalls, TeamKernels
 
@@ -19,9 +20,14 @@ total = _kernels.total
 short = ShortCalls(
     _kernels.short_cross_entropy, _kernels.short_softmax, _kernels.short_log_softmax, _kernels.short_logsumexp
 )
-if _kernels.HAS_LOG_SOFTMAX:
-    log_softmax = _kernels.log_softmax
-    team = TeamKernels(_kernels.hard_team, _kernels.soft_team, _kernels.log_softmax_team)
+log_softmax = _kernels.log_softmax
+team = TeamKernels(_kernels.hard_team, _kernels.soft_team, _kernels.log_softmax_team)
+
+_tuning = tuning.for_isa(_kernels.selected())
+_stream_bytes = tuning.stream_bytes_asked_for()
+if _stream_bytes is None:
+    _kernels.tune(_tuning.keep_bytes, _tuning.stream_bytes, _tuning.shared_stream_bytes)
 else:
-    team = TeamKernels(_kernels.hard_team, _kernels.soft_team)
+    _kernels.tune(_tuning.keep_bytes, _stream_bytes, 16 * _stream_bytes)
+SERIAL_ELEMENTS = _tuning.serial_elements
 DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

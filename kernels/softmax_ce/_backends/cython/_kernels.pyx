@@ -16,7 +16,7 @@ from softmax_ce.contract import INTEGERS, NUMBERS, ROW_ELEMENTS
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.math cimport INFINITY, NAN, frexp, isfinite, isinf, ldexp
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdint cimport PTRDIFF_MAX, int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -26,7 +26,6 @@ cnp.import_array()
 
 cdef extern from "rows.h" nogil:
     enum:
-        SCE_STREAM
         SCE_STREAM_SHARED
 
     ctypedef struct sce_call:
@@ -76,19 +75,6 @@ cdef extern from "rows.h" nogil:
     const sce_isa *sce_select(const char *name)
     ptrdiff_t sce_supported(const char **names, ptrdiff_t room)
 
-cdef extern from *:
-    """
-    #ifdef SCE_LOG_OUTPUT /* of rows.h: the kernels write log-probabilities where a call asks for them */
-    static inline void sce_ask_for_logs(sce_call *call) { call->log_output = 1; }
-    #else
-    #define SCE_LOG_OUTPUT 0
-    static inline void sce_ask_for_logs(sce_call *call) { (void)call; }
-    #endif
-    """
-    enum:
-        SCE_LOG_OUTPUT
-    void sce_ask_for_logs(sce_call *call) noexcept nogil
-
 cdef extern from "rows_team.h" nogil:
     ctypedef struct sce_team:
         pass
@@ -108,8 +94,7 @@ ctypedef fused real:
     double
 
 cdef const sce_isa *isa = NULL
-cdef ptrdiff_t keep_bytes = 1 << 22
-cdef ptrdiff_t stream_from = int(os.environ.get("SOFTMAX_CE_STREAM_BYTES", SCE_STREAM))
+cdef ptrdiff_t keep_bytes = 0, stream_bytes = PTRDIFF_MAX, shared_stream_bytes = PTRDIFF_MAX
 
 
 def supported():
@@ -134,6 +119,12 @@ def _select(name):
 
 
 _select(os.environ.get("SOFTMAX_CE_ISA"))
+
+
+def tune(ptrdiff_t keep, ptrdiff_t stream, ptrdiff_t shared_stream):
+    """Set the thresholds: see softmax_ce.tuning.Tuning."""
+    global keep_bytes, stream_bytes, shared_stream_bytes
+    keep_bytes, stream_bytes, shared_stream_bytes = keep, stream, shared_stream
 
 
 def exp32(const float[::1] t, float[::1] out):
@@ -212,9 +203,6 @@ def soft_team(
     return _team(&call, wide, arrays, threads, longest)
 
 
-HAS_LOG_SOFTMAX = SCE_LOG_OUTPUT != 0
-
-
 def log_softmax(logits, out, start, stop):
     """Log-probabilities of rows: see softmax_ce.contract.Backend."""
     cdef sce_call call
@@ -233,7 +221,7 @@ cdef int _logs(sce_call *call, logits, out) except -1:
     """Fill the call: no mass at any label, and logs in place of the gradient 1 * p - 0."""
     cdef bint wide = _hard(call, logits, NO_LABEL, -1, NO_MASS[logits.itemsize], None, 1.0, 0.0, ONE_ROW, ONE_ROW,
                            None, out, None, None)
-    sce_ask_for_logs(call)
+    call.log_output = 1
     return wide
 
 
@@ -330,7 +318,6 @@ cdef int _fill(
 ) except -1:
     cdef ptrdiff_t rows = logits.shape[0], classes = logits.shape[1], size = sizeof(real)
     memset(call, 0, sizeof(sce_call))  # NULL: not there, not wanted
-    call.keep = keep_bytes
     call.logits = &logits[0, 0]
     call.classes = classes
     call.class_scale = _vector(class_scale, c"f", size, classes, &call.class_scale_step)
@@ -347,10 +334,11 @@ cdef int _fill(
 
 
 cdef void _set_grad(sce_call *call, void *grad, ptrdiff_t size) noexcept:
-    """Where to write the gradient, and whether past the caches."""
+    """Where to write the gradient, whether past the caches, and what is kept for it."""
     call.grad = grad
+    call.keep = keep_bytes
     if grad != call.logits:
-        call.stream = min(size // max(1, stream_from), SCE_STREAM_SHARED)
+        call.stream = SCE_STREAM_SHARED if size >= shared_stream_bytes else size >= stream_bytes
 
 
 cdef const void *_matrix(const real[:, ::1] matrix) except NULL:

@@ -8,13 +8,9 @@
 /* Classes summed at a time. The bits of a row depend on it, and on nothing else that could vary. */
 #define SCE_CHUNK 2048
 
-/* Bytes from which on a gradient is streamed past the caches: what does not fit into the L2 of two cores. Below, it is
- * left where its reader finds it; above, writing it to L3 was measured to take up to 1.7 times as long. */
-#define SCE_STREAM (2 << 20)
 
-/* So many times SCE_STREAM where threads share rows: two threads were measured to write 2 to 16 MB to the caches in 0.8
- * to 0.95 of the time that it takes past them, and 32 MB in 1.07. */
-#define SCE_STREAM_SHARED 16
+/* What `stream` is where the gradient goes past the caches also if threads share rows; less: on one thread alone. */
+#define SCE_STREAM_SHARED 2
 
 /* Exponentials are kept as 2^SCE_RAISE times what they are: none of them is then subnormal. */
 #define SCE_RAISE 64
@@ -60,7 +56,7 @@ typedef struct {
     ptrdiff_t upstream_step;
     void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
     ptrdiff_t column_step;                 /* not 0: rows side by side, so many entries from one class to the next */
-    int stream;                            /* how many times SCE_STREAM the gradient has: 0 leaves it in the caches */
+    int stream;                            /* whether the gradient goes past the caches: 0, 1 or SCE_STREAM_SHARED */
     int log_output;                        /* nonzero: grad gets log-probabilities; no labels, no row factors */
     ptrdiff_t keep;                        /* bytes of a row's exponentials that are kept for its gradient */
     sce_chunk *chunks;                     /* scratch: two entries for each chunk of a row */

@@ -251,41 +251,10 @@ cdef object _normalized_rows(small_call *call, normaliser which, cnp.ndarray x, 
         return _finished_lse(call, lse, ndim - 1, out)
     result = out if out is not None else cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(x), call.given, 0)
     _gives_gradient(call, <cnp.ndarray> result)
-    if which == SOFTMAX or SCE_LOG_OUTPUT:
-        if which == LOG_SOFTMAX:
-            sce_ask_for_logs(&call.kernel)
-        _run(&call.kernel, call.wide, 0, call.rows)
-    else:
-        _composed_logs(call)
+    call.kernel.log_output = which == LOG_SOFTMAX
+    _run(&call.kernel, call.wide, 0, call.rows)
     _stored(call, <cnp.ndarray> result)
     return result
-
-
-cdef int _composed_logs(small_call *call) except -1:
-    """log_softmax of a kernel that gives the maxima and the logs of the sums alone."""
-    cdef void *grad = call.kernel.grad
-    call.kernel.grad = NULL
-    call.kernel.row_max = _room(call, call.rows * sizeof(double))
-    call.kernel.log_sum = _room(call, call.rows * sizeof(double))
-    _run(&call.kernel, call.wide, 0, call.rows)
-    call.kernel.grad = grad
-    if call.wide:
-        _subtract_rows[double](call, <const double *> call.kernel.logits, <double *> grad)
-    else:
-        _subtract_rows[float](call, <const float *> call.kernel.logits, <float *> grad)
-    return 0
-
-
-cdef void _subtract_rows(small_call *call, const real *x, real *to) noexcept nogil:
-    cdef ptrdiff_t i, j
-    cdef real top, log_sum
-    for i in range(call.rows):
-        top = (<real *> call.kernel.row_max)[i]
-        log_sum = (<real *> call.kernel.log_sum)[i]
-        if not isfinite(top + log_sum):  # no distribution: the whole row is NaN, as in softmax
-            log_sum = NAN
-        for j in range(i * call.classes, (i + 1) * call.classes):
-            to[j] = (x[j] - top) - log_sum
 
 
 cdef int _takes(small_call *call, logits, axis, threads, ptrdiff_t most) except -1:
