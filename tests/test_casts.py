@@ -10,6 +10,7 @@ import pytest
 import softmax_ce as sce
 from conftest import available
 from helpers import run_python
+from softmax_ce import halves
 from softmax_ce.staging import Rows
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -31,7 +32,7 @@ def to_16_bits(backend: Any, values: Any, is_bfloat16: bool) -> Any:
 
 
 @pytest.mark.parametrize(("dtype", "is_bfloat16"), [("float16", False), ("bfloat16", True), ("int16", None)])
-def test_only_floats_of_16_bits_in_a_row_are_for_the_backend_to_cast(dtype: str, is_bfloat16: bool | None) -> None:
+def test_floats_of_16_bits_alone_are_for_the_backend_to_cast(dtype: str, is_bfloat16: bool | None) -> None:
     asked = []
 
     def widen(halves: Any, out: Any, is_bfloat16: bool) -> None:
@@ -39,11 +40,11 @@ def test_only_floats_of_16_bits_in_a_row_are_for_the_backend_to_cast(dtype: str,
         out[...] = halves.view(dtype)
 
     values = np.arange(12).reshape(4, 3).astype(dtype)
-    for array, is_contiguous in ((values, True), (values[:, ::-1], False), (values.astype(">f4"), False)):
+    for array, is_native in ((values, True), (values[:, ::-1], True), (values.astype(">f4"), False)):
         asked.clear()
         block = Rows(array, 1, np.dtype(np.float32)).load(1, 3, widen)
         np.testing.assert_array_equal(block, array[1:3].astype(np.float32))
-        assert asked == [("uint16", 6, is_bfloat16)] * (is_contiguous and is_bfloat16 is not None)
+        assert asked == [("uint16", 6, is_bfloat16)] * (is_native and is_bfloat16 is not None)
 
 
 def hard_to_round(dtype: Any) -> Any:
@@ -86,6 +87,19 @@ def check_casts(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", CASTING)
 def test_casts_give_the_bits_of_numpy(name: str, kind: str) -> None:
     check_casts(name, kind)
+
+
+def test_casts_without_a_backend_s_give_the_bits_of_numpy() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+    wide = np.empty(every.size, np.float32)
+    halves.widen(every, wide)
+    assert_same_values(wide, every.view(np.float16).astype(np.float32))
+    values = hard_to_round(np.float16)
+    with np.errstate(all="ignore"):
+        right = values.astype(np.float16)
+        narrowed = np.empty(values.size, np.uint16)
+        halves.narrow(values, narrowed)
+    assert_same_values(narrowed.view(np.float16), right)
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])

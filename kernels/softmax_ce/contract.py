@@ -157,6 +157,33 @@ class ShortCalls:
     logsumexp: Callable[..., Any]
 
 
+ROW_AXES = 4  # of an array that a strided kernel is given, at most
+
+
+@dataclass(frozen=True, slots=True)
+class StridedKernels:
+    """Optional: kernels that find their rows anywhere in memory, so that nothing is staged for them.
+
+    ``hard`` and ``soft`` take the whole-row kernels' arguments, but logits, targets and gradient are arrays (..., C) of
+    any strides, with up to `ROW_AXES` axes of rows, in R or, where R is float32, in float16 or bfloat16; native and
+    aligned. Rows count in C order. The gradient may be the same memory as the logits or the targets, with the same
+    strides. A row gets the bits that the whole-row kernels give it.
+
+    Attributes
+    ----------
+    hard, soft : callable
+    team : TeamKernels
+        The same for several threads.
+    log_softmax : callable or None
+        Optional: `Backend.log_softmax` on such arrays.
+    """
+
+    hard: Callable[..., None]
+    soft: Callable[..., None]
+    team: TeamKernels
+    log_softmax: Callable[..., None] | None = None
+
+
 def sequential(classes: int) -> float:
     """Sum coefficient A of one running sum."""
     return max(classes - 1, 0)
@@ -276,6 +303,8 @@ class Backend:
         Optional: ``total(vector, divisor)``, the sum of a vector (R or float64) over a number, in float64, in a
         fixed order; where the sum alone is infinite and the divisor above 1, each term is divided. A backend with
         ``short`` has it, so that both paths sum alike. Else NumPy's sum.
+    strided : StridedKernels or None
+        Optional: arrays of any strides and 16-bit floats without staging.
     details : str
         What it found at load, such as the instruction set in use. Empty when there is nothing to say.
     """
@@ -290,6 +319,7 @@ class Backend:
     short: ShortCalls | None = None
     log_softmax: Callable[[Any, Any, int, int], None] | None = None
     total: Callable[[Any, float], float] | None = None
+    strided: StridedKernels | None = None
 
     @property
     def name(self) -> str:

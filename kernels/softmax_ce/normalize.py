@@ -8,7 +8,7 @@ import numpy as np
 
 from softmax_ce import auto, checks
 from softmax_ce.checks import Problem
-from softmax_ce.contract import Backend, Team
+from softmax_ce.contract import Backend, StridedKernels, Team
 from softmax_ce.fold import ONE_ROW, Factors
 from softmax_ce.run import Outputs, run_kernel
 from softmax_ce.staging import Rows
@@ -134,27 +134,41 @@ def log_softmax(
 
 
 def _log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None) -> None:
-    """By the backend's own kernel; staged in blocks where an array is not direct."""
-    kernel, logits = chosen.log_softmax, problem.logits
-    assert kernel is not None
-    in_one = logits.direct is not None and rows.direct is not None
+    """By the backend's own kernel: as the arrays lie, or staged in blocks where it cannot take them so."""
+    logits = problem.logits
+    kernels: Backend | StridedKernels = chosen
+    arrays: tuple[Any, Any] | None = None
+    if logits.direct is not None and rows.direct is not None:
+        arrays = logits.direct, rows.direct
+    elif chosen.strided is not None and chosen.strided.log_softmax is not None:
+        kernels = chosen.strided
+        if logits.strided is not None and rows.strided is not None:
+            arrays = logits.strided, rows.strided
+    team_kernels = None if kernels.team is None else kernels.team.log_softmax
 
-    def compute(start: int, stop: int) -> None:
-        step = max(1, stop - start if in_one else _STAGED // problem.n_classes)
+    def direct(start: int, stop: int) -> None:
+        assert arrays is not None
+        assert kernels.log_softmax is not None
+        kernels.log_softmax(*arrays, start, stop)
+
+    def team(threads: int, longest: int) -> Team:
+        assert arrays is not None
+        assert team_kernels is not None
+        return team_kernels(*arrays, threads, longest)
+
+    def staged(start: int, stop: int) -> None:
+        assert chosen.log_softmax is not None
+        step = max(1, _STAGED // problem.n_classes)
         for first in range(start, stop, step):
             last = min(first + step, stop)
             block = rows.room(first, last)
-            kernel(logits.load(first, last, chosen.widen), block, 0, last - first)
+            chosen.log_softmax(logits.load(first, last, chosen.widen), block, 0, last - first)
             rows.store(first, last, block, chosen.narrow)
 
-    def team(threads: int, longest: int) -> Team:
-        assert chosen.team is not None
-        assert chosen.team.log_softmax is not None
-        return chosen.team.log_softmax(logits.direct, rows.direct, threads, longest)
-
-    shared = in_one and chosen.team is not None and chosen.team.log_softmax is not None
-    elements = chosen.info.serial_elements
-    run(compute, problem.n_rows, problem.n_classes, threads, elements, team if shared else None)
+    run(
+        staged if arrays is None else direct, problem.n_rows, problem.n_classes, threads, chosen.info.serial_elements,
+        team if arrays is not None and team_kernels is not None else None,
+    )  # fmt: skip
 
 
 def _compose_log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None) -> None:
@@ -165,9 +179,7 @@ def _compose_log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: in
     log_sum[~np.isfinite(row_max + log_sum)] = np.nan  # no distribution: the whole row is NaN, as in softmax
 
     def subtract(start: int, stop: int) -> None:
-        step = max(1, _STAGED // problem.n_classes)
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
+        for first, last in rows.blocks(start, stop, _STAGED):
             block = rows.room(first, last)
             with np.errstate(all="ignore"):
                 np.subtract(problem.logits.load(first, last), row_max[first:last], out=block)

@@ -13,7 +13,15 @@ from softmax_ce.contract import Accuracy, Backend, BackendInfo, lanes, pairwise,
 from softmax_ce.interpreters import in_sub_interpreter
 
 ENTRY_POINT_GROUP = "softmax_ce.backends"
-OPTIONAL_PARTS = ("widen", "narrow", "team", "short", "log_softmax", "total")  # of a backend, beside its two kernels
+OPTIONAL_PARTS = (
+    "widen",
+    "narrow",
+    "team",
+    "strided",
+    "short",
+    "log_softmax",
+    "total",
+)  # of a backend, beside its two kernels
 
 # From the simplest to the fastest: automatic choice takes the last one that qualifies.
 # exp and log errors: NumPy's float32 AVX-512 exp is documented at 2.52 ULP; the compiled one is measured by

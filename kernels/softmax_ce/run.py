@@ -9,7 +9,7 @@ import numpy as np
 
 from softmax_ce import threads as pool
 from softmax_ce.checks import Problem, same_memory
-from softmax_ce.contract import Backend, Team, TeamKernels
+from softmax_ce.contract import Backend, StridedKernels, Team, TeamKernels
 from softmax_ce.fold import Factors
 from softmax_ce.staging import Rows
 
@@ -84,7 +84,7 @@ def run_kernel(
         in_place = outputs.grad is not None and same_memory(outputs.grad, problem.targets)
         targets = Rows(problem.targets, axis, dtype, copy=in_place)
 
-    def call(kernels: Backend | TeamKernels, x: Any, t: Any, g: Any, rows: slice, *last: int) -> Any:
+    def call(kernels: Backend | StridedKernels | TeamKernels, x: Any, t: Any, g: Any, rows: slice, *last: int) -> Any:
         """One kernel call on arrays whose rows are `rows` of the problem."""
         row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
         loss, row_max = _rows(outputs.loss, rows), _rows(outputs.row_max, rows)
@@ -100,33 +100,39 @@ def run_kernel(
         )  # fmt: skip
 
     def direct(start: int, stop: int) -> None:
-        call(backend, logits.direct, targets and targets.direct, grad and grad.direct, _ALL, start, stop)
+        assert kernels is not None
+        call(kernels, *as_they_lie, _ALL, start, stop)
 
     def team(threads: int, longest: int) -> Team:
-        assert backend.team is not None
-        return call(
-            backend.team, logits.direct, targets and targets.direct, grad and grad.direct, _ALL, threads, longest
-        )
+        assert kernels is not None
+        return call(kernels.team, *as_they_lie, _ALL, threads, longest)  # type: ignore[arg-type]
 
     def staged(start: int, stop: int) -> None:
-        step = max(1, _STAGED // n_classes)
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            x = logits.load(first, last, backend.widen)
-            t = None if targets is None else targets.load(first, last, backend.widen)
-            g = None if grad is None else grad.room(first, last)
+        arrays = logits, targets, grad
+        # All are cut as one of them wants it, and each has one scratch for all blocks.
+        by = next(array for array in arrays if array is not None and array.direct is None)
+        blocks = list(by.blocks(start, stop, _STAGED))
+        most = max(last - first for first, last in blocks)
+        rooms = [None if array is None else array.scratch(most) for array in arrays]
+        for first, last in blocks:
+            x = logits.load(first, last, backend.widen, rooms[0])
+            t = None if targets is None else targets.load(first, last, backend.widen, rooms[1])
+            g = None if grad is None else grad.room(first, last, rooms[2])
             call(backend, x, t, g, slice(first, last), 0, last - first)
             if grad is not None:
                 grad.store(first, last, g, backend.narrow)
 
-    is_direct = (
-        logits.direct is not None
-        and (grad is None or grad.direct is not None)
-        and (targets is None or targets.direct is not None)
-    )
+    # The kernels that take the arrays as they lie, if there are such, and the arrays as they take them.
+    arrays = [array for array in (logits, targets, grad) if array is not None]
+    kernels: Backend | StridedKernels | None = None
+    as_they_lie: tuple[Any, Any, Any] = (None, None, None)
+    if all(array.direct is not None for array in arrays):
+        kernels, as_they_lie = backend, (logits.direct, targets and targets.direct, grad and grad.direct)
+    elif backend.strided is not None and all(array.strided is not None for array in arrays):
+        kernels, as_they_lie = backend.strided, (logits.strided, targets and targets.strided, grad and grad.strided)
     pool.run(
-        direct if is_direct else staged, n_rows, n_classes, threads, backend.info.serial_elements,
-        team if is_direct and backend.team is not None else None,
+        staged if kernels is None else direct, n_rows, n_classes, threads, backend.info.serial_elements,
+        team if kernels is not None and kernels.team is not None else None,
     )  # fmt: skip
 
 

@@ -6,11 +6,15 @@ alignment, float16, bfloat16, integers. At most one block per thread is copied a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+
+from softmax_ce import halves
+from softmax_ce.contract import ROW_AXES
 
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
@@ -63,9 +67,11 @@ class Rows:
     ----------
     direct : ndarray or None
         The 2-D view that a kernel may use in place; None when blocks must be staged.
+    strided : ndarray or None
+        The view (..., C) that a strided kernel may use in place.
     """
 
-    __slots__ = ("_dtype", "_halves", "_is_bfloat16", "_view", "direct", "n_classes", "n_rows")
+    __slots__ = ("_dtype", "_format", "_view", "direct", "n_classes", "n_rows", "strided")
 
     def __init__(self, array: Any, axis: int, dtype: np.dtype[Any], copy: bool = False) -> None:
         array = np.asarray(array)  # a subclass may mean something else by * or by a shape, as numpy.matrix does
@@ -74,59 +80,139 @@ class Rows:
         self.n_classes = array.shape[axis]
         self.n_rows = array.size // self.n_classes
         flags = array.flags
-        self._halves = None
+        self._format = None  # of 16-bit floats, which are copied as bits and cast block by block
         if last and not copy and array.dtype == dtype and flags.c_contiguous and flags.aligned:
             self.direct = array if array.ndim == 2 else array.reshape(self.n_rows, self.n_classes)
-            self._view = self.direct
+            self._view = self.strided = self.direct
         else:
             self.direct = None
             self._view = _merge_leading(array if last else np.moveaxis(array, axis, -1))
-            half = array.itemsize == 2 and array.dtype.kind in "fV" and array.dtype.isnative and dtype == _FLOAT32
-            if half and last and flags.c_contiguous and flags.aligned:
-                # Contiguous 16-bit floats, as the bits that a backend's own casts take.
-                self._halves = array.ravel().view(np.uint16)
-                self._is_bfloat16 = is_bfloat16(array.dtype)
+            is_half = array.itemsize == 2 and array.dtype.kind in "fV" and array.dtype.isnative and dtype == _FLOAT32
+            fits = (is_half or array.dtype == dtype) and flags.aligned and self._view.ndim <= ROW_AXES + 1
+            self.strided = self._view if fits else None
+            if is_half:
+                self._format = array.dtype
+                self._view = self._view.view(np.uint16)
 
-    def load(self, start: int, stop: int, widen: Any = None) -> Any:
-        """Rows [start, stop) as a contiguous block in the compute dtype: a view, or a copy."""
+    def blocks(self, start: int, stop: int, elements: int) -> Iterator[tuple[int, int]]:
+        """Ranges that cover rows [start, stop), of about so many elements each, and at least of one row.
+
+        They end where the array's axes begin anew, so that nearly every range is one box of the array.
+        """
+        step, span = self._steps(elements)
+        while start < stop:
+            offset = start % span
+            last = min(start - offset + min(offset - offset % step + step, span), stop)
+            yield start, last
+            start = last
+
+    def scratch(self, n_rows: int) -> Any:
+        """Room for blocks of up to so many rows, to be used again and again; None for a view."""
+        return None if self.direct is not None else np.empty(n_rows * self.n_classes, self._dtype)
+
+    def load(self, start: int, stop: int, widen: Any = None, scratch: Any = None) -> Any:
+        """Rows [start, stop) as a contiguous block in the compute dtype: a view, or a copy, in the scratch if given."""
         if self.direct is not None:
             return self.direct[start:stop]
-        block = np.empty((stop - start, self.n_classes), self._dtype)
-        if widen is not None and self._halves is not None:
-            widen(self._halves[start * self.n_classes : stop * self.n_classes], block.ravel(), self._is_bfloat16)
-            return block
+        block = self.room(start, stop, scratch)
         with np.errstate(all="ignore"):
-            for part, place in self._parts(start, stop):
-                np.copyto(block[place], part)
+            if self._format is None:
+                self._gather(start, stop, block)
+                return block
+            bits, wide = self._bits(start, stop), block.reshape(-1)
+            if bits is None:
+                bits = np.empty(block.size, np.uint16)
+                self._gather(start, stop, bits.reshape(block.shape))
+            if widen is not None:
+                widen(bits, wide, is_bfloat16(self._format))
+            elif is_bfloat16(self._format):
+                np.copyto(wide, bits.view(self._format))
+            else:
+                halves.widen(bits, wide)
         return block
 
-    def room(self, start: int, stop: int) -> Any:
+    def room(self, start: int, stop: int, scratch: Any = None) -> Any:
         """Where to compute rows [start, stop): the rows themselves, or a scratch for :meth:`store`."""
         if self.direct is not None:
             return self.direct[start:stop]
-        return np.empty((stop - start, self.n_classes), self._dtype)
+        shape = stop - start, self.n_classes
+        if scratch is None:
+            return np.empty(shape, self._dtype)
+        return scratch[: shape[0] * shape[1]].reshape(shape)
 
     def store(self, start: int, stop: int, block: Any, narrow: Any = None) -> None:
-        """Write back what was computed in :meth:`room`; nothing to do for a view."""
+        """Write back what was computed in :meth:`room`, and spoil it; nothing to do for a view."""
         if self.direct is not None:
             return
-        if narrow is not None and self._halves is not None:
-            narrow(block.ravel(), self._halves[start * self.n_classes : stop * self.n_classes], self._is_bfloat16)
-            return
         with np.errstate(all="ignore"):
-            for part, place in self._parts(start, stop):
-                np.copyto(part, block[place])
+            if self._format is None:
+                self._scatter(start, stop, block)
+                return
+            place = self._bits(start, stop)
+            bits = np.empty(block.size, np.uint16) if place is None else place
+            if narrow is not None:
+                narrow(block.reshape(-1), bits, is_bfloat16(self._format))
+            elif is_bfloat16(self._format):
+                np.copyto(bits.view(self._format), block.reshape(-1))
+            else:
+                halves.narrow(block.reshape(-1), bits)
+            if place is None:
+                self._scatter(start, stop, bits.reshape(block.shape))
 
-    def _parts(self, start: int, stop: int) -> Iterator[tuple[Any, slice]]:
-        """Views (rows, classes) that make up rows [start, stop), with their place in the block."""
-        *outer, inner = self._view.shape[:-1]
-        row = start
-        while row < stop:
-            lead, first = divmod(row, inner)
-            count = min(inner - first, stop - row)
-            index = np.unravel_index(lead, outer) if outer else ()
-            yield self._view[index][first : first + count], slice(row - start, row - start + count)
+    def _bits(self, start: int, stop: int) -> Any:
+        """Rows [start, stop) of 16-bit floats as one vector of their bits, where they lie in memory like that."""
+        view = self._view
+        if view.ndim != 2 or not view.flags.c_contiguous or not view.flags.aligned:
+            return None
+        return view[start:stop].reshape(-1)
+
+    def _gather(self, start: int, stop: int, block: Any) -> None:
+        for part, rows in self._boxes(start, stop):
+            np.copyto(block[rows].reshape(part.shape), part)
+
+    def _scatter(self, start: int, stop: int, block: Any) -> None:
+        for part, rows in self._boxes(start, stop):
+            np.copyto(part, block[rows].reshape(part.shape))
+
+    def _steps(self, elements: int) -> tuple[int, int]:
+        """Rows a block, and rows after which blocks begin anew: whole inner axes, and an even share of the next."""
+        most, unit = max(1, elements // self.n_classes), 1
+        for length in reversed(self._view.shape[:-1]):
+            if unit * length > most:
+                pieces = -(-length // (most // unit))
+                return unit * -(-length // pieces), unit * length
+            unit *= length
+        return unit, unit
+
+    def _boxes(self, start: int, stop: int) -> Iterator[tuple[Any, slice]]:
+        """Parts (..., classes) of the array that make up rows [start, stop), with their place in the block."""
+        row = 0
+        for box in _cut(self._view.shape[:-1], start, stop):
+            part = self._view[box]
+            count = part.size // self.n_classes
+            yield part, slice(row, row + count)
             row += count
+
+
+def _cut(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[slice, ...]]:
+    """Boxes, a slice an axis, of the entries [start, stop) of an array of this shape: as few as there can be."""
+    if len(shape) == 1:
+        yield (slice(start, stop),)
+        return
+    inner = math.prod(shape[1:])
+    first, head = divmod(start, inner)
+    last, tail = divmod(stop, inner)
+    if head:
+        for box in _cut(shape[1:], head, inner if first < last else tail):
+            yield slice(first, first + 1), *box
+        if first == last:
+            return
+        first += 1
+    if first < last:
+        yield slice(first, last), *(slice(length) for length in shape[1:])
+    if tail:
+        for box in _cut(shape[1:], 0, tail):
+            yield slice(last, last + 1), *box
 
 
 def _merge_leading(view: Any) -> Any:

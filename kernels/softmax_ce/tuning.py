@@ -1,7 +1,7 @@
 """Sizes that kernels adapt to: the caches that the machine reports, and what was measured for each instruction set.
 
-The one place for them: the compiled backend is given its row of the table when it is loaded, and the Numba backend reads
-the same rows. No result depends on them, only the time that it takes.
+The one place for them: the compiled backend is given its thresholds when it is loaded, and the Numba backend reads the
+same. No result depends on them, only the time that it takes.
 
 Two kinds of CPU were measured, float32, fused: Zen 5 (AVX-512; 1 MiB of L2 a core, 32 MiB of L3) and Zen 3 (AVX2;
 512 KiB, 32 MiB). `docs/performance.md` has the figures.
@@ -79,7 +79,8 @@ def for_isa(name: str, caches: Caches | None = None) -> Tuning:
             keep_bytes=8 * _KIB,
             # Writing to L3 took up to 1.7 times as long as past it.
             stream_bytes=2 * caches.level2,
-            # Two threads that share rows wrote 2 to 16 MB to the caches in 0.8 to 0.95 of the time past them, 32 in 1.07.
+            # Two threads that share rows wrote 2 to 16 MB to the caches in 0.8 to 0.95 of the time past them, and 32 MB
+            # in 1.07.
             shared_stream_bytes=caches.level3,
             serial_elements=500_000,  # 130 us on one thread, as on two
         )

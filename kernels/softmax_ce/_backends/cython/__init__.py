@@ -8,7 +8,7 @@ bytes a chunk of 2048 classes. Limits: none known; needs gcc or clang to build (
 
 from softmax_ce import tuning
 from softmax_ce._backends.cython.library import load
-from softmax_ce.contract import ShortCalls, TeamKernels
+from softmax_ce.contract import ShortCalls, StridedKernels, TeamKernels
 
 _kernels = load("softmax_ce._backends.cython._kernels")
 
@@ -30,4 +30,10 @@ if _stream_bytes is None:
 else:
     _kernels.tune(_tuning.keep_bytes, _stream_bytes, 16 * _stream_bytes)
 SERIAL_ELEMENTS = _tuning.serial_elements
+strided = StridedKernels(
+    _kernels.hard_strided,
+    _kernels.soft_strided,
+    TeamKernels(_kernels.hard_strided_team, _kernels.soft_strided_team, _kernels.log_softmax_strided_team),
+    _kernels.log_softmax_strided,
+)
 DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

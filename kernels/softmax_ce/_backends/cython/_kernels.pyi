@@ -12,7 +12,6 @@ soft: SoftKernel
 hard_team: Callable[..., Team]
 soft_team: Callable[..., Team]
 
-HAS_LOG_SOFTMAX: bool
 log_softmax: Callable[..., None]
 log_softmax_team: Callable[..., Team]
 
@@ -21,10 +20,18 @@ short_softmax: Callable[..., Any]
 short_log_softmax: Callable[..., Any]
 short_logsumexp: Callable[..., Any]
 
+hard_strided: Callable[..., None]
+soft_strided: Callable[..., None]
+hard_strided_team: Callable[..., Team]
+soft_strided_team: Callable[..., Team]
+log_softmax_strided: Callable[..., None]
+log_softmax_strided_team: Callable[..., Team]
+
 def total(values: NDArray[np.float32] | NDArray[np.float64], divisor: float) -> float: ...
 def exp32(t: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
 def exp64(t: NDArray[np.float64], out: NDArray[np.float64]) -> None: ...
 def widen(narrow: NDArray[np.uint16], out: NDArray[np.float32], bfloat: bool) -> None: ...
 def narrow(wide: NDArray[np.float32], out: NDArray[np.uint16], bfloat: bool) -> None: ...
+def tune(keep: int, stream: int, shared_stream: int) -> None: ...
 def supported() -> tuple[str, ...]: ...
 def selected() -> str: ...

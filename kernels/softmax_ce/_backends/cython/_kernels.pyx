@@ -28,6 +28,26 @@ cdef extern from "rows.h" nogil:
     enum:
         SCE_STREAM_SHARED
 
+    enum:
+        SCE_ROW_AXES
+        SCE_REAL
+        SCE_F16
+        SCE_BF16
+
+    ctypedef struct sce_array:
+        char *data
+        int format
+        ptrdiff_t class_stride
+        ptrdiff_t shape[SCE_ROW_AXES]
+        ptrdiff_t strides[SCE_ROW_AXES]
+        int direct
+
+    ctypedef struct sce_strided:
+        sce_array logits
+        sce_array targets
+        sce_array grad
+        ptrdiff_t itemsize
+
     ctypedef struct sce_call:
         const void *logits
         ptrdiff_t classes
@@ -49,6 +69,7 @@ cdef extern from "rows.h" nogil:
         void *grad
         void *row_max
         void *log_sum
+        const sce_strided *strided
         int log_output
         ptrdiff_t keep
         int stream
@@ -234,6 +255,7 @@ cdef class Team:
     """One call, its pieces handed out in C: see softmax_ce.contract.Team."""
 
     cdef sce_team *team
+    cdef sce_strided strided
     cdef tuple arrays  # kept alive: the call has their addresses
 
     def __dealloc__(self):
@@ -264,9 +286,14 @@ NO_SCRATCH = "no memory for a row kernel's scratch"
 
 
 cdef Team _team(sce_call *call, bint wide, tuple arrays, ptrdiff_t threads, ptrdiff_t longest):
-    cdef Team team = Team.__new__(Team)
+    return _begin_team(Team.__new__(Team), call, wide, arrays, len(arrays[0]), threads, longest)
+
+
+cdef Team _begin_team(
+    Team team, sce_call *call, bint wide, tuple arrays, ptrdiff_t n_rows, ptrdiff_t threads, ptrdiff_t longest
+):
     team.arrays = arrays
-    team.team = sce_team_new(call, isa, wide, len(arrays[0]), threads, longest)
+    team.team = sce_team_new(call, isa, wide, n_rows, threads, longest)
     if team.team is NULL:
         raise MemoryError(NO_SCRATCH)
     return team
@@ -379,3 +406,4 @@ cdef int _run(sce_call *call, bint wide, ptrdiff_t start, ptrdiff_t stop) except
 
 
 include "short.pxi"
+include "strided.pxi"

@@ -36,6 +36,33 @@ typedef struct {
     int broken; /* a NaN, a +inf, or nothing above -inf: there is no distribution */
 } sce_sums;
 
+/* An array whose rows lie anywhere in memory: see strided.h. Strides are in bytes, axes from the outermost. */
+#define SCE_ROW_AXES 4
+enum sce_format { SCE_REAL, SCE_F16, SCE_BF16 };
+typedef struct {
+    char *data; /* NULL: not there */
+    enum sce_format format;
+    ptrdiff_t class_stride;
+    ptrdiff_t shape[SCE_ROW_AXES], strides[SCE_ROW_AXES]; /* of the rows; the first axes may have one entry */
+    int direct; /* rows lie in memory as the row kernels want them, and may be read or written there */
+} sce_array;
+
+static inline ptrdiff_t sce_distance(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
+
+typedef struct {
+    sce_array logits, targets, grad;
+    ptrdiff_t itemsize; /* of R */
+} sce_strided;
+
+/* How strided rows are cut, and the scratch for it. */
+typedef struct {
+    ptrdiff_t rows, span; /* of a tile, at most; after which tiles begin anew */
+    ptrdiff_t phase;      /* so many rows fewer in the first tile, so that the others begin with a cache line */
+    int side_by_side;     /* rows lie closer to each other than classes do */
+    ptrdiff_t step;       /* entries from class to class in a tile where rows lie side by side */
+    void *tile, *targets; /* for logits and then the gradient; for soft targets */
+} sce_tiles;
+
 /* One kernel call; names, shapes and meaning as in softmax_ce/contract.py. A step of 0: one entry for all. */
 typedef struct {
     const void *logits;
@@ -55,6 +82,8 @@ typedef struct {
     const double *upstream;
     ptrdiff_t upstream_step;
     void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
+    const sce_strided *strided;            /* where logits, targets and grad are instead; NULL: where it says above */
+    sce_tiles *tiles;                      /* scratch of a strided call; NULL: sce_run makes it for itself */
     ptrdiff_t column_step;                 /* not 0: rows side by side, so many entries from one class to the next */
     int stream;                            /* whether the gradient goes past the caches: 0, 1 or SCE_STREAM_SHARED */
     int log_output;                        /* nonzero: grad gets log-probabilities; no labels, no row factors */
@@ -86,6 +115,9 @@ typedef struct {
 
 /* Run a kernel with its scratch; -1 where there is no memory for that. */
 int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize);
+
+/* The scratch for a strided call, one piece of memory for free(); NULL where there is none. */
+sce_tiles *sce_new_tiles(const sce_call *call);
 
 /* The instruction set of this name, or the best one if name is NULL; NULL if this CPU lacks it or it is unknown. */
 const sce_isa *sce_select(const char *name);

@@ -82,9 +82,16 @@ int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrd
     char *kept = is_kept ? (bytes <= 8192 ? room : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;
     call->exps = is_kept ? kept + (-(uintptr_t)kept & (SCE_LINE - 1)) : NULL;
     call->chunks = chunks <= 16 ? few : malloc(2 * (size_t)chunks * sizeof *few);
-    const int failed = call->chunks == NULL || (is_kept && kept == NULL);
+    sce_tiles *const tiles = call->strided && !call->tiles ? sce_new_tiles(call) : NULL;
+    const int failed = call->chunks == NULL || (is_kept && kept == NULL) || (call->strided && !call->tiles && !tiles);
+    if (tiles)
+        call->tiles = tiles;
     if (!failed)
         rows(call, start, stop);
+    if (tiles) {
+        free(tiles);
+        call->tiles = NULL;
+    }
     if (call->chunks != few)
         free(call->chunks);
     if (kept != room)

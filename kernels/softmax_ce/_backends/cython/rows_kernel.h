@@ -233,7 +233,13 @@ static enum mode mode_of(const sce_call *call) {
 
 #include "rows_lanes.h"
 
+static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
+
 void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
+    if (call->strided) {
+        strided_rows(call, start, stop);
+        return;
+    }
     if (call->classes <= LANES)
         few_classes(call, start, stop, mode_of(call));
     else
@@ -303,3 +309,5 @@ void EXP_NAME(const void *t, void *e, ptrdiff_t n) {
 #if defined(REAL_F32)
 #include "narrow.h"
 #endif
+
+#include "strided.h"

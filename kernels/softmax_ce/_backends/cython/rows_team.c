@@ -56,7 +56,7 @@ sce_team *sce_team_new(const sce_call *call, const sce_isa *isa, int is_double, 
                        ptrdiff_t longest) {
     const ptrdiff_t classes = call->classes, chunks = (classes + SCE_CHUNK - 1) / SCE_CHUNK;
     const int few = threads > 1 && n_rows < ROWS_A_THREAD * threads;
-    const int shared = chunks > 2 && (few || classes > longest);
+    const int shared = chunks > 2 && !call->strided && (few || classes > longest);
     sce_team *team = calloc(1, sizeof *team);
     if (team == NULL)
         return NULL;
@@ -151,15 +151,14 @@ static void run_part(const sce_team *team, const piece *p) {
     team->part(&team->call, p->row, p->part, first, first + count);
 }
 
-static int work(sce_team *team) {
-    sce_call own = team->call; /* each thread has its own scratch */
+static int work_on(sce_team *team, sce_call *own) {
     ptrdiff_t elements = 0;
     piece p;
     while (elements < team->longest) {
         if (!take(team, &p))
             return 0;
         if (!team->chunks) {
-            if (sce_run(team->rows, &own, p.first, p.last, team->itemsize)) {
+            if (sce_run(team->rows, own, p.first, p.last, team->itemsize)) {
                 atomic_store(&team->failed, 1);
                 sce_team_cancel(team);
                 return -1;
@@ -173,6 +172,14 @@ static int work(sce_team *team) {
         elements += (p.last - p.first) * team->elements;
     }
     return 1;
+}
+
+static int work(sce_team *team) {
+    sce_call own = team->call; /* each thread has its own scratch, this one for all its pieces */
+    own.tiles = own.strided ? sce_new_tiles(&own) : NULL;
+    const int more = work_on(team, &own);
+    free(own.tiles);
+    return more;
 }
 
 int sce_team_work(sce_team *team, int helping) {

@@ -1,0 +1,87 @@
+/* How strided rows are cut into tiles, the same for every instruction set. */
+#include "rows.h"
+
+#include <stdlib.h>
+
+/* Bytes of a tile: with another of targets, and what the row kernels keep, in L2. */
+#define TILE (1 << 16)
+
+/* Where rows lie side by side, so many cache lines of them a class, which is what memory likes; or at least one, where
+ * the tile would be larger than this with so many. */
+#define LINE 64
+#define LINES 8
+#define TILE_OF_LINES (1 << 18)
+#define LARGEST_TILE (1 << 24)
+
+/* Tiles begin at whole multiples of this many entries, or where an axis ends. */
+#define ALIGNED 16
+
+static int side_by_side(const sce_array *array) {
+    for (int axis = 0; axis < SCE_ROW_AXES; axis++)
+        if (array->shape[axis] > 1 && sce_distance(array->strides[axis]) < sce_distance(array->class_stride))
+            return 1;
+    return 0;
+}
+
+/* How many rows beside each other the gradient, or else the logits, begin behind a cache line's begin. */
+static ptrdiff_t past_a_line(const sce_strided *s, int axis) {
+    const sce_array *array = s->grad.data ? &s->grad : &s->logits;
+    const ptrdiff_t stride = array->strides[axis];
+    return stride > 0 && LINE % stride == 0 ? (ptrdiff_t)((uintptr_t)array->data % LINE) / stride : 0;
+}
+
+/* Rows of a tile, and rows after which tiles begin anew: whole inner axes, and a share of the next. */
+static void cut(const sce_strided *s, ptrdiff_t classes, sce_tiles *tiles) {
+    const sce_array *x = &s->logits;
+    const ptrdiff_t row = classes * s->itemsize;
+    ptrdiff_t most = TILE / row, unit = 1;
+    tiles->side_by_side = side_by_side(x);
+    if (tiles->side_by_side) {
+        const ptrdiff_t line = LINE / (x->format == SCE_REAL ? s->itemsize : 2);
+        if (most < LINES * line && LINES * line <= TILE_OF_LINES / row)
+            most = LINES * line;
+        else if (most < line && line <= LARGEST_TILE / row)
+            most = line;
+    }
+    if (most < 1)
+        most = 1;
+    tiles->phase = 0;
+    for (int axis = SCE_ROW_AXES - 1; axis >= 0; axis--) {
+        const ptrdiff_t length = x->shape[axis];
+        ptrdiff_t fit = most / unit;
+        if (length > fit) {
+            const int aligned = unit == 1 && fit >= ALIGNED;
+            if (aligned)
+                fit -= fit % ALIGNED;
+            const ptrdiff_t pieces = (length + fit - 1) / fit;
+            ptrdiff_t share = (length + pieces - 1) / pieces;
+            if (aligned) {
+                share = (share + ALIGNED - 1) / ALIGNED * ALIGNED;
+                tiles->phase = past_a_line(s, axis) % share;
+            }
+            tiles->rows = unit * share;
+            tiles->span = unit * length;
+            return;
+        }
+        unit *= length;
+    }
+    tiles->rows = tiles->span = unit;
+}
+
+sce_tiles *sce_new_tiles(const sce_call *call) {
+    const sce_strided *s = call->strided;
+    sce_tiles tiles;
+    cut(s, call->classes, &tiles);
+    /* An odd number of cache lines from class to class: at a power of two all would share a few of the cache's sets. */
+    const ptrdiff_t line = LINE / s->itemsize;
+    tiles.step = ((tiles.rows + line - 1) / line | 1) * line;
+    const size_t bytes = (size_t)((tiles.side_by_side ? tiles.step : tiles.rows) * call->classes * s->itemsize);
+    sce_tiles *made = malloc(sizeof tiles + LINE + bytes * (s->targets.data ? 2 : 1));
+    if (made == NULL)
+        return NULL;
+    char *first = (char *)(made + 1);
+    tiles.tile = first + (-(uintptr_t)first & (LINE - 1));
+    tiles.targets = (char *)tiles.tile + bytes;
+    *made = tiles;
+    return made;
+}

@@ -1,0 +1,296 @@
+/* Rows anywhere in memory: another class axis, strides, 16-bit floats.
+ *
+ * A tile of rows at a time is copied to a scratch, computed there by the kernels for rows in a row, and its gradient
+ * copied back. Few classes whose positions do not lie apart are copied class by class, so that rows lie side by side in
+ * the tile as rows_lanes.h has them in its lanes; others row by row. What a row gets is what it gets in either case. */
+
+#if defined(REAL_F32)
+typedef uint16_t halves __attribute__((vector_size(2 * W)));
+typedef uint32_t words __attribute__((vector_size(4 * W)));
+
+/* What widen_bf16 and narrow_bf16 do, in vectors: of a loop over W the compiler makes steps of one. */
+INLINE V from_bf16(const uint16_t *p) {
+    halves bits;
+    memcpy(&bits, p, sizeof bits);
+    const words wide = __builtin_convertvector(bits, words) << 16;
+    V v;
+    memcpy(&v, &wide, sizeof v);
+    return v;
+}
+
+INLINE void to_bf16(uint16_t *p, V v) {
+    words bits;
+    memcpy(&bits, &v, sizeof bits);
+    const words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, is_nan = (words)((bits & 0x7fffffff) > 0x7f800000);
+    const halves narrow = __builtin_convertvector((is_nan & 0x7fc0) | (~is_nan & rounded), halves);
+    memcpy(p, &narrow, sizeof narrow);
+}
+#endif
+
+/* n entries, W or fewer, as a vector. */
+INLINE V from_memory(const char *p, ptrdiff_t n, enum sce_format format) {
+#if defined(REAL_F32)
+    if (format != SCE_REAL) {
+        uint16_t bits[W] = {0};
+        if (n >= W)
+            memcpy(bits, p, sizeof bits);
+        else
+            for (ptrdiff_t k = 0; k < n; k++)
+                bits[k] = ((const uint16_t *)p)[k];
+        if (format == SCE_BF16)
+            return from_bf16(bits);
+#if defined(V_HALF)
+        return v_from_half(bits);
+#else
+        uint32_t wide[W]; /* not float: the casts take them for integers */
+        widen_f16(bits, wide, W);
+        return v_load((const real *)wide);
+#endif
+    }
+#endif
+    (void)format;
+    return load((const real *)p, n, 0);
+}
+
+INLINE void to_memory(char *p, ptrdiff_t n, V v, enum sce_format format) {
+#if defined(REAL_F32)
+    if (format != SCE_REAL) {
+        uint16_t bits[W];
+        if (format == SCE_BF16) {
+            to_bf16(bits, v);
+        } else {
+#if defined(V_HALF)
+            v_to_half(bits, v);
+#else
+            uint32_t wide[W];
+            v_store((real *)wide, v);
+            narrow_f16(wide, bits, W);
+#endif
+        }
+        if (n >= W)
+            memcpy(p, bits, sizeof bits);
+        else
+            for (ptrdiff_t k = 0; k < n; k++)
+                ((uint16_t *)p)[k] = bits[k];
+        return;
+    }
+#endif
+    (void)format;
+    store((real *)p, n, v);
+}
+
+/* Entries that lie apart, `stride` bytes in memory and `step` in the tile. */
+INLINE void copy_apart(char *p, ptrdiff_t stride, real *q, ptrdiff_t step, ptrdiff_t n, int back,
+                       enum sce_format format) {
+    if (format == SCE_REAL) {
+        for (ptrdiff_t k = 0; k < n; k++) {
+            if (back)
+                *(real *)(p + k * stride) = q[k * step];
+            else
+                q[k * step] = *(const real *)(p + k * stride);
+        }
+        return;
+    }
+    for (ptrdiff_t i = 0; i < n; i += W, p += W * stride, q += W * step) {
+        const ptrdiff_t count = n - i < W ? n - i : W;
+        uint16_t bits[W] = {0};
+        real lanes[W] = {0};
+        if (back) {
+            for (ptrdiff_t k = 0; k < count; k++)
+                lanes[k] = q[k * step];
+            to_memory((char *)bits, W, v_load(lanes), format);
+            for (ptrdiff_t k = 0; k < count; k++)
+                *(uint16_t *)(p + k * stride) = bits[k];
+        } else {
+            for (ptrdiff_t k = 0; k < count; k++)
+                bits[k] = *(const uint16_t *)(p + k * stride);
+            v_store(lanes, from_memory((const char *)bits, W, format));
+            for (ptrdiff_t k = 0; k < count; k++)
+                q[k * step] = lanes[k];
+        }
+    }
+}
+
+/* Entries side by side in both; streamed past the caches on the way back if so wanted, whole lines of them. */
+INLINE void copy_together(char *p, real *q, ptrdiff_t n, int back, enum sce_format format, int stream) {
+    const ptrdiff_t item = format == SCE_REAL ? (ptrdiff_t)sizeof(real) : 2;
+    if (back && stream && format == SCE_REAL) {
+        const ptrdiff_t line = 64 / item, head = (ptrdiff_t)(-(uintptr_t)p & 63) / item;
+        if (head + line <= n) {
+            ptrdiff_t k = 0;
+            for (; k < head; k += W)
+                store((real *)p + k, head - k, load(q + k, head - k, 0));
+            for (k = head; k + line <= n; k += line)
+                for (ptrdiff_t j = k; j < k + line; j += W)
+                    v_stream((real *)p + j, v_load(q + j));
+            p += k * item;
+            q += k;
+            n -= k;
+        }
+    }
+    for (ptrdiff_t k = 0; k < n; k += W) {
+        if (k + W > n && n > W)
+            k = n - W; /* some entries a second time, rather than part of a vector */
+        if (back)
+            to_memory(p + k * item, n - k, load(q + k, n - k, 0), format);
+        else
+            store(q + k, n - k, from_memory(p + k * item, n - k, format));
+    }
+}
+
+/* A square of W x W entries, `stride` bytes and `step` entries apart along the axis that is not side by side; of which
+ * `wide` are side by side in memory, and `high` in the tile. */
+INLINE void copy_square(char *p, ptrdiff_t stride, real *q, ptrdiff_t step, ptrdiff_t wide, ptrdiff_t high, int back,
+                        enum sce_format format) {
+    V v[W];
+#pragma GCC unroll 16
+    for (ptrdiff_t k = 0; k < W; k++)
+        v[k] = k >= (back ? wide : high) ? v_set(0)
+               : back                    ? load(q + k * step, high, 0)
+                                         : from_memory(p + k * stride, wide, format);
+    v_transpose(v);
+#pragma GCC unroll 16
+    for (ptrdiff_t k = 0; k < W; k++) {
+        if (k >= (back ? high : wide))
+            break;
+        if (back)
+            to_memory(p + k * stride, wide, v[k], format);
+        else
+            store(q + k * step, high, v[k]);
+    }
+}
+
+/* A box of an array: outer rows, inner rows, classes; how many, how many bytes apart, how many entries in the tile. */
+typedef struct {
+    char *p;
+    real *q;
+    ptrdiff_t n[3], stride[3], step[3];
+} box;
+
+INLINE void copy_box(const box *b, int back, enum sce_format format, int stream) {
+    const ptrdiff_t item = format == SCE_REAL ? (ptrdiff_t)sizeof(real) : 2;
+    int in_memory = -1, in_tile = -1, closest = 0; /* axes: side by side in memory, in the tile; the inner one else */
+    for (int axis = 0; axis < 3; axis++) {
+        if (b->stride[axis] == item && b->n[axis] > 1)
+            in_memory = axis;
+        if (b->step[axis] == 1 && b->n[axis] > 1)
+            in_tile = axis;
+        const int is_short = b->n[axis] < W, was_short = b->n[closest] < W;
+        if (is_short != was_short ? was_short : sce_distance(b->stride[axis]) < sce_distance(b->stride[closest]))
+            closest = axis;
+    }
+    /* Of a short axis a vector would have little. */
+    const int vectors = in_memory >= 0 && in_tile >= 0 && b->n[in_memory] >= W / 2 && b->n[in_tile] >= W / 2;
+    const int squares = vectors && in_memory != in_tile;
+    const int last = vectors ? in_memory : closest, middle = squares ? in_tile : (last + 1) % 3, first = 3 - last - middle;
+    for (ptrdiff_t i = 0; i < b->n[first]; i++) {
+        char *p = b->p + i * b->stride[first];
+        real *q = b->q + i * b->step[first];
+        const ptrdiff_t high = b->n[middle], wide = b->n[last], stride = b->stride[middle], step = b->step[last];
+        if (squares) {
+            for (ptrdiff_t j = 0; j < high; j += W) {
+                for (ptrdiff_t k = 0; k < wide; k += W) {
+                    char *from = p + j * stride + k * item;
+                    real *to = q + k * step + j;
+                    if (high - j >= W && wide - k >= W)
+                        copy_square(from, stride, to, step, W, W, back, format);
+                    else
+                        copy_square(from, stride, to, step, wide - k < W ? wide - k : W, high - j < W ? high - j : W,
+                                    back, format);
+                }
+            }
+            continue;
+        }
+        for (ptrdiff_t j = 0; j < high; j++, p += stride, q += b->step[middle]) {
+            /* What comes next is far away, where the processor's own prefetcher does not look. */
+            if (vectors && !(back && stream))
+                for (ptrdiff_t k = 0; k < wide * item; k += 64)
+                    __builtin_prefetch(p + stride + k, back);
+            if (vectors)
+                copy_together(p, q, wide, back, format, stream);
+            else
+                copy_apart(p, b->stride[last], q, step, wide, back, format);
+        }
+    }
+}
+
+/* The largest box that begins at a row, of at most `count` rows; how many it has. */
+INLINE ptrdiff_t box_at(const sce_array *array, ptrdiff_t row, ptrdiff_t count, box *b) {
+    const ptrdiff_t *shape = array->shape;
+    const ptrdiff_t inner = shape[SCE_ROW_AXES - 1], outer = shape[SCE_ROW_AXES - 2];
+    const ptrdiff_t i = row % inner, o = row / inner % outer;
+    b->p = array->data;
+    for (int axis = SCE_ROW_AXES - 1; axis >= 0; row /= shape[axis--])
+        b->p += row % shape[axis] * array->strides[axis];
+    b->n[0] = 1;
+    b->n[1] = inner - i < count ? inner - i : count;
+    if (b->n[1] == inner)
+        b->n[0] = outer - o < count / inner ? outer - o : count / inner;
+    b->stride[0] = array->strides[SCE_ROW_AXES - 2];
+    b->stride[1] = array->strides[SCE_ROW_AXES - 1];
+    b->stride[2] = array->class_stride;
+    return b->n[0] * b->n[1];
+}
+
+/* Rows first to last of an array to a tile, or back; `step` is that of call->column_step. */
+INLINE void copy_rows(const sce_array *array, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, real *tile,
+                      ptrdiff_t step, int stream, int back, enum sce_format format) {
+    const ptrdiff_t row_step = step ? 1 : classes, class_step = step ? step : 1;
+    for (ptrdiff_t row = first; row < last;) {
+        box b;
+        const ptrdiff_t rows = box_at(array, row, last - row, &b);
+        b.q = tile + (row - first) * row_step;
+        b.n[2] = classes;
+        b.step[0] = b.n[1] * row_step, b.step[1] = row_step, b.step[2] = class_step;
+        copy_box(&b, back, format, stream);
+        row += rows;
+    }
+}
+
+/* One body for each format and direction. */
+#define COPY_OF(name, back, format)                                                                                    \
+    static __attribute__((noinline)) void name(const sce_array *array, ptrdiff_t first, ptrdiff_t last,                \
+                                               ptrdiff_t classes, real *tile, ptrdiff_t step, int stream) {            \
+        copy_rows(array, first, last, classes, tile, step, stream, back, format);                                              \
+    }
+COPY_OF(load_real, 0, SCE_REAL)
+COPY_OF(store_real, 1, SCE_REAL)
+#if defined(REAL_F32)
+COPY_OF(load_f16, 0, SCE_F16)
+COPY_OF(store_f16, 1, SCE_F16)
+COPY_OF(load_bf16, 0, SCE_BF16)
+COPY_OF(store_bf16, 1, SCE_BF16)
+#define BY_FORMAT(direction, format)                                                                                   \
+    ((format) == SCE_REAL ? direction##_real : (format) == SCE_F16 ? direction##_f16 : direction##_bf16)
+#else
+#define BY_FORMAT(direction, format) direction##_real
+#endif
+
+static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
+    const sce_strided *s = call->strided;
+    const sce_tiles *tiles = call->tiles;
+    const sce_array *x = &s->logits, *t = &s->targets, *g = &s->grad;
+    const ptrdiff_t classes = call->classes, step = classes <= LANES && tiles->side_by_side ? tiles->step : 0;
+    const int x_here = x->direct && !step, t_here = t->direct && !step, g_here = g->direct && !step;
+    for (ptrdiff_t first = start, last; first < stop; first = last) {
+        const ptrdiff_t offset = first % tiles->span, past = (offset + tiles->phase) % tiles->rows;
+        last = first + tiles->rows - past;
+        last = last < first - offset + tiles->span ? last : first - offset + tiles->span;
+        last = last < stop ? last : stop;
+        sce_call block = call_from(call, first);
+        block.strided = NULL;
+        block.column_step = step;
+        block.logits = x_here ? (real *)x->data + first * classes : tiles->tile;
+        block.targets = t_here ? (real *)t->data + first * classes : tiles->targets;
+        block.grad = g->data == NULL ? NULL : g_here ? (real *)g->data + first * classes : tiles->tile;
+        if (!g_here)
+            block.stream = 0; /* the tile is to stay in the cache */
+        if (!x_here)
+            BY_FORMAT(load, x->format)(x, first, last, classes, tiles->tile, step, 0);
+        if (t->data && !t_here)
+            BY_FORMAT(load, t->format)(t, first, last, classes, tiles->targets, step, 0);
+        ROWS_NAME(&block, 0, last - first);
+        if (g->data && !g_here)
+            BY_FORMAT(store, g->format)(g, first, last, classes, tiles->tile, step, call->stream);
+    }
+}
