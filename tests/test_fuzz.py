@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,7 +139,7 @@ def _with(fault: str) -> tuple[str, ...]:
 
 
 def test_a_process_that_dies_is_noticed_with_its_case() -> None:
-    report = runner.search("options", 0, 60, command=_with("ctypes.string_at(0)"))
+    report = runner.search("options", 0, 600, command=_with("ctypes.string_at(0)"))
     assert report.failure is not None
     assert "SIGSEGV" in report.failure.found
     assert "in fault" in report.failure.found, "faulthandler does not say where"
@@ -148,22 +150,27 @@ def test_a_process_that_dies_is_noticed_with_its_case() -> None:
     assert again.failure.case == report.failure.case
 
 
-def test_a_process_that_hangs_is_noticed_with_its_case() -> None:
-    report = runner.search("options", 0, 60, command=_with("time.sleep(600)"), hang=2)
+def test_a_process_that_hangs_is_noticed_with_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = tmp_path / "hanging"  # time passes for the one who watches from then on: no slow case is taken to hang
+    looks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: 120.0 * next(looks) if hanging.exists() else 0.0)
+    monkeypatch.setattr(runner, "time", clock)
+    fault = f"(open({str(hanging)!r}, 'w').close(), time.sleep(600))"
+    report = runner.search("options", 0, 600, command=_with(fault), hang=60)
     assert report.failure is not None
     assert "it hung" in report.failure.found
     assert "9" in report.failure.case["typed"]
 
 
 def test_a_process_that_cannot_begin_is_noticed() -> None:
-    report = runner.search("options", 0, 60, command=(sys.executable, "-c", "raise SystemExit(3)"))
+    report = runner.search("options", 0, 600, command=(sys.executable, "-c", "raise SystemExit(3)"))
     assert report.failure == Failure(None, "the process ended with exit code 3\n")
 
 
 def test_what_fails_is_kept_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fuzz(command: tuple[str, ...]) -> Any:
+    def fuzz(command: tuple[str, ...], time: str = "600s") -> Any:
         monkeypatch.setattr(runner, "WORKER", command)
-        return CliRunner().invoke(main, ["--time", "1s", "--seed", "5", "--only", "options", "--folder", str(tmp_path)])
+        return CliRunner().invoke(main, ["--time", time, "--seed", "5", "--only", "options", "--folder", str(tmp_path)])
 
     faulty = _with("raise KeyError(case['typed'])")
     first = fuzz(faulty)
@@ -178,7 +185,7 @@ def test_what_fails_is_kept_and_replayed(tmp_path: Path, monkeypatch: pytest.Mon
     assert second.exit_code == 1
     assert f"{path} still fails" in second.output
 
-    third = fuzz(_with("pass"))
+    third = fuzz(_with("pass"), time="1s")
     assert third.exit_code == 0, third.output
     assert f"{path} no longer fails: removed" in third.output
     assert "Nothing found" in third.output

@@ -192,7 +192,7 @@ def test_threads_that_come_first_together_compile_once(numba_jit: Any, monkeypat
     kernels = numba_jit._Compiled(None)
 
     def first(_: int) -> Any:
-        barrier.wait(timeout=60)
+        barrier.wait(timeout=300)
         return kernels[8]
 
     with ThreadPoolExecutor(threads) as pool:

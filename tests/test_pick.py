@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -16,13 +17,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import clocks
 import profiles
 import softmax_ce as sce
 import wrong_backends
 from helpers import run_python
 from softmax_ce import fingerprint, profile, registry
+from softmax_ce.profile import files
 from softmax_ce.profile.schema import schema
 from softmax_ce_bench import cli, compare, timing
+from softmax_ce_bench import pick as picking
 from softmax_ce_bench.compare.model import Cell, Control, Entry, Errors, Inputs, Operation, Options, Timing
 from softmax_ce_bench.compare.plan import of_shapes
 from softmax_ce_bench.conformance import harness
@@ -30,6 +34,7 @@ from softmax_ce_bench.pick import figures, grids, recheck, regret, session, vali
 from softmax_ce_bench.pick.choice import Evidence, Undecided, decide
 from softmax_ce_bench.pick.request import MaxError, Request, RequestError, simplest_first
 from softmax_ce_bench.stats import Ratio, paired_ratio
+from test_outputs import Reader
 
 MS = 1e-3
 OPERATIONS = ("forward", "backward", "fused")
@@ -339,10 +344,18 @@ QUICK = {"every_width", "wide_spreads", "masked_class_without_mass"}
 
 
 @pytest.fixture
-def pick(monkeypatch, tmp_path):
-    """Runs the command with some of the checks and short rounds; the user's data folder is tmp_path / data."""
+def clock(monkeypatch):
+    """The clock of a machine that nobody else uses, by which the command measures and keeps its time budget."""
+    clock = clocks.quiet_machine(monkeypatch)
+    monkeypatch.setattr(picking, "pick", partial(session.pick, clock=clock))
+    monkeypatch.setattr(recheck, "recheck", partial(recheck.recheck, clock=clock))
+    return clock
+
+
+@pytest.fixture
+def pick(clock, monkeypatch, tmp_path):
+    """Runs the command with some of the checks; the user's data folder is tmp_path / data."""
     monkeypatch.setattr(harness, "CHECKS", [check for check in harness.CHECKS if check.name in QUICK])
-    monkeypatch.setattr(timing, "measure", partial(timing.measure, most_rounds=8, sample_seconds=2e-4))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.delenv("COLUMNS", raising=False)
 
@@ -372,11 +385,15 @@ def plant(monkeypatch):
 
 
 class Slow(wrong_backends.Honest):
-    """Right, and five times as slow as it need be."""
+    """Right, and by the clock it is given six times as slow as the others."""
+
+    def __init__(self, clock: clocks.TickingClock) -> None:
+        super().__init__()
+        self._clock = clock
 
     def hard(self, *arguments: Any) -> None:
-        for _ in range(5):
-            super().hard(*arguments)
+        super().hard(*arguments)
+        self._clock.now += 5 * clocks.TICK
 
 
 class Tempting:
@@ -391,11 +408,11 @@ class Tempting:
     soft = hard
 
 
-def test_a_planted_slow_and_planted_wrong_backends_never_win_and_are_listed(pick, plant, tmp_path):
-    plant(slow=Slow(), wrong=wrong_backends.MaximumOfTheArray(), tempting=Tempting())
+def test_a_planted_slow_and_planted_wrong_backends_never_win_and_are_listed(pick, plant, clock, tmp_path):
+    plant(slow=Slow(clock), wrong=wrong_backends.MaximumOfTheArray(), tempting=Tempting())
     path = tmp_path / "p.json"
     result = pick("--shapes", "16x10,40x300", "--op", "fused,forward", "--output", path)
-    assert result.exit_code in (0, 3), result.output  # 3: on a busy machine
+    assert result.exit_code == 0, result.output
     chosen = profile.load(path)
     assert len(chosen.cells) == 4
     assert chosen.order[-3:] == ("slow", "wrong", "tempting")
@@ -403,7 +420,7 @@ def test_a_planted_slow_and_planted_wrong_backends_never_win_and_are_listed(pick
         assert cell.winner in {info.name for info in sce.backends()} - {"slow", "wrong", "tempting", "naive"}
         assert not {"slow", "wrong", "tempting"} & {*cell.tied}
         assert cell.of("slow").rejected is None
-        assert cell.of("slow").ratio_low > 1.5
+        assert cell.of("slow").ratio_low >= 5.9
         for name in ("wrong", "tempting"):
             assert cell.of(name).rejected.startswith("fails ")
             assert "times the error bound" in cell.of(name).rejected
@@ -417,7 +434,7 @@ def test_a_planted_slow_and_planted_wrong_backends_never_win_and_are_listed(pick
 def test_from_measuring_to_production(pick, tmp_path):
     result = pick("--shapes", "16x10,64x200", "--threads", "1", "--objective", "time", "--deny", "numba")
     path = tmp_path / "data" / "softmax_ce" / "profile.json"
-    assert result.exit_code in (0, 3), result.output
+    assert result.exit_code == 0, result.output
     assert f"Profile written to {path}" in result.output
     record = json.loads(path.read_text())
     jsonschema.Draft202012Validator(schema()).validate(record)
@@ -547,9 +564,42 @@ def test_a_contaminated_session_replaces_no_profile_unless_told_to(pick, contami
 
 def test_a_dry_run_writes_nothing(pick, tmp_path):
     result = pick("--shapes", "16x10", "--op", "forward", "--allow", "numpy", "--dry-run")
-    assert result.exit_code in (0, 3)
+    assert result.exit_code == 0, result.output
     assert "Nothing was written: --dry-run." in result.output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_a_profile_goes_to_a_pipe_or_to_standard_output(pick, contaminated, tmp_path):
+    """There is no old one to keep, whatever the session was like."""
+    asked = ("--shapes", "16x10", "--op", "forward", "--allow", "numpy,cython", "--output")
+    result = pick(*asked, "-")
+    assert result.exit_code == 3, result.output
+    jsonschema.Draft202012Validator(schema()).validate(json.loads(result.stdout))
+    assert [(cell["rows"], cell["classes"]) for cell in json.loads(result.stdout)["cells"]] == [(16, 10)]
+    assert "CONTAMINATED" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "it is a pipe that nobody reads from" in pick(*asked, pipe).stderr
+    reader = Reader(pipe)
+    result = pick(*asked, pipe)
+    assert result.exit_code == 3
+    jsonschema.Draft202012Validator(schema()).validate(json.loads(reader.all()))
+    assert pipe.is_fifo()
+
+
+def test_where_production_looks_is_looked_at_before_anything_is_measured(pick, tmp_path, monkeypatch):
+    monkeypatch.setattr(picking, "pick", lambda *_: pytest.fail("it measured"))
+    (tmp_path / "data").touch()  # no folder
+    result = pick("--shapes", "16x10")
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+    assert "--output names a file" in result.stderr
+    (tmp_path / "data").unlink()
+    monkeypatch.setattr(files, "_create", lambda _path: files.os.open("/dev/null/x", 0))
+    assert pick("--shapes", "16x10").exit_code == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_own_arrays_are_picked_on(pick, tmp_path):
@@ -558,7 +608,7 @@ def test_own_arrays_are_picked_on(pick, tmp_path):
     np.save(tmp_path / "y.npy", rng.integers(0, 6, 40))
     own = ("--logits", tmp_path / "x.npy", "--targets", tmp_path / "y.npy")
     path = tmp_path / "p.json"
-    assert pick(*own, "--op", "fused", "--output", path).exit_code in (0, 3)
+    assert pick(*own, "--op", "fused", "--output", path).exit_code == 0
     assert [(cell.rows, cell.classes) for cell in profile.load(path).cells] == [(40, 6)]
 
 
@@ -567,15 +617,15 @@ def test_memory_and_cold_start_are_measured_in_fresh_processes(pick, tmp_path, m
     path = tmp_path / "p.json"
     asked = ("--shapes", "256x1000", "--op", "fused", "--allow", "numpy,cython", "--output", path)
     result = pick(*asked, "--objective", "memory", "--also", "coldstart")
-    assert result.exit_code in (0, 3), result.output
+    assert result.exit_code == 0, result.output
     (cell,) = profile.load(path).cells
     for name in ("numpy", "cython"):
         one = cell.of(name)
         if sys.platform == "linux":
             assert 0 <= one.memory < 8 * 256 * 1000  # not as much as an array more
-        assert 1e-4 < one.cold_start < 10
-        assert one.cached_start == pytest.approx(one.cold_start, rel=0.5)  # nothing is compiled
-    assert pick(*asked, "--objective", "coldstart").exit_code in (0, 3)
+        assert one.cold_start > 0
+        assert one.cached_start == pytest.approx(one.cold_start)  # nothing is compiled: both are one figure
+    assert pick(*asked, "--objective", "coldstart").exit_code == 0
     chosen = profile.load(path)
     costs = {one.backend: one.cold_start for one in chosen.cells[0].measured if one.rejected is None}
     assert chosen.objective == "coldstart"

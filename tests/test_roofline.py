@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+import clocks
 from softmax_ce_bench import ceilings, peers, timing, workloads
 from softmax_ce_bench.report.record import as_text
 from softmax_ce_bench.roofline import (
@@ -288,11 +290,15 @@ def test_the_pools_cost_is_measured_or_why_not(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs the command on tiny arrays, with short samples and without the libraries that take seconds to import."""
+    """Runs the command on tiny arrays, on a quiet machine of two CPUs, and without the libraries that take seconds to
+    import."""
+    clock = clocks.quiet_machine(monkeypatch)
+    monkeypatch.setattr(run, "run", partial(run.run, clock=clock))
+    monkeypatch.setattr(run, "available_cpus", lambda: 2)
     without = tuple(peer for peer in peers.PEERS if peer.name in ("numpy-written", "scipy"))
     monkeypatch.setattr(peers, "PEERS", (*without, replace(peers.BY_NAME["torch"], modules=("no_such_module",))))
     whole = timing.measure
-    short = {"most_rounds": 2, "sample_seconds": 1e-5}
+    short = {"most_rounds": 2}
     monkeypatch.setattr(timing, "measure", lambda *sides, **options: whole(*sides, **(options | short)))
     monkeypatch.setattr(pool_cost, "_SETTLE_SECONDS", 0.0)
     monkeypatch.delenv("COLUMNS", raising=False)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import re
+import socket
+import threading
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import jsonschema
@@ -14,7 +19,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import clocks
 from softmax_ce_bench import cli
+from softmax_ce_bench import compare as comparing
 from softmax_ce_bench.compare.model import BreakEven, Ceiling, ColdStart, Control, DigitsFit, NotMeasured, Run
 from softmax_ce_bench.report import comparison, difference, markdown, record
 from softmax_ce_bench.stats import Ratio
@@ -121,7 +128,8 @@ def test_a_record_that_json_cannot_hold_is_no_text():
 
 DEEP = "[" * 100_000
 HOSTILE = [
-    ("", "is not JSON, or not all of it is there"),
+    ("", "is no record: it is empty"),
+    ("{", "is not JSON, or not all of it is there"),
     ("[1]", "it is no record of a comparison"),
     ('{"schema": "softmax-ce/info", "version": 1}', "it is no record of a comparison"),
     (DEEP, "nested too deeply"),
@@ -155,7 +163,6 @@ def test_a_file_that_is_no_record_is_refused_in_one_line(tmp_path, content, mess
         (lambda r: r.update(cells={}), "cells must be a list, not dict"),
         (lambda r: r["cells"][0].update(rounds=19), "there must be 19 times, one a round"),
         (lambda r: r["cells"][0].update(rounds=1.5), "cells[0].rounds must be a whole number, not 1.5"),
-        (lambda r: r["machine"].update(cpu="\x1b[2J"), "machine.cpu has characters that cannot be printed"),
         (lambda r: r["machine"].update(colour="red"), "machine.'colour' is not a field of the format"),
         (lambda r: r["cells"][0]["entries"].pop(0), "cells[0].entries must have each candidate once, 'numpy' among"),
         (lambda r: r["cells"][0]["entries"][1].update(name="zz"), "'zz' is not among the candidates"),
@@ -318,12 +325,12 @@ def test_exit_codes_tell_slower_from_refused_from_inconclusive(tmp_path):
 
 def test_other_machines_are_refused_and_the_fields_named(tmp_path):
     here, there = timed(1e-3), timed(1e-3, seed=1)
-    there = replace(there, machine=replace(there.machine, cpu="another CPU", cpus_available=4, python="4"))
+    there = replace(there, machine=replace(there.machine, cpu="another CPU", cpus_installed=4, python="4"))
     refused = run_diff(tmp_path, here, there)
     assert refused.exit_code == 2
     said = " ".join(refused.stderr.split())
     assert "from different machines, where times mean nothing side by side: " in said
-    assert "cpu: a CPU and another CPU; cpus available: 2 and 4. --force" in said
+    assert "cpu: a CPU and another CPU; cpus installed: 2 and 4. --force" in said
     forced = run_diff(tmp_path, here, there, "--force")
     assert forced.exit_code == 0
     assert "python: 3 and 4" in " ".join(forced.stdout.split())
@@ -347,3 +354,225 @@ def test_runs_with_nothing_in_common_are_refused(tmp_path):
     assert "buffers in one and allocated in the other" in " ".join(
         run_diff(tmp_path, timed(1e-3), allocated).stderr.split()
     )
+
+
+# Characters that cannot be printed
+
+STRANGE = (
+    "\u00a0", "\u3000", "\u202f", "\u200d", "\t", "\n", "\r", "\x00", "\x07", "\x1b[31m", "\x9b2J", "\x7f", "\u202e",
+    "\u2028", "\ufeff", "\udcff", "\ud800", "\ue000", "\U000e0001",
+)  # fmt: skip
+FREE = {
+    "date", "command", "cpu", "instruction_sets", "os", "python", "softmax_ce", "commit", "packages",
+    "thread_variables", "title", "version", "details", "includes", "why_unavailable", "how_to_get", "key", "regime",
+    "set", "reason", "why_no_ceilings", "failed", "peak_memory_cell", "cell", "not_measured",
+}  # fmt: skip
+
+
+def strange_run(odd):
+    """A run in whose strings, but for those of which there are a few, such characters occur."""
+    plain = record.as_dict(full_run())
+    plain["command"] = ["compare", "--json", f"a{odd}b.json"]
+    plain["machine"].update(thread_variables={"OMP_NUM_THREADS": "1"}, commit="abc", packages={"numpy": "2"})
+    plain["candidates"][1].update(available=False, why_unavailable="it is not there", how_to_get="pip install it")
+
+    def spoilt(value, free):
+        if isinstance(value, dict):
+            return {key: spoilt(item, key in FREE or (free and key not in FREE)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [spoilt(item, free) for item in value]
+        return f"{value}{odd}" if isinstance(value, str) and free else value
+
+    for part in ("date", "machine", "not_measured"):
+        plain[part] = spoilt(plain[part], part != "machine")
+    for part in ("candidates", "cells", "cold_starts"):
+        for each in plain[part]:
+            each.update({key: spoilt(item, True) for key, item in each.items() if key in FREE})
+    for cell in plain["cells"]:
+        cell["inputs"].update({key: f"{cell['inputs'][key]}{odd}" for key in ("name", "set", "regime")})
+        for entry in cell["entries"]:
+            entry["reason"] = entry["reason"] and f"{entry['reason']}{odd}"
+    for start in plain["cold_starts"]:
+        for even in start["break_even"]:
+            even["cell"] += odd
+    return plain
+
+
+def unprintable(text):
+    return {character for character in text if not character.isprintable()} - {"\n"}
+
+
+@pytest.mark.parametrize("odd", STRANGE, ids=ascii)
+def test_a_record_of_any_characters_is_read_and_shown_without_them(odd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = strange_run(odd)
+    text = record.as_text(plain)
+    (tmp_path / "run.json").write_bytes(text.encode("utf-8"))
+    assert odd in plain["machine"]["cpu"]
+    assert json.loads(text) == plain
+    run = record.load(tmp_path / "run.json")
+    assert record.as_dict(run) == plain
+    shown = ascii(odd)[1:-1] if odd != "\udcff" else "\\xff"
+    result = CliRunner().invoke(cli.main, ["show", "run.json", "-v", "--markdown", "a.md", "--html", "a.html"])
+    assert result.exit_code == 0, result.output
+    page, tables = (tmp_path / "a.html").read_text("utf-8"), (tmp_path / "a.md").read_text("utf-8")
+    for text in (result.stdout, page, tables):
+        assert unprintable(text) == set()
+    assert f"a CPU{shown}" in result.stdout
+    assert f"a CPU{shown}" in page
+    assert f"made{shown}" in " ".join(result.stdout.split())
+    assert odd == "\n" or odd not in result.stdout + page + tables
+    (tmp_path / "other.json").write_text(record.as_text(record.as_dict(full_run())), encoding="utf-8")
+    for command in (["diff", "run.json", "run.json"], ["diff", "run.json", "other.json"]):
+        result = CliRunner().invoke(cli.main, command)
+        assert result.exit_code == (0 if command[1] == command[2] else 2), result.output
+        assert unprintable(result.output) == set()
+
+
+def test_a_name_of_any_characters_is_measured_recorded_and_shown(tmp_path, monkeypatch):
+    """From the command line to the record and back: the arrays' names, and the outputs' own."""
+    monkeypatch.chdir(tmp_path)
+    odd = "a, b\u00a0\u3000\u202f\u200d\t\n\x1b[31m\udcff"
+    np.save(f"x{odd}.npy", np.eye(4, 3, dtype=np.float32))
+    np.save(f"y{odd}.npy", np.zeros(4, int))
+    clock = clocks.quiet_machine(monkeypatch)
+    monkeypatch.setattr(comparing, "run", partial(comparing.run, clock=clock))
+    words = ["compare", "--logits", f"x{odd}.npy", "--targets", f"y{odd}.npy", "--backend", "numpy", "--peers", "none"]
+    words += ["--json", f"{odd}.json", "--html", f"{odd}.html"]
+    monkeypatch.setattr("sys.argv", ["softmax-ce", *words])
+    result = CliRunner().invoke(cli.main, words)
+    assert result.exit_code == 0, result.output
+    assert unprintable(result.output) == set()
+    assert "Record written to a, b\\xa0\\u3000\\u202f\\u200d\\t\\n\\x1b[31m\\xff.json" in result.stdout
+    kept = record.load(tmp_path / f"{odd}.json")
+    assert kept.command == tuple(words)
+    assert kept.cells[0].inputs.name == f"x{odd}.npy"
+    assert unprintable((tmp_path / f"{odd}.html").read_text("utf-8")) == set()
+    assert CliRunner().invoke(cli.main, ["show", f"{odd}.json"]).stdout in result.stdout
+    refused = CliRunner().invoke(cli.main, ["show", f"{odd}.yaml"])
+    assert refused.exit_code == 2
+    assert unprintable(refused.output) == set()
+
+
+# Files that end late or never
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/dev/zero", "/dev/zero is a device, not a file"),
+        ("/dev/null", "is a device, not a file"),
+        ("/dev/random", "is a device, not a file"),
+        ("link", "link is a device, not a file"),
+        ("folder", "folder is a folder, not a file"),
+        ("pipe", "pipe is no record: it is empty"),
+        ("socket", "socket cannot be read"),
+        ("loop", "loop cannot be read"),
+        ("empty", "empty is no record: it is empty"),
+        ("sparse", "sparse is larger than any record"),
+        ("a" * 300, "cannot be read: File name too long"),
+    ],
+)
+def test_what_is_no_file_is_refused(name, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    os.mkfifo("pipe")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket")
+    with open("sparse", "wb") as sparse:
+        sparse.truncate(1 << 40)
+    for command in (["show", name], ["diff", name, name]):
+        result = CliRunner().invoke(cli.main, command)
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
+def test_a_record_comes_through_a_pipe(stored):
+    ours, theirs = os.pipe()
+    writer = threading.Thread(target=lambda: [os.write(theirs, stored.read_bytes()), os.close(theirs)])
+    writer.start()
+    try:
+        assert record.load(Path(f"/dev/fd/{ours}")) == full_run()
+    finally:
+        writer.join(300)
+        os.close(ours)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
+def test_a_pipe_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(record, "LARGEST", 1000)
+    ours, theirs = os.pipe()
+    os.write(theirs, b" " * 2000)
+    with pytest.raises(record.RecordError, match="is larger than any record: more than 1000 bytes"):
+        record.load(Path(f"/dev/fd/{ours}"))
+    os.close(ours)
+    os.close(theirs)
+
+
+# Machines
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Linux-6.1.0-x86_64-with-glibc2.36", "Linux-6.8.12-x86_64-with-glibc2.39", True),
+        ("Linux-6.1.0-13-amd64-x86_64-with-glibc2.36", "Linux-6.1.0-18-cloud-amd64-x86_64-with-glibc2.36", True),
+        ("Linux-5.15.0-1019-aws-aarch64-with-glibc2.35", "Linux-6.2.0-aarch64-with-glibc2.35", True),
+        ("Linux-6.1.0-x86_64-with-glibc2.36", "Linux-6.1.0-x86_64-with-libc", True),
+        ("macOS-14.4-arm64-arm-64bit", "macOS-15.0.1-arm64-arm-64bit", True),
+        ("Windows-10-10.0.19045-SP0", "Windows-11-10.0.22631-SP0", True),
+        ("Linux-6.1.0-x86_64-with-glibc2.36", "Linux-6.1.0-aarch64-with-glibc2.36", False),
+        ("Linux-6.1.0-x86_64-with-glibc2.36", "Windows-10-10.0.19045-SP0", False),
+        ("macOS-14.4-arm64-arm-64bit", "macOS-14.4-x86_64-i386-64bit", False),
+        ("macOS-14.4-arm64-arm-64bit", "Linux-6.1.0-aarch64-with-glibc2.36", False),
+        ("an OS", "another OS", False),
+        ("", "Linux-6.1.0-x86_64", False),
+    ],
+)
+def test_a_new_release_of_the_system_is_the_same_machine(one, other, same, tmp_path):
+    here, there = timed(1e-3), timed(1e-3, seed=1)
+    here = replace(here, machine=replace(here.machine, os=one))
+    there = replace(there, machine=replace(there.machine, os=other))
+    result = run_diff(tmp_path, here, there)
+    said = " ".join(result.output.split())
+    assert result.exit_code == (0 if same else 2), said
+    assert f"os: {one} and {other}" in said if same else "os: " in said
+
+
+def test_thread_variables_may_differ_and_are_told(tmp_path):
+    here, there = timed(1e-3), timed(1e-3, seed=1)
+    there = replace(there, machine=replace(there.machine, thread_variables={"MKL_NUM_THREADS": "1"}))
+    result = run_diff(tmp_path, here, there)
+    assert result.exit_code == 0
+    assert "thread variables: none and MKL_NUM_THREADS=1" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("threads", "cpus", "compared"),
+    [
+        ((None, None), (2, 2), 2), ((None, 1), (2, 1), 1), ((1, 2), (2, 1), 1), ((1, 2), (4, 2), 2),
+        ((2, 4), (4, 2), 1), ((None, None), (2, 1), 0), ((2, 3), (2, 1), 0), ((3, 3), (2, 2), 2),
+    ],
+)  # fmt: skip
+def test_cells_are_compared_whose_threads_had_a_cpu_each_in_both(threads, cpus, compared, tmp_path):
+    runs = []
+    for seed, count in enumerate(cpus):
+        run = timed(1e-3, seed=seed)
+        (cell,) = run.cells
+        cells = [replace(cell, key=f"cell {k}", threads=asked) for k, asked in enumerate(threads)]
+        runs.append(replace(run, cells=cells, machine=replace(run.machine, cpus_available=count)))
+    result = run_diff(tmp_path, *runs)
+    said = " ".join(result.output.split())
+    if not compared:
+        assert result.exit_code == 2
+        assert f"they could use {cpus[0]} and {cpus[1]} CPUs" in said
+        return
+    assert result.exit_code == 0, said
+    assert f"None of {3 * 2 * compared} timings" in said
+    assert ("Not compared, since the two runs could use different numbers of CPUs: " in said) == (compared < 2)

@@ -179,7 +179,7 @@ def test_nobody_works_after_the_caller_has_left() -> None:
 
     def task(start: int, stop: int) -> None:
         if threading.current_thread() is threading.main_thread():
-            working.acquire(timeout=5)  # until a helper is at work
+            working.acquire(timeout=300)  # until a helper is at work
             raise KeyboardInterrupt
         busy.append(1)
         working.release()
@@ -236,7 +236,7 @@ def test_calls_within_calls_and_side_by_side(backend: str) -> None:
         for caller in callers:
             caller.start()
         for caller in callers:
-            caller.join(timeout=60)
+            caller.join(timeout=300)
     assert not any(caller.is_alive() for caller in callers)
     assert wrong == []
     inner: list[Any] = []
@@ -467,7 +467,7 @@ def test_an_error_in_a_helper_s_team_reaches_the_caller() -> None:
 
         def work(self, helping: bool) -> bool:
             if not helping:
-                assert self._cancelled.wait(30), "nobody is told to stop"
+                assert self._cancelled.wait(300), "nobody is told to stop"
                 return False
             self._failed.set()
             raise MemoryError("no scratch")
@@ -502,7 +502,7 @@ def test_eight_callers_at_once(shape: tuple[int, int], backend: str) -> None:
         for caller in callers:
             caller.start()
         for caller in callers:
-            caller.join(timeout=60)
+            caller.join(timeout=300)
     assert not any(caller.is_alive() for caller in callers)
     assert wrong == []
 

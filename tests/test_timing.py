@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from softmax_ce.contract import BackendInfo
 from softmax_ce_bench import load, timing
 from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio, paired_ratio
 
@@ -242,16 +243,64 @@ def test_load_of_others_is_what_is_left_of_everybody():
     assert load.cpus_of_others(before, after) == 1.0  # 9 s in all, 5 of them our own, in 4 s
     assert load.cpus_of_others(None, after) is None
     assert load.cpus_of_others(before, load.Reading(10.1, 101.0, 7.0)) is None  # too short to tell
-    assert load.is_crowded(1.0, wanted=2, installed=2)
-    assert not load.is_crowded(1.0, wanted=2, installed=8)
-    assert not load.is_crowded(None, wanted=2, installed=2)
 
 
 def test_load_reads_the_systems_counters(tmp_path):
     stat = tmp_path / "stat"
-    stat.write_text("cpu  100 20 300 99999 555 6 7 8 50 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
+    stat.write_text("cpu  100 20 300 99999 555 6 7 8 50 0\nintr 1 2\n")
     reading = load.read(stat)
     if reading is None:
         pytest.skip("no clock ticks on this system")
     assert reading.everybody * os.sysconf("SC_CLK_TCK") == pytest.approx(100 + 20 + 300 + 6 + 7 + 8)
     assert load.read(tmp_path / "missing") is None
+
+
+def test_only_the_cpus_that_this_process_may_use_are_looked_at(tmp_path, monkeypatch):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  9 9 9 9 9 9 9 9\ncpu0 1 0 0 7 7 0 0 0\ncpu1 0 20 0 7 7 0 0 0\ncpu2 0 0 300 7 7 0 0 9\n")
+    for usable, ticks in (({0}, 1), ({1}, 20), ({0, 2}, 310), ({7}, 54)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, usable=usable: usable, raising=False)
+        reading = load.read(stat)
+        if reading is None:
+            pytest.skip("no clock ticks on this system")
+        assert reading.everybody * os.sysconf("SC_CLK_TCK") == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("others", "threads", "usable", "crowded"),
+    [
+        (1.0, 1, 2, False),  # a thread, and a CPU for it beside the one that is busy
+        (1.0, 2, 2, True),
+        (0.15, 2, 2, False),  # the system's own background
+        (1.2, 1, 2, True),
+        (2.0, 1, 2, True),
+        (1.0, 1, 1, True),  # on the one CPU that this process may use
+        (0.05, 1, 1, False),
+        (1.0, 8, 2, True),  # more threads than CPUs want no more than these
+        (0.1, 8, 2, False),
+        (6.0, 2, 8, False),
+        (6.5, 2, 8, True),
+        (None, 2, 2, False),
+    ],
+)
+def test_a_cell_is_crowded_where_its_threads_had_no_cpu(others, threads, usable, crowded, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(usable)), raising=False)
+    assert load.is_crowded(others, threads) is crowded
+
+
+def test_the_threads_of_a_call_are_those_that_the_pool_would_give_it(monkeypatch):
+    monkeypatch.setattr(load.pool, "available_cpus", lambda: 4)
+    early, late = (BackendInfo("a", "a", serial_elements=size) for size in (10_000, 1_000_000))
+    for asked, shape, backends, right in (
+        (None, (10, 10), (early, late), 1),
+        (None, (100, 100), (late,), 1),
+        (None, (100, 100), (early, late), 4),  # a row counts as 24 classes more than it has
+        (None, (1000, 1), (early,), 4),
+        (None, (100, 10), (early,), 1),
+        (None, (1000, 1000), (late,), 4),
+        (1, (1000, 1000), (early, late), 1),
+        (1, (10**5, 10**5), (early,), 1),
+        (3, (10, 10), (late,), 3),
+        (None, (10**5, 10**5), (), 1),
+    ):
+        assert load.threads_used(asked, *shape, backends) == right, (asked, shape)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import warnings
+from pathlib import Path
+
 import click
 import numpy as np
 import pytest
@@ -149,6 +154,51 @@ def test_a_truncated_file_a_folder_and_a_pickle(files, tmp_path):
     np.save(logits, np.array([{}]), allow_pickle=True)
     with pytest.raises(WorkloadError, match="Python objects"):
         from_files(logits, targets)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((10**12, 10**12), "<f4"), ((2**32, 2**32), "<f4"), ((2**62, 2), "<f8"), ((2**63 - 1, 1), "<f4"),
+        ((2**40, 2**20, 16), "|u1"), ((10**12, 10), "<f2"), ((1, 2**64), "<f4"), ((10**9,), "|V4096"),
+        ((2**21, 2**21, 2**22), "<i8"), ((10**5, 10**5), "<f4"),
+    ],
+)  # fmt: skip
+def test_a_header_that_promises_more_than_is_there(tmp_path, shape, dtype):
+    """Refused, and by nothing but the error: the tests turn each warning of NumPy's into another one."""
+    path = tmp_path / "array.npy"
+    text = str({"descr": dtype, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(WorkloadError, match="cannot be read: ") as caught:
+            workloads.load_array(path)
+    assert warned == []
+    assert "\n" not in str(caught.value)
+    assert "warning" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(("version", "size"), [(1, 65_535), (2, 65_537), (2, 2**32 - 1), (3, 10**9)])
+def test_a_header_that_is_larger_than_any(tmp_path, version, size):
+    path = tmp_path / "array.npy"
+    field = size.to_bytes(2 if version == 1 else 4, "little")
+    with path.open("wb") as file:
+        file.write(b"\x93NUMPY" + bytes([version, 0]) + field)
+        file.truncate(size + 100)
+    with pytest.raises(WorkloadError, match="cannot be read: "):
+        workloads.load_array(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "pipe", "link", "socket", "."])
+def test_what_is_no_file_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    os.symlink("pipe", "link")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket")
+    with pytest.raises(WorkloadError, match="cannot be read: it is a folder, pipe, socket or device, not a file"):
+        workloads.load_array(Path(name))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from softmax_ce import threads as pool
+from softmax_ce.contract import BackendInfo
 
 _SHORTEST = 0.5  # seconds; the kernel counts in hundredths
 _ROOM = 0.1  # of the CPUs wanted: less is the system's own background
@@ -17,23 +21,39 @@ _ROOM = 0.1  # of the CPUs wanted: less is the system's own background
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Seconds since some moment: on the clock, used on all CPUs by everybody, and by this process."""
+    """Seconds since some moment: on the clock, used by everybody on the CPUs that this process may use, and by this
+    process."""
 
     clock: float
     everybody: float
     own: float
 
 
+def usable_cpus() -> set[int]:
+    """The numbers of the CPUs that this process may run on."""
+    try:
+        return os.sched_getaffinity(0)
+    except (AttributeError, OSError):  # not Linux
+        return set(range(os.cpu_count() or 1))
+
+
 def read(stat: Path = Path("/proc/stat")) -> Reading | None:
     """A reading, on Linux; None elsewhere."""
     try:
-        fields = [int(field) for field in stat.read_text().split(maxsplit=9)[1:9]]
+        lines = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu")]
         ticks = os.sysconf("SC_CLK_TCK")
+        names = {f"cpu{number}" for number in usable_cpus()}
+        # Some sandboxes have the sum of all CPUs alone.
+        used = sum(map(_ticks, [line for line in lines if line[0] in names] or lines[:1]))
     except (OSError, ValueError, AttributeError):
         return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
     own = os.times()
-    return Reading(time.monotonic(), (user + nice + system + irq + softirq + steal) / ticks, own.user + own.system)
+    return Reading(time.monotonic(), used / ticks, own.user + own.system)
+
+
+def _ticks(line: list[str]) -> int:
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line[1:9])
+    return user + nice + system + irq + softirq + steal
 
 
 def cpus_of_others(before: Reading | None, after: Reading | None) -> float | None:
@@ -50,6 +70,57 @@ def cpus_of_others(before: Reading | None, after: Reading | None) -> float | Non
     return max(0.0, used / (after.clock - before.clock))
 
 
-def is_crowded(others: float | None, wanted: int, installed: int) -> bool:
-    """Whether others left fewer CPUs than `wanted` threads need."""
-    return others is not None and others > max(0, installed - wanted) + _ROOM * wanted
+def is_crowded(others: float | None, threads: int) -> bool:
+    """Whether others left too few of the CPUs that this process may use for so many threads of it.
+
+    Parameters
+    ----------
+    others : float or None
+        As from :func:`cpus_of_others`.
+    threads : int
+        That were at work, at most.
+    """
+    usable = len(usable_cpus())
+    wanted = min(threads, usable)
+    return others is not None and others > usable - wanted + _ROOM * wanted
+
+
+def threads_used(asked: int | None, n_rows: int, n_classes: int, backends: Iterable[BackendInfo]) -> int:
+    """The most threads that a call of one of some backends works on.
+
+    Parameters
+    ----------
+    asked : int or None
+        The call's `threads`. None: as many as its size is worth.
+    n_rows, n_classes : int
+    backends : iterable of BackendInfo
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    return max((_used(asked, n_rows, n_classes, info.serial_elements) for info in backends), default=1)
+
+
+def _used(asked: int | None, n_rows: int, n_classes: int, serial_elements: int) -> int:
+    """What the pool decides, asked of it by a call that does nothing."""
+    found = [1]
+
+    class Team:
+        helpers = 0
+
+        def __init__(self, threads: int, longest: int) -> None:
+            found.append(threads)
+
+        def work(self, helping: bool) -> bool:
+            return False
+
+        def cancel(self) -> None:
+            pass
+
+        def settled(self) -> bool:
+            return True
+
+    pool.run(lambda start, stop: None, n_rows, n_classes, asked, serial_elements=serial_elements, team=Team)
+    return found[-1]

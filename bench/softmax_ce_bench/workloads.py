@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from softmax_ce_bench import digits
 
 IGNORE_INDEX = -100
 _MAGIC = b"\x93NUMPY"
+_LONGEST_HEADER = 1 << 16  # bytes; NumPy would read as many as the file says, and then refuse
 
 
 class WorkloadError(ValueError):
@@ -272,11 +276,16 @@ def load_array(path: Path) -> Any:
         There is none; the message is one line.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # asked before it is opened: a pipe may have no other end
+            raise WorkloadError(f"{path} cannot be read: it is a folder, pipe, socket or device, not a file")
         with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
+            magic, rest = file.read(len(_MAGIC)), file.read(6)
         if magic != _MAGIC:  # told here: numpy.load would advise to unpickle the file
             raise WorkloadError(f"{path} is not an .npy array; numpy.save writes one")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        if int.from_bytes(rest[2:4] if rest[:1] == b"\1" else rest[2:6], "little") > _LONGEST_HEADER:
+            raise WorkloadError(f"{path} cannot be read: its header is larger than any array's")
+        with warnings.catch_warnings(action="ignore"):  # a shape whose product no integer holds is an error too
+            return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise WorkloadError(f"{path}: no such file") from None
     except WorkloadError:

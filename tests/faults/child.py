@@ -15,7 +15,7 @@ SHARED = {"SOFTMAX_CE_SERIAL_ELEMENTS": "65536"}  # threads share what the scena
 
 
 def python(
-    code: str, *, timeout: float = 60, command: Sequence[str] = (sys.executable,), **environment: str
+    code: str, *, timeout: float = 300, command: Sequence[str] = (sys.executable,), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """How a fresh interpreter ended that ran this; it can import scenario.py. A hang is a TimeoutExpired."""
     paths = environment.pop("PYTHONPATH", ""), str(HERE), os.environ.get("PYTHONPATH", "")
@@ -39,7 +39,7 @@ def _end_session(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def survive(code: str, *, timeout: float = 60, command: Sequence[str] = (sys.executable,), **environment: str) -> str:
+def survive(code: str, *, timeout: float = 300, command: Sequence[str] = (sys.executable,), **environment: str) -> str:
     """What it printed; it must have ended by itself and with exit code 0."""
     done = python(code, timeout=timeout, command=command, **environment)
     assert done.returncode == 0, f"ended with {ending(done)}\n{done.stdout}\n{done.stderr}"

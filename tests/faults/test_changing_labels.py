@@ -63,7 +63,7 @@ changer = threading.Thread(target=change)
 changer.start()
 results = errors = 0
 end = time.monotonic() + 0.5
-while time.monotonic() < end:
+while time.monotonic() < end or results + errors < 4:
     try:
         sce.cross_entropy_with_grad(x, y, reduction="none", backend={backend!r}, threads=2, grad_out=grad)
         results += 1
@@ -71,7 +71,6 @@ while time.monotonic() < end:
         errors += 1
 stop.set()
 changer.join()
-assert results + errors > 3, (results, errors)
 """
     )
 

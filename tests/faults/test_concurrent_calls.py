@@ -78,7 +78,7 @@ print(threading_layer())
 def test_the_user_s_own_prange_beside_ours(layer: str, first: bool) -> None:
     for name in ("numba", "cython"):
         available(name)
-    done = python(PRANGE.format(first=first), timeout=120, NUMBA_THREADING_LAYER=layer)
+    done = python(PRANGE.format(first=first), timeout=300, NUMBA_THREADING_LAYER=layer)
     if "No threading layer could be loaded" in done.stderr:
         pytest.skip(f"Numba has no threading layer {layer} here")
     assert (done.returncode, done.stdout.strip()) == (0, layer), done.stderr
@@ -103,7 +103,7 @@ callers = [threading.Thread(target=lambda: [total(x) for _ in range(1000)]) for 
 for caller in callers: caller.start()
 for caller in callers: caller.join()
 """,
-        timeout=120,
+        timeout=300,
         NUMBA_THREADING_LAYER="workqueue",
     )
     assert done.returncode != 0

@@ -10,22 +10,26 @@ from child import survive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs address space without memory")
 
-LIMIT = 1.0  # seconds; 0.05 and a little on an idle machine (docs/reliability.md)
-
+# 0.05 s and a little on an idle machine (docs/reliability.md), in a call that would take some seconds. Here: a quarter
+# of the CPU time that the whole call would take, so that neither a slow machine nor a busy one fails.
 INTERRUPT = """
 import os, signal, threading, time, numpy as np, scenario, zeros, softmax_ce as sce
 x = zeros.zeros({shape}, {dtype!r})
 y = np.zeros(len(x), np.int64)
 scenario.check({backend!r})
+part = x[: len(x) // 256] if len(x) >= 256 else x[:1, : x.size // 256]
+begun = time.process_time()
+sce.cross_entropy(part, y[: len(part)], backend={backend!r}, threads={threads})
+whole = 256 * (time.process_time() - begun)
 sent = []
 def interrupt():
-    sent.append(time.perf_counter())
+    sent.append(time.process_time())
     os.kill(os.getpid(), signal.SIGINT)
-threading.Timer(0.5, interrupt).start()
 try:
+    threading.Timer(0.5, interrupt).start()
     sce.cross_entropy(x, y, backend={backend!r}, threads={threads})
 except KeyboardInterrupt:
-    print(time.perf_counter() - sent[0])
+    print((time.process_time() - sent[0]) / whole)
 else:
     raise AssertionError("the call ended by itself: it is too short for this test")
 scenario.check({backend!r})
@@ -37,18 +41,18 @@ LONG = (1 << 26, 256)  # 64 GiB of float32: some seconds on the fastest backend
 @pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_an_interrupt_is_raised_within_the_call(backend: str, threads: int) -> None:
     code = INTERRUPT.format(shape=LONG, dtype="float32", backend=backend, threads=threads)
-    assert float(survive(code)) < LIMIT
+    assert float(survive(code)) < 0.25
 
 
 def test_in_a_staged_call() -> None:
     code = INTERRUPT.format(shape=LONG, dtype="float16", backend=None, threads=4)
-    assert float(survive(code)) < LIMIT
+    assert float(survive(code)) < 0.25
 
 
 def test_in_one_long_row() -> None:
     """Threads share it chunk by chunk."""
     code = INTERRUPT.format(shape=(2, 1 << 32), dtype="float32", backend=None, threads=1)
-    assert float(survive(code)) < LIMIT
+    assert float(survive(code)) < 0.25
 
 
 def test_a_second_interrupt_waits_for_the_helpers_too() -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect"
 
 
 def sweep(call: str, **environment: str) -> None:
-    done = python(f"import guarded; print('cases:', {call})", timeout=120, **environment)
+    done = python(f"import guarded; print('cases:', {call})", timeout=300, **environment)
     last = done.stdout.splitlines()[-1:]
     assert done.returncode == 0, f"{ending(done)} at {last}\n{done.stderr}"
     assert int(last[0].partition("cases: ")[2]) > 100

@@ -64,5 +64,5 @@ if hasattr(os, "fork"):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """,
-        timeout=120,
+        timeout=300,
     )

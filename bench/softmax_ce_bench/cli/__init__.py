@@ -6,10 +6,11 @@ import click
 
 import softmax_ce as sce
 from softmax_ce_bench.cli.check import check
-from softmax_ce_bench.cli.common import INTERRUPTED, WIDTH
+from softmax_ce_bench.cli.common import WIDTH
 from softmax_ce_bench.cli.compare import compare
 from softmax_ce_bench.cli.diff import diff
 from softmax_ce_bench.cli.gate import gate
+from softmax_ce_bench.cli.group import INTERRUPTED, Group
 from softmax_ce_bench.cli.info import info
 from softmax_ce_bench.cli.pick import pick
 from softmax_ce_bench.cli.show import show
@@ -17,7 +18,7 @@ from softmax_ce_bench.cli.show import show
 __all__ = ["INTERRUPTED", "WIDTH", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sce.__version__, prog_name="softmax-ce")
 def main() -> None:
     """Softmax cross-entropy on CPUs: compare the backends on this machine, check that they are right, pick one."""

@@ -9,6 +9,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from softmax_ce_bench.printable import printable
+
 REDRAW_SECONDS = 0.2
 _IN_MINUTES = 600.0  # seconds left, from which on they are told in minutes
 
@@ -60,7 +62,7 @@ class Bar:
         stage = text if stage is None else stage
         now = time.monotonic()
         if stage != self._stage or now - self._drawn > REDRAW_SECONDS:
-            self._shown.update(self._task, description=text, completed=done, left=_ends(left), refresh=True)
+            self._shown.update(self._task, description=printable(text), completed=done, left=_ends(left), refresh=True)
             self._stage, self._drawn = stage, now
 
 

@@ -1,24 +1,25 @@
-"""What the commands share: the console, files, errors in one line, and which backends were asked for."""
+"""What the commands share: the console, errors in one line, and which backends were asked for."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.segment import Segment
 
 import softmax_ce as sce
-from softmax_ce.profile.files import write_text
+from softmax_ce_bench.cli.group import INTERRUPTED
 from softmax_ce_bench.compare.model import Run
+from softmax_ce_bench.printable import text
 
 WIDTH = 100  # of tables in a file or a pipe
-_FOR_A_PAGE = ("jinja2", "matplotlib")
-INTERRUPTED = 130  # what a shell reports for Ctrl-C
+_WIDTH_OF_NONE = 80  # where COLUMNS is 0
+_NARROWEST, _WIDEST = 40, 10_000  # in less, a table has columns that nothing is seen of
 
 
 class Refused(click.ClickException):
@@ -27,10 +28,47 @@ class Refused(click.ClickException):
     exit_code = 2
 
 
-def console(width: int = WIDTH) -> Console:
-    """Standard output. In a pipe or a file it is as wide as COLUMNS says, else `width`."""
-    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=width if piped else None, highlight=False, soft_wrap=False)
+def console(width: int = WIDTH, *, stderr: bool = False) -> Console:
+    """Standard output, or standard error. In a pipe or a file it is as wide as COLUMNS says, else `width`.
+
+    Characters that a terminal would obey are shown as escape sequences.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    columns = _columns() or (None if stream.isatty() else width)
+    # Without what rich would read itself: it takes 0 as it stands, and fails on digits such as a superscript.
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    made = Console(stderr=stderr, width=columns, highlight=False, soft_wrap=False, _environ=environment)
+    made.push_render_hook(_Escaping())
+    return made
+
+
+def _columns() -> int | None:
+    """The width that COLUMNS asks for; None where it says nothing that can be had."""
+    asked = os.environ.get("COLUMNS", "")
+    if not re.fullmatch(r"[0-9]{1,9}", asked):  # longer ones are no widths either
+        return None
+    return min(max(int(asked), _NARROWEST), _WIDEST) if int(asked) else _WIDTH_OF_NONE
+
+
+class _Escaping(RenderHook):
+    """Has a console show what it prints without control characters in it."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Wrap each."""
+        return [_Escaped(each) for each in renderables]
+
+
+class _Escaped:
+    def __init__(self, inner: ConsoleRenderable) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from _escaped(console.render(self._inner, options))
+
+
+def _escaped(segments: Iterable[Segment]) -> Iterator[Segment]:
+    for segment in segments:
+        yield segment if segment.control else Segment(text(segment.text), segment.style)
 
 
 def available(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -43,28 +81,6 @@ def available(names: tuple[str, ...]) -> tuple[str, ...]:
         except (ValueError, sce.BackendUnavailableError) as error:
             raise Refused(str(error)) from None
     return tuple(dict.fromkeys(names))
-
-
-def check_folder(option: str, path: Path | None) -> None:
-    """Refuse a file in a folder that is not there, before anything is measured for it."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise Refused(f"{option} {path}: there is no folder {path.absolute().parent}")
-
-
-def check_page(path: Path | None) -> None:
-    """Refuse --html before anything is measured for it, where it could not be written."""
-    check_folder("--html", path)
-    missing = [name for name in _FOR_A_PAGE if path is not None and find_spec(name) is None]
-    if missing:
-        raise Refused(f"--html needs {' and '.join(missing)}, not installed here: pip install 'softmax-ce[bench]'")
-
-
-def write(option: str, path: Path, text: str) -> None:
-    """Write a file, wholly or not at all."""
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise Refused(f"{option} {path}: {error.strerror or error}") from None
 
 
 def as_page(run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,16 @@ from rich.console import Console
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import peers, workloads
 from softmax_ce_bench.cli.bar import Bar, progress
-from softmax_ce_bench.cli.common import (
-    INTERRUPTED,
-    Refused,
-    as_page,
-    available,
-    check_folder,
-    check_page,
-    console,
-    write,
-)
+from softmax_ce_bench.cli.common import Refused, as_page, available
+from softmax_ce_bench.cli.group import INTERRUPTED
 from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Number, Several, Shapes, Weight
+from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs
 from softmax_ce_bench.compare import plan as planning
 from softmax_ce_bench.compare.model import Cell, Options, Run
+from softmax_ce_bench.printable import printable
 from softmax_ce_bench.report import comparison, markdown, record
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+_FILE = OutputFile()
 
 
 @click.command(short_help="Compare backends: speed, and error.")
@@ -97,25 +92,31 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--markdown", "markdown_file", type=_FILE, help="Also write the tables as Markdown.")
 @click.option("--html", "html_file", type=_FILE, help="Also write a page with pictures and tables, for a browser.")
 @click.option("-v", "--verbose", is_flag=True, help="A row for each candidate and operation, with all there is.")
+@click.pass_context
 def compare(
-    json_file: Path | None, markdown_file: Path | None, html_file: Path | None, verbose: bool, **asked: Any
-) -> None:
+    context: click.Context, /, json_file: Destination | None, markdown_file: Destination | None,
+    html_file: Destination | None, verbose: bool, **asked: Any,
+) -> None:  # fmt: skip
     """Compare the backends, and other libraries where installed: speed against NumPy's, and error against a
     high-precision reference.
 
     On handwritten digits, of which softmax regression is fitted with each backend's gradient, and on larger
-    shapes; on other sets or shapes; or on your own arrays (--logits and --targets).
+    shapes; on other sets or shapes; or on your own arrays (--logits and --targets). An output named - goes to standard
+    output, and the tables to standard error.
+
+    Exits with 0; 2 when something is wrong, or an output was not written.
     """
-    check_folder("--json", json_file)
-    check_folder("--markdown", markdown_file)
-    check_page(html_file)
+    outputs = Outputs(
+        {"--json": json_file, "--markdown": markdown_file, "--html": html_file},
+        (asked["logits"], asked["targets"], *context.meta.get(Weight.FILES, ())),
+    )
     plan = _plan(**asked)
     try:
         plan.check()
     except comparing.PlanError as error:
         raise Refused(str(error)) from None
-    shown_on = console()
-    interrupted = False
+    shown_on = outputs.console()
+    interrupted, broken = False, None
     narrator = _Narrator(shown_on, verbose)
     with progress(shown_on) as shown:
         narrator.bar = Bar(shown)
@@ -123,24 +124,29 @@ def compare(
             comparing.run(plan, narrator)
         except KeyboardInterrupt:
             interrupted = True
+        except Exception as error:  # what was measured until then is kept
+            broken = error
     run = narrator.run
-    if run is not None and (run.cells or not interrupted):
-        shown_on.print(comparison.closing(run), crop=False)
+    if run is not None and (run.cells or not (interrupted or broken)):
+        shown_on.print(comparison.closing(printable(run)), crop=False)
         if run.cells:
-            for option, path, what, made in (
-                ("--json", json_file, "Record", lambda run: record.as_text(record.as_dict(run))),
-                ("--markdown", markdown_file, "Tables", markdown.whole),
-                ("--html", html_file, "Report", as_page),
+            for option, what, make in (
+                ("--json", "Record", lambda run: record.as_text(record.as_dict(run))),
+                ("--markdown", "Tables", markdown.whole),
+                ("--html", "Report", as_page),
             ):
-                if path is not None:
-                    write(option, path, made(run))
-                    shown_on.print(f"{what} written to {path}", markup=False, soft_wrap=True)
+                written = outputs.write(option, partial(make, run))
+                if written is not None and not written.is_stdout:
+                    shown_on.print(f"{what} written to {written}", markup=False, soft_wrap=True)
     if interrupted:
         what = "What is shown above is complete up to the last table" if run and run.cells else "Nothing was measured"
         click.echo(f"Interrupted. {what}.", err=True)
         sys.exit(INTERRUPTED)
+    if broken is not None:
+        raise broken
     if run is None or not run.cells:
         raise Refused("nothing was measured within the time; a longer --time-budget gives more")
+    outputs.close()
 
 
 def _plan(
@@ -236,12 +242,12 @@ class _Narrator(comparing.Listener):
 
     def fitted(self, run: Run) -> None:
         """Show the fits."""
-        self._console.print(comparison.fit_table(run))
+        self._console.print(comparison.fit_table(printable(run)))
 
     def measured(self, run: Run, cell: Cell) -> None:
         """Show the cell."""
-        self._console.print(comparison.cell_table(run, cell, verbose=self._verbose))
+        self._console.print(comparison.cell_table(printable(run), printable(cell), verbose=self._verbose))
 
     def started_cold(self, run: Run) -> None:
         """Show the cold starts."""
-        self._console.print(comparison.cold_table(run))
+        self._console.print(comparison.cold_table(printable(run)))

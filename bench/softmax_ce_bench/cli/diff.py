@@ -9,6 +9,7 @@ import click
 
 from softmax_ce_bench.cli.common import Refused, console
 from softmax_ce_bench.cli.options import Number
+from softmax_ce_bench.printable import printable
 from softmax_ce_bench.report import difference, record
 
 SLOWER, INCONCLUSIVE = 1, 3
@@ -28,11 +29,11 @@ SLOWER, INCONCLUSIVE = 1, 3
 def diff(before: Path, after: Path, threshold: float, force: bool) -> None:
     """Compare AFTER with BEFORE, records that `softmax-ce compare --json` wrote on one machine.
 
-    Exits with 0 when nothing is slower, 1 when something is, 2 when they cannot be compared, 3 when one of them is
-    contaminated or has too few rounds to tell.
+    Exits with 0 when nothing is slower, 1 when something is, 2 when they cannot be compared or anything else is
+    wrong, 3 when one of them is contaminated or has too few rounds to tell.
     """
     try:
-        old, new = record.load(before), record.load(after)
+        old, new = printable(record.load(before)), printable(record.load(after))
         found = difference.compare(old, new, force=force, threshold=threshold / 100)
     except record.RecordError as error:
         raise Refused(str(error)) from None

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,21 @@ import click
 
 from softmax_ce_bench import workloads
 from softmax_ce_bench.cli.bar import Bar, progress
-from softmax_ce_bench.cli.common import Refused, check_folder, check_page, console, interruptible, write
+from softmax_ce_bench.cli.common import Refused, interruptible
 from softmax_ce_bench.cli.options import DTYPES, Duration, Several, Shapes
+from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs
 from softmax_ce_bench.gate import builds, cells
 from softmax_ce_bench.gate import instructions as counting
 from softmax_ce_bench.gate import run as gating
 from softmax_ce_bench.gate.builds import Source
-from softmax_ce_bench.gate.decision import Exit
+from softmax_ce_bench.gate.model import Result
 from softmax_ce_bench.gate.session import BuildError
+from softmax_ce_bench.printable import printable
 from softmax_ce_bench.report import gating as report
 from softmax_ce_bench.report import record
 from softmax_ce_bench.workloads import Shape
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+_FILE = OutputFile()
 _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
@@ -51,7 +52,7 @@ _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--html", "html_file", type=_FILE, help="Also write a page with a forest plot.")
 def gate(
     base: str | None, head: str | None, base_wheel: Path | None, head_wheel: Path | None,
-    json_file: Path | None, html_file: Path | None, **asked: Any,
+    json_file: Destination | None, html_file: Destination | None, **asked: Any,
 ) -> None:  # fmt: skip
     """Build two revisions of this checkout, BASE and HEAD, and tell whether HEAD is slower. Without HEAD: the working
     tree as it is.
@@ -59,12 +60,13 @@ def gate(
     Both are built in folders of their own, checked against the reference, and timed in turn in fresh processes on
     one thread. How often the answer is right was measured: see docs/gate.md.
 
+    An output named - goes to standard output, and the tables to standard error.
+
     Exits with 0 when no cell is slower; 1 when one is; 2 when something is wrong: a build fails or computes wrong
-    results, or nothing was measured; 3 when the machine was too noisy to tell.
+    results, nothing was measured, or an output was not written; 3 when the machine was too noisy to tell.
     """
-    check_folder("--json", json_file)
-    check_page(html_file)
-    shown_on = console()
+    outputs = Outputs({"--json": json_file, "--html": html_file}, (base_wheel, head_wheel))
+    shown_on = outputs.console()
     _end_on_termination()
     with interruptible("No verdict; nothing was written."), progress(shown_on) as shown:
         try:
@@ -72,19 +74,17 @@ def gate(
             result = gating.run(request, _Teller(Bar(shown), piped=not shown_on.is_terminal))
         except BuildError as error:
             raise Refused(str(error)) from None
-        except click.ClickException:
-            raise
-        except Exception:  # Python's own exit code for it would be 1, which says "slower"
-            traceback.print_exc()
-            sys.exit(Exit.ERROR)
-    shown_on.print(report.whole(result), crop=False)
-    if json_file is not None:
-        write("--json", json_file, record.as_text(result.as_dict()))
-    if html_file is not None:
-        from softmax_ce_bench.report.html import forest  # here: Matplotlib takes a while
-
-        write("--html", html_file, forest.page(result))
+    shown_on.print(report.whole(printable(result)), crop=False)
+    outputs.write("--json", lambda: record.as_text(result.as_dict()))
+    outputs.write("--html", lambda: _as_page(result))
+    outputs.close()
     sys.exit(int(result.exit))
+
+
+def _as_page(result: Result) -> str:
+    from softmax_ce_bench.report.html import forest  # here: Matplotlib takes a while
+
+    return forest.page(printable(result))
 
 
 class _Teller:

@@ -128,9 +128,10 @@ class Number(_Type):
 
 
 class Weight(_Type):
-    """ "drawn", or an .npy file of class weights."""
+    """ "drawn", or an .npy file of class weights, whose path goes into the context's `meta`."""
 
     name = "weight"
+    FILES = f"{__name__}.weight_files"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """As of click."""
@@ -143,6 +144,8 @@ class Weight(_Type):
         right = weight.ndim == 1 and weight.dtype.kind in "fiu"
         if not right or not (np.isfinite(weight) & (weight >= 0)).all():
             self.fail(f"{value}: class weights are one vector of finite numbers, none negative", param, ctx)
+        if ctx is not None:
+            ctx.meta.setdefault(self.FILES, []).append(Path(value))
         return weight.astype(np.float64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -16,15 +17,17 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from softmax_ce import fingerprint, profile, registry
-from softmax_ce.profile import where
+from softmax_ce.profile import files, where
 from softmax_ce.staging import compute_dtype
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import pick as picking
 from softmax_ce_bench import workloads
 from softmax_ce_bench.cli.bar import Bar, progress
-from softmax_ce_bench.cli.common import INTERRUPTED, Refused, check_folder, console
+from softmax_ce_bench.cli.common import Refused, console
+from softmax_ce_bench.cli.group import INTERRUPTED
 from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Several, Shapes
+from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs
 from softmax_ce_bench.compare import plan as planning
 from softmax_ce_bench.conformance import AssertionsOff
 from softmax_ce_bench.pick import grids, recheck
@@ -36,7 +39,7 @@ _GO_WITH = {
     "--check": {"checking", "time_budget", "force"},
     "--explain": {"shape", "dtypes", "operations", "threads"},
 }
-_FILE = click.Path(path_type=Path, dir_okay=False)
+_FILE = OutputFile()
 # A profile decides by shape: a set whose workloads all have one would leave but one of them.
 _SETS = tuple(
     name for name, shapes in workloads.SETS.items() if len({(s.rows, s.classes) for s in shapes}) == len(shapes)
@@ -131,14 +134,14 @@ def _refuse_others(context: click.Context, command: str) -> None:
 
 
 def _pick(
-    output: Path | None, dry_run: bool, force: bool, logits: Path | None, targets: Path | None,
+    output: Destination | None, dry_run: bool, force: bool, logits: Path | None, targets: Path | None,
     shapes: tuple[tuple[int, int], ...] | None, sets: tuple[str, ...] | None, dtypes: tuple[str, ...] | None,
     threads: tuple[int, ...] | None, operations: tuple[str, ...] | None, time_budget: float | None, **settings: Any,
 ) -> None:  # fmt: skip
-    target = output if output is not None else where.default_path()
-    if target is None and not dry_run:
-        raise Refused("this user has no home folder to keep a profile in: --output names a file")
-    check_folder("--output", output)
+    outputs = Outputs({"--output": output}, (logits, targets))
+    target = output.path if output is not None else where.default_path()
+    if output is None and not dry_run:
+        _check_default(target)
     request = picking.Request(
         sources=_sources(logits, targets, shapes, sets, dtypes),
         dtypes=dtypes or ("float32",),
@@ -150,7 +153,7 @@ def _pick(
         notes={"sets": ",".join(sets)} if sets else {},
         **settings,
     )
-    shown_on = console()
+    shown_on = outputs.console()
     try:
         with progress(shown_on) as shown:
             outcome = picking.pick(request, _Narrator(Bar(shown)))
@@ -159,20 +162,45 @@ def _pick(
     except KeyboardInterrupt:
         _interrupted(target)
     shown_on.print(report.whole(outcome), crop=False)
-    if outcome.profile is None:
+    chosen = outcome.profile
+    if chosen is None:
         raise Refused("no cell has a winner; a longer --time-budget measures more")
     contaminated = outcome.run.contaminated and not force
     if dry_run:
         shown_on.print("\nNothing was written: --dry-run.")
-    elif contaminated and target is not None and os.path.lexists(target):
+    elif contaminated and target is not None and _is_kept(output, target):
         shown_on.print(
             f"\nNothing was written: the session was contaminated. {target} is as it was; --force replaces it.",
             markup=False, soft_wrap=True,
         )  # fmt: skip
+    elif output is not None and output.is_stdout:
+        outputs.write("--output", lambda: json.dumps(profile.as_dict(chosen), indent=1) + "\n")
     else:
-        _write(outcome.profile, output, shown_on)
+        _write(chosen, None if output is None else output.path, shown_on)
+    outputs.close()
     if contaminated:
         sys.exit(CONTAMINATED)
+
+
+def _check_default(path: Path | None) -> None:
+    """Refuse to measure for a profile that could not be written where production looks."""
+    if path is None:
+        raise Refused("this user has no home folder to keep a profile in: --output names a file")
+    while not os.path.lexists(path.parent):  # it will be made
+        path = path.parent
+    try:
+        files.check_writable(path)
+    except OSError as error:
+        raise Refused(
+            f"a profile cannot be written to {path.parent}: {error.strerror}; --output names a file"
+        ) from None
+
+
+def _is_kept(output: Destination | None, target: Path) -> bool:
+    """Whether there is a profile already, or a link to where one may be."""
+    if output is not None and output.is_stdout:
+        return False
+    return os.path.lexists(target) and (target.is_file() or not target.exists())
 
 
 def _sources(

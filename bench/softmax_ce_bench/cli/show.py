@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from softmax_ce_bench.cli.common import Refused, as_page, check_folder, check_page, console, write
+from softmax_ce_bench.cli.common import Refused, as_page
+from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs
+from softmax_ce_bench.printable import printable
 from softmax_ce_bench.report import comparison, markdown, record
 
 
 @click.command(short_help="Show a stored run again.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-v", "--verbose", is_flag=True, help="A row for each candidate and operation, with all there is.")
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write the tables as Markdown.")  # fmt: skip
-@click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write a page with pictures and tables.")  # fmt: skip
-def show(file: Path, verbose: bool, markdown_file: Path | None, html_file: Path | None) -> None:
-    """Show the tables of FILE, a record that `softmax-ce compare --json` wrote.
+@click.option("--markdown", "markdown_file", type=OutputFile(), help="Write the tables as Markdown.")
+@click.option("--html", "html_file", type=OutputFile(), help="Write a page with pictures and tables.")
+def show(file: Path, verbose: bool, markdown_file: Destination | None, html_file: Destination | None) -> None:
+    """Show the tables of FILE, a record that `softmax-ce compare --json` wrote. An output named - goes to standard
+    output, and the tables to standard error.
 
-    Exits with 0, or with 2 when it cannot be read.
+    Exits with 0, or with 2 when it cannot be read, or an output was not written.
     """
-    check_folder("--markdown", markdown_file)
-    check_page(html_file)
+    outputs = Outputs({"--markdown": markdown_file, "--html": html_file}, (file,))
     try:
         run = record.load(file)
     except record.RecordError as error:
         raise Refused(str(error)) from None
-    console().print(comparison.whole(run, verbose=verbose), crop=False)
-    for option, path, made in (("--markdown", markdown_file, markdown.whole), ("--html", html_file, as_page)):
-        if path is not None:
-            write(option, path, made(run))
+    outputs.console().print(comparison.whole(printable(run), verbose=verbose), crop=False)
+    outputs.write("--markdown", partial(markdown.whole, run))
+    outputs.write("--html", partial(as_page, run))
+    outputs.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +38,8 @@ from softmax_ce_bench.timing import Sampler, Samples
 from softmax_ce_bench.workloads import Workload
 
 LOOPS = {"forward": ("read",), "backward": ("copy", "stream"), "fused": ("copy", "stream")}
+
+_SERIAL_IN_PEERS = 1 << 15  # elements: PyTorch's grain, below which it works on one thread
 
 Tell = Callable[[str, float], None]
 Verdict = tuple[Errors | None, str | None]
@@ -110,7 +111,7 @@ def measure(plan: Plan, planned: Planned, ready: Ready, crew: Crew, budget: Budg
     before = _reading(crew)
     samples = _timed(here, ready, budget, begin + share, tell)
     others = load.cpus_of_others(before, _reading(crew))
-    crowded = load.is_crowded(others, planned.threads or available_cpus(), os.cpu_count() or 1)
+    crowded = load.is_crowded(others, _threads(plan, planned, here, ready))
     learned = {name: float(np.median(seconds)) for name, seconds in samples.seconds.items()}
     budget.learn(planned.source.elements, learned)
     loops = tuple(_ceiling(loop, ready.workload, samples) for loop in here.loops)
@@ -249,6 +250,14 @@ def _timed(here: _Field, ready: Ready, budget: Budget, end: float, tell: Tell) -
                 raise failure.error from None
             here.verdicts[failure.who] = here.verdicts[failure.who][0], raised(failure.error)
             here.samplers = {key: sampler for key, sampler in here.samplers.items() if key[0] != failure.who}
+
+
+def _threads(plan: Plan, planned: Planned, here: _Field, ready: Ready) -> int:
+    """The most threads that one of those who were timed works on."""
+    infos = [sce.get_backend(name).info for name in plan.names]
+    if any(name in peers.BY_NAME for name, _ in here.samplers):
+        infos.append(sce.BackendInfo("", "", serial_elements=_SERIAL_IN_PEERS))
+    return load.threads_used(planned.threads, *ready.workload.shape, infos)
 
 
 def _reading(crew: Crew) -> load.Reading | None:

@@ -8,7 +8,8 @@ import click
 from rich.table import Table
 
 import softmax_ce as sce
-from softmax_ce_bench.cli.common import Refused, check_folder, console
+from softmax_ce_bench.cli.common import Refused, console
+from softmax_ce_bench.cli.outputs import check_folder
 from softmax_ce_bench.history.figure import caption, draw, main_cells
 from softmax_ce_bench.history.results import History, HistoryError, Series, read
 from softmax_ce_bench.history.steps import LEAST, Step, steps

@@ -61,7 +61,7 @@ def title(cell: Cell) -> str:
     inputs = cell.inputs
     size = f"{inputs.rows} x {inputs.classes} {inputs.dtype}"
     soft = ", soft targets" if inputs.targets == "soft" else ""
-    options = cell.key.split(", ")[1:-1]
+    options = cell.key.removeprefix(inputs.name).split(", ")[1:-1]  # the name may be that of a file
     threads = "" if cell.threads is None else f", {cell.threads} thread{'s' * (cell.threads > 1)}"
     extra = "".join(f", {option}" for option in options)
     return f"{inputs.name}: {size}{soft}, {inputs.regime}{extra}{threads}"

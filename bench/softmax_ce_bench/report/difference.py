@@ -7,7 +7,7 @@ candidate is first divided by the control that ran in the same rounds; what is c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.console import Group
@@ -19,9 +19,12 @@ from softmax_ce_bench.report.tables import plain_table
 from softmax_ce_bench.stats import CONFIDENCE, FEWEST_ROUNDS, Ratio
 
 THRESHOLD = 0.07  # a smaller change is not called one: two sessions of one build differ by some per cent
-# What makes two machines the same; versions may differ, for they may be what is compared.
-HARDWARE = ("cpu", "instruction_sets", "cpus_available", "cpus_installed", "os", "thread_variables")
-SOFTWARE = ("softmax_ce", "commit", "python")
+# What makes two machines the same, as for a profile. Versions may differ, for they may be what is compared; so may the
+# system's release, and how many of the CPUs a run could use, which decides which of its cells are compared.
+HARDWARE = ("cpu", "instruction_sets", "cpus_installed", "os")
+SOFTWARE = ("cpus_available", "thread_variables", "os", "softmax_ce", "commit", "python")
+# What platform.machine() may say; platform.platform() has it behind the system's release.
+_ARCHITECTURES = ("x86_64", "amd64", "i686", "x86", "aarch64", "arm64", "armv7l", "ppc64le", "s390x", "riscv64")
 SLOWER, FASTER, SAME, UNSURE = "slower", "faster", "same", "too few rounds"
 
 
@@ -62,6 +65,9 @@ class Difference:
     changes : tuple of Change
     only_before, only_after : tuple of str
         Cells that one of them has; and candidates, with the cell, that are timed in one of them.
+    other_cpus : tuple of str
+        Cells of both that are not compared: their number of threads follows, or exceeds, CPUs that only one run could
+        use.
     versions : tuple of str
         What differs in software, in words.
     contaminated : tuple of str
@@ -71,6 +77,7 @@ class Difference:
     changes: tuple[Change, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
+    other_cpus: tuple[str, ...]
     versions: tuple[str, ...]
     contaminated: tuple[str, ...]
 
@@ -100,7 +107,7 @@ def compare(before: Run, after: Run, *, force: bool = False, threshold: float = 
     DifferenceError
         The machines or the ways of measuring differ, or the runs have no cell in common.
     """
-    differing = _differing(before.machine, after.machine, HARDWARE)
+    differing = _differing(_hardware(before.machine), _hardware(after.machine), HARDWARE)
     if differing and not force:
         raise DifferenceError(
             f"they are from different machines, where times mean nothing side by side: {'; '.join(differing)}. "
@@ -111,7 +118,14 @@ def compare(before: Run, after: Run, *, force: bool = False, threshold: float = 
             f"backends wrote into {before.settings.results} in one and {after.settings.results} in the other"
         )
     olds, news = {cell.key: cell for cell in before.cells}, {cell.key: cell for cell in after.cells}
-    common = [key for key in olds if key in news]
+    both = [key for key in olds if key in news]
+    common = [key for key in both if _has_its_cpus(olds[key], before.machine, after.machine)]
+    if both and not common:
+        counts = f"{before.machine.cpus_available} and {after.machine.cpus_available}"
+        raise DifferenceError(
+            f"they could use {counts} CPUs, and none of their common cells has a number of threads that both could "
+            "run: --threads fixes it"
+        )
     changes = [change for key in common for change in _changes(olds[key], news[key], threshold)]
     if not changes:
         raise DifferenceError("they have nothing in common: no candidate was timed in the same cell of both")
@@ -120,7 +134,16 @@ def compare(before: Run, after: Run, *, force: bool = False, threshold: float = 
         tuple(changes),
         tuple(name for name in timed_before if name not in timed_after),
         tuple(name for name in timed_after if name not in timed_before),
-        (*differing, *_differing(before.machine, after.machine, SOFTWARE), *_packages(before.machine, after.machine)),
+        tuple(key for key in both if key not in common),
+        tuple(
+            dict.fromkeys(
+                (
+                    *differing,
+                    *_differing(before.machine, after.machine, SOFTWARE),
+                    *_packages(before.machine, after.machine),
+                )
+            )
+        ),
         tuple(name for name, run in (("the first", before), ("the second", after)) if run.contaminated),
     )
 
@@ -150,6 +173,19 @@ def unpaired_ratio(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn[0] - drawn[1], [tail, 1 - tail])
     return Ratio(median, float(np.exp(low)), float(np.exp(high)))
+
+
+def _hardware(machine: Machine) -> Machine:
+    """A machine without what may change on it: the system's release, and that of its C library."""
+    system, *rest = machine.os.split("-")
+    architectures = [part for part in rest if part.lower() in _ARCHITECTURES]
+    return replace(machine, os=" ".join((system, *architectures[-1:])))
+
+
+def _has_its_cpus(cell: Cell, *machines: Machine) -> bool:
+    """Whether the cell means the same on both: its threads, chosen by size or asked for, had as many CPUs."""
+    counts = {machine.cpus_available for machine in machines}
+    return len(counts) == 1 or (cell.threads is not None and cell.threads <= min(counts))
 
 
 def _changes(before: Cell, after: Cell, threshold: float) -> Iterator[Change]:
@@ -237,6 +273,9 @@ def table(difference: Difference, threshold: float = THRESHOLD) -> Group:
     for what, names in (("first", difference.only_before), ("second", difference.only_after)):
         if names:
             lines.append(Text(f"Timed in the {what} alone: {', '.join(names)}."))
+    if difference.other_cpus:
+        said = ", ".join(difference.other_cpus)
+        lines.append(Text(f"Not compared, since the two runs could use different numbers of CPUs: {said}."))
     if difference.versions:
         lines.append(Text(f"What differs (first and second): {'; '.join(difference.versions)}."))
     if difference.contaminated:

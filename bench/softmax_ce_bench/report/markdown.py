@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from softmax_ce_bench.compare.model import Cell, Run
+from softmax_ce_bench.printable import printable
 from softmax_ce_bench.report import comparison, words
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|])")
@@ -13,6 +14,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|])")
 
 def whole(run: Run) -> str:
     """Everything that there is to show of a run."""
+    run = printable(run)
     base = run.settings.base
     parts = ["# softmax-ce comparison", ""]
     warning = words.verdict(run)

@@ -1,7 +1,8 @@
 """A comparison as a JSON file that is either whole or not there, and back.
 
 compare.schema.json, beside this file, is the format's description. Reading checks every field against the types of
-:mod:`softmax_ce_bench.compare.model`: a file may come from anywhere.
+:mod:`softmax_ce_bench.compare.model`: a file may come from anywhere. Its strings may hold any character, as files'
+names do; whoever prints them escapes them (:mod:`softmax_ce_bench.printable`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import re
+import stat
 import types
 import typing
 from functools import lru_cache
@@ -21,6 +25,7 @@ from softmax_ce_bench.stats import Ratio
 
 SCHEMA_FILE = Path(__file__).with_name("compare.schema.json")
 LARGEST = 256 << 20  # bytes; a run of a hundred cells takes a few megabytes
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class RecordError(ValueError):
@@ -57,8 +62,13 @@ def from_dict(record: Any) -> Run:
 
 
 def as_text(record: dict[str, Any]) -> str:
-    """A record, as from :func:`as_dict`, in JSON."""
-    return json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    """A record, as from :func:`as_dict`, in JSON.
+
+    A byte of a file's name that is not UTF-8 is half a surrogate pair in Python, which UTF-8 cannot hold, and becomes
+    an escape sequence that is read back as it was.
+    """
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    return _HALF_A_PAIR.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def load(path: Path) -> Run:
@@ -70,9 +80,7 @@ def load(path: Path) -> Run:
         The file is missing, unreadable, too large, not JSON, or no record.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise RecordError(f"{path} is larger than any record: {path.stat().st_size} bytes")
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        record = json.loads(_read(path).decode("utf-8"), parse_constant=_no_constant)
         return from_dict(record)
     except RecordError as error:
         raise RecordError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
@@ -84,6 +92,25 @@ def load(path: Path) -> Run:
         raise RecordError(f"{path} is no record: it is nested too deeply") from None
     except ValueError as error:  # JSON and UTF-8 alike
         raise RecordError(f"{path} is not JSON, or not all of it is there: {error}") from None
+
+
+def _read(path: Path) -> bytes:
+    """A file's bytes, or what a pipe holds. It is opened without waiting for somebody who writes to it."""
+    found = os.stat(path)
+    if stat.S_ISREG(found.st_mode) and found.st_size > LARGEST:
+        raise RecordError(f"{path} is larger than any record: {found.st_size} bytes")
+    if stat.S_ISDIR(found.st_mode) or stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+        raise RecordError(f"{path} is a {'folder' if stat.S_ISDIR(found.st_mode) else 'device'}, not a file")
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(handle, True)
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise RecordError(f"{path} is larger than any record: more than {LARGEST} bytes")
+    if not data:
+        raise RecordError(f"{path} is no record: it is empty")
+    return data
 
 
 def _no_constant(name: str) -> float:
@@ -128,7 +155,7 @@ def _parsed(value: Any, kind: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise RecordError(f"{where} must be an object, not {_shown(value)}")
-        return {_text(key, where): _parsed(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+        return {key: _parsed(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
     if origin is types.UnionType:  # X | None
         return None if value is None else _parsed(value, arguments[0], where)
     return _scalar(value, kind, where)
@@ -141,7 +168,7 @@ def _scalar(value: Any, kind: Any, where: str) -> Any:
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise RecordError(f"{where} must be {_NAMES[kind]}, not {_shown(value)}")
     if isinstance(value, str):
-        return _text(value, where)
+        return value
     try:
         return kind(value)
     except OverflowError:
@@ -163,13 +190,6 @@ def _dataclass(value: Any, kind: Any, where: str) -> Any:
     if isinstance(found, Ratio) and not (0 < found.median < math.inf and 0 <= found.low <= found.median <= found.high):
         raise RecordError(f"{where} is no interval of positive numbers with its median in it")
     return found
-
-
-def _text(value: str, where: str) -> str:
-    """A string that can be printed: a file may come from anywhere, and a terminal obeys control characters."""
-    if not value.isprintable():
-        raise RecordError(f"{where} has characters that cannot be printed: {_shown(value)}")
-    return value
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from softmax_ce_bench.cli.bar import Bar, progress
-from softmax_ce_bench.cli.common import INTERRUPTED, check_folder, console, write
+from softmax_ce_bench.cli.group import INTERRUPTED
+from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs, check_folder
 from softmax_ce_bench.report.record import as_text
 from softmax_ce_bench.roofline import machine, pool_cost, run, tables
 from softmax_ce_bench.roofline.record import as_dict
@@ -34,8 +35,7 @@ class _Narrator(run.Listener):
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="Fewer cells, in about a minute.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False),
-              help="Also write a record here.")  # fmt: skip
+@click.option("--json", "json_file", type=OutputFile(), help="Also write a record here.")  # fmt: skip
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False),
               help="Also draw figures into this folder.")  # fmt: skip
 @click.option("--only", multiple=True, metavar="GLOB", help="Sessions to run, such as 'copy/*'; may be repeated.")
@@ -45,7 +45,7 @@ class _Narrator(run.Listener):
 @click.option("--list", "listing", is_flag=True, help="List the sessions, and measure nothing.")
 def main(
     quick: bool,
-    json_file: Path | None,
+    json_file: Destination | None,
     plots: Path | None,
     only: tuple[str, ...],
     time_budget: float | None,
@@ -53,7 +53,7 @@ def main(
     listing: bool,
 ) -> None:
     """How far the kernels are from what the machine allows, and from their peers."""
-    check_folder("--json", json_file)
+    outputs = Outputs({"--json": json_file})
     check_folder("--plots", plots)
     seconds = time_budget if time_budget is not None else QUICK_SECONDS if quick else FULL_SECONDS
     report = run.prepare(run.Plan(quick, seconds, array_mb, only))
@@ -64,7 +64,7 @@ def main(
             candidates = ", ".join(str(candidate) for candidate in session.candidates)
             click.echo(f"{session.key}  {session.megabytes:.3g} MB  about {session.weight:.1f} s: {candidates}")
         return
-    shown_on = console(WIDTH)
+    shown_on = outputs.console(WIDTH)
     interrupted = False
     with progress(shown_on) as shown:
         try:
@@ -73,9 +73,9 @@ def main(
             interrupted = True
     record = as_dict(report)
     shown_on.print(tables.everything(record))
-    if json_file is not None:
-        write("--json", json_file, as_text(record))
-        shown_on.print(f"Record written to {json_file}", markup=False)
+    written = outputs.write("--json", lambda: as_text(record))
+    if written is not None and not written.is_stdout:
+        shown_on.print(f"Record written to {written}", markup=False)
     if plots is not None:
         from softmax_ce_bench.roofline.plots import draw  # Matplotlib takes its time to load
 
@@ -84,6 +84,7 @@ def main(
     if interrupted:
         click.echo("Interrupted. What is shown above is complete up to the last session.", err=True)
         sys.exit(INTERRUPTED)
+    outputs.close()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -306,8 +305,15 @@ def _one(
         clock=clock,
     )
     others = load.cpus_of_others(before, crew.reading())
-    crowded = load.is_crowded(others, session.threads or report.scope.cores, os.cpu_count() or 1)
+    crowded = load.is_crowded(others, _threads(session))
     return Outcome(session, samples, rejected, others, crowded)
+
+
+def _threads(session: Session) -> int:
+    """The most threads that one of a session's candidates works on."""
+    asked = [candidate.threads for candidate in session.candidates if candidate.threads is not None]
+    shape = session.shape
+    return max([load.threads_used(session.threads, shape.rows, shape.classes, sce.backends()), *asked])
 
 
 @lru_cache(maxsize=3)  # several sessions have the same numbers

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import secrets
+import select
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -59,6 +61,8 @@ def write_text(path: Path, text: str) -> None:
     A temporary file beside it, its data on disk, then a rename, then the rename on disk. A writer that is killed may
     leave the temporary file behind. The file gets the permissions that any new one gets (0666 less the umask).
 
+    What is no regular file (a device, a pipe, /dev/stdout) is not replaced: the text is written to it.
+
     Parameters
     ----------
     path : Path
@@ -68,19 +72,133 @@ def write_text(path: Path, text: str) -> None:
     ------
     OSError
     """
+    data = text.encode("utf-8")
+    handle = open_special(path)
+    if handle is not None:
+        try:
+            _write_all(handle, data)
+        finally:
+            os.close(handle)
+        return
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    temporary = _beside(path)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
-            file.write(text.encode("utf-8"))
+        with os.fdopen(_create(temporary), "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(temporary, path, data)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Find out whether :func:`write_text` could write a file, by making one beside it, which is removed again.
+
+    What is no regular file is left alone.
+
+    Raises
+    ------
+    OSError
+        Why it could not.
+    """
+    path = Path(os.path.realpath(path))
+    with suppress(FileNotFoundError):
+        folder, found = os.stat(path.parent), os.stat(path)
+        if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, folder.st_uid, found.st_uid):
+            raise PermissionError(errno.EPERM, "it is somebody else's file in a folder where only they replace it")
+    temporary = _beside(path)
+    os.close(_create(temporary))
+    temporary.unlink()
+
+
+def open_special(path: Path) -> int | None:
+    """Open what is no regular file for writing.
+
+    Parameters
+    ----------
+    path : Path
+        A name such as /dev/stdout or /dev/fd/3 stands for what this process has open, at the place where that is.
+
+    Returns
+    -------
+    int or None
+        A descriptor, which the caller closes; None where there is a regular file, or nothing yet.
+
+    Raises
+    ------
+    OSError
+        It is a folder, or a pipe that nobody has open for reading: waiting for somebody might take for ever.
+    """
+    number = descriptor(path)
+    if number is not None:
+        return os.dup(number)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(found.st_mode):
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    try:
+        return os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            what = "a pipe that nobody reads from" if stat.S_ISFIFO(found.st_mode) else "a socket or an absent device"
+            raise OSError(error.errno, f"it is {what}") from None
+        raise
+
+
+def descriptor(path: Path) -> int | None:
+    """The number of what this process has open, where a path is a name for one, or a link to such a name."""
+    own = re.compile(rf"/dev/fd|/proc/{os.getpid()}(?:/task/\d+)?/fd")
+    name = os.path.abspath(path)
+    for _ in range(40):  # links, at most, as the system counts them
+        folder, last = os.path.split(name)
+        if last.isascii() and last.isdigit() and own.fullmatch(os.path.realpath(folder)):
+            return int(last)
+        try:
+            name = os.path.normpath(os.path.join(folder, os.readlink(name)))
+        except (OSError, ValueError):
+            return None
+    return None
+
+
+def _create(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, 0o666)
+
+
+def _beside(path: Path) -> Path:
+    start = os.fsdecode(os.fsencode(path.name)[:100])  # a name has at most 255 bytes
+    return path.with_name(f".{start}.{secrets.token_hex(8)}.part")
+
+
+def _replace(temporary: Path, path: Path, data: bytes) -> None:
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        # It is mounted by itself, as one file of a container may be, and cannot but be written to.
+        handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
+        try:
+            _write_all(handle, data)
+        finally:
+            os.close(handle)
+        temporary.unlink()
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(handle, left) :]
+        except BlockingIOError:  # it was opened so, or another process has made it so
+            select.select([], [handle], [])
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from softmax_ce_bench.compare.model import Run
+from softmax_ce_bench.printable import printable
 from softmax_ce_bench.report import comparison, templates, words
 from softmax_ce_bench.report.html import curves, errors, findings, maps, speedups, starts, tables
 from softmax_ce_bench.report.html.picture import Part
@@ -30,6 +31,7 @@ def page(run: Run) -> str:
     str
         The same for the same run.
     """
+    run = printable(run)
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return templates.load(_HERE / "page.html.jinja").render(
