@@ -15,6 +15,8 @@ import numpy as np
 
 from softmax_ce._backends._rows import row_blocks, rows_of
 
+_BLOCK = 1 << 15  # elements: a few float64 scratch blocks of 256 KiB
+
 
 def hard(
     logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float,
@@ -23,7 +25,7 @@ def hard(
 ) -> None:  # fmt: skip
     """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
     classes = logits.shape[1]
-    for rows in row_blocks(start, stop, classes):
+    for rows in row_blocks(start, stop, classes, _BLOCK):
         x = logits[rows]
         y = np.broadcast_to(rows_of(labels, rows), len(x))
         known = (y >= 0) & (y < classes)
@@ -41,7 +43,7 @@ def soft(
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
     """The same for soft targets: see softmax_ce.contract."""
-    for rows in row_blocks(start, stop, logits.shape[1]):
+    for rows in row_blocks(start, stop, logits.shape[1], _BLOCK):
         x = logits[rows]
         with np.errstate(all="ignore"):
             target = targets[rows] * target_scale

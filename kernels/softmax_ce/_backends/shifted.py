@@ -1,25 +1,27 @@
 """NumPy with the row maximum m pulled out: p = exp(x - m) / s, loss = (m - x_y) + log s.
 
 Written after the rules that keep log-sum-exp accurate (Blanchard, Higham and Higham, IMA J. Numer.
-Anal. 2021): entries equal to the maximum are counted, not summed, so that log s = log1p(s - 1) is
-right when one class takes nearly everything; the gradient at the label is built from the sum of the
-other classes, never as p_y - 1.
+Anal. 2021): one maximum of each row is left out of the sum, so that log s = log1p(s - 1) is right when
+one class takes nearly everything; the gradient at the label is built from the sum of the other
+classes, never as p_y - 1.
 
-Passes over memory: the logits are read once and the gradient written once; about eight more passes
-run over a block of rows that fits in L2. Scratch: two such blocks. Sums over classes are NumPy's
-pairwise ones in R; everything that is one number a row is float64.
+Passes over memory: the logits are read once and the gradient written once, a block of rows at a time.
+Within the caches a block is gone over five times: argmax, difference, exp, sum, product. Smoothing and
+soft targets take three to six more. Scratch: one block where the exponentials cannot have the gradient's
+own memory, and up to two for smoothing and soft targets. Sums over classes are NumPy's pairwise ones in
+R; everything that is one number a row is float64.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from softmax_ce._backends._rows import row_blocks, rows_of
+from softmax_ce._backends._rows import row_blocks, rows_of, step_of
 
 
+@np.errstate(all="ignore")  # -inf - -inf and exp's underflow are ordinary here
 def hard(
     logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float,
     z_loss: float, row_weight: Any, upstream: Any,
@@ -27,128 +29,227 @@ def hard(
 ) -> None:  # fmt: skip
     """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
     classes = logits.shape[1]
-    with np.errstate(all="ignore"):  # -inf - -inf and exp's underflow are ordinary here
-        for rows in row_blocks(start, stop, classes):
-            row = _shift(logits[rows], grad is None)
-            _write_lse(row, rows, row_max, log_sum)
-            if loss is None and grad is None:
-                continue
-            y = np.broadcast_to(rows_of(labels, rows), len(row.x))
-            known = (y >= 0) & (y < classes)
-            at = np.arange(len(y)), np.where(known, y, 0)
-            mass = np.broadcast_to(label_mass, classes)[at[1]].astype(np.float64)
-            counts = known & (y != ignore_index) & (rows_of(row_weight, rows) != 0)
-            weight = rows_of(row_weight, rows)
-            half_gap = 0.5 * row.top - 0.5 * row.x[at]  # halves: m - x may exceed the format where the loss does not
-            if loss is not None:
-                value = np.where(mass != 0, 2 * (mass * half_gap), 0.0) + mass * row.log_sum
-                if base_mass is not None:
-                    value += _cost(row, base_mass) + base_total * row.log_sum
-                _write_loss(value, z_loss, row, counts, weight, loss, rows)
-            if grad is not None:
-                gain = weight * rows_of(upstream, rows)
-                base = 0.0 if base_mass is None else np.broadcast_to(base_mass, classes)[at[1]].astype(np.float64)
-                pull = base_total + row.z_pull(z_loss)
-                e_label = row.e[at].astype(np.float64)
-                others = np.where(half_gap == 0, row.rest, row.s - e_label) / row.s
-                at_label = gain * (pull * (e_label / row.s) - mass * others - base)
-                _write_grad(row, (mass + pull) / row.s, base_mass, gain, grad[rows])
-                own = mass != 0  # without mass, the label is a class like the others
-                grad[rows][at[0][own], at[1][own]] = at_label[own]
-                _finish_grad(row, counts, grad[rows])
+    is_one = _is_one(label_mass)
+    some_massless = not is_one and not label_mass.all()
+    room = _room(logits, grad, start, stop)
+    for rows in row_blocks(start, stop, classes):
+        out = None if grad is None else grad[rows]
+        row = _Block(logits[rows], out if room is None else room[: rows.stop - rows.start])
+        y, counts = _read(rows_of(labels, rows), classes, ignore_index)
+        at = y + row.first
+        gap = row.flat[at]  # x_y - m
+        spread = None if base_mass is None or loss is None else row.cost(base_mass)
+        row.exponentiate(out is not None)
+        row.write_lse(row_max, log_sum, rows)
+        if loss is None and out is None:
+            continue
+        weight, gain, counts = _factors(row_weight, upstream, rows, counts)
+        mass: Any = 1.0 if is_one else _at(label_mass, y)
+        if loss is not None:
+            value = row.log_sum - gap if is_one else mass * row.log_sum + row.label_cost(mass, gap, y)
+            if spread is not None:
+                value += spread + base_total * row.log_sum
+            row.write_loss(value, z_loss, weight, counts, loss[rows])
+        if out is not None:
+            at_label = row.minus_others(at)
+            if base_total or z_loss:
+                pull = row.pull(base_total, z_loss)
+                at_label = (mass * at_label + pull * row.flat[at]) / (1 + row.rest)
+                at_label = gain * (at_label if base_mass is None else at_label - _at(base_mass, y))
+                row.write_grad(mass + pull, gain, base_mass, out)
+            else:
+                share = (gain if is_one else gain * mass) / (1 + row.rest)
+                at_label *= share
+                np.multiply(row.e, share.astype(out.dtype)[:, None], out)
+            if some_massless:  # without mass, the label is a class like the others
+                own = np.flatnonzero(np.broadcast_to(mass, at.shape))
+                at, at_label = at[own], at_label[own]
+            out.reshape(-1)[at] = at_label.astype(out.dtype)
+            _blank(counts, out)
 
 
+@np.errstate(all="ignore")
 def soft(
     logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
     """The same for soft targets: see softmax_ce.contract."""
-    with np.errstate(all="ignore"):
-        for rows in row_blocks(start, stop, logits.shape[1]):
-            row = _shift(logits[rows], grad is None)
-            _write_lse(row, rows, row_max, log_sum)
-            if loss is None and grad is None:
-                continue
-            target = targets[rows] * target_scale
-            if base_mass is not None:
-                target += base_mass
-            total = target.sum(axis=1, dtype=np.float64)
-            counts = np.broadcast_to(rows_of(row_weight, rows) != 0, len(row.x))
-            weight = rows_of(row_weight, rows)
-            if loss is not None:
-                _write_loss(_cost(row, target) + total * row.log_sum, z_loss, row, counts, weight, loss, rows)
-            if grad is not None:
-                gain = weight * rows_of(upstream, rows)
-                _write_grad(row, (total + row.z_pull(z_loss)) / row.s, target, gain, grad[rows])
-                _finish_grad(row, counts, grad[rows])
+    as_given = _is_one(target_scale)
+    room = _room(logits, grad, start, stop)
+    for rows in row_blocks(start, stop, logits.shape[1]):
+        out = None if grad is None else grad[rows]
+        row = _Block(logits[rows], out if room is None else room[: rows.stop - rows.start])
+        target = targets[rows] if as_given else targets[rows] * target_scale
+        if base_mass is not None:
+            target = target + base_mass
+        cost = None if loss is None else row.cost(target)
+        row.exponentiate(out is not None)
+        row.write_lse(row_max, log_sum, rows)
+        if loss is None and out is None:
+            continue
+        weight, gain, counts = _factors(row_weight, upstream, rows, None)
+        total = row.sum(target.reshape(-1))
+        if cost is not None:
+            row.write_loss(cost + total * row.log_sum, z_loss, weight, counts, loss[rows])
+        if out is not None:
+            row.write_grad(row.pull(total, z_loss), gain, target, out)
+            _blank(counts, out)
 
 
-@dataclass(slots=True)
-class _Shifted:
-    """A block of rows with the maximum out. x and e are (rows, C) R; the others one float64 a row."""
+class _Block:
+    """A block of rows with the maximum m out.
 
-    x: Any
-    e: Any  # exp(x - m); where the sums alone are wanted, 0 at the maximum
-    top: Any  # m
-    rest: Any  # s - 1, summed without the maximum itself
-    s: Any
-    log_sum: Any
-    broken: Any  # the row is NaN: a NaN, a +inf, or nothing above -inf
+    x and e are (rows, C) R, flat is e as one vector; of what has one entry a row, first says where the row begins
+    in flat, and at_top where its maximum is.
+    """
 
-    def z_pull(self, z_loss: float) -> Any:
-        return 2 * z_loss * (self.top + self.log_sum) if z_loss else 0.0
+    __slots__ = ("at_top", "e", "first", "flat", "log_sum", "rest", "top", "x")
+
+    def __init__(self, x: Any, e: Any) -> None:
+        """Leave x - m in e."""
+        classes = x.shape[1]
+        first = np.arange(0, x.size, classes)
+        if 16 < classes < 64:  # fewer than argmax takes at a time: it would go one by one
+            top = np.maximum.reduceat(x.reshape(-1), first)
+            np.subtract(x, top[:, None], e)
+            at_top = (e == 0).argmax(1)
+            at_top += first
+        else:
+            at_top = x.argmax(1)
+            at_top += first
+            top = x.reshape(-1)[at_top]
+            np.subtract(x, top[:, None], e)
+        self.x, self.e, self.flat = x, e, e.reshape(-1)
+        self.first, self.at_top, self.top = first, at_top, top
+
+    def sum(self, terms: Any) -> Any:
+        """Sums over the classes of a flat block: pairwise, as sum(axis=1), but for few classes twice as fast."""
+        return np.add.reduceat(terms, self.first).astype(np.float64)
+
+    def cost(self, target: Any) -> Any:
+        """sum_j T_j (m - x_j) with 0 * inf = 0; before :meth:`exponentiate`."""
+        if target.size == 1:
+            terms, cost = None, self.sum(self.flat) * -float(target.item())
+        else:
+            terms = self.e * target
+            cost = -self.sum(terms.reshape(-1))
+        odd = ~np.isfinite(cost)
+        if terms is not None and odd.any():
+            np.copyto(terms, 0, where=target == 0)
+            cost[odd] = -self.sum(terms.reshape(-1))[odd]
+            odd = ~np.isfinite(cost)
+        if odd.any():
+            cost[odd] = _cost_in_halves(self.x[odd], self.top[odd], target if target.ndim == 1 else target[odd])
+        return cost
+
+    def label_cost(self, mass: Any, gap: Any, y: Any) -> Any:
+        """mass * (m - x_y) with 0 * inf = 0."""
+        cost = -mass * gap
+        if np.isfinite(cost).all():
+            return cost
+        half = 0.5 * self.top - 0.5 * self.x[np.arange(len(self.x)), y]
+        return np.where(mass != 0, 2 * (mass * half), 0.0)
+
+    def exponentiate(self, all_of_them: bool) -> None:
+        """Leave exp(x - m) in e, at the maximum too where all of them are wanted."""
+        np.exp(self.flat, self.flat)
+        # 0, or NaN with a NaN, a +inf or nothing above -inf in the row: then whatever comes of it is NaN.
+        self.flat[self.at_top] = self.top - self.top
+        rest = self.sum(self.flat)
+        if all_of_them:
+            self.flat[self.at_top] = 1
+        self.rest, self.log_sum = rest, np.log1p(rest)  # s - 1 and log s
+
+    def minus_others(self, at: Any) -> Any:
+        """e_y - s, without cancellation: e_y - 1 is 0 where the label is the maximum, else both have one sign."""
+        value = self.flat[at].astype(np.float64)
+        value -= 1
+        value -= self.rest
+        return value
+
+    def pull(self, total: Any, z_loss: float) -> Any:
+        """What multiplies p beside the label's mass: total + 2 * z_loss * lse."""
+        return total + 2 * z_loss * (self.top + self.log_sum) if z_loss else total
+
+    def write_lse(self, row_max: Any, log_sum: Any, rows: slice) -> None:
+        if row_max is not None:
+            row_max[rows] = self.top
+        if log_sum is not None:
+            log_sum[rows] = np.where(np.isfinite(self.top), self.log_sum, 0)  # lse = m, be it NaN or infinite
+
+    def write_loss(self, value: Any, z_loss: float, weight: Any, counts: Any, loss: Any) -> None:
+        if z_loss:
+            lse = self.top + self.log_sum
+            value += z_loss * lse * lse
+        if weight is not None:
+            value *= weight
+        loss[:] = value
+        _blank(counts, loss)
+
+    def write_grad(self, share: Any, gain: Any, target: Any, grad: Any) -> None:
+        """gain * (share * p - T). The difference first: with one class it is exactly 0."""
+        share = share / (1 + self.rest)
+        if target is None:
+            np.multiply(self.e, (gain * share).astype(grad.dtype)[:, None], grad)
+            return
+        np.multiply(self.e, share.astype(grad.dtype)[:, None], grad)
+        grad -= target
+        if not _is_one(gain):
+            grad *= gain.astype(grad.dtype)[:, None]
 
 
-def _shift(x: Any, sums_only: bool) -> _Shifted:
-    peak = x.max(axis=1, keepdims=True)
-    e = x - peak
-    np.exp(e, out=e)
-    is_top = x == peak
-    np.copyto(e, 0.0, where=is_top)
-    rest = e.sum(axis=1).astype(np.float64) + (is_top.sum(axis=1) - 1.0)
-    if not sums_only:
-        np.copyto(e, 1.0, where=is_top)
-    top = peak[:, 0].astype(np.float64)
-    return _Shifted(x, e, top, rest, 1 + rest, np.log1p(rest), ~np.isfinite(top))
+def _blank(counts: Any, output: Any) -> None:
+    if counts is not None:
+        output[~counts] = 0
 
 
-def _cost(row: _Shifted, target: Any) -> Any:
+def _is_one(factor: Any) -> bool:
+    return len(factor) == 1 and factor.item(0) == 1
+
+
+def _at(by_class: Any, y: Any) -> Any:
+    """The labels' entries of what has one a class, or one for all."""
+    return (by_class if len(by_class) == 1 else by_class[y]).astype(np.float64)
+
+
+def _room(logits: Any, grad: Any, start: int, stop: int) -> Any:
+    """A scratch for a block's exponentials; None where they can be in the gradient's own memory."""
+    if grad is not None and not np.may_share_memory(grad, logits):
+        return None
+    classes = logits.shape[1]
+    return np.empty((step_of(start, stop, classes), classes), logits.dtype)
+
+
+def _read(labels: Any, classes: int, ignore_index: int) -> tuple[Any, Any]:
+    """A block's labels, read once, 0 for those that do not count; and which do, None where all do."""
+    y = labels.copy()
+    wild = y.view(np.uint64)  # a negative label is a huge one
+    if wild.item(wild.argmax()) < classes and not (0 <= ignore_index < classes and (y == ignore_index).any()):
+        return y, None
+    counts = (wild < classes) & (y != ignore_index)
+    y[~counts] = 0
+    return y, counts
+
+
+def _factors(row_weight: Any, upstream: Any, rows: slice, counts: Any) -> tuple[Any, Any, Any]:
+    """A block's row weights, None where all are 1; these times upstream; and which rows count, None where all do."""
+    weight, gain = rows_of(row_weight, rows), rows_of(upstream, rows)
+    if _is_one(weight):
+        weight = None
+    else:
+        gain = weight * gain
+        heavy = weight != 0
+        if not heavy.all():
+            counts = heavy if counts is None else counts & heavy
+    if counts is not None:
+        counts = np.broadcast_to(counts, rows.stop - rows.start)
+    return weight, gain, counts
+
+
+def _cost_in_halves(x: Any, top: Any, target: Any) -> Any:
     """sum_j T_j (m - x_j) with 0 * inf = 0, in halves so that huge logits do not overflow on the way."""
-    half = row.x * row.x.dtype.type(0.5)
-    np.subtract((0.5 * row.top[:, None]).astype(half.dtype), half, out=half)
+    half = x * x.dtype.type(0.5)
+    np.subtract(0.5 * top[:, None], half, out=half)
     half *= target
     np.copyto(half, 0.0, where=np.broadcast_to(target == 0, half.shape))
     return 2 * half.sum(axis=1).astype(np.float64)
-
-
-def _write_lse(row: _Shifted, rows: slice, row_max: Any, log_sum: Any) -> None:
-    if row_max is not None:
-        row_max[rows] = row.top
-    if log_sum is not None:
-        log_sum[rows] = np.where(row.broken, 0.0, row.log_sum)  # lse = m, be it NaN or infinite
-
-
-def _write_loss(value: Any, z_loss: float, row: _Shifted, counts: Any, weight: Any, loss: Any, rows: slice) -> None:
-    if z_loss:
-        lse = row.top + row.log_sum
-        value = value + z_loss * lse * lse
-    value = np.where(row.broken, np.nan, weight * value)
-    loss[rows] = np.where(counts, value, 0.0)
-
-
-def _write_grad(row: _Shifted, share: Any, target: Any, gain: Any, grad: Any) -> None:
-    """gain * (share * e - T). The difference first: with one class it is exactly 0."""
-    real = row.e.dtype
-    if target is None:
-        np.multiply(row.e, (gain * share)[:, None].astype(real), out=grad)
-        return
-    np.multiply(row.e, share[:, None].astype(real), out=grad)
-    grad -= target
-    grad *= gain[:, None].astype(real)
-
-
-def _finish_grad(row: _Shifted, counts: Any, grad: Any) -> None:
-    if row.broken.any():
-        grad[row.broken] = np.nan
-    if not counts.all():
-        grad[~counts] = 0.0

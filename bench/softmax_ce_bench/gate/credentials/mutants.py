@@ -86,7 +86,8 @@ REALISTIC = (
     (
         Mutant(
             "float64 upcast of the exponentials", "numpy",
-            Edit(f"{_KERNELS}/shifted.py", "    e = x - peak\n", "    e = x - peak.astype(np.float64)\n"),
+            Edit(f"{_KERNELS}/shifted.py", "        np.exp(self.flat, self.flat)\n",
+                 "        self.flat[:] = np.exp(self.flat.astype(np.float64))\n"),
             dtypes=("float32",),
         ),
         Mutant(
@@ -107,8 +108,8 @@ REALISTIC = (
     (
         Mutant(
             "an extra temporary, the logits copied", "numpy",
-            Edit(f"{_KERNELS}/shifted.py", "    peak = x.max(axis=1, keepdims=True)\n",
-                 "    x = x.copy()\n    peak = x.max(axis=1, keepdims=True)\n"),
+            Edit(f"{_KERNELS}/shifted.py", "        first = np.arange(0, x.size, classes)\n",
+                 "        x = x.copy()\n        first = np.arange(0, x.size, classes)\n"),
         ),
         Mutant(
             "vectors of half the width", "numba",
