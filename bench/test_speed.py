@@ -13,10 +13,8 @@ import scipy.special
 import softmax_ce as sce
 from softmax_ce import auto, fingerprint, profile
 from softmax_ce.profile import where
+from softmax_ce_bench import operations
 from softmax_ce_bench.workloads import SHAPES, synthetic
-
-# Traffic in units of the logits' size, at least: one read; one read and one write.
-OPERATIONS = {"forward": 1, "backward": 2, "fused": 2}
 
 
 @cache
@@ -25,45 +23,41 @@ def _workload(shape, dtype):
 
 
 @cache
-def _reference(shape, dtype):
-    """Loss and gradient in float64, by SciPy."""
+def _reference(shape, dtype, operation):
+    """What the operation returns, in float64, by SciPy; a tuple."""
     workload = _workload(shape, dtype)
     x = workload.logits.astype(np.float64)
+    if operation in operations.NORMALIZERS:
+        return (getattr(scipy.special, operation)(x, axis=1),)
     at_label = np.arange(len(x)), workload.targets
+    loss = scipy.special.logsumexp(x, axis=1) - x[at_label]
     grad = scipy.special.softmax(x, axis=1)
     grad[at_label] -= 1
-    return scipy.special.logsumexp(x, axis=1) - x[at_label], grad
-
-
-def _call(operation, workload, backend):
-    """The operation as a function without arguments, into buffers that are there already."""
-    logits, targets = workload.logits, workload.targets
-    options = {"reduction": "none", "backend": backend}
-    loss, grad = np.empty(len(logits), logits.dtype), np.empty_like(logits)
-    return {
-        "forward": lambda: (sce.cross_entropy(logits, targets, out=loss, **options), None),
-        "backward": lambda: (None, sce.cross_entropy_grad(logits, targets, grad_out=grad, **options)),
-        "fused": lambda: sce.cross_entropy_with_grad(logits, targets, out=loss, grad_out=grad, **options),
-    }[operation]
+    return {"forward": (loss,), "backward": (grad,), "fused": (loss, grad)}[operation]
 
 
 @pytest.mark.parametrize("info", sce.backends(), ids=lambda info: info.name)
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", operations.TABLE)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_speed(benchmark, shape, dtype, operation, info):
     if not info.available:
         pytest.skip(f"{info.name}: {info.why_unavailable}")
     workload = _workload(shape, dtype)
-    call = _call(operation, workload, info.name)
+    buffers = operations.Buffers(workload.logits, "none")
+    options = {"reduction": "none", "backend": info.name}
+    call = operations.call(sce, operation, workload.logits, workload.targets, buffers, **options)
+    found = call()
     # A sanity check in the units of a user; the error bounds are the correctness suite's matter.
     tolerance = 1e-4 if dtype == "float32" else 1e-10
-    for ours, reference in zip(call(), _reference(shape, dtype), strict=True):
-        if ours is not None and not np.allclose(ours, reference, rtol=tolerance, atol=tolerance):
+    found = found if isinstance(found, tuple) else (found,)
+    for ours, reference in zip(found, _reference(shape, dtype, operation), strict=True):
+        if not np.allclose(ours, reference, rtol=tolerance, atol=tolerance):
             assert not info.stable, f"{info.name} is wrong on {shape.name}"
             pytest.skip(f"{info.name} overflows on {shape.name}: not timed")
     benchmark.group = f"{operation}, {shape.name} {shape.rows} x {shape.classes} {dtype}: {shape.regime}"
-    benchmark.extra_info["bytes"] = OPERATIONS[operation] * workload.logits.nbytes
+    # At least: one read, and one write where there are as many results as logits.
+    benchmark.extra_info["bytes"] = (1 + operations.TABLE[operation].writes_array) * workload.logits.nbytes
     benchmark(call)
 
 
@@ -80,7 +74,7 @@ def chooser(request, tmp_path, monkeypatch):
         cells = tuple(
             profile.Cell(rows=int(rows), classes=int(classes), dtype="float32", operation=operation, threads=None,
                          winner=name, measured=measured)
-            for rows, classes in shapes for operation in OPERATIONS
+            for rows, classes in shapes for operation in operations.LOSSES
         )  # fmt: skip
         made = profile.Profile(fingerprint=fingerprint.collect(), cells=cells, order=("naive", name))
         monkeypatch.setenv(where.PROFILE_VARIABLE, str(profile.save(made, tmp_path / "profile.json")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ from softmax_ce_bench.compare.model import (
 )
 from softmax_ce_bench.compare.ranking import fastest
 from softmax_ce_bench.peers import WorkerError
-from softmax_ce_bench.report import comparison, words
+from softmax_ce_bench.report import comparison, record, words
 from softmax_ce_bench.stats import Ratio, paired_ratio
 from softmax_ce_bench.workloads import Shape, synthetic
 
@@ -505,6 +506,9 @@ class Peer:
     def answer(self):
         if self.error is not None:
             raise WorkerError(self.error)
+        if self.questions[-1] == "normalized":
+            function = getattr(sce, self.arguments[0])
+            return self.spoil(0.0, function(self.workload.logits, backend=BASE)[self.arguments[1]])[1]
         if self.questions[-1] == "result":
             loss, grad = sce.cross_entropy_with_grad(self.workload.logits, self.workload.targets, backend=BASE)
             return self.spoil(float(loss), grad[self.arguments[0]])
@@ -534,10 +538,10 @@ def test_a_peer_is_checked_timed_and_ranked_like_a_backend():
     scipy = entry_of(run.cells[0], "scipy")
     assert scipy.status == "ranked"
     assert scipy.errors.over_bound <= 1
-    assert tuple(scipy.timings) == ("forward", "fused")
+    assert tuple(scipy.timings) == OPERATIONS
     assert scipy.timings["fused"].seconds == (1e-6,) * 8
     assert run.cells[0].operations["fused"].fastest == ("scipy",)
-    assert run.cells[0].operations["backward"].fastest == (BASE,)
+    assert run.cells[0].operations["backward"].fastest == ("scipy",)
     assert worker.threads == 1
     assert worker.questions[-1] == "close"
     assert next(c for c in run.candidates if c.name == "scipy").includes.startswith("special.log_softmax")
@@ -580,9 +584,87 @@ def test_peers_are_left_out_where_they_cannot_take_part(monkeypatch):
     assert scipy.reason == "peers are called without options here: label-smoothing"
     run, _ = peers_run(dtype="float16")
     assert entry_of(run.cells[0], "scipy").reason.endswith("not float16")
+    sklearn = Plan((), (source(),), peers=("sklearn",), operations=("softmax",), threads=(1,), seconds=600.0)
+    (cell,) = compare.run(sklearn, crew=crew.Crew(Peer)).cells
+    assert entry_of(cell, "sklearn").reason == "scikit-learn has no softmax"
     monkeypatch.setattr(planning.Plan, "peers_that_fit", lambda self, source: ())
     run, _ = peers_run()
     assert "its process would need about" in entry_of(run.cells[0], "scipy").reason
+
+
+def test_the_written_formula_is_what_speed_ups_are_relative_to():
+    plan = small_plan("numba" if "numba" in AVAILABLE else "naive", peers=("numpy-written",), base="numpy-written")
+    run = compare.run(plan, crew=crew.Crew(None))  # no process is started for it
+    (cell,) = run.cells
+    written = entry_of(cell, "numpy-written")
+    assert run.settings.base == "numpy-written"
+    assert [timed.speedup for timed in written.timings.values()] == [Ratio(1.0, 1.0, 1.0)] * 3
+    for operation, timed in cell.entries[0].timings.items():
+        against = np.array(written.timings[operation].seconds) / np.array(timed.seconds)
+        assert timed.speedup.median == pytest.approx(paired_ratio(against, np.ones(8)).median)
+    assert "speed-up over numpy-written" in " ".join(printed(comparison.closing(run)).split())
+
+
+def test_where_the_written_formula_cannot_be_the_numpy_backend_is_the_base():
+    sources = (source(),)
+    base_for = planning.base_for
+    assert base_for(("scipy", "numpy-written"), sources, Options()) == "numpy-written"
+    assert base_for(("scipy",), sources, Options()) == BASE
+    assert base_for(("numpy-written",), sources, Options(label_smoothing=0.1)) == BASE
+    assert base_for(("numpy-written",), (source(dtype="float16"),), Options()) == BASE
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_normalizers_are_judged_and_timed(soft):
+    names = ("softmax", "log_softmax", "logsumexp")
+    run = compare.run(small_plan(*AVAILABLE, sources=(source(soft=soft),), peers=("numpy-written",), operations=names,
+                                 base="numpy-written"))  # fmt: skip
+    (cell,) = run.cells
+    array = 60 * 40 * 4
+    assert {o: facts.bytes for o, facts in cell.operations.items()} == {
+        "softmax": 2 * array, "log_softmax": 2 * array, "logsumexp": array,
+    }  # fmt: skip
+    for entry in cell.entries:
+        assert tuple(entry.errors.normalizers) == names
+        if entry.status == "ranked":
+            assert tuple(entry.timings) == names
+            worst = max(each.over_bound for each in entry.errors.normalizers.values())
+            assert entry.errors.over_bound == max(worst, entry.errors.loss_over_bound, entry.errors.grad_over_bound)
+            assert entry.errors.over_bound_of("softmax") == entry.errors.normalizers["softmax"].over_bound <= 1
+    shown = printed(comparison.cell_table(run, cell, verbose=True))
+    assert "log_softmax" in shown
+    again = record.from_dict(json.loads(record.as_text(record.as_dict(run))))
+    assert printed(comparison.whole(again)) == printed(comparison.whole(run))
+
+
+def test_a_backend_and_a_peer_whose_normalizer_is_wrong_are_rejected():
+    class Wrong(Peer):
+        pass
+
+    Wrong.spoil = staticmethod(lambda loss, grad: (loss, grad + np.float32(0.5) if loss == 0.0 else grad))
+    run, _ = peers_run(Wrong, operations=("log_softmax",))
+    scipy = entry_of(run.cells[0], "scipy")
+    assert scipy.status == "rejected"
+    assert scipy.reason.startswith("its result at row 0, class 0 is ")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sce, "softmax", lambda x, **_: np.full_like(x, 1 / 40))
+        (cell,) = compare.run(small_plan(operations=("softmax", "fused"))).cells
+    assert cell.entries[0].errors.normalizers["softmax"].over_bound > 100
+    assert cell.entries[0].errors.over_bound_of("fused") <= 1
+    assert cell.entries[0].status == "rejected"
+
+
+def test_records_of_version_2_are_read():
+    run = compare.run(small_plan())
+    old = json.loads(record.as_text(record.as_dict(run)))
+    old["version"] = 2
+    for entry in old["cells"][0]["entries"]:
+        del entry["errors"]["normalizers"]
+    assert record.from_dict(old) == run
+    assert "normalizers" not in old["cells"][0]["entries"][0]["errors"]  # it is left as it was
+    for broken in ([1], [{"entries": 3}], [{"entries": [None, {"errors": 5}]}], "cells"):
+        with pytest.raises(record.RecordError):
+            record.from_dict(old | {"cells": broken})
 
 
 # Errors

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import softmax_ce as sce
 from softmax_ce_bench import oracle, reference, timing
+from softmax_ce_bench.operations import LOSSES, NORMALIZERS
 from softmax_ce_bench.peers import BY_NAME, PEERS, Peer, Remote, Worker, WorkerError, adapters
 from softmax_ce_bench.workloads import Shape, Workload, synthetic
 
@@ -67,11 +69,77 @@ def test_every_peer_is_right(peer: Peer) -> None:
                     np.testing.assert_allclose(grad, right, rtol=1e-9, atol=1e-15)
 
 
+def test_every_peers_normalizers_and_gradient_alone_are_right(peer: Peer) -> None:
+    workload = synthetic(SHAPE, "float32")
+    truth = reference.evaluate(workload.logits, workload.targets)
+    with Worker(peer.name, 1) as worker:
+        worker.ask("load", workload)
+        for operation in NORMALIZERS:
+            if operation in peer.operations:
+                right = reference.normalized(workload.logits, operation)
+                found = worker.ask("normalized", operation, right.rows)
+                assert right.complaint(found) is None
+                assert "right is" in (right.complaint(found + 0.01) or "")
+        assert peer.operations[: len(LOSSES)] == LOSSES
+    made = peer.prepare(workload.logits, workload.targets, 1)
+    grad = np.array(made.as_array(made.calls["backward"]()))
+    if peer.name == "sklearn":  # one a row, as its users have it
+        grad /= SHAPE.rows
+    assert truth.complaint(None, grad[truth.rows]) is None
+
+
+WEIGHT = np.linspace(0.5, 2, SHAPE.classes)
+UPSTREAM = np.linspace(-1, 2, SHAPE.rows)
+
+
+@pytest.mark.parametrize("dtype", [*SINGLE_AND_DOUBLE, "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight": WEIGHT}, {"ignore_index": 3}, {"label_smoothing": 0.1},
+        {"reduction": "none", "grad_output": UPSTREAM}, {"weight": WEIGHT, "ignore_index": 2, "label_smoothing": 0.3},
+    ],
+    ids=lambda options: "+".join(options),
+)  # fmt: skip
+def test_pytorchs_options_are_ours(options: dict[str, Any], dtype: str) -> None:
+    """What is timed side by side means the same; beside the plain workload, as a variant."""
+    torch = BY_NAME["torch"]
+    if torch.why_missing is not None:
+        pytest.skip(f"PyTorch is {torch.why_missing}")
+    workload = synthetic(SHAPE, dtype)
+    truth = reference.evaluate(workload.logits, workload.targets, **options)
+    ours = sce.cross_entropy_with_grad(workload.logits, workload.targets, **options)
+    assert truth.complaint(float(np.mean(ours[0])), ours[1][truth.rows]) is None
+    plain = synthetic(SHAPE, "float32")
+    with Worker("torch", 1) as worker:
+        worker.ask("load", plain)
+        worker.ask("load", workload, "other", options)
+        loss, grad = worker.ask("result", truth.rows, "other")
+        coarse = {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 0.0)
+        assert grad.dtype == workload.logits.dtype
+        assert truth.complaint(loss, grad, coarse) is None
+        truth = reference.evaluate(plain.logits, plain.targets)
+        assert truth.complaint(*worker.ask("result", truth.rows)) is None
+
+
+def test_pytorch_takes_more_axes() -> None:
+    torch = BY_NAME["torch"]
+    if torch.why_missing is not None:
+        pytest.skip(f"PyTorch is {torch.why_missing}")
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((3, 5, 4, 2)).astype(np.float32)
+    labels = rng.integers(0, 5, (3, 4, 2))
+    truth = reference.evaluate(np.moveaxis(logits, 1, -1).reshape(-1, 5), labels.ravel())
+    with Worker("torch", 1) as worker:
+        worker.ask("load", Workload("", "", logits, labels))
+        assert truth.complaint(*worker.ask("result", truth.rows)) is None
+
+
 def test_every_peer_is_timed_in_its_process(peer: Peer) -> None:
     with Worker(peer.name, 1) as worker:
         worker.ask("load", partial(synthetic, SHAPE, "float32"))
         samples = timing.measure(
-            {what: Remote(worker, what) for what in ("forward", "fused")}, seconds=0, sample_seconds=1e-5
+            {what: Remote(worker, what) for what in peer.operations}, seconds=0, sample_seconds=1e-5
         )
         assert samples.rounds == 1
         assert all((seconds > 0).all() for seconds in samples.seconds.values())
@@ -83,14 +151,18 @@ def test_what_a_peer_cannot_do_is_said_before_it_is_asked(peer: Peer) -> None:
     assert (peer.why_not(soft("float32")) is None) == peer.soft_targets
     assert (peer.why_not(ignoring("float32")) is None) == peer.ignored_rows
     half = Workload("half", "", np.zeros((2, 3), np.float16), np.zeros(2, np.int64))
-    assert peer.why_not(half) == f"{peer.title} is called with float32 or float64 here, not float16"
+    said = None if "float16" in peer.dtypes else f"{peer.title} is called with float32 or float64 here, not float16"
+    assert peer.why_not(half) == said
+    known = "label_smoothing" in peer.options
+    said = peer.why_not(synthetic(SHAPE, "float32"), {"label_smoothing": 0.1}) or ""
+    assert said == ("" if known else f"{peer.title} has no label_smoothing")
     assert peer.includes
 
 
 def test_a_process_that_fails_says_why_and_goes_on() -> None:
     with Worker("numpy-written", 1) as worker:
-        with pytest.raises(WorkerError, match="ValueError: NumPy, written out takes no soft labels"):
-            worker.ask("load", partial(soft, "float32"))
+        with pytest.raises(WorkerError, match="ValueError: NumPy, written out has no weight"):
+            worker.ask("load", partial(soft, "float32"), "", {"weight": np.ones(SHAPE.classes)})
         with pytest.raises(WorkerError, match="no workload was loaded"):
             worker.ask("result", np.arange(2))
         worker.ask("load", partial(synthetic, SHAPE, "float32"))
@@ -99,16 +171,14 @@ def test_a_process_that_fails_says_why_and_goes_on() -> None:
 
 
 def prepared(loss: float, forward_loss: float, grad: Any) -> adapters.Prepared:
-    return adapters.Prepared(lambda: forward_loss, lambda: None, lambda: (loss, grad))
+    return adapters.Prepared({"forward": lambda: forward_loss}, lambda: (loss, grad))
 
 
 def test_a_peer_whose_losses_disagree_is_caught() -> None:
     from softmax_ce_bench.peers.worker import _Desk
 
     desk = _Desk("numpy-written", 1)
-    wrong = prepared(1.0, 1.5, np.zeros((40, 9)))
-    desk._calls = {"forward": wrong.forward, "fused": wrong.fused}
-    desk._result = wrong.result
+    desk._prepared[""] = prepared(1.0, 1.5, np.zeros((40, 9)))
     with pytest.raises(ArithmeticError, match=r"the loss alone is 1\.5, and with the gradient 1"):
         desk.result(np.arange(3))
 

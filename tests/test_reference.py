@@ -62,6 +62,38 @@ def test_against_the_oracle(kind: str, options: dict[str, Any], monkeypatch: pyt
     np.testing.assert_allclose(truth.grad, grad[truth.rows], rtol=1e-12, atol=1e-16)
 
 
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.01}, {"label_smoothing": 0.1, "weight": WEIGHT}])
+def test_losses_a_row_with_an_upstream_vector(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(4)
+    logits, targets = 5 * rng.standard_normal((20, 7)), rng.integers(0, 7, 20)
+    upstream = rng.standard_normal(20)
+    truth = reference.evaluate(logits, targets, ignore_index=3, reduction="none", grad_output=upstream, **options)
+    rows = oracle.evaluate(logits, targets, ignore_index=3, grad_output=upstream, **options)
+    assert truth.loss == pytest.approx(float(rows.loss.mean()), rel=1e-13)
+    np.testing.assert_allclose(truth.grad, rows.grad[truth.rows].astype(float), rtol=1e-12, atol=1e-16)
+    assert truth.unit == np.abs(upstream[truth.rows]).max()
+
+
+def test_normalizers_by_hand() -> None:
+    logits = np.array([[math.log(3), 0], [0, -np.inf], [0, 0]])
+    p = reference.normalized(logits, "softmax")
+    np.testing.assert_allclose(p.values, [[0.75, 0.25], [1, 0], [0.5, 0.5]], rtol=1e-15)
+    log_p = reference.normalized(logits, "log_softmax")
+    np.testing.assert_allclose(
+        log_p.values, [[math.log(0.75), math.log(0.25)], [0, -np.inf], [-math.log(2)] * 2], rtol=1e-15
+    )
+    lse = reference.normalized(logits, "logsumexp")
+    np.testing.assert_allclose(lse.values, [math.log(4), 0, math.log(2)], rtol=1e-15, atol=1e-16)
+    for right in (p, log_p, lse):
+        assert right.complaint(right.values.astype(np.float32)) is None
+        assert right.complaint(right.values.astype(np.float16)) is None
+    assert p.complaint(p.values[::-1]) == "its result at row 0, class 0 is 0.5, right is 0.75"
+    assert lse.complaint(lse.values + 0.01) == "its result at row 0 is 1.39629, right is 1.38629"
+    wrong = log_p.values.copy()
+    wrong[1, 1] = -1000
+    assert log_p.complaint(wrong) == "its result at row 1, class 1 is -1000, right is -inf"
+
+
 @pytest.fixture
 def truth() -> reference.Truth:
     """Two rows of two classes, ln 3 apart: probabilities 3/4 and 1/4."""

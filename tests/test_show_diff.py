@@ -133,7 +133,10 @@ HOSTILE = [
     ("[1]", "it is no record of a comparison"),
     ('{"schema": "softmax-ce/info", "version": 1}', "it is no record of a comparison"),
     (DEEP, "nested too deeply"),
-    ('{"schema": "softmax-ce/compare", "version": 1}', "its format is version 1; this softmax-ce reads version 2"),
+    (
+        '{"schema": "softmax-ce/compare", "version": 1}',
+        "version 1; this softmax-ce reads versions 2 and 3",
+    ),
     ('{"schema": "softmax-ce/compare", "version": {}}', "its format is version unknown"),
     ('{"schema": "softmax-ce/compare", "version": true}', "its format is version True"),
     ('{"schema": "softmax-ce/compare", "version": 2}', "date is missing"),

@@ -145,6 +145,11 @@ def evaluate(
     return Truth(loss, grad, lse, p, log_p, gap, log_sum, target, mass, label, row, gain, z_loss, broken, counts)
 
 
+def normalizer(of: Truth | Bounds, operation: str) -> Array:
+    """What is right of softmax, log_softmax or logsumexp; of bounds, what its error may be."""
+    return of.lse if operation == "logsumexp" else getattr(of, operation)
+
+
 def _targets(
     targets: Array, classes: int, real: Any, weight: Array | None, ignore_index: int, smoothing: float, to: Arithmetic
 ) -> tuple[Array, Array, Array]:

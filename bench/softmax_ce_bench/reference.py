@@ -47,7 +47,7 @@ class Truth:
     grad: Any
     unit: float
 
-    def complaint(self, loss: float | None, grad: Any) -> str | None:
+    def complaint(self, loss: float | None, grad: Any, loss_error: float = 0.0) -> str | None:
         """Why a result is wrong, or None.
 
         Parameters
@@ -56,14 +56,17 @@ class Truth:
             The mean; None is not judged.
         grad : ndarray or None
             The rows of the gradient named by `rows`.
+        loss_error : float
+            Relative error that the loss may have beyond `TOLERANCE`: of a library that rounds it to 16 bits.
         """
-        if loss is not None and not _close(float(loss), self.loss, TOLERANCE * max(1.0, abs(self.loss))).all():
+        allowed = (TOLERANCE + loss_error) * max(1.0, abs(self.loss))
+        if loss is not None and not _close(float(loss), self.loss, allowed).all():
             return f"its loss is {float(loss):.6g}, right is {self.loss:.6g}"
         if grad is None:
             return None
         allowed = TOLERANCE * self.unit
         if grad.dtype.itemsize == 2:
-            kind = import_module("ml_dtypes").finfo(grad.dtype)  # untyped
+            kind = _limits(grad.dtype)
             allowed += float(kind.eps) * self.unit + float(kind.smallest_subnormal)
         found = grad.astype(np.float64)
         wrong = ~_close(found, self.grad, allowed)
@@ -73,19 +76,74 @@ class Truth:
         return None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalized:
+    """What is right of softmax, log_softmax or logsumexp.
+
+    Attributes
+    ----------
+    rows : ndarray
+        Which rows of the result there are here.
+    values : ndarray
+        Theirs.
+    """
+
+    rows: Any
+    values: Any
+
+    def complaint(self, found: Any) -> str | None:
+        """Why those rows of a result are wrong, or None."""
+        allowed: Any = np.fmax(1.0, np.where(np.isfinite(self.values), np.abs(self.values), 1.0))
+        allowed = allowed * (TOLERANCE + (float(_limits(found.dtype).eps) if found.dtype.itemsize == 2 else 0.0))
+        wrong = ~_close(found.astype(np.float64), self.values, allowed)
+        if not wrong.any():
+            return None
+        at = tuple(np.argwhere(wrong)[0])
+        place = f"row {self.rows[at[0]]}" + "".join(f", class {j}" for j in at[1:])
+        return f"its result at {place} is {float(found[at]):.6g}, right is {self.values[at]:.6g}"
+
+
+def normalized(logits: Any, operation: str) -> Normalized:
+    """The reference for a normalizer.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (N, C)
+    operation : {"softmax", "log_softmax", "logsumexp"}
+
+    Returns
+    -------
+    Normalized
+    """
+    chosen = _chosen(len(logits))
+    truth = oracle.evaluate(logits[chosen], np.zeros(len(chosen), np.int64), arithmetic=_DOUBLE)
+    return Normalized(chosen, oracle.normalizer(truth, operation).astype(np.float64))
+
+
 def evaluate(
-    logits: Any, targets: Any, *, weight: Any = None, label_smoothing: float = 0.0, z_loss: float = 0.0
+    logits: Any,
+    targets: Any,
+    *,
+    weight: Any = None,
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    grad_output: Any = None,
 ) -> Truth:
-    """The reference for reduction "mean".
+    """The reference: the mean loss, and the gradient of that or of what the reduction gives.
 
     Parameters
     ----------
     logits : ndarray, shape (N, C)
     targets : ndarray, shape (N,) or (N, C)
-        Labels, -100 where a row is to be ignored; or soft ones.
+        Labels, or soft ones.
     weight : ndarray, shape (C,), optional
+    ignore_index : int
     label_smoothing, z_loss : float
-        As for :func:`softmax_ce.cross_entropy`.
+    reduction : {"mean", "none"}
+    grad_output : ndarray, shape (N,), optional
+        As for :func:`softmax_ce.cross_entropy_with_grad`; the last with reduction "none".
 
     Returns
     -------
@@ -93,7 +151,7 @@ def evaluate(
     """
     n_rows, classes = logits.shape
     of_class = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
-    counted = np.arange(n_rows) if targets.ndim == 2 else np.flatnonzero(targets != IGNORE_INDEX)
+    counted = np.arange(n_rows) if targets.ndim == 2 else np.flatnonzero(targets != ignore_index)
     divisor = float(len(counted) if targets.ndim == 2 else of_class[targets[counted]].sum())
     total = squares = 0.0
     step = max(1, _BLOCK // classes)
@@ -103,18 +161,36 @@ def evaluate(
             cost, lse = _costs(logits[rows].astype(np.float64), targets[rows], of_class, label_smoothing)
             total += cost.sum()
             squares += (lse * lse).sum() if z_loss else 0.0
-        loss = total / divisor + (z_loss * squares / len(counted) if z_loss else 0.0)
-        chosen = np.unique(np.linspace(0, n_rows - 1, ROWS).astype(np.int64))
+        # Of the losses that "none" gives, a caller takes the plain mean.
+        of_mean = reduction == "mean"
+        loss = total / (divisor if of_mean else n_rows)
+        loss += z_loss * squares / (len(counted) if of_mean else n_rows) if z_loss else 0.0
+        chosen = _chosen(n_rows)
+        unit, upstream = 1 / divisor, 1 / divisor
+        if not of_mean:
+            upstream = 1.0 if grad_output is None else np.asarray(grad_output, np.float64)[chosen]
+            unit = float(np.abs(upstream).max())
         rows_truth = oracle.evaluate(
             logits[chosen],
             targets[chosen],
             weight=weight,
+            ignore_index=ignore_index,
             label_smoothing=label_smoothing,
-            z_loss=z_loss * divisor / max(len(counted), 1),  # the mean divides that term by the rows
-            grad_output=1 / divisor,
+            # The mean divides that term by the rows.
+            z_loss=z_loss * divisor / max(len(counted), 1) if of_mean else z_loss,
+            grad_output=upstream,
             arithmetic=_DOUBLE,
         )
-    return Truth(chosen, loss, rows_truth.grad, 1 / divisor)
+    return Truth(chosen, loss, rows_truth.grad, unit)
+
+
+def _chosen(n_rows: int) -> Any:
+    """The rows that are compared: from the first to the last."""
+    return np.unique(np.linspace(0, n_rows - 1, ROWS).astype(np.int64))
+
+
+def _limits(dtype: Any) -> Any:
+    return import_module("ml_dtypes").finfo(dtype)  # untyped; NumPy's own dtypes too
 
 
 def _costs(x: Any, targets: Any, weight: Any, smoothing: float) -> tuple[Any, Any]:
@@ -131,6 +207,6 @@ def _costs(x: Any, targets: Any, weight: Any, smoothing: float) -> tuple[Any, An
     return cost, lse
 
 
-def _close(found: Any, right: Any, allowed: float) -> Any:
+def _close(found: Any, right: Any, allowed: Any) -> Any:
     """Elementwise; a NaN or an infinity is close to the same alone."""
     return np.isclose(found, right, rtol=0, atol=allowed, equal_nan=True)

@@ -267,6 +267,12 @@ def from_files(logits_file: str | Path, targets_file: str | Path, ignore_index: 
     return Workload(Path(logits_file).name, "your own arrays", logits, targets)
 
 
+def in_memory(workload: Workload) -> Workload:
+    """The same with arrays of its own, as a user has them, in place of a file's: a view of one is looked at longer."""
+    arrays = (np.array(a) if a.base is not None else a for a in (workload.logits, workload.targets))
+    return Workload(workload.name, workload.regime, *arrays)
+
+
 def load_array(path: Path) -> Any:
     """The array in an .npy file, memory-mapped.
 

@@ -37,25 +37,29 @@ def _numbers() -> Any:
     return _WIDTH * np.random.default_rng(20_261).standard_normal(_NUMBERS)
 
 
-def _repeated(values: Any, size: int, dtype: Any) -> Any:
-    """`values` over and over, with no temporary of the result's size: peak memory is measured too."""
-    made = np.empty(size, dtype)
-    for start in range(0, size, len(values)):
-        part = made[start : start + len(values)]
+def _repeated(values: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """`values` over and over, with no temporary of the result's size: peak memory is measured too.
+
+    An array of its own, as a user's is: a call looks longer at a view.
+    """
+    made = np.empty(shape, dtype)
+    flat = made.reshape(-1)
+    for start in range(0, flat.size, len(values)):
+        part = flat[start : start + len(values)]
         part[...] = values[: len(part)]
     return made
 
 
 def logits(rows: int, classes: int, dtype: str) -> Any:
     """Normal with standard deviation 16, shape (rows, classes)."""
-    return _repeated(_numbers(), rows * classes, dtype).reshape(rows, classes)
+    return _repeated(_numbers(), (rows, classes), dtype)
 
 
 def labels(rows: int, classes: int) -> Any:
     """As frequent as words are: class k with a probability in proportion to 1 / (k + 1)."""
     total = np.cumsum(1 / np.arange(1, classes + 1))
     drawn = np.random.default_rng(20_262).random(min(rows, _LABELS)) * total[-1]
-    return _repeated(np.searchsorted(total, drawn), rows, np.int64)
+    return _repeated(np.searchsorted(total, drawn), (rows,), np.int64)
 
 
 def require(backend: str, *options: str) -> None:

@@ -7,6 +7,7 @@ can be scored in the same rounds and on the same buffers. Without a C compiler t
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -37,9 +38,19 @@ except ImportError as error:
     why_unavailable = _note.read_text(encoding="utf-8").strip() if _note.exists() else str(error)
 
 
+# Held to a lower instruction set like the kernels; one that the loops have not is the kernels' to refuse.
+_in_use = ""
+if why_unavailable is None:
+    _in_use = os.environ.get("SOFTMAX_CE_ISA", "")
+    if _in_use in _loops.ISAS:
+        _loops.use(_in_use)
+    else:
+        _in_use = _loops.ISAS[0]
+
+
 def instruction_set() -> str | None:
     """What the loops use here; None where they are not available."""
-    return None if why_unavailable is not None else str(_loops.ISAS[0])
+    return _in_use or None
 
 
 def best_copy() -> str:

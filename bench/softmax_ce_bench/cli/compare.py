@@ -61,8 +61,8 @@ _FILE = OutputFile()
     default=",".join(comparing.OPERATIONS),
     show_default=True,
     metavar="NAMES",
-    type=Several(*comparing.OPERATIONS),
-    help="Loss, gradient, or both in one call (fused).",
+    type=Several(*comparing.EVERY),
+    help="Loss, gradient, both in one call (fused); softmax, log_softmax, logsumexp.",
 )
 @click.option(
     "--threads",
@@ -177,11 +177,12 @@ def _plan(
         "none" if weight is None else "file" if file else "drawn", label_smoothing, z_loss,
         workloads.IGNORE_INDEX if ignore_index is None else ignore_index, reduction,
     )  # fmt: skip
+    chosen_peers = _peers(peer_names)
     return comparing.Plan(
         available(tuple(name for names in backends for name in names)),
         sources,
-        peers=_peers(peer_names),
-        operations=tuple(operation for operation in comparing.OPERATIONS if operation in operations),
+        peers=chosen_peers,
+        operations=tuple(operation for operation in comparing.EVERY if operation in operations),
         threads=threads or (None,),
         seconds=planning.SECONDS if time_budget is None else time_budget,
         counts_loading=time_budget is not None,
@@ -190,6 +191,7 @@ def _plan(
         allocate=allocate,
         cold_start=cold_start,
         command=tuple(sys.argv[1:]),
+        base=planning.base_for(chosen_peers, sources, options),
     )
 
 

@@ -8,8 +8,8 @@ to be right, but ranked nowhere.
 :mod:`~softmax_ce_bench.compare.model` holds what was found.
 """
 
-from softmax_ce_bench.compare.model import OPERATIONS, Run
+from softmax_ce_bench.compare.model import EVERY, OPERATIONS, Run
 from softmax_ce_bench.compare.plan import BASE, Plan, PlanError
 from softmax_ce_bench.compare.run import Listener, run
 
-__all__ = ["BASE", "OPERATIONS", "Listener", "Plan", "PlanError", "Run", "run"]
+__all__ = ["BASE", "EVERY", "OPERATIONS", "Listener", "Plan", "PlanError", "Run", "run"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 
 import softmax_ce as sce
 from softmax_ce.threads import available_cpus
-from softmax_ce_bench import ceilings, load, peers, timing
+from softmax_ce_bench import ceilings, load, operations, peers, timing, workloads
 from softmax_ce_bench.compare import crew as crews
 from softmax_ce_bench.compare import memory
 from softmax_ce_bench.compare.budget import Budget, Failed, Timely
@@ -37,8 +38,6 @@ from softmax_ce_bench.stats import Ratio, paired_ratio
 from softmax_ce_bench.timing import Sampler, Samples
 from softmax_ce_bench.workloads import Workload
 
-LOOPS = {"forward": ("read",), "backward": ("copy", "stream"), "fused": ("copy", "stream")}
-
 _SERIAL_IN_PEERS = 1 << 15  # elements: PyTorch's grain, below which it works on one thread
 
 Tell = Callable[[str, float], None]
@@ -58,15 +57,10 @@ class Ready:
 
     def __init__(self, plan: Plan, make: Callable[[], Workload]) -> None:
         self.make = make
-        self.workload = make()
-        rows, classes = self.workload.shape
-        logits = self.workload.logits
-        self.options = plan.call_options(classes)
+        self.workload = workloads.in_memory(make())
+        self.options = plan.call_options(self.workload.shape[1])
         self.judge = Judge(self.workload, self.options)
-        self.grad = np.empty((rows, classes), logits.dtype.newbyteorder("="))
-        self.grad.fill(0)  # its pages are there
-        real = np.float64 if logits.dtype.itemsize == 8 else np.float32
-        self.loss = np.zeros(rows if plan.options.reduction == "none" else (), real)
+        self.buffers = operations.Buffers(self.workload.logits, plan.options.reduction)
 
 
 @dataclass(slots=True)
@@ -106,10 +100,14 @@ def measure(plan: Plan, planned: Planned, ready: Ready, crew: Crew, budget: Budg
         Before one round was complete.
     """
     begin = budget.clock()
-    here = _gathered(plan, planned, ready, crew, tell)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        here = _gathered(plan, planned, ready, crew, tell)
     tell(f"{ready.workload.name}: warming up", 0.0)
     before = _reading(crew)
-    samples = _timed(here, ready, budget, begin + share, tell)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the written formula's, of -inf and the like
+        samples = _timed(here, ready, budget, begin + share, tell, plan.base)
     others = load.cpus_of_others(before, _reading(crew))
     crowded = load.is_crowded(others, _threads(plan, planned, here, ready))
     learned = {name: float(np.median(seconds)) for name, seconds in samples.seconds.items()}
@@ -118,7 +116,7 @@ def measure(plan: Plan, planned: Planned, ready: Ready, crew: Crew, budget: Budg
     sizes = {operation: bytes_moved(operation, ready.workload) for operation in plan.operations}
     best = {operation: _best(operation, loops) for operation in plan.operations}
     entries = tuple(
-        _entry(name, here, samples, {o: (sizes[o], best[o]) for o in plan.operations})
+        _entry(name, here, samples, {o: (sizes[o], best[o]) for o in plan.operations}, plan.base)
         for name in (*plan.names, *plan.peers)
     )
     rows, classes = ready.workload.shape
@@ -157,24 +155,19 @@ def bytes_moved(operation: str, workload: Workload) -> int:
     N*C*itemsize to read the logits, as much to read soft targets, as much to write a gradient. Labels and losses, at
     most a few bytes a row, are not counted.
     """
-    arrays = 1 + (workload.targets.ndim == 2) + (operation != "forward")
+    row = operations.TABLE[operation]
+    arrays = 1 + (row.takes_targets and workload.targets.ndim == 2) + row.writes_array
     return int(arrays * workload.logits.nbytes)
 
 
 def calls(plan: Plan, planned: Planned, ready: Ready, name: str) -> dict[str, Callable[[], object]]:
     """A backend's operations as functions without arguments."""
-    x, y = ready.workload.logits, ready.workload.targets
+    workload = ready.workload
     options: dict[str, Any] = {
         "backend": name, "threads": planned.threads, "reduction": plan.options.reduction, **ready.options
     }  # fmt: skip
-    out: dict[str, Any] = {} if plan.allocate else {"out": ready.loss}
-    grad: dict[str, Any] = {} if plan.allocate else {"grad_out": ready.grad}
-    made: dict[str, Callable[[], object]] = {
-        "forward": partial(sce.cross_entropy, x, y, **out, **options),
-        "backward": partial(sce.cross_entropy_grad, x, y, **grad, **options),
-        "fused": partial(sce.cross_entropy_with_grad, x, y, **out, **grad, **options),
-    }
-    return {operation: made[operation] for operation in plan.operations}
+    buffers = None if plan.allocate else ready.buffers
+    return {o: operations.call(sce, o, workload.logits, workload.targets, buffers, **options) for o in plan.operations}
 
 
 def _gathered(plan: Plan, planned: Planned, ready: Ready, crew: Crew, tell: Tell) -> _Field:
@@ -184,22 +177,42 @@ def _gathered(plan: Plan, planned: Planned, ready: Ready, crew: Crew, tell: Tell
     samplers: dict[tuple[str, str], Sampler] = {}
     for name in plan.names:
         tell(f"{title}: checking {name}", 0.0)
-        verdicts[name] = ready.judge.backend(name, planned.threads)
-        if name == BASE or verdicts[name][1] is None:
+        normalizers = [operation for operation in plan.operations if operation in operations.NORMALIZERS]
+        verdicts[name] = ready.judge.backend(name, planned.threads, normalizers)
+        if name in (BASE, plan.base) or verdicts[name][1] is None:
             for operation, call in calls(plan, planned, ready, name).items():
                 samplers[name, operation] = timing.Local(call)
     skipped = _skipped(plan, planned, ready)
-    guests = [name for name in plan.peers if name not in skipped]
+    here = [name for name in plan.peers if name not in skipped and peers.BY_NAME[name].in_process]
+    for name in here:
+        tell(f"{title}: checking {name}", 0.0)
+        verdicts[name], found = _inside(plan, ready, name)
+        if name == plan.base or verdicts[name][1] is None:
+            samplers |= found
+    guests = [name for name in plan.peers if name not in skipped and name not in here]
     if guests:
         tell(f"{title}: checking {', '.join(guests)}", 0.0)
         crew.gather(guests, planned.threads or available_cpus())
-        verdicts |= crew.verdicts(guests, ready.judge)
+        verdicts |= crew.verdicts(guests, ready.judge, plan.operations)
         right = [guest for guest in guests if verdicts[guest][1] is None]
         remote, failed = crew.samplers(right, ready.workload, ready.make, plan.operations)
         samplers |= remote
         verdicts |= {name: (verdicts[name][0], reason) for name, reason in failed.items()}
     loops, why_no_loops = _loops(plan, planned, ready)
     return _Field(verdicts, skipped, samplers, loops, why_no_loops)
+
+
+def _inside(plan: Plan, ready: Ready, name: str) -> tuple[Verdict, dict[tuple[str, str], Sampler]]:
+    """The verdict on a peer that runs in this process, and its samplers."""
+    peer, subset, workload = peers.BY_NAME[name], ready.judge.subset, ready.workload
+    try:
+        small = peer.prepare(subset.logits, subset.targets, 1)
+        more = {o: small.as_array(small.calls[o]()) for o in crews.normalizers_of(name, plan.operations)}
+        verdict: Verdict = ready.judge.peer(*small.result(), more)
+        calls = peer.prepare(workload.logits, workload.targets, 1).calls
+    except Exception as error:  # as of any candidate
+        return (None, raised(error)), {}
+    return verdict, {(name, o): timing.Local(calls[o]) for o in plan.operations if o in peer.operations}
 
 
 def _skipped(plan: Plan, planned: Planned, ready: Ready) -> dict[str, str]:
@@ -225,13 +238,15 @@ def _loops(plan: Plan, planned: Planned, ready: Ready) -> tuple[dict[str, Sample
     logits = ready.workload.logits
     if not logits.flags.c_contiguous:
         return {}, "the logits are not C-contiguous, as the copy and read loops need them"
-    wanted = dict.fromkeys(loop for operation in plan.operations for loop in LOOPS[operation])
+    wanted = dict.fromkeys(loop for operation in plan.operations for loop in operations.TABLE[operation].loops)
     if ceilings.best_copy() == "copy":
         wanted.pop("stream", None)  # no non-temporal stores here
-    return {loop: timing.Local(ceilings.call(loop, logits, ready.grad, planned.threads)) for loop in wanted}, None
+    return {
+        loop: timing.Local(ceilings.call(loop, logits, ready.buffers.array, planned.threads)) for loop in wanted
+    }, None
 
 
-def _timed(here: _Field, ready: Ready, budget: Budget, end: float, tell: Tell) -> Samples:
+def _timed(here: _Field, ready: Ready, budget: Budget, end: float, tell: Tell, base: str) -> Samples:
     """Samples of everybody; whoever raises is rejected, and the others begin again."""
     while True:
         candidates = {label(*key): Timely(key[0], sampler, budget) for key, sampler in here.samplers.items()}
@@ -246,7 +261,7 @@ def _timed(here: _Field, ready: Ready, budget: Budget, end: float, tell: Tell) -
                 clock=budget.clock,
             )
         except Failed as failure:
-            if failure.who == BASE or failure.who in here.loops:
+            if failure.who in (BASE, base) or failure.who in here.loops:
                 raise failure.error from None
             here.verdicts[failure.who] = here.verdicts[failure.who][0], raised(failure.error)
             here.samplers = {key: sampler for key, sampler in here.samplers.items() if key[0] != failure.who}
@@ -282,17 +297,17 @@ def _ceiling(loop: str, workload: Workload, samples: Samples) -> Ceiling:
 
 def _best(operation: str, loops: tuple[Ceiling, ...]) -> Ceiling | None:
     """The fastest loop that does the operation's job."""
-    own = [ceiling for ceiling in loops if ceiling.loop in LOOPS[operation]]
+    own = [ceiling for ceiling in loops if ceiling.loop in operations.TABLE[operation].loops]
     return min(own, key=lambda ceiling: ceiling.time.median, default=None)
 
 
-def _entry(name: str, here: _Field, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]]) -> Entry:
+def _entry(name: str, here: _Field, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]], base: str) -> Entry:
     """What was found of one candidate."""
     if name in here.skipped:
         return Entry(name, SKIPPED, here.skipped[name], None, {})
     errors, reason = here.verdicts[name]
     timings = {
-        operation: _timing(name, operation, samples, size, ceiling)
+        operation: _timing(name, operation, samples, size, ceiling, base)
         for operation, (size, ceiling) in jobs.items()
         if (name, operation) in here.samplers
     }
@@ -303,14 +318,14 @@ def _entry(name: str, here: _Field, samples: Samples, jobs: dict[str, tuple[int,
     return Entry(name, UNRANKED, "it overflows by design", errors, timings)
 
 
-def _timing(name: str, operation: str, samples: Samples, size: int, ceiling: Ceiling | None) -> Timing:
+def _timing(name: str, operation: str, samples: Samples, size: int, ceiling: Ceiling | None, base: str) -> Timing:
     own = label(name, operation)
     seconds = samples.seconds[own]
     time = _interval(seconds)
     of_ceiling = None
     if ceiling is not None:  # bytes a second over bytes a second
         of_ceiling = paired_ratio(np.asarray(ceiling.seconds) * (size / ceiling.bytes), seconds)
-    speedup = paired_ratio(samples.seconds[label(BASE, operation)], seconds)
+    speedup = paired_ratio(samples.seconds[label(base, operation)], seconds)
     return Timing(_tuple(seconds), samples.calls[own], time, speedup, size / time.median / 1e9, of_ceiling)
 
 

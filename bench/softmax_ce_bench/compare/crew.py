@@ -10,10 +10,10 @@ import numpy as np
 from softmax_ce_bench import peers
 from softmax_ce_bench.compare.judge import Judge, raised
 from softmax_ce_bench.compare.model import Errors
+from softmax_ce_bench.operations import NORMALIZERS
 from softmax_ce_bench.peers import Remote, Worker, WorkerError
 from softmax_ce_bench.workloads import Workload
 
-OPERATIONS = ("forward", "fused")  # what peers have
 _SENT = 1 << 24  # bytes
 
 
@@ -45,8 +45,14 @@ class Crew:
             if name not in self._workers:
                 self._workers[name] = self._make(name, threads)
 
-    def verdicts(self, names: list[str], judge: Judge) -> dict[str, tuple[Errors | None, str | None]]:
-        """Each peer's worst errors on the checked rows, and why it is rejected, if it is."""
+    def verdicts(
+        self, names: list[str], judge: Judge, operations: Iterable[str] = ()
+    ) -> dict[str, tuple[Errors | None, str | None]]:
+        """Each peer's worst errors on the checked rows, and why it is rejected, if it is.
+
+        Normalizers among the operations are judged too, where a peer has them.
+        """
+        operations = tuple(operations)
         subset = judge.subset
         self._load(names, subset)
         rows = np.arange(subset.shape[0])
@@ -54,7 +60,10 @@ class Crew:
         for name in names:
             try:
                 self._workers[name].answer()
-                found[name] = judge.peer(*self._workers[name].ask("result", rows))
+                worker = self._workers[name]
+                more = {o: worker.ask("normalized", o, rows) for o in normalizers_of(name, operations)}
+                loss, grad = worker.ask("result", rows)
+                found[name] = judge.peer(loss, grad, more)
             except WorkerError as error:
                 found[name] = None, raised(error).removeprefix("raised WorkerError: ")
         return found
@@ -76,7 +85,7 @@ class Crew:
                 failed[name] = raised(error).removeprefix("raised WorkerError: ")
                 continue
             for operation in operations:
-                if operation in OPERATIONS:
+                if operation in peers.BY_NAME[name].operations:
                     ready[name, operation] = Remote(self._workers[name], operation)
         return ready, failed
 
@@ -102,6 +111,14 @@ def why_not(
     if options or reduction != "mean":
         asked = [option.replace("_", "-") for option in options] + [f"reduction {reduction}"] * (reduction != "mean")
         return f"peers are called without options here: {', '.join(asked)}"
-    if not set(operations) & set(OPERATIONS):
-        return "peers have no backward of its own"
-    return peers.BY_NAME[name].why_not(workload)
+    peer = peers.BY_NAME[name]
+    if not set(operations) & set(peer.operations):
+        return f"{peer.title} has no {' or '.join(operations)}"
+    if workload.logits.itemsize == 2:
+        return f"peers are called with float32 or float64 here, not {workload.dtype}"  # whose losses they round
+    return peer.why_not(workload)
+
+
+def normalizers_of(name: str, operations: Iterable[str]) -> list[str]:
+    """Those of the operations that are normalizers, and that a peer has."""
+    return [o for o in operations if o in NORMALIZERS and o in peers.BY_NAME[name].operations]

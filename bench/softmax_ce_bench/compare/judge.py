@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 import softmax_ce as sce
 from softmax_ce.contract import Accuracy, BackendInfo
 from softmax_ce.staging import compute_dtype
-from softmax_ce_bench import oracle, reference
-from softmax_ce_bench.compare.model import Errors
+from softmax_ce_bench import operations, oracle, reference
+from softmax_ce_bench.compare.model import Errors, NormalizerErrors
 from softmax_ce_bench.workloads import Workload
 
 CHECKED_ELEMENTS = 200_000  # in extended precision, at most: the oracle takes its time
@@ -34,14 +35,25 @@ class Judge:
         self._truth = oracle.evaluate(self.subset.logits, self.subset.targets, **options)
         self.telling_rows = int((self._truth.counts & ~self._truth.broken).sum())
 
-    def backend(self, name: str, threads: int | None) -> tuple[Errors | None, str | None]:
-        """A backend's worst errors, and why it is rejected, if it is."""
+    def backend(
+        self, name: str, threads: int | None, normalizers: Iterable[str] = ()
+    ) -> tuple[Errors | None, str | None]:
+        """A backend's worst errors, and why it is rejected, if it is.
+
+        Parameters
+        ----------
+        name : str
+        threads : int or None
+        normalizers : iterable of str
+            Those that are to be judged, beside loss and gradient.
+        """
         backend = sce.get_backend(name)
         logits, truth = self.subset.logits, self._truth
         try:
             loss, grad = sce.cross_entropy_with_grad(
                 logits, self.subset.targets, reduction="none", backend=name, threads=threads, **self._options
             )
+            more = {o: operations.call(sce, o, logits, None, backend=name, threads=threads)() for o in normalizers}
         except Exception as error:  # a backend from elsewhere may raise anything; the others still run
             return None, raised(error)
         allowed = oracle.bounds(backend.info, truth, logits.dtype)
@@ -50,6 +62,7 @@ class Judge:
             oracle.over_bound(grad, truth.grad, allowed.grad),
             worst_ulp(loss, truth.loss),
             worst_ulp(grad, truth.grad),
+            self._of_normalizers(more, allowed),
         )
         if errors.over_bound <= 1:
             return errors, None
@@ -61,7 +74,15 @@ class Judge:
             )
         return errors, f"its worst error is {errors.over_bound:.3g} times what rounding explains"
 
-    def peer(self, loss: float, grad: Any) -> tuple[Errors, str | None]:
+    def _of_normalizers(self, found: Mapping[str, Any], allowed: oracle.Bounds) -> dict[str, NormalizerErrors]:
+        errors = {}
+        for operation, result in found.items():
+            truth = oracle.normalizer(self._truth, operation)
+            over = oracle.over_bound(result, truth, oracle.normalizer(allowed, operation))
+            errors[operation] = NormalizerErrors(over, worst_ulp(result, truth))
+        return errors
+
+    def peer(self, loss: float, grad: Any, normalized: Mapping[str, Any] | None = None) -> tuple[Errors, str | None]:
         """A peer's worst errors, and why it is rejected, if it is.
 
         Of a peer's arithmetic nothing is declared, so that it is rejected not by the bound but where it is off by more
@@ -73,7 +94,10 @@ class Judge:
             The mean over the checked rows.
         grad : ndarray, shape (rows, C)
             Of that mean.
+        normalized : mapping, optional
+            Each normalizer that is to be judged -> its result on the checked rows.
         """
+        more = normalized or {}
         truth, real = self._truth, compute_dtype(self.subset.logits.dtype)
         counted = max(1, int(truth.counts.sum()))
         allowed = oracle.bounds(UNDECLARED, truth, self.subset.logits.dtype)
@@ -88,9 +112,14 @@ class Judge:
             oracle.over_bound(grad, right_grad, grad_bound),
             worst_ulp(mean, right_loss),
             worst_ulp(grad, right_grad),
+            self._of_normalizers(more, allowed),
         )
         sound = reference.Truth(np.arange(len(grad)), float(right_loss), right_grad.astype(np.float64), 1 / counted)
-        return errors, sound.complaint(loss, grad)
+        complaints = [sound.complaint(loss, grad)]
+        for operation, result in more.items():
+            values = oracle.normalizer(truth, operation).astype(np.float64)
+            complaints.append(reference.Normalized(np.arange(len(values)), values).complaint(result))
+        return errors, next((complaint for complaint in complaints if complaint), None)
 
 
 def raised(error: Exception) -> str:
@@ -136,5 +165,8 @@ def _limits(dtype: np.dtype[Any]) -> Any:
     return finfo(dtype)
 
 
-def _errors(loss_over: float, grad_over: float, loss_ulp: float, grad_ulp: float) -> Errors:
-    return Errors(max(loss_over, grad_over), loss_over, grad_over, loss_ulp, grad_ulp)
+def _errors(
+    loss_over: float, grad_over: float, loss_ulp: float, grad_ulp: float, normalizers: dict[str, NormalizerErrors]
+) -> Errors:
+    worst = max(loss_over, grad_over, *(each.over_bound for each in normalizers.values()))
+    return Errors(worst, loss_over, grad_over, loss_ulp, grad_ulp, normalizers)

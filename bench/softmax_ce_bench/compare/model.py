@@ -6,14 +6,17 @@ is infinite is null there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from softmax_ce_bench.operations import LOSSES, TABLE
 from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio
 
 SCHEMA = "softmax-ce/compare"
-VERSION = 2
+VERSION = 3  # 2 had no normalizers
 
-OPERATIONS = ("forward", "backward", "fused")
+OPERATIONS = LOSSES  # what is compared unasked, and picked
+EVERY = tuple(TABLE)
 RANKED, UNRANKED, REJECTED, SKIPPED = "ranked", "unranked", "rejected", "skipped"
 BACKEND, PEER = "backend", "peer"
 
@@ -134,6 +137,14 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
+class NormalizerErrors:
+    """The worst errors of a normalizer on the checked rows."""
+
+    over_bound: float
+    ulp: float
+
+
+@dataclass(frozen=True, slots=True)
 class Errors:
     """The worst errors on the checked rows."""
 
@@ -142,6 +153,21 @@ class Errors:
     grad_over_bound: float
     loss_ulp: float
     grad_ulp: float
+    normalizers: dict[str, NormalizerErrors] = field(default_factory=dict)
+
+    def over_bound_of(self, operation: str) -> float:
+        """The worst error over its bound, of what an operation computes."""
+        if operation not in LOSSES:
+            return self.normalizers[operation].over_bound if operation in self.normalizers else math.inf
+        both = max(self.loss_over_bound, self.grad_over_bound)
+        return {"forward": self.loss_over_bound, "backward": self.grad_over_bound}.get(operation, both)
+
+    def ulp_of(self, operation: str) -> tuple[float, ...]:
+        """The worst errors in units in the last place: of the loss and of the gradient, of those it computes."""
+        if operation not in LOSSES:
+            return (self.normalizers[operation].ulp,) if operation in self.normalizers else ()
+        both = self.loss_ulp, self.grad_ulp
+        return {"forward": both[:1], "backward": both[1:]}.get(operation, both)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import softmax_ce as sce
 from softmax_ce.threads import available_cpus
-from softmax_ce_bench import peers
+from softmax_ce_bench import operations, peers, workloads
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # see proc(5)
@@ -118,23 +116,15 @@ def _call(
     options: dict[str, Any],
     allocate: bool,
 ) -> Callable[[], object]:
-    x, y = workload.logits, workload.targets
     if is_peer:
+        x, y = workload.logits, workload.targets
         prepared = peers.BY_NAME[name].prepare(x, y, threads or available_cpus())
-        return prepared.forward if operation == "forward" else prepared.fused
-    if x.base is not None:
-        x = np.array(x)  # a memory-mapped file becomes resident while it is read, which is nobody's doing
-    given = {"backend": name, "threads": threads, **options}
-    loss = np.zeros(len(x) if options["reduction"] == "none" else (), np.float64 if x.itemsize == 8 else np.float32)
-    grad = np.empty(x.shape, x.dtype.newbyteorder("="))
-    grad.fill(0)
-    out: dict[str, Any] = {} if allocate else {"out": loss}
-    grad_out: dict[str, Any] = {} if allocate else {"grad_out": grad}
-    if operation == "forward":
-        return lambda: sce.cross_entropy(x, y, **out, **given)
-    if operation == "backward":
-        return lambda: sce.cross_entropy_grad(x, y, **grad_out, **given)
-    return lambda: sce.cross_entropy_with_grad(x, y, **out, **grad_out, **given)
+        return prepared.calls[operation]
+    workload = workloads.in_memory(workload)  # a mapped file becomes resident as it is read
+    buffers = None if allocate else operations.Buffers(workload.logits, options["reduction"])
+    return operations.call(
+        sce, operation, workload.logits, workload.targets, buffers, backend=name, threads=threads, **options
+    )
 
 
 def _give_back() -> None:

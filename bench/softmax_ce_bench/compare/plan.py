@@ -15,7 +15,8 @@ from softmax_ce_bench.compare import memory
 from softmax_ce_bench.compare.model import OPERATIONS, Options
 from softmax_ce_bench.workloads import Shape, Workload
 
-BASE = "numpy"  # what speed-ups are relative to
+BASE = "numpy"  # always measured: what speed-ups are relative to where the written formula cannot be
+WRITTEN = "numpy-written"  # what a user would run otherwise
 DIGITS = Shape("digits", 1797, 10, "logits of softmax regression on handwritten digits")
 SECONDS = 30.0
 
@@ -130,6 +131,8 @@ class Plan:
         Measure what happens before the first call; None: if there is time left.
     command : tuple of str
         For the record.
+    base : str
+        What speed-ups are relative to: `BASE`, or a peer in this process that takes part in every cell.
     """
 
     backends: tuple[str, ...]
@@ -145,10 +148,11 @@ class Plan:
     ceilings: bool = True
     cold_start: bool | None = False
     command: tuple[str, ...] = ()
+    base: str = BASE
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The backends to be measured; the base first, since every speed-up needs it."""
+        """The backends to be measured; the plain NumPy one first, which everything is held against."""
         return (BASE, *(name for name in self.backends if name != BASE))
 
     @property
@@ -204,7 +208,9 @@ class Plan:
             return self.peers
         left = free - memory.needed(source.elements, source.dtype, soft=source.soft)
         each = memory.needed_by_peer(source.elements, source.dtype)
-        return self.peers[: max(0, int(left // each))]
+        elsewhere = [name for name in self.peers if not peers.BY_NAME[name].in_process]
+        fitting = elsewhere[: max(0, int(left // each))]
+        return tuple(name for name in self.peers if name in fitting or name not in elsewhere)
 
 
 def built_in(name: str, dtypes: tuple[str, ...], *, soft: bool = False) -> Iterator[Source]:
@@ -234,6 +240,12 @@ def own(logits: Path, targets: Path, ignore_index: int = workloads.IGNORE_INDEX)
     shape = Shape(found.name, *found.shape, found.regime)
     files = (logits.absolute(), targets.absolute())
     return Source("own", shape, found.dtype, found.targets.ndim == 2, files, ignore_index)
+
+
+def base_for(peer_names: tuple[str, ...], sources: tuple[Source, ...], options: Options) -> str:
+    """What speed-ups are to be relative to: the written formula, if it takes part in every cell; else `BASE`."""
+    plain = options == Options() and all(source.dtype in ("float32", "float64") for source in sources)
+    return WRITTEN if plain and WRITTEN in peer_names else BASE
 
 
 def installed_peers() -> tuple[str, ...]:

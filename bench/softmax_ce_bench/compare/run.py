@@ -7,10 +7,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 import softmax_ce as sce
-from softmax_ce_bench import digits, peers, timing
+from softmax_ce_bench import digits, operations, peers, timing
 from softmax_ce_bench.compare import cell, first_call, machine
 from softmax_ce_bench.compare.budget import Budget, OutOfTime
-from softmax_ce_bench.compare.crew import OPERATIONS as PEER_OPERATIONS
 from softmax_ce_bench.compare.crew import Crew
 from softmax_ce_bench.compare.judge import CHECKED_ELEMENTS
 from softmax_ce_bench.compare.model import BACKEND, PEER, Candidate, Cell, DigitsFit, NotMeasured, Run, Settings
@@ -105,7 +104,7 @@ def run(
 def started(plan: Plan) -> Run:
     """A run of which nothing is measured yet."""
     settings = Settings(
-        base=BASE,
+        base=plan.base,
         operations=plan.operations,
         results=ALLOCATED if plan.allocate else BUFFERS,
         time_budget=plan.seconds,
@@ -205,11 +204,10 @@ class _Sequence:
 
     def _labels(self) -> list[str]:
         plan = self._plan
-        peer = [operation for operation in plan.operations if operation in PEER_OPERATIONS]
-        loops = dict.fromkeys(loop for o in plan.operations for loop in cell.LOOPS[o] if plan.ceilings)
+        loops = dict.fromkeys(loop for o in plan.operations for loop in operations.TABLE[o].loops if plan.ceilings)
         return [
             *(cell.label(name, operation) for name in plan.names for operation in plan.operations),
-            *(cell.label(name, operation) for name in plan.peers for operation in peer),
+            *(cell.label(p, o) for p in plan.peers for o in plan.operations if o in peers.BY_NAME[p].operations),
             *(cell.label(cell.CEILING, loop) for loop in loops),
         ]
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench import timing
+from softmax_ce_bench import operations, timing
 
 
 class Desk:
@@ -33,7 +32,7 @@ class Desk:
 
         self._sce = softmax_ce
         self._folder = folder
-        self._inputs: dict[int, tuple[Any, Any, Any]] = {}
+        self._inputs: dict[int, tuple[Any, Any, operations.Buffers]] = {}
         self._calls: dict[int, Callable[[], Any]] = {}
 
     def backends(self) -> tuple[str, dict[str, tuple[str | None, bool]]]:
@@ -65,21 +64,15 @@ class Desk:
         logits, labels, _ = self._input(workload)
         return self._sce.cross_entropy_with_grad(logits, labels, reduction="none", backend=backend, threads=1)
 
-    def _input(self, workload: int) -> tuple[Any, Any, Any]:
+    def _input(self, workload: int) -> tuple[Any, Any, operations.Buffers]:
         if workload not in self._inputs:
             with np.load(self._folder / f"{workload}.npz", allow_pickle=False) as arrays:
-                logits, labels = arrays["logits"], arrays["labels"]
-            self._inputs[workload] = logits, labels, np.ones_like(logits)  # ones: its pages are there
+                logits, labels = np.array(arrays["logits"]), np.array(arrays["labels"])  # not views of what was read
+            self._inputs[workload] = logits, labels, operations.Buffers(logits)
         return self._inputs[workload]
 
     def _call(self, backend: str, operation: str, workload: int) -> Callable[[], Any]:
-        logits, labels, grad = self._input(workload)
-        options: dict[str, Any] = {"backend": backend, "threads": 1}
-        sce = self._sce
-        if operation == "forward":
-            return partial(sce.cross_entropy, logits, labels, **options)
-        function = sce.cross_entropy_grad if operation == "backward" else sce.cross_entropy_with_grad
-        return partial(function, logits, labels, grad_out=grad, **options)
+        return operations.call(self._sce, operation, *self._input(workload), backend=backend, threads=1)
 
 
 def main() -> None:

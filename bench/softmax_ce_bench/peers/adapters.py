@@ -1,12 +1,14 @@
-"""Each library's softmax cross-entropy, mean over the rows, as its users write it.
+"""Each library's softmax cross-entropy and normalizers, as its users write them.
 
-An adapter takes logits (N, C) of float32 or float64, targets ((N,) int64 labels, or soft ones of the logits' shape
-and dtype where its :class:`~softmax_ce_bench.peers.table.Peer` says that it knows them) and a number of threads.
+An adapter takes logits, shape (N, C) (for PyTorch also (N, C, ...)), of a dtype that its
+:class:`~softmax_ce_bench.peers.table.Peer` names; targets, int64 labels or, where the peer knows them, soft ones of
+the logits' shape and dtype; a number of threads; and those of softmax_ce's options that the peer knows. The loss is
+the mean over the rows unless an option says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench.timing import Call
+from softmax_ce_bench.workloads import IGNORE_INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,43 +25,67 @@ class Prepared:
 
     Attributes
     ----------
-    forward, fused : callable
-        Without arguments: the loss; the loss and its gradient.
+    calls : mapping
+        Operation, as of :data:`softmax_ce_bench.operations.TABLE` -> function without arguments. A library that has no
+        gradient without the loss computes both for "backward".
     result : callable
-        Computes, and gives the loss and the gradient, shape (N, C), as NumPy has them.
+        Computes, and gives the loss and the gradient, in the logits' shape, as NumPy has them.
+    as_array : callable
+        What the call of a normalizer returns -> as NumPy has it.
     """
 
-    forward: Call
-    fused: Call
+    calls: Mapping[str, Call]
     result: Callable[[], tuple[float, Any]]
+    as_array: Callable[[Any], Any] = np.asarray
 
 
-def torch_cross_entropy(logits: Any, targets: Any, threads: int) -> Prepared:
-    """PyTorch: F.cross_entropy and autograd."""
+def torch_cross_entropy(logits: Any, targets: Any, threads: int, **options: Any) -> Prepared:
+    """PyTorch: F.cross_entropy and autograd; torch.softmax and its kin."""
     import torch
     from torch.nn.functional import cross_entropy
 
     torch.set_num_threads(threads)
-    x = torch.tensor(logits).requires_grad_()
+    if logits.dtype.name == "bfloat16":
+        x = torch.tensor(logits.view(np.int16)).view(torch.bfloat16).requires_grad_()
+    else:
+        x = torch.tensor(logits).requires_grad_()
     y = torch.tensor(targets)
+    upstream = options.pop("grad_output", None)
+    upstream = None if upstream is None else torch.tensor(upstream).to(x.dtype)
+    if "weight" in options:
+        options["weight"] = torch.tensor(options["weight"]).to(x.dtype)
 
     def forward() -> Any:
         with torch.no_grad():
-            return cross_entropy(x, y)
+            return cross_entropy(x, y, **options)
 
     def fused() -> Any:
-        loss = cross_entropy(x, y)
-        return loss, torch.autograd.grad(loss, x)[0]
+        loss = cross_entropy(x, y, **options)
+        return loss, torch.autograd.grad(loss, x, upstream)[0]
 
     def result() -> tuple[float, Any]:
         loss, grad = fused()
-        return loss.item(), grad.numpy()
+        return loss.double().mean().item(), as_array(grad)
 
-    return Prepared(forward, fused, result)
+    def as_array(tensor: Any) -> Any:
+        if tensor.dtype == torch.bfloat16:  # which NumPy has not
+            return tensor.detach().view(torch.int16).numpy().view(logits.dtype)
+        return tensor.detach().numpy()
+
+    def without_grad(function: Any) -> Call:
+        def run() -> Any:
+            with torch.no_grad():
+                return function(x, dim=1)
+
+        return run
+
+    calls = {"forward": forward, "backward": lambda: fused()[1], "fused": fused}
+    calls |= {name: without_grad(getattr(torch, name)) for name in ("softmax", "log_softmax", "logsumexp")}
+    return Prepared(calls, result, as_array)
 
 
 def jax_cross_entropy(logits: Any, targets: Any, threads: int) -> Prepared:
-    """JAX: optax's loss under jit and value_and_grad. Its pool has as many threads as the process had CPUs."""
+    """JAX: optax's loss under jit and value_and_grad; jax.nn. Its pool has as many threads as the process had CPUs."""
     jax, optax = import_module("jax"), import_module("optax")  # untyped in part
     if logits.dtype == np.float64:
         jax.config.update("jax_enable_x64", True)
@@ -69,13 +96,23 @@ def jax_cross_entropy(logits: Any, targets: Any, threads: int) -> Prepared:
     def loss_of(x: Any, y: Any) -> Any:
         return loss_rows(x, y).mean()
 
-    loss_alone, both = jax.jit(loss_of), jax.jit(jax.value_and_grad(loss_of))
+    both = jax.jit(jax.value_and_grad(loss_of))
 
     def result() -> tuple[float, Any]:
         loss, grad = both(x, y)
         return float(loss), np.asarray(grad)
 
-    return Prepared(lambda: loss_alone(x, y).block_until_ready(), lambda: jax.block_until_ready(both(x, y)), result)
+    def ready(function: Any, *arguments: Any) -> Call:
+        return lambda: jax.block_until_ready(function(*arguments))
+
+    calls = {
+        "forward": ready(jax.jit(loss_of), x, y),
+        "backward": ready(jax.jit(jax.grad(loss_of)), x, y),
+        "fused": ready(both, x, y),
+    }
+    calls |= {name: ready(jax.jit(getattr(jax.nn, name)), x) for name in ("softmax", "log_softmax")}
+    calls["logsumexp"] = ready(jax.jit(lambda x: jax.nn.logsumexp(x, axis=1)), x)
+    return Prepared(calls, result)
 
 
 def sklearn_multinomial(logits: Any, targets: Any, threads: int) -> Prepared:
@@ -90,42 +127,89 @@ def sklearn_multinomial(logits: Any, targets: Any, threads: int) -> Prepared:
         losses, grad = loss.loss_gradient(y, logits, n_threads=threads)
         return float(losses.mean(dtype=np.float64)), grad / rows
 
-    return Prepared(
-        lambda: loss.loss(y, logits, n_threads=threads),
-        lambda: loss.loss_gradient(y, logits, n_threads=threads),
-        result,
-    )
+    calls = {
+        "forward": lambda: loss.loss(y, logits, n_threads=threads),
+        "backward": lambda: loss.gradient(y, logits, n_threads=threads),
+        "fused": lambda: loss.loss_gradient(y, logits, n_threads=threads),
+    }
+    return Prepared(calls, result)
 
 
 def scipy_log_softmax(logits: Any, targets: Any, threads: int) -> Prepared:
-    """SciPy: special.log_softmax, and its exponential for the gradient."""
-    from scipy.special import log_softmax
+    """SciPy: special.log_softmax, and its exponential for the gradient; the normalizers of special."""
+    from scipy import special
 
     rows = np.arange(len(logits))
 
     def forward() -> Any:
-        return -log_softmax(logits, axis=1)[rows, targets].mean()
+        return -special.log_softmax(logits, axis=1)[rows, targets].mean()
+
+    def backward() -> Any:
+        grad = special.softmax(logits, axis=1)
+        grad[rows, targets] -= 1
+        grad /= len(logits)
+        return grad
 
     def fused() -> Any:
-        log_p = log_softmax(logits, axis=1)
+        log_p = special.log_softmax(logits, axis=1)
         loss = -log_p[rows, targets].mean()
         grad = np.exp(log_p)
         grad[rows, targets] -= 1
         grad /= len(logits)
         return loss, grad
 
-    return Prepared(forward, fused, lambda: _as_numbers(*fused()))
+    calls = {"forward": forward, "backward": backward, "fused": fused}
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        calls[name] = _along_rows(getattr(special, name), logits)
+    return Prepared(calls, lambda: _as_numbers(*fused()))
+
+
+def _along_rows(function: Any, logits: Any) -> Call:
+    return lambda: function(logits, axis=1)
 
 
 def numpy_shifted(logits: Any, targets: Any, threads: int) -> Prepared:
     """NumPy as one writes it: the row maximum pulled out, whole arrays at a time."""
+    if targets.ndim == 2:
+        forward, backward, fused = _soft(logits, targets)
+    elif (targets == IGNORE_INDEX).any():
+        forward, backward, fused = _ignoring(logits, targets)
+    else:
+        forward, backward, fused = _hard(logits, targets)
+
+    def softmax() -> Any:
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return p
+
+    def log_softmax() -> Any:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+    def logsumexp() -> Any:
+        top = logits.max(axis=1, keepdims=True)
+        return top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
+
+    calls = {"forward": forward, "backward": backward, "fused": fused}
+    calls |= {"softmax": softmax, "log_softmax": log_softmax, "logsumexp": logsumexp}
+    return Prepared(calls, lambda: _as_numbers(*fused()))
+
+
+def _hard(logits: Any, targets: Any) -> tuple[Call, Call, Callable[[], tuple[Any, Any]]]:
     rows = np.arange(len(logits))
 
     def forward() -> Any:
         shifted = logits - logits.max(axis=1, keepdims=True)
         return (np.log(np.exp(shifted).sum(axis=1)) - shifted[rows, targets]).mean()
 
-    def fused() -> Any:
+    def backward() -> Any:
+        grad = np.exp(logits - logits.max(axis=1, keepdims=True))
+        grad /= grad.sum(axis=1, keepdims=True)
+        grad[rows, targets] -= 1
+        grad /= len(logits)
+        return grad
+
+    def fused() -> tuple[Any, Any]:
         shifted = logits - logits.max(axis=1, keepdims=True)
         grad = np.exp(shifted)
         total = grad.sum(axis=1, keepdims=True)
@@ -135,7 +219,48 @@ def numpy_shifted(logits: Any, targets: Any, threads: int) -> Prepared:
         grad /= len(logits)
         return loss, grad
 
-    return Prepared(forward, fused, lambda: _as_numbers(*fused()))
+    return forward, backward, fused
+
+
+def _ignoring(logits: Any, targets: Any) -> tuple[Call, Call, Callable[[], tuple[Any, Any]]]:
+    rows = np.flatnonzero(targets != IGNORE_INDEX)
+    labels = targets[rows]
+
+    def forward() -> Any:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        return (np.log(np.exp(shifted).sum(axis=1))[rows] - shifted[rows, labels]).mean()
+
+    def fused() -> tuple[Any, Any]:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        grad = np.exp(shifted)
+        total = grad.sum(axis=1, keepdims=True)
+        loss = (np.log(total[rows, 0]) - shifted[rows, labels]).mean()
+        grad /= total
+        grad[rows, labels] -= 1
+        grad[targets == IGNORE_INDEX] = 0
+        grad /= len(rows)
+        return loss, grad
+
+    return forward, lambda: fused()[1], fused
+
+
+def _soft(logits: Any, targets: Any) -> tuple[Call, Call, Callable[[], tuple[Any, Any]]]:
+    def forward() -> Any:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return -(targets * log_p).sum(axis=1).mean()
+
+    def fused() -> tuple[Any, Any]:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        grad = np.exp(shifted)
+        total = grad.sum(axis=1, keepdims=True)
+        loss = -(targets * (shifted - np.log(total))).sum(axis=1).mean()
+        grad /= total
+        grad -= targets
+        grad /= len(logits)
+        return loss, grad
+
+    return forward, lambda: fused()[1], fused
 
 
 def _as_numbers(loss: Any, grad: Any) -> tuple[float, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from softmax_ce_bench.operations import LOSSES, TABLE
 from softmax_ce_bench.peers import adapters
 from softmax_ce_bench.peers.adapters import Prepared
 from softmax_ce_bench.workloads import IGNORE_INDEX, Workload
@@ -32,9 +33,17 @@ class Peer:
         What must be importable.
     how_to_get : str
     prepare : callable
-        (logits, targets, threads) -> Prepared: see :mod:`softmax_ce_bench.peers.adapters`.
+        (logits, targets, threads, **options) -> Prepared: see :mod:`softmax_ce_bench.peers.adapters`.
     soft_targets, ignored_rows : bool
         Whether it knows soft labels, and labels of -100.
+    operations : tuple of str
+        What it has, of :data:`softmax_ce_bench.operations.TABLE`.
+    dtypes : tuple of str
+        Of the logits that it is called with.
+    options : tuple of str
+        Those of softmax_ce's options that it knows.
+    in_process : bool
+        It runs in this process: it brings no threads along, and needs no copy of the arrays.
     """
 
     name: str
@@ -43,9 +52,13 @@ class Peer:
     distribution: str
     modules: tuple[str, ...]
     how_to_get: str
-    prepare: Callable[[Any, Any, int], Prepared]
+    prepare: Callable[..., Prepared]
     soft_targets: bool = False
     ignored_rows: bool = False
+    operations: tuple[str, ...] = tuple(TABLE)
+    dtypes: tuple[str, ...] = _DTYPES
+    options: tuple[str, ...] = ()
+    in_process: bool = False
 
     @property
     def why_missing(self) -> str | None:
@@ -61,11 +74,15 @@ class Peer:
         except metadata.PackageNotFoundError:
             return None
 
-    def why_not(self, workload: Workload) -> str | None:
-        """Why it cannot run on this workload, or None."""
-        if workload.dtype not in _DTYPES:
-            return f"{self.title} is called with {' or '.join(_DTYPES)} here, not {workload.dtype}"
-        if workload.targets.ndim == 2:
+    def why_not(self, workload: Workload, options: Mapping[str, Any] | None = None) -> str | None:
+        """Why it cannot run on this workload, with these options, or None."""
+        if workload.dtype not in self.dtypes:
+            *most, last = self.dtypes
+            return f"{self.title} is called with {', '.join(most)} or {last} here, not {workload.dtype}"
+        unknown = [name for name in options or {} if name not in self.options]
+        if unknown:
+            return f"{self.title} has no {unknown[0]}"
+        if workload.targets.ndim == workload.logits.ndim:
             return None if self.soft_targets else f"{self.title} takes no soft labels"
         if not self.ignored_rows and (workload.targets == IGNORE_INDEX).any():
             return f"{self.title} cannot ignore rows"
@@ -77,19 +94,22 @@ PEERS = (
     Peer(
         "torch",
         "PyTorch",
-        "F.cross_entropy and autograd.grad: the autograd graph, a new array of log-probabilities and a new gradient",
+        "F.cross_entropy and autograd.grad: the autograd graph, a new array of log-probabilities and a new gradient; "
+        "torch.softmax and its kin: new results",
         "torch",
         ("torch",),
         _EXTRA,
         adapters.torch_cross_entropy,
         soft_targets=True,
         ignored_rows=True,
+        dtypes=(*_DTYPES, "float16", "bfloat16"),
+        options=("weight", "ignore_index", "label_smoothing", "reduction", "grad_output"),
     ),
     Peer(
         "jax",
         "JAX jit with optax",
-        "the compiled value_and_grad of optax's loss on arrays already on the device: dispatch, new results, the wait "
-        "until they are ready; not the compilation",
+        "the compiled value_and_grad of optax's loss, or jax.nn's function, on arrays already on the device: dispatch, "
+        "new results, the wait until they are ready; not the compilation",
         "jax",
         ("jax", "jaxlib", "optax"),
         _EXTRA,
@@ -104,11 +124,13 @@ PEERS = (
         ("sklearn",),
         _EXTRA,
         adapters.sklearn_multinomial,
+        operations=LOSSES,
     ),
     Peer(
         "scipy",
         "SciPy",
-        "special.log_softmax, its exponential, labels and mean by NumPy: new arrays at each step; one thread",
+        "special.log_softmax, its exponential, labels and mean by NumPy: new arrays at each step; one thread; "
+        "special's own normalizers",
         "scipy",
         ("scipy",),
         _EXTRA,
@@ -122,6 +144,9 @@ PEERS = (
         ("numpy",),
         "",
         adapters.numpy_shifted,
+        soft_targets=True,
+        ignored_rows=True,
+        in_process=True,
     ),
 )
 BY_NAME = {peer.name: peer for peer in PEERS}

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench import timing
+from softmax_ce_bench.peers.adapters import Prepared
 from softmax_ce_bench.peers.table import BY_NAME
 from softmax_ce_bench.processes import THREAD_VARIABLES, deaf_children
 from softmax_ce_bench.workloads import Workload
@@ -36,8 +37,10 @@ class Worker:
     """The near end: starts the process at the first question, and asks.
 
     ``ask("load", workload)`` first, with a :class:`Workload` or a function that can be pickled and makes it over there;
-    then ``ask("result", rows)`` gives the mean loss and those rows of its gradient, and :class:`Remote` times. Close
-    it, or use it in a ``with`` statement.
+    then ``ask("result", rows)`` gives the mean loss and those rows of its gradient, ``ask("normalized", operation,
+    rows)`` those rows of a normalizer's result, and :class:`Remote` times. A workload with options of its own is loaded
+    beside the first as a variant: ``ask("load", workload, variant, options)``. Close it, or use it in a ``with``
+    statement.
 
     Parameters
     ----------
@@ -118,17 +121,17 @@ class Worker:
 class Remote:
     """A worker's operation as a :class:`softmax_ce_bench.timing.Sampler`."""
 
-    def __init__(self, worker: Worker, operation: str) -> None:
+    def __init__(self, worker: Worker, operation: str, variant: str = "") -> None:
         self._worker = worker
-        self._operation = operation
+        self._call = operation, variant
 
     def calibrate(self, sample_seconds: float) -> int:
         """As of the protocol."""
-        return int(self._worker.ask("calibrate", self._operation, sample_seconds))
+        return int(self._worker.ask("calibrate", self._call, sample_seconds))
 
     def sample(self, calls: int) -> float:
         """As of the protocol."""
-        return float(self._worker.ask("sample", self._operation, calls))
+        return float(self._worker.ask("sample", self._call, calls))
 
 
 def serve(pipe: Connection, name: str, threads: int) -> None:
@@ -162,42 +165,67 @@ class _Desk:
     def __init__(self, name: str, threads: int) -> None:
         self._peer = BY_NAME[name]
         self._threads = threads
-        self._calls: dict[str, Callable[[], object]] = {}
-        self._result: Callable[[], tuple[float, Any]] | None = None
+        self._prepared: dict[str, Prepared] = {}
 
     def start(self) -> None:
         """Import the library, by way of the smallest workload."""
         self._peer.prepare(np.zeros((1, 2), np.float32), np.zeros(1, np.int64), self._threads).result()
 
-    def load(self, source: Workload | Callable[[], Workload]) -> None:
-        """Take the workload, or make it, and prepare the library for it."""
-        self._calls = {}
-        self._result = None  # the last workload's arrays go first
+    def load(
+        self,
+        source: Workload | Callable[[], Workload],
+        variant: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take the workload, or make it, and prepare the library for it.
+
+        Parameters
+        ----------
+        source : Workload or callable
+        variant : str
+            Empty: it takes the place of everything that was loaded; else it is kept beside that under this name.
+        options : mapping, optional
+            Of the call.
+        """
+        if not variant:
+            self._prepared = {}  # the last workload's arrays go first
         workload = source() if callable(source) else source
-        reason = self._peer.why_not(workload)
+        reason = self._peer.why_not(workload, options)
         if reason is not None:
             raise ValueError(reason)
         # Copies: a library that computes on our memory must not do so on the pages of a mapped file.
-        prepared = self._peer.prepare(np.array(workload.logits), np.array(workload.targets), self._threads)
-        self._calls = {"forward": prepared.forward, "fused": prepared.fused}
-        self._result = prepared.result
+        arrays = np.array(workload.logits), np.array(workload.targets)
+        self._prepared[variant] = self._peer.prepare(*arrays, self._threads, **(options or {}))
 
-    def result(self, rows: Any) -> tuple[float, Any]:
-        """The loss, and some rows of the gradient."""
-        if self._result is None:
-            raise RuntimeError("no workload was loaded")
-        loss, grad = self._result()
-        alone = float(np.asarray(self._calls["forward"]()).mean(dtype=np.float64))  # scikit-learn's is one a row
+    def result(self, rows: Any, variant: str = "") -> tuple[float, Any]:
+        """The loss, and some rows of the gradient; rows of (N, C, ...) are its positions."""
+        prepared = self._of(variant)
+        loss, grad = prepared.result()
+        alone = float(prepared.as_array(prepared.calls["forward"]()).mean(dtype=np.float64))  # may be one a row
         if not np.isclose(alone, loss, rtol=1e-3, atol=1e-3, equal_nan=True):
             raise ArithmeticError(f"the loss alone is {alone:.6g}, and with the gradient {loss:.6g}")
+        if grad.ndim > 2:
+            grad = np.moveaxis(grad, 1, -1).reshape(-1, grad.shape[1])
         return loss, np.array(grad[rows])
 
-    def calibrate(self, operation: str, sample_seconds: float) -> int:
-        """Calls that fill a sample."""
-        return timing.calibrate(self._calls[operation], sample_seconds)
+    def normalized(self, operation: str, rows: Any) -> Any:
+        """Some rows of a normalizer's result."""
+        prepared = self._of("")
+        return np.array(prepared.as_array(prepared.calls[operation]())[rows])
 
-    def sample(self, operation: str, calls: int) -> float:
+    def calibrate(self, call: tuple[str, str], sample_seconds: float) -> int:
+        """Calls of (operation, variant) that fill a sample."""
+        operation, variant = call
+        return timing.calibrate(self._of(variant).calls[operation], sample_seconds)
+
+    def sample(self, call: tuple[str, str], calls: int) -> float:
         """Seconds a call."""
-        taken = timing.Local(self._calls[operation]).sample(calls)
+        operation, variant = call
+        taken = timing.Local(self._of(variant).calls[operation]).sample(calls)
         time.sleep(SETTLE_SECONDS)
         return taken
+
+    def _of(self, variant: str) -> Prepared:
+        if variant not in self._prepared:
+            raise RuntimeError("no workload was loaded")
+        return self._prepared[variant]

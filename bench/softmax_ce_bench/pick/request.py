@@ -134,10 +134,9 @@ def simplest_first(table: Iterable[BackendInfo] | None = None) -> tuple[str, ...
 
 def over_bound(errors: Errors, operation: str) -> float:
     """The worst error over its bound, of what an operation computes."""
-    return {"forward": errors.loss_over_bound, "backward": errors.grad_over_bound}.get(operation, errors.over_bound)
+    return errors.over_bound_of(operation)
 
 
 def in_ulp(errors: Errors, operation: str) -> float:
     """The worst error in units in the last place, of what an operation computes."""
-    own = {"forward": errors.loss_ulp, "backward": errors.grad_ulp}
-    return own.get(operation, max(own.values()))
+    return max(errors.ulp_of(operation))

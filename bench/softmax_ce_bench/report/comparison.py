@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from softmax_ce_bench.compare import memory
-from softmax_ce_bench.compare.model import BACKEND, PEER, REJECTED, SKIPPED, UNRANKED, Cell, Entry, Run
+from softmax_ce_bench.compare.model import BACKEND, OPERATIONS, PEER, REJECTED, SKIPPED, UNRANKED, Cell, Entry, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
 
@@ -29,7 +29,7 @@ def fit_table(run: Run) -> Group:
     """The softmax regressions on the digits."""
     table = plain_table()
     table.add_column("backend", style="bold")
-    base = run.settings.base
+    base = run.fits[0].backend
     for heading in ("final loss", "held-out\naccuracy", f"loss curve\nagainst {base}", "difference\nover bound"):
         table.add_column(heading, justify="right")
     notes = []
@@ -92,7 +92,7 @@ def _short_table(run: Run, cell: Cell) -> Table:
             Text(entry.name),
             *cells,
             _rate(entry, summed),
-            _errors(entry),
+            _errors(entry, cell),
             style="dim" if entry.status == REJECTED else "",
         )
         if kinds[entry.name] == BACKEND and [kinds[each.name] for each in shown[k + 1 : k + 2]] == [PEER]:
@@ -120,11 +120,13 @@ def _rate(entry: Entry, operation: str) -> str:
     return f"{words.number(timing.gb_per_s)}{of_ceiling}"
 
 
-def _errors(entry: Entry) -> str:
+def _errors(entry: Entry, cell: Cell) -> str:
     errors = entry.errors
     if errors is None:
         return "-"
-    return f"{words.number(errors.over_bound)}\n{words.number(errors.loss_ulp)}, {words.number(errors.grad_ulp)}"
+    losses = [errors.loss_ulp, errors.grad_ulp] if any(o in OPERATIONS for o in cell.operations) else []
+    units = [*losses, *(each.ulp for each in errors.normalizers.values())]
+    return f"{words.number(errors.over_bound)}\n{', '.join(words.number(unit) for unit in units)}"
 
 
 LONG = ("time", "speed-up", "GB/s", "of ceiling", "error/bound", "ULP")
@@ -135,9 +137,8 @@ def long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
     errors = entry.errors
     over = ulp = "-"
     if errors is not None:
-        own = {"forward": errors.loss_over_bound, "backward": errors.grad_over_bound}.get(operation, errors.over_bound)
-        units = [errors.loss_ulp] * (operation != "backward") + [errors.grad_ulp] * (operation != "forward")
-        over, ulp = words.number(own), ", ".join(words.number(unit) for unit in units)
+        over = words.number(errors.over_bound_of(operation))
+        ulp = ", ".join(words.number(unit) for unit in errors.ulp_of(operation)) or "-"
     timing = entry.timings.get(operation)
     if timing is None:
         return "not ranked" if entry.status == REJECTED else "-", "-", "-", "-", over, ulp

@@ -7,6 +7,7 @@ names do; whoever prints them escapes them (:mod:`softmax_ce_bench.printable`).
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -48,17 +49,34 @@ def from_dict(record: Any) -> Run:
     """
     if not isinstance(record, dict) or record.get("schema") != model.SCHEMA:
         raise RecordError(f"it is no record of a comparison: its schema is not {model.SCHEMA!r}")
+    if record.get("version") == 2:
+        record = _of_version_2(record)
     if record.get("version") != model.VERSION or isinstance(record["version"], bool):
         found = record.get("version")
         shown = found if isinstance(found, int) else "unknown"
-        raise RecordError(f"its format is version {shown}; this softmax-ce reads version {model.VERSION}: run again")
+        raise RecordError(
+            f"its format is version {shown}; this softmax-ce reads versions 2 and {model.VERSION}: run again"
+        )
     run: Run = _parsed(record, Run, "")
     names = {candidate.name for candidate in run.candidates}
-    if not run.settings.operations or not set(run.settings.operations) <= set(model.OPERATIONS):
-        raise RecordError(f"settings.operations must be some of {', '.join(model.OPERATIONS)}")
+    if not run.settings.operations or not set(run.settings.operations) <= set(model.EVERY):
+        raise RecordError(f"settings.operations must be some of {', '.join(model.EVERY)}")
     for k, cell in enumerate(run.cells):
         _check_cell(cell, names, run.settings.base, f"cells[{k}]")
     return run
+
+
+def _of_version_2(record: dict[str, Any]) -> dict[str, Any]:
+    """The same in the present version, as far as it is a record: there were no normalizers yet."""
+    found: dict[str, Any] = copy.deepcopy(record) | {"version": model.VERSION}
+    cells = found.get("cells")
+    for cell in cells if isinstance(cells, list) else []:
+        entries = cell.get("entries") if isinstance(cell, dict) else None
+        for entry in entries if isinstance(entries, list) else []:
+            errors = entry.get("errors") if isinstance(entry, dict) else None
+            if isinstance(errors, dict):
+                errors.setdefault("normalizers", {})
+    return found
 
 
 def as_text(record: dict[str, Any]) -> str:
@@ -216,7 +234,7 @@ def _check_cell(cell: model.Cell, names: set[str], base: str, where: str) -> Non
     _check_times(cell.control.first, cell.rounds, f"{where}, control")
     _check_times(cell.control.second, cell.rounds, f"{where}, control")
     for operation, facts in cell.operations.items():
-        if operation not in model.OPERATIONS:
+        if operation not in model.EVERY:
             raise RecordError(f"{where}: {_shown(operation)} is not an operation")
         if not set(facts.fastest) <= set(entries):
             raise RecordError(f"{where}: the fastest in {operation} is not among the entries")

@@ -141,15 +141,16 @@ def provenance(run: Run) -> list[str]:
         f"{duration(max(cell.timer_overhead for cell in cells))}.",
         _ceilings(run),
         f"error / bound: the worst error over the proven bound, right up to 1, against extended precision, on drawn "
-        f"rows of at most {settings.checked_elements:,} elements. ULP: that of the loss, and of the gradient, in units "
-        f"in the last place.",
+        f"rows of at most {settings.checked_elements:,} elements. ULP: that of the loss, of the gradient, and of "
+        f"each normalizer, in units in the last place.",
     ]
     measured = {entry.name for cell in cells for entry in cell.entries if entry.timings}
     peers = [c for c in run.candidates if c.kind == PEER and c.name in measured]
     if peers:
         said.append(
-            "Peers run in processes of their own; of their arithmetic nothing is declared, so that they may exceed the "
-            "bound and are rejected where they are off by more than 1e-4. What their times include:"
+            "Peers run in processes of their own, numpy-written in this one; of their arithmetic nothing is declared, "
+            "so that they may exceed the bound and are rejected where they are off by more than 1e-4. What their times "
+            "include:"
         )
         said += [f"  {candidate.name}: {candidate.includes}." for candidate in peers]
     return said
@@ -162,7 +163,7 @@ def _ceilings(run: Run) -> str:
     return (
         "GB/s: the bytes that must be moved (logits and soft targets read, the gradient written) over the time. "
         "ceiling: their rate over that of a C loop that only moves bytes, in the same rounds and on the same arrays: a "
-        "read for forward, else the faster of a regular and a non-temporal copy."
+        "read for forward and logsumexp, else the faster of a regular and a non-temporal copy."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from softmax_ce_bench.cli.bar import Bar, progress
 from softmax_ce_bench.cli.group import INTERRUPTED
 from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs, check_folder
 from softmax_ce_bench.report.record import as_text
+from softmax_ce_bench.roofline import isa as instruction_set
 from softmax_ce_bench.roofline import machine, pool_cost, run, tables
 from softmax_ce_bench.roofline.record import as_dict
 
@@ -42,6 +45,8 @@ class _Narrator(run.Listener):
 @click.option("--time-budget", type=click.FloatRange(min=0), help="Seconds in all.  [default: 300; quick: 60]")
 @click.option("--array-mb", type=click.FloatRange(min=0.1), default=machine.ARRAY_MB, show_default=True,
               help="Largest logits, in 10^6 bytes.")  # fmt: skip
+@click.option("--isa", type=click.Choice((instruction_set.AVX2, instruction_set.AVX512)),
+              help="Hold all backends and libraries to it.  [default: the best of this CPU]")  # fmt: skip
 @click.option("--list", "listing", is_flag=True, help="List the sessions, and measure nothing.")
 def main(
     quick: bool,
@@ -50,9 +55,12 @@ def main(
     only: tuple[str, ...],
     time_budget: float | None,
     array_mb: float,
+    isa: str | None,
     listing: bool,
 ) -> None:
     """How far the kernels are from what the machine allows, and from their peers."""
+    if isa is not None and not listing:
+        hold_to(isa)
     outputs = Outputs({"--json": json_file})
     check_folder("--plots", plots)
     seconds = time_budget if time_budget is not None else QUICK_SECONDS if quick else FULL_SECONDS
@@ -85,6 +93,21 @@ def main(
         click.echo("Interrupted. What is shown above is complete up to the last session.", err=True)
         sys.exit(INTERRUPTED)
     outputs.close()
+
+
+def hold_to(isa: str) -> None:
+    """Go on if this process is held to an instruction set; else start it anew with the variables that do so."""
+    if isa not in instruction_set.supported():
+        can = ", ".join(instruction_set.supported())
+        raise click.BadParameter(f"this CPU cannot run {isa}; it can run {can}", param_hint="--isa")
+    missing = instruction_set.missing(isa)
+    if not missing:
+        return
+    command = [sys.executable, "-m", "softmax_ce_bench.roofline", *sys.argv[1:]]
+    environment = {**os.environ, **missing}
+    if os.name == "posix":
+        os.execve(sys.executable, command, environment)
+    sys.exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 import softmax_ce as sce
-from softmax_ce_bench import ceilings, reference
+from softmax_ce_bench import ceilings, operations, reference
 from softmax_ce_bench.reference import Truth
 from softmax_ce_bench.timing import Clock, Local
 from softmax_ce_bench.workloads import Workload
 
 CEILING = "ceiling"
+IGNORED = 3  # a label like any other
 SMOOTHING, Z_LOSS = 0.1, 1e-4  # usual values
-_SIXTEEN_BITS = ("bfloat16", "float16")
+SIXTEEN_BITS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}  # with the step from 1 to the next number
+# What a call can have beside logits and labels, a dtype of 16 bits among it: see Stand.variant.
+OPTIONS = ("weight", "bfloat16", "float16", "ignore", "none", "soft", "smoothing", "z-loss")
+# Every option of the function, at its default. What compares equal to a default costs a call no more than leaving it
+# out; float() makes an object of its own.
+WRITTEN_OUT: dict[str, Any] = {
+    "weight": None, "sample_weight": None, "ignore_index": int("-100"), "label_smoothing": float("0"),
+    "z_loss": float("0"), "reduction": "".join(("me", "an")), "denominator": None, "on_empty": "".join(("n", "an")),
+    "axis": -1, "grad_output": None, "return_lse": False, "backend": None, "out": None, "grad_out": None,
+    "lse_out": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +40,9 @@ class Candidate:
     who : str
         A backend, a peer, or `CEILING`.
     what : str
-        The operation: a loop of :func:`softmax_ce_bench.ceilings.call`, an operation of a peer, or of a
-        backend one of the methods of :class:`Stand`.
+        A loop of :func:`softmax_ce_bench.ceilings.call`; else an operation of
+        :data:`softmax_ce_bench.operations.TABLE`, or the fused one with one of `OPTIONS`, on half of its classes
+        ("masked"), without any argument ("bare") or with all of them ("written-out").
     new : bool
         The results are allocated in the call.
     threads : int or None
@@ -50,6 +61,22 @@ class Candidate:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A workload with what an option adds.
+
+    Attributes
+    ----------
+    logits, targets : ndarray
+    options : dict
+        Keywords of the call, the same in softmax_ce, in the reference and in the peers.
+    """
+
+    logits: Any
+    targets: Any
+    options: dict[str, Any]
+
+
 class Stand:
     """A workload with the buffers that every backend and ceiling share, so that none has the warmer ones.
 
@@ -65,27 +92,48 @@ class Stand:
     """
 
     def __init__(self, workload: Workload, truth: Truth, threads: int | None, clock: Clock) -> None:
-        self.logits, self.labels = workload.logits, workload.targets
-        self.grad = np.zeros_like(self.logits)  # its pages are there
+        self.workload = workload
+        self._buffers = operations.Buffers(workload.logits)
         self._threads = threads
         self._clock = clock
+        self._variants: dict[str, Variant] = {}
         self._truths = {"": truth}
-        self._others: dict[str, Any] = {}
+
+    def variant(self, what: str) -> tuple[str, Variant]:
+        """What an operation runs on, and under which name: empty, and the workload itself, where nothing is added."""
+        name = what if what in (*OPTIONS, "masked") else ""
+        if name not in self._variants:
+            self._variants[name] = self._made(name)
+        return name, self._variants[name]
+
+    def _made(self, name: str) -> Variant:
+        x, y = self.workload.logits, self.workload.targets
+        rows, classes = x.shape
+        if name in SIXTEEN_BITS:
+            return Variant(x.astype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name), y, {})
+        if name == "soft":  # spread over all classes, as a teacher's: not a row of zeros with a one
+            targets = np.random.default_rng(7).random(x.shape, np.float32).astype(x.dtype, copy=False)
+            targets /= targets.sum(axis=1, keepdims=True)
+            return Variant(x, targets, {})
+        if name == "masked":  # as a decoder's constraint does it, the label's class apart
+            forbidden = np.random.default_rng(6).integers(0, 2, x.shape, np.int8).astype(bool)
+            forbidden[np.arange(rows), y] = False
+            return Variant(np.where(forbidden, x.dtype.type(-np.inf), x), y, {})
+        options: dict[str, dict[str, Any]] = {
+            "weight": {"weight": 0.5 + np.random.default_rng(8).random(classes)},
+            "ignore": {"ignore_index": IGNORED},
+            "none": {"reduction": "none", "grad_output": 0.5 + np.random.default_rng(9).random(rows)},
+            "smoothing": {"label_smoothing": SMOOTHING},
+            "z-loss": {"z_loss": Z_LOSS},
+        }
+        return Variant(x, y, options.get(name, {}))
 
     def truth(self, what: str = "") -> Truth:
-        """What is right, for an option."""
-        key = what if what in ("soft", *_SIXTEEN_BITS) or self._options(what) else ""
-        if key not in self._truths:
-            logits = self.converted(key) if key in _SIXTEEN_BITS else self.logits
-            targets = self.soft_targets() if key == "soft" else self.labels
-            self._truths[key] = reference.evaluate(logits, targets, **self._options(key))
-        return self._truths[key]
-
-    def _options(self, what: str) -> dict[str, Any]:
-        """The keywords that an operation adds to the call, and to the reference."""
-        if what == "weight":
-            return {"weight": self.weight()}
-        return {"smoothing": {"label_smoothing": SMOOTHING}, "z-loss": {"z_loss": Z_LOSS}}.get(what, {})
+        """What is right, for a loss with an option."""
+        name, made = self.variant(what)
+        if name not in self._truths:
+            self._truths[name] = reference.evaluate(made.logits, made.targets, **made.options)
+        return self._truths[name]
 
     def build(self, candidate: Candidate) -> tuple[Local, str | None]:
         """A sampler, and why its result is wrong, if it is: every candidate is run once and judged.
@@ -97,76 +145,31 @@ class Stand:
         """
         threads = candidate.threads or self._threads
         if candidate.who == CEILING:
-            run = ceilings.call(candidate.what, self.logits, self.grad, threads)
+            run = ceilings.call(candidate.what, self.workload.logits, self._buffers.array, threads)
             run()
             return Local(run, clock=self._clock), None
-        if candidate.what == "kernel":
-            return self._kernel(candidate.who)
-        return self._call(candidate, threads)
+        run = self._call(candidate, threads)
+        return Local(run, clock=self._clock), self._complaint(candidate.what, run())
 
-    def _call(self, candidate: Candidate, threads: int | None) -> tuple[Local, str | None]:
-        """The public function, with what the operation adds."""
+    def _call(self, candidate: Candidate, threads: int | None) -> Callable[[], Any]:
         what = candidate.what
-        x, y, grad, before = self.logits, self.labels, self.grad, None
-        options: dict[str, Any] = {} if what == "defaults" else {"backend": candidate.who, "threads": threads}
-        if what == "in-place":
-            x = grad = self._other("in-place", lambda: np.empty_like(self.logits))
-            before = partial(np.copyto, x, self.logits)
-            before()
-        elif what in _SIXTEEN_BITS:
-            x = self.converted(what)
-            grad = self._other(f"grad {what}", lambda: np.zeros_like(x))
-        elif what == "soft":
-            y = self.soft_targets()
-        options |= self._options(what)
-        into_buffers = what != "defaults" and not candidate.new
-        if into_buffers:
-            options["out"] = np.zeros((), np.float32 if x.dtype.itemsize < 8 else np.float64)
-        if what == "forward":
-            run: Callable[[], Any] = partial(sce.cross_entropy, x, y, **options)
-            return Local(run, clock=self._clock), self.truth().complaint(float(run()), None)
-        if into_buffers:
-            options["grad_out"] = grad
-        run = partial(sce.cross_entropy_with_grad, x, y, **options)
-        loss, found = run()
+        name, made = self.variant(what)
+        options = {"backend": candidate.who, "threads": threads, **made.options}
+        if what == "bare":
+            return operations.call(sce, "fused", made.logits, made.targets)
+        if what == "written-out":
+            return operations.call(sce, "fused", made.logits, made.targets, threads=threads, **WRITTEN_OUT)
+        buffers = self._buffers
+        if name in (*SIXTEEN_BITS, "none"):  # other dtypes, other shapes
+            buffers = operations.Buffers(made.logits, made.options.get("reduction", "mean"))
+        operation = what if what in operations.TABLE else "fused"
+        return operations.call(sce, operation, made.logits, made.targets, None if candidate.new else buffers, **options)
+
+    def _complaint(self, what: str, result: Any) -> str | None:
+        if what in operations.NORMALIZERS:
+            right = reference.normalized(self.workload.logits, what)
+            return right.complaint(result[right.rows])
         truth = self.truth(what)
-        return Local(run, before, self._clock), truth.complaint(float(loss), found[truth.rows])
-
-    def _kernel(self, name: str) -> tuple[Local, str | None]:
-        """The backend's kernel itself, with the factors of a mean made beforehand."""
-        real = self.logits.dtype
-        n_rows = len(self.logits)
-        loss, one, row = np.empty(n_rows, real), np.ones(1, real), np.ones(1)
-        upstream = np.full(1, 1 / n_rows)
-        run = partial(
-            sce.get_backend(name).hard, self.logits, self.labels, -100, one, None, 0.0, 0.0, row, upstream,
-            loss, self.grad, None, None, 0, n_rows,
-        )  # fmt: skip
-        run()
-        truth = self.truth()
-        return Local(run, clock=self._clock), truth.complaint(float(loss.mean(dtype=np.float64)), self.grad[truth.rows])
-
-    def converted(self, dtype: str) -> Any:
-        """The logits in a 16-bit dtype."""
-        kind = np.dtype(import_module("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
-        return self._other(dtype, lambda: self.logits.astype(kind))
-
-    def soft_targets(self) -> Any:
-        """Targets spread over all classes: what a teacher would give, not a row of zeros with a one."""
-
-        def make() -> Any:
-            rng = np.random.default_rng(7)
-            targets = rng.random(self.logits.shape, np.float32).astype(self.logits.dtype, copy=False)
-            targets /= targets.sum(axis=1, keepdims=True)
-            return targets
-
-        return self._other("soft", make)
-
-    def weight(self) -> Any:
-        """Class weights between 0.5 and 1.5."""
-        return self._other("weight", lambda: 0.5 + np.random.default_rng(8).random(self.logits.shape[1]))
-
-    def _other(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._others:
-            self._others[name] = make()
-        return self._others[name]
+        loss, grad = {"forward": (result, None), "backward": (None, result)}.get(what, result)
+        loss = None if loss is None else float(np.mean(loss, dtype=np.float64))
+        return truth.complaint(loss, None if grad is None else grad[truth.rows])

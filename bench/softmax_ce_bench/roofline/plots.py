@@ -49,7 +49,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
 
 
 def largest(record: Record, threads: str) -> list[Record]:
-    """For each number of classes the session of the grid with the most rows, in which everybody takes part."""
+    """The sessions of the grid that are drawn: one for each number of classes."""
     found: dict[int, Record] = {}
     for session in record["sessions"]:
         if session["key"].startswith(f"grid/{threads}/") and session["complete"]:
@@ -61,7 +61,7 @@ def _figure(record: Record, sessions: list[Record], threads: str) -> Figure:
     figure, (time, rate) = plt.subplots(1, 2, figsize=(12, 5.8), layout="constrained")
     titles = {peer["name"]: peer["title"] for peer in record["machine"]["peers"]}
     names = list(dict.fromkeys(name for session in sessions for name in session["candidates"]))
-    names = [name for name in names if not name.startswith(CEILING)]
+    names = [name for name in names if not name.startswith(CEILING) and not name.endswith(" forward")]
     who = list(dict.fromkeys(name.partition(" ")[0] for name in names))
     for name in names:
         own = name.partition(" ")[0]
@@ -86,7 +86,8 @@ def _figure(record: Record, sessions: list[Record], threads: str) -> Figure:
     handles, labels = time.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     count = f"{record['settings']['cores']} threads at most" if threads == "all" else "one thread"
-    figure.suptitle(f"Softmax cross-entropy and its gradient, {sessions[0]['dtype']}, {count}")
+    isa = record["machine"]["isa"]
+    figure.suptitle(f"Softmax cross-entropy and its gradient, {sessions[0]['dtype']}, {count}, {isa}")
     figure.supxlabel(textwrap.fill(_caption(record, sessions, count), 165), fontsize=7.5, color=figures.GREY)
     return figure
 

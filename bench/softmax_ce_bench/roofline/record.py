@@ -14,7 +14,7 @@ from softmax_ce_bench.roofline.run import Outcome, Report
 from softmax_ce_bench.stats import Ratio
 
 SCHEMA = "softmax-ce/roofline"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def as_dict(report: Report) -> dict[str, Any]:
@@ -49,19 +49,24 @@ def _goal(report: Report, goal: Goal, allocating: bool) -> dict[str, Any]:
     cells = report.cells(goal, allocating)
     cells.sort(key=lambda cell: cell[2].median, reverse=not goal.at_least)
     ratios = [ratio for _, _, ratio in cells]
+    isa = report.machine["isa"]
+    decisive = goal.decisive(ratios) if cells else None
     return {
         "key": goal.key,
         "case": goal.case,
-        "goal": goal.text,
-        "limit": goal.limit,
+        "isa": isa,
+        "goal": goal.text(isa),
+        "limit": goal.limit(isa),
+        "limits": dict(goal.limits),
+        "by_median": goal.by_median,
         "at_least": goal.at_least,
         "unit": goal.unit,
         "against": goal.against,
         "allocating": allocating,
-        "mark": goal.mark(ratios[0]) if cells else None,
-        "off": goal.off(ratios[0].median) if cells else None,
+        "mark": goal.mark(decisive, isa) if decisive else None,
+        "off": goal.off(decisive.median, isa) if decisive else None,
         "median": float(np.median([ratio.median for ratio in ratios])) if cells else None,
-        "met": sum(goal.met(ratio.median) for ratio in ratios),
+        "met": sum(goal.met(ratio.median, isa) for ratio in ratios),
         "cells": [
             {
                 "session": outcome.session.key,
@@ -81,6 +86,8 @@ def _session(outcome: Outcome) -> dict[str, Any]:
         "rows": session.shape.rows,
         "classes": session.shape.classes,
         "dtype": session.dtype,
+        "shape": [session.shape.rows, session.shape.classes] if session.axis is None else list(session.axis.shape),
+        "axis": -1 if session.axis is None else session.axis.axis,
         "bytes": round(1e6 * session.megabytes),
         "threads": session.threads,
         "complete": session.complete,

@@ -16,10 +16,12 @@ import softmax_ce as sce
 from softmax_ce import auto
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import ceilings, info, load, peers, reference, timing, workloads
+from softmax_ce_bench.operations import NORMALIZERS, TABLE
 from softmax_ce_bench.peers import Remote, Worker, WorkerError
 from softmax_ce_bench.reference import Truth
-from softmax_ce_bench.roofline import machine, pool_cost
-from softmax_ce_bench.roofline.candidates import CEILING, Candidate, Stand
+from softmax_ce_bench.roofline import isa, machine, pool_cost
+from softmax_ce_bench.roofline.axes import AxisStand
+from softmax_ce_bench.roofline.candidates import CEILING, SIXTEEN_BITS, Candidate, Stand
 from softmax_ce_bench.roofline.goals import BY_KEY, Goal
 from softmax_ce_bench.roofline.sessions import Comparison, Scope, Session, sessions
 from softmax_ce_bench.stats import Ratio, paired_ratio
@@ -106,7 +108,7 @@ class Report:
     plan : Plan
     scope : Scope
     machine : dict
-        As from :func:`softmax_ce_bench.info.collect`, with the peers' versions and the caches.
+        As from :func:`softmax_ce_bench.info.collect`, with the peers' versions, the caches and the instruction set.
     date : str
         When it began: ISO 8601, UTC.
     outcomes : list of Outcome
@@ -148,7 +150,7 @@ class Listener:
 
 def prepare(plan: Plan) -> Report:
     """Find out what there is to measure: backends, peers, cores, caches. Measures nothing."""
-    facts = info.collect() | machine.collect(plan.array_mb)
+    facts = info.collect() | machine.collect(plan.array_mb) | {"isa": isa.in_use(), "isas": list(isa.supported())}
     facts["peers"] = [
         {
             "name": peer.name,
@@ -269,23 +271,26 @@ def _one(
     """Judge and time one session; None when nothing in it is right."""
     begin = clock()
     progress("making the numbers")
-    workload, truth = _numbers(session.shape, session.dtype)
+    stand: Stand | AxisStand
+    if session.axis is None:
+        stand = Stand(*_numbers(session.shape, session.dtype), session.threads, clock)
+    else:
+        stand = AxisStand(session.axis, session.threads, clock)
     remote = {name: w for name, w in crew.workers.items() if any(c.who == name for c in session.candidates)}
     for worker in remote.values():  # all of them at once
         with suppress(WorkerError):
-            worker.send("load", workload)
-    stand = Stand(workload, truth, session.threads, clock)
+            worker.send("load", stand.workload)
     troubles = {name: _trouble(worker) for name, worker in remote.items()}
     samplers: dict[str, Sampler] = {}
     rejected: dict[str, str] = {}
     for candidate in session.candidates:
         progress(f"checking {candidate}")
         try:
-            sampler, complaint = (
-                _remote(candidate, remote[candidate.who], troubles[candidate.who], stand)
-                if candidate.who in remote
-                else stand.build(candidate)
-            )
+            if candidate.who in remote:
+                trouble = troubles[candidate.who]
+                sampler, complaint = _remote(candidate, remote[candidate.who], trouble, stand)
+            else:
+                sampler, complaint = stand.build(candidate)
         except Exception as error:  # a backend or a library may raise anything; the others still run
             rejected[str(candidate)] = f"raised {type(error).__name__}: {error}"
         else:
@@ -331,9 +336,23 @@ def _trouble(worker: Worker) -> str | None:
     return None
 
 
-def _remote(candidate: Candidate, worker: Worker, trouble: str | None, stand: Stand) -> tuple[Sampler, str | None]:
-    sampler = Remote(worker, candidate.what)
+def _remote(
+    candidate: Candidate, worker: Worker, trouble: str | None, stand: Stand | AxisStand
+) -> tuple[Sampler, str | None]:
+    """A peer's sampler; an option is loaded beside the plain workload."""
+    what = candidate.what
     if trouble is not None:
-        return sampler, trouble
-    truth = stand.truth()
-    return sampler, truth.complaint(*worker.ask("result", truth.rows))
+        return Remote(worker, what), trouble
+    if what in NORMALIZERS:
+        right = reference.normalized(stand.workload.logits, what)
+        return Remote(worker, what), right.complaint(worker.ask("normalized", what, right.rows))
+    if isinstance(stand, AxisStand):
+        truth, name = stand.truth(), ""
+    else:
+        truth = stand.truth(what)
+        name, made = stand.variant(what)
+        if name:
+            workload = Workload(name, "", made.logits, made.targets)
+            worker.ask("load", workload, name, made.options)
+    sampler = Remote(worker, what if what in TABLE else "fused", name)
+    return sampler, truth.complaint(*worker.ask("result", truth.rows, name), SIXTEEN_BITS.get(name, 0.0))

@@ -15,6 +15,7 @@ from softmax_ce_bench.ceilings import LOOPS
 from softmax_ce_bench.report.words import duration
 from softmax_ce_bench.roofline import machine, pool_cost
 from softmax_ce_bench.roofline.candidates import CEILING
+from softmax_ce_bench.roofline.goals import ELSEWHERE
 from softmax_ce_bench.roofline.sessions import ZIPF_CLASSES
 from softmax_ce_bench.stats import CONFIDENCE, FEWEST_ROUNDS
 from softmax_ce_bench.workloads import WIDTH
@@ -36,14 +37,15 @@ def everything(record: Record) -> Group:
 
 def goal_table(record: Record, allocating: bool) -> Group:
     """A row per goal: its worst cell, and the others in brief."""
-    table = _table("case", *(">goal", ">worst cell", ">median", ">best", ">cells met", "verdict"))
+    table = _table("case", "ISA", *(">goal", ">worst cell", ">median", ">best", ">cells met", "verdict"))
     for goal in record["goals"]:
         if goal["allocating"] != allocating:
             continue
         if goal["cells"]:
             best = goal["cells"][-1]["ratio"]["median"]
             table.add_row(
-                goal["case"],
+                _case(goal),
+                goal["isa"],
                 goal["goal"],
                 with_interval(goal["cells"][0]["ratio"], goal["unit"]),
                 _digits(goal["median"]),
@@ -51,9 +53,14 @@ def goal_table(record: Record, allocating: bool) -> Group:
                 f"{goal['met']} of {len(goal['cells'])}",
                 _mark(goal),
             )
-        elif not allocating:
-            table.add_row(goal["case"], goal["goal"], "not measured", style="dim")
+        elif not allocating and not record["settings"]["only"]:
+            table.add_row(_case(goal), goal["isa"], goal["goal"], "not measured", style="dim")
     return _titled(_TITLES[allocating], table)
+
+
+def _case(goal: Record) -> str:
+    """What is compared, and with what where the case does not say it."""
+    return goal["case"] + (f", over {goal['against']}" if goal["against"] and not goal["at_least"] else "")
 
 
 def _mark(goal: Record) -> Text:
@@ -70,18 +77,19 @@ def with_interval(ratio: Record, unit: str) -> str:
 
 def missed_cells(record: Record) -> Group:
     """Where the goals that are missed are missed, the worst first."""
-    table = _table("missed", "cell", "measured", ">above", ">below")
+    table = _table("missed", "cell", ">measured", ">above", ">below")
     sessions = {session["key"]: session for session in record["sessions"]}
     for goal in record["goals"]:
         missed = goal["cells"][: len(goal["cells"]) - goal["met"]]  # they are sorted, so these are the first
-        for k, cell in enumerate([] if goal["allocating"] else missed[:MOST_CELLS]):
+        for k, cell in enumerate([] if goal["allocating"] or goal["by_median"] else missed[:MOST_CELLS]):
             candidates = sessions[cell["session"]]["candidates"]
             times = [
                 f"{_brief(name)}  {duration(candidates[name]['median'])}" if name else ""
                 for name in (cell["above"], cell["below"])
             ]
             name = f"{goal['key']} {goal['goal']}" if k == 0 else ""
-            table.add_row(name, cell["session"], with_interval(cell["ratio"], goal["unit"]), *times)
+            unit = goal["unit"] if goal["unit"] == "x" else f" {goal['unit']}"
+            table.add_row(name, cell["session"], f"{_digits(cell['ratio']['median'])}{unit}", *times)
     return _titled(f"Where a goal is missed: its worst cells, at most {MOST_CELLS}, as a ratio of two times", table)
 
 
@@ -91,9 +99,10 @@ def _brief(candidate: str) -> str:
 
 def ceiling_table(record: Record) -> Group:
     """What the loops reached, and the kernels beside them, in GB/s of useful bytes."""
-    copies = [session for session in record["sessions"] if session["key"].startswith("copy/")]
+    copies = [session for session in record["sessions"] if f"{CEILING} read" in session["candidates"]]
     names = list(dict.fromkeys(name for session in copies for name in session["candidates"]))
-    names = [name for name in names if not name.endswith(" allocating")]
+    peers = {peer["name"] for peer in record["machine"]["peers"]}
+    names = [name for name in names if not name.endswith(" allocating") and name.partition(" ")[0] not in peers]
     loops = {f"{CEILING} {what}": title for what, title in LOOPS.items()}
     names.sort(key=lambda name: (name not in loops, name.endswith(" forward")))
     table = _table("GB/s", *(">" + loops.get(name, name).replace(" ", "\n", 1) for name in names))
@@ -183,12 +192,15 @@ def method(record: Record) -> str:
         "classes on follow Zipf's law. Ours writes into buffers whose pages are there; each peer is called as its "
         "users call it, in a process of its own:",
         *(f"  {peer['title']}: {peer['includes']}." for peer in facts["peers"] if not peer["why_missing"]),
-        "Every candidate's mean loss and rows of its gradient are checked against float64 before it is timed; then "
+        f"Instruction set (ISA): {facts['isa']}; this CPU can run {', '.join(facts['isas'])}. --isa holds everybody to "
+        "a lower one.",
+        "Every candidate's mean loss and rows of its result are checked against float64 before it is timed; then "
         "each runs once a round in shuffled order, a sample at least "
         f"{duration(record['settings']['sample_seconds'])} long.",
         "A cell is one shape: the median of the paired ratios, and for the worst cell of a goal the "
         f"{CONFIDENCE:.0%} bootstrap interval over the rounds. The verdict is the worst cell's, by the median; with a "
-        "question mark where the interval has both.",
+        "question mark where the interval has both. Of axes that are not the last, the median cell has a goal too.",
+        ELSEWHERE,
         _rounds(record),
     ]
     return "\n".join(sentence for sentence in sentences if sentence)

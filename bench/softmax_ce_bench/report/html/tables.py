@@ -96,8 +96,8 @@ def _values(entry: Entry, operation: str) -> tuple[float | None, ...]:
     timing, errors = entry.timings.get(operation), entry.errors
     over = unit = None
     if errors is not None:
-        over = {"forward": errors.loss_over_bound, "backward": errors.grad_over_bound}.get(operation, errors.over_bound)
-        unit = errors.grad_ulp if operation == "backward" else errors.loss_ulp
+        over = errors.over_bound_of(operation)
+        unit = next(iter(errors.ulp_of(operation)), None)
     if timing is None:
         return None, None, None, None, over, unit
     ceiling = timing.of_ceiling.median if timing.of_ceiling else None
@@ -168,7 +168,7 @@ def fits(run: Run) -> Table | None:
         return None
     rows = []
     for fit in run.fits:
-        is_base = fit.backend == run.settings.base
+        is_base = fit.backend == run.fits[0].backend
         rows.append([
             Field(fit.backend), Field(f"{fit.final_loss:.6f}", fit.final_loss),
             Field(f"{fit.accuracy:.1%}", fit.accuracy),
@@ -177,7 +177,7 @@ def fits(run: Run) -> Table | None:
             Field("right" if fit.passed else "fails", look="" if fit.passed else "warned"),
         ])  # fmt: skip
     headings = (
-        "backend", "final loss", "held-out accuracy", f"loss curve against {run.settings.base}",
+        "backend", "final loss", "held-out accuracy", f"loss curve against {run.fits[0].backend}",
         "difference over bound", "",
     )  # fmt: skip
     caption = f"Softmax regression on handwritten digits: {run.fits[0].steps} steps of gradient descent, float64."
