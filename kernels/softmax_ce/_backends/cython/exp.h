@@ -2,8 +2,8 @@
  *
  * Raised, so that what exp(t) reaches (2^-150; 2^-1076 in float64) is no subnormal number: the power of two is then one
  * integer addition to the exponent, and sums keep what would be rounded away. Whoever wants exp(t) itself takes LOWER
- * times it, once, where the result is rounded. At EXP_LOW the raised exponent's field is 0 and so is the power: what lies
- * below is taken to be EXP_LOW, and the result is exactly 0.
+ * times it, once, where the result is rounded. At EXP_LOW the raised exponent's field is 0, and so is the power: what
+ * lies below is taken to be EXP_LOW, and the result is exactly 0.
  *
  * Both ways are after Cody and Waite: ln 2 in two constants, the first short enough that its product with the multiple
  * of ln 2 that is taken off is exact; q interpolated at Chebyshev nodes in 60 digits and rounded.

@@ -57,8 +57,8 @@ static __attribute__((noinline)) double broken_log_sum(const real *x, ptrdiff_t 
     return 0;
 }
 
-/* First step of row i, all its chunks, with the row before it written beside. `e`: where its exponentials go, or those of
- * one chunk where they are not kept. */
+/* First step of row i, all its chunks, with the row before it written beside. `e`: where its exponentials go, or those
+ * of one chunk where they are not kept. */
 INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode) {
     const sce_call *call = line->call;
     const ptrdiff_t classes = call->classes;
@@ -148,6 +148,11 @@ INLINE ptrdiff_t label_of(const sce_call *call, ptrdiff_t i, double *mass) {
     return label;
 }
 
+/* Whether row i counts: log-probabilities are wanted of all. */
+INLINE int row_counts(const sce_call *call, ptrdiff_t i, ptrdiff_t label, enum mode mode) {
+    return mode == LOG_PROBS || (call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0));
+}
+
 /* What a row gets of a row's sums, the gradient of an ordinary row apart; whether there is one to write. */
 INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row, double mass, real x_label, int counts,
                          enum mode mode) {
@@ -178,7 +183,7 @@ INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row,
 /* One row. `label` is -1 where there is none; mass is T at it, less the base. */
 INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t, enum mode mode) {
     const sce_call *call = line->call;
-    const int counts = mode == LOG_PROBS || (call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0));
+    const int counts = row_counts(call, i, label, mode);
     if (!counts && !call->row_max && !call->log_sum) {
         const sce_sums nothing = {0};
         write_scalars(call, i, &nothing, 0, 0, 0, mode);
@@ -274,7 +279,7 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
         }
         return;
     }
-    const int counts = mode == LOG_PROBS || (call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0));
+    const int counts = row_counts(call, i, label, mode);
     const real x_label = label >= 0 ? x[label] : 0;
     if (part == SCE_SCALARS) {
         *call->sums = combine(chunks, line.n_chunks);

@@ -13,8 +13,8 @@
 #define PAIRED 32     /* classes up to which they are */
 #define LANE_UNROLL 4 /* classes summed in R before they are added in float64 */
 
-/* W x W entries at a time. Whole vectors are read and written as long as they stay in the block, beyond the row too: the
- * next row is written later. So many rows of a whole block, the first ones, can be taken so to their ends: `whole`. */
+/* W x W entries at a time. Whole vectors are read and written as long as they stay in the block, beyond the row too:
+ * the next row is written later. So many rows of a whole block, the first ones, can be taken so to their ends: `whole`. */
 INLINE ptrdiff_t whole_rows(ptrdiff_t classes) {
     const ptrdiff_t last = (classes - 1) / W * W; /* where a row's last vector begins */
     return (W * classes - last - W) / classes + 1;
@@ -25,7 +25,9 @@ INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, ptrdiff_
         V rows[W];
 #pragma GCC unroll 16
         for (ptrdiff_t r = 0; r < W; r++)
-            rows[r] = r < whole ? v_load(x + r * classes + j) : r < n ? load(x + r * classes + j, classes - j, 0) : v_set(0);
+            rows[r] = r < whole ? v_load(x + r * classes + j)
+                      : r < n   ? load(x + r * classes + j, classes - j, 0)
+                                : v_set(0);
         v_transpose(rows);
 #pragma GCC unroll 16
         for (ptrdiff_t k = 0; k < W; k++)
@@ -271,8 +273,9 @@ INLINE void put_at_labels(const sce_call *call, const block *b, ptrdiff_t i, ptr
             g[r * row + b->label[r] * step] = lanes[r];
 }
 
-/* Third step: everything that is wanted of the block. */
-INLINE void finish_block(const sce_call *call, const sce_call *original, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+/* Third step: everything that is wanted of the block. `original` is the call that may be handed on. */
+INLINE void finish_block(const sce_call *call, const sce_call *original, block *b, ptrdiff_t i, ptrdiff_t n,
+                         enum mode mode) {
     const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
     const V lse = v_add(b->top, b->log_sum);
     unsigned left = b->left, left_grad = 0;
