@@ -166,7 +166,7 @@ def test_direct_calls_and_the_dispatcher_agree(
         [None if k in missing else given for k, given in enumerate(arguments(itemsize))] for _ in range(2)
     )
     numba_jit.hard(*direct)
-    dispatcher("hard_rows", itemsize)(*through, 1 << 25)
+    dispatcher("hard_rows", itemsize)(*through, 1 << 18, 1 << 25)
     outputs = [k for k in range(9, 13) if k not in missing]
     assert all(np.array_equal(direct[k], through[k]) and direct[k].any() for k in outputs)
 

@@ -38,12 +38,12 @@ def test_every_instruction_set(isa: str, stream_from: str) -> None:
     sweep("guarded.sweep_casts('cython')", **environment)
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 1 << 40], ids=["streamed", "cached"])
-def test_numba(cache_bytes: int) -> None:
+@pytest.mark.parametrize("stream_bytes", [0, 1 << 40], ids=["streamed", "cached"])
+def test_numba(stream_bytes: int) -> None:
     available("numba")
     module = sce.get_backend("numba").info.module
     sweep(
-        f"(setattr(__import__({module!r}, fromlist=['x']), '_CACHE_BYTES', {cache_bytes}), guarded.sweep('numba'))[1]"
+        f"(setattr(__import__({module!r}, fromlist=['x']), '_STREAM_BYTES', {stream_bytes}), guarded.sweep('numba'))[1]"
     )
 
 

@@ -2,8 +2,8 @@
 
 Formula: chunks of a row combined as (m, s) pairs, then loss = (m - x_y) + log1p(s - 1) and
 grad = gain * (total * exp(x - m) / s - T). Passes over memory: the logits are read once, the gradient is written
-once, past the caches where it is larger than they are. Rows of up to 2048 classes keep their exponentials in a
-scratch; longer ones compute them a second time, since the logits lie in L2 and such a scratch would not lie in L1.
+once, past the caches where it is larger than they are. A row keeps its exponentials for its gradient, or computes them
+again where it is too long for that; how long that is, and what is too large for the caches, is in softmax_ce.tuning.
 """
 
 # mypy: allow-untyped-calls
@@ -12,28 +12,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from pathlib import Path
 from typing import Any
 
 from numba import njit, types
 
+from softmax_ce import tuning
 from softmax_ce._backends.numba_jit.cache import Cache
+from softmax_ce._backends.numba_jit.instruction_set import instruction_set
 from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
 
 
-def _largest_cache() -> int:
-    """Bytes of the last-level cache: a gradient beyond this is written past the caches."""
-    sizes = []
-    for size in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        try:
-            text = size.read_text().strip()
-            sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1:], 0))
-        except (OSError, ValueError):
-            continue
-    return max(sizes, default=32 << 20)
+_TUNING = tuning.for_isa(instruction_set())
+_ASKED_FOR = tuning.stream_bytes_asked_for()
 
 
-_CACHE_BYTES = _largest_cache()
+def _stream_bytes(logits: Any, start: int, stop: int) -> int:
+    """From which size on a gradient is streamed."""
+    if _ASKED_FOR is not None:
+        return _ASKED_FOR
+    whole = stop - start == len(logits)
+    return _TUNING.stream_bytes if whole else _TUNING.shared_stream_bytes
 
 
 def _signature(rows: Any, itemsize: int) -> Any:
@@ -51,7 +49,7 @@ def _signature(rows: Any, itemsize: int) -> Any:
         if rows is hard_rows
         else (given(real, 2), given(real, 2), *by_class)
     )
-    return types.void(*first, types.float64, *by_row, *outputs, types.int64, types.int64, types.int64)
+    return types.void(*first, types.float64, *by_row, *outputs, *[types.int64] * 4)
 
 
 def dispatcher(rows: Any, itemsize: int, *, cached: bool = True) -> Any:
@@ -97,7 +95,8 @@ def hard(
     """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
     _hard[logits.itemsize](
         logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
-        loss, grad, row_max, log_sum, start, stop, _CACHE_BYTES,
+        loss, grad, row_max, log_sum, start, stop,
+        _TUNING.keep_bytes, _stream_bytes(logits, start, stop),
     )  # fmt: skip
 
 
@@ -108,5 +107,6 @@ def soft(
     """The same for soft targets: see softmax_ce.contract."""
     _soft[logits.itemsize](
         logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
-        loss, grad, row_max, log_sum, start, stop, _CACHE_BYTES,
+        loss, grad, row_max, log_sum, start, stop,
+        _TUNING.keep_bytes, _stream_bytes(logits, start, stop),
     )  # fmt: skip

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale, log1p
+from softmax_ce._backends.numba_jit.columns import columns_at, load_columns, store_columns
 from softmax_ce._backends.numba_jit.memory import (
     at,
     is_null,
-    load_tiles,
     null_if,
+    one_each,
     prefetch,
     prefetch_to_write,
-    store_tiles,
-    store_where,
+    store,
+    store_first,
 )
 from softmax_ce._backends.numba_jit.vectors import (
     as_bits,
     filled,
-    lanes_below,
+    fma,
+    known_labels,
     lanes_of,
     maximum,
     rounded,
@@ -31,6 +32,42 @@ from softmax_ce._backends.numba_jit.vectors import (
 
 _inlined: Any = njit(**EXACT)
 _function: Any = njit(error_model="numpy")
+_merged: Any = njit(error_model="numpy", inline="always")  # see kernels.py
+
+
+class Group(NamedTuple):
+    """Some rows side by side, as many as a vector has lanes or fewer."""
+
+    x: Any  # the first of their logits
+    soft: Any  # the first of their soft labels, or null
+    first: int
+    count: int
+    label: Any  # vectors, an entry a row; -1: no label
+    weight: Any
+    gain: Any  # weight * upstream
+
+
+class Room(NamedTuple):
+    """Scratch: a vector for each class, for logits and for soft labels, and rows as they are in memory."""
+
+    columns: Any
+    soft: Any
+    rows: Any
+
+
+class _Rows(NamedTuple):
+    """Vectors, an entry a row."""
+
+    top: Any
+    x_label: Any
+    mass: Any  # the label's own
+    at_label: Any  # what else T has there
+    spread: Any  # the sum of what else T has
+    cost: Any  # the sum of it times top - x
+    rest: Any  # the sum of exp(x - top), less one of the tops
+    s: Any  # 1 + rest
+    inverse: Any
+    log_s: Any
 
 
 @_inlined
@@ -41,145 +78,264 @@ def is_few(classes: int, w: int, soft: bool) -> bool:
 
 
 @_inlined
-def tiled(classes: int, w: int) -> int:
-    """Vectors that whole tiles have for so many classes."""
-    return (classes + w - 1) // w * w
+def _load(columns: Any, p: Any, classes: int, count: int, rows: Any) -> None:
+    """Rows at p, `count` of them, into columns. Fewer than the lanes go by way of `rows`, so that none is beyond them."""
+    lanes = lanes_of(columns)
+    if count < lanes:
+        for k in range(count * classes):
+            rows[k] = p[k]
+        for k in range(count * classes, lanes * classes):
+            rows[k] = 0.0
+        p = rows
+    load_columns(columns, p, classes)
 
 
 @_inlined
-def _load_rows(tiles: Any, p: Any, classes: int, rows: int) -> None:
-    w = lanes_of(p)
-    for j in range(0, classes, w):
-        load_tiles(at(tiles, j), at(p, j), classes, min(w, classes - j), rows)
+def _store(columns: Any, p: Any, classes: int, wanted: int, rows: Any) -> None:
+    """Columns into the rows at p that have a bit in `wanted`."""
+    lanes = lanes_of(columns)
+    if wanted == (1 << lanes) - 1:
+        store_columns(columns, p, classes)
+        return
+    store_columns(columns, rows, classes)
+    for i in range(lanes):
+        if wanted >> i & 1:
+            for k in range(i * classes, (i + 1) * classes):
+                p[k] = rows[k]
+
+
+@_inlined
+def _store_each(p: Any, group: Any, value: Any) -> None:
+    """An entry of p a row, where there is p."""
+    if not is_null(p):
+        if group.count == lanes_of(value):
+            store(p, group.first, value)
+        else:
+            store_first(p, group.first, group.count, value)
+
+
+@_inlined
+def _not_finite(v: Any) -> int:
+    return ~as_bits(v - v == 0.0)
 
 
 @_inlined
 def _target(t: Any, soft: Any, j: int) -> Any:
     """T of class j in every row."""
-    soft_rows, scale, scale_step, base, base_step = t
     v = filled(soft, 0.0)
-    if not is_null(soft_rows):
-        v = soft[j] * filled(soft, scale[j * scale_step])
-    if not is_null(base):
-        v = v + filled(soft, base[j * base_step])
+    if not is_null(t.soft):
+        v = soft[j] * filled(soft, t.scale[j * t.scale_step])
+    if not is_null(t.base):
+        v = v + filled(soft, t.base[j * t.base_step])
     return v
 
 
-def _add(sums: Any, term: Any) -> Any:
-    """One more term of a sum in float64: eight partial sums take turns where the terms are float64 themselves."""
-    raise AssertionError("compiled code only")
-
-
-@overload(_add, jit_options=EXACT)
-def _add_of(sums: Any, term: Any) -> Any:
-    def wide(sums: Any, term: Any) -> Any:
-        return (sums[0] + widen(term), *sums[1:])
-
-    def in_turns(sums: Any, term: Any) -> Any:
-        return (*sums[1:], sums[0] + term)
-
-    return wide if term.dtype == types.float32 else in_turns
+@_inlined
+def _ask_for(group: Any, out: Any, classes: int, j: int) -> None:
+    """Lines of the rows ahead, and of the gradient at `out`: so many rows are more streams than hardware follows."""
+    lanes = lanes_of(group.label)
+    for entry in range(j * lanes, (j + 1) * lanes, lanes_of(group.x)):
+        prefetch(group.x, lanes * classes + entry)
+        if not is_null(out):
+            prefetch_to_write(out, entry)
 
 
 @_function
-def few_rows(
-    x: Any, classes: int, label: Any, t: Any, base_total: float, z_loss: float,
-    weight: Any, upstream: Any, i: int, count: int, outputs: Any, tiles: Any,
-) -> int:  # fmt: skip
-    """`count` rows from row i on, at x, of which a vector has a lane each; as `row` does them one by one.
-
-    Gives a bit for each row that is left to do, untouched: it does not count, or has no distribution, or an infinity.
-    """
-    loss, grads, row_max, log_sum = outputs
-    w = lanes_of(x)
-    there = (1 << count) - 1
-    hard = is_null(t[0])
-    has_target = not (hard and is_null(t[3]))
-    soft = at(tiles, tiled(classes, w))
-    _load_rows(tiles, x, classes, there)
-    if not hard:
-        _load_rows(soft, t[0], classes, there)
-
-    top = tiles[0]
-    for j in range(1, classes):
-        top = maximum(tiles[j], top)
-    zero = filled(tiles, 0.0)
-    index = ties = x_label = e_label = at_label = zero
-    nothing = widen(zero)
-    soft_mass = cost = nothing
-    sums = nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
-    label_mass, mass_step = t[1], t[2]
-    mass = filled(tiles, label_mass[0])
-    ahead, out = at(x, count * classes), null_if(is_null(grads), at(grads, i * classes))
+def _look_over(classes: int, group: Any, t: Any, columns: Any) -> Any:
+    """Each row's largest logit, and what lies at its label: the logit and the mass."""
+    top = columns[0]
+    index = x_label = filled(columns, 0.0)
+    mass = filled(columns, t.scale[0])
     for j in range(classes):
-        # As many rows as lanes are more streams than the hardware's prefetcher follows: two lines of the rows ahead a
-        # class, and of the gradient, make all of them.
-        for line in range(2):
-            prefetch(ahead, (2 * j + line) * w)
-            if not is_null(out):
-                prefetch_to_write(out, (2 * j + line) * w)
-        v = tiles[j]
-        e = exp(v - top)
-        is_top, is_label = v == top, label == index
+        v = columns[j]
+        top = maximum(v, top)
+        is_label = group.label == index
+        x_label = where(is_label, v, x_label)
+        if t.scale_step != 0:
+            mass = where(is_label, filled(columns, t.scale[j]), mass)
         index = index + 1.0
-        sums = _add(sums, where(is_top, 0.0, e))
-        ties = where(is_top, ties + 1.0, ties)
-        x_label, e_label = where(is_label, v, x_label), where(is_label, e, e_label)
-        if mass_step != 0:
-            mass = where(is_label, filled(tiles, label_mass[j]), mass)
-        if has_target:
-            target = _target(t, soft, j)
-            soft_mass = soft_mass + widen(target)
-            cost = cost + widen(where(target == 0.0, 0.0, target * (top * 0.5 - v * 0.5)))
-            at_label = where(is_label, target, at_label)
-        tiles[j] = e
+    return top, x_label, mass
 
-    unscale = 1 / exp_scale(x)
-    highest, at_x = widen(top), widen(x_label)
-    rest = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
-    rest = rest * unscale + (widen(ties) - 1.0)
-    check = rest + (highest + at_x) * 0.0  # NaN also where one of them is infinite
-    plain = lanes_below(count, zero) & (check == check) & (weight != 0.0)
-    if hard:
-        plain = plain & (label > -1.0)
+
+@_inlined
+def _exp_of(columns: Any, j: int, top: Any, ties: Any) -> Any:
+    """exp(x - top), raised, takes the logits' place; 0 where x is the top, which is counted instead."""
+    v = columns[j]
+    e = exp(v - top)
+    columns[j] = e
+    is_top = v == top
+    return where(is_top, 0.0, e), ties + where(is_top, 1.0, filled(columns, 0.0))
+
+
+@_function
+def _sum_group(classes: int, group: Any, top: Any, out: Any, columns: Any) -> Any:
+    """Of each row: how many of its logits equal the largest, and the sum of exp over the others, raised."""
+    ties = filled(columns, 0.0)
+    total = widen(ties)
+    j = 0
+    while j + 4 <= classes:
+        for k in range(j, j + 4):
+            _ask_for(group, out, classes, k)
+        a, ties = _exp_of(columns, j, top, ties)
+        b, ties = _exp_of(columns, j + 1, top, ties)
+        c, ties = _exp_of(columns, j + 2, top, ties)
+        d, ties = _exp_of(columns, j + 3, top, ties)
+        total = total + widen((a + b) + (c + d))
+        j += 4
+    while j < classes:
+        _ask_for(group, out, classes, j)
+        a, ties = _exp_of(columns, j, top, ties)
+        total = total + widen(a)
+        j += 1
+    return ties, total
+
+
+@_function
+def _sum_targets(classes: int, group: Any, top: Any, t: Any, room: Any) -> Any:
+    """Of each row, before its logits are overwritten: the sum of T, of T * (top - x) / 2, and T at the label."""
+    at_label = index = filled(room.columns, 0.0)
+    mass = cost = widen(index)
+    for j in range(classes):
+        target = _target(t, room.soft, j)
+        mass = mass + widen(target)
+        cost = cost + widen(where(target == 0.0, 0.0, target * (top * 0.5 - room.columns[j] * 0.5)))
+        at_label = where(group.label == index, target, at_label)
+        index = index + 1.0
+    return mass, cost, at_label
+
+
+@_inlined
+def _loss(group: Any, rows: Any, z_loss: float) -> Any:
+    """Not finite where a logit is NaN or +inf, or all are -inf: 0 * inf is NaN."""
+    value = rows.mass * ((rows.top - rows.x_label) + rows.log_s)
+    value = value + fma(rows.spread, rows.log_s, rows.cost)
+    if z_loss != 0:
+        lse = rows.top + rows.log_s
+        value = fma(lse * z_loss, lse, value)
+    return group.weight * value
+
+
+@_function
+def _write_columns(classes: int, group: Any, rows: Any, t: Any, z_loss: float, room: Any) -> int:
+    """The gradients of all rows take the exponentials' place. Gives a bit for each that is not finite.
+
+    What is not explained here is in `row`.
+    """
+    columns, gain = room.columns, group.gain
+    has_target = not (is_null(t.soft) and is_null(t.base))
+    zero = filled(columns, 0.0)
+    unscale = 1 / exp_scale(group.x)
+    p_label = exp(rows.x_label - rows.top) * unscale  # times s
+    others = where(rows.x_label == rows.top, rows.rest, rows.s - p_label)
+    pull = rows.spread
+    if z_loss != 0:
+        pull = fma(rows.top + rows.log_s, 2 * z_loss, pull)
+    at_label = gain * ((pull * p_label - rows.mass * others) * rows.inverse - rows.at_label)
+    share = (rows.mass + pull) * rows.inverse
+    factor = share if has_target else gain * share
+    is_small = (factor > -1.0) & (factor < 1.0)
+    by = where(is_small, factor, factor * unscale)
+    then = where(is_small, filled(columns, unscale), 1.0)
+    place = where(rows.mass == 0.0, -1.0, group.label)  # without mass, the label is a class like the others
+    index = zero
+    for j in range(classes):
+        value = fma(columns[j] * by, then, 0.0)
+        if has_target:
+            value = gain * (value - _target(t, room.soft, j))  # the difference first: one class gives exactly 0
+        columns[j] = where(place == index, at_label, value)
+        index = index + 1.0
+    return _not_finite(gain * share + at_label)
+
+
+@_inlined
+def _sum_rows(classes: int, group: Any, t: Any, base_total: float, out: Any, room: Any) -> Any:
+    columns = room.columns
+    hard = is_null(t.soft)
+    at_label = cost = filled(columns, 0.0)
+    spread = filled(columns, base_total)
+    top, x_label, mass = _look_over(classes, group, t, columns)
+    if not hard:
+        mass = at_label
+    if not (hard and is_null(t.base)):
+        soft_mass, half_cost, at_label = _sum_targets(classes, group, top, t, room)
+        cost = rounded(half_cost * 2.0, top)
+        if not hard:
+            spread = rounded(soft_mass, top)
+    ties, raised = _sum_group(classes, group, top, out, columns)
+    rest = fma(rounded(raised, top), 1 / exp_scale(group.x), ties - 1.0)
     s = 1.0 + rest
     inverse = 1.0 / s
-    log_s = log1p(rest, s, inverse)
-    lse = highest + log_s
-    total = widen(mass) + base_total if hard else soft_mass
-    z_pull = lse * (2 * z_loss) if z_loss != 0 else nothing
-    if not is_null(loss):
-        value = cost * 2.0 + total * log_s
-        if hard:
-            value = value + widen(mass) * (0.5 * highest - 0.5 * at_x) * 2.0
-        if z_loss != 0:
-            value = value + z_loss * lse * lse
-        store_where(loss, i, plain, weight * value)
-    if not is_null(row_max):
-        store_where(row_max, i, plain, highest)
-    if not is_null(log_sum):
-        store_where(log_sum, i, plain, log_s)
-    if not is_null(grads):
-        gain = weight * upstream
-        p_label = widen(e_label) * unscale  # times s; what follows is as in `row`
-        others = where(at_x == highest, rest, s - p_label)
-        pull = (base_total + z_pull) * (p_label * inverse) - widen(mass) * (others * inverse) - widen(at_label)
-        at_label = rounded(gain * pull, zero)
-        share = (total + z_pull) * inverse
-        factor = share if has_target else gain * share
-        is_small = (factor > -1.0) & (factor < 1.0)
-        by = rounded(where(is_small, factor, factor * unscale), zero)
-        then = rounded(where(is_small, unscale, 1.0), zero)
-        gains = rounded(gain, zero)
-        place = where(mass == 0.0, -1.0, label)  # without mass, the label is a class like the others
-        index = zero
-        for j in range(classes):
-            value = tiles[j] * by * then
-            if has_target:
-                value = gains * (value - _target(t, soft, j))  # the difference first: one class gives exactly 0
-            tiles[j] = where(place == index, at_label, value)
-            index = index + 1.0
-        grad = at(grads, i * classes)
-        for j in range(0, classes, w):
-            store_tiles(at(tiles, j), at(grad, j), classes, min(w, classes - j), as_bits(plain))
-    return there & ~as_bits(plain)
+    return _Rows(top, x_label, mass, at_label, spread, cost, rest, s, inverse, log1p(rest, s, inverse))
+
+
+@_merged
+def _few_rows(classes: int, group: Any, t: Any, base_total: float, z_loss: float, outputs: Any, room: Any) -> Any:
+    """A group of rows, each in its lane; as `row` does them one by one.
+
+    Gives a bit for each row that is left to do, untouched: it does not count, or is not finite somewhere, or would
+    overflow on the way. And a bit for each whose gradient alone is left: a loss must not depend on its being asked for.
+    """
+    there = (1 << group.count) - 1
+    _load(room.columns, group.x, classes, group.count, room.rows)
+    left = as_bits(group.weight == 0.0)
+    if is_null(t.soft):
+        left |= as_bits(group.label == -1.0)
+    else:
+        _load(room.soft, group.soft, classes, group.count, room.rows)
+    out = null_if(is_null(outputs.grad), at(outputs.grad, group.first * classes))
+    rows = _sum_rows(classes, group, t, base_total, out, room)
+    loss = _loss(group, rows, z_loss)
+    left = (left | _not_finite(loss)) & there
+    left_grad = 0
+    _store_each(outputs.loss, group, loss)
+    _store_each(outputs.row_max, group, rows.top)
+    _store_each(outputs.log_sum, group, rows.log_s)
+    if not is_null(out):
+        left_grad = _write_columns(classes, group, rows, t, z_loss, room) & there & ~left
+        _store(room.columns, out, classes, there & ~(left | left_grad), room.rows)
+    return left, left_grad
+
+
+@_inlined
+def _factors(call: Any, first: int, count: int, like: Any) -> Any:
+    """Of `count` rows: weight, and weight * upstream, rounded once."""
+    ones = widen(filled(like, 1.0))
+    if call.weight_step == 0 and call.upstream_step == 0:
+        weight, gain = call.weight[0], call.weight[0] * call.upstream[0]
+        return rounded(ones * weight, like), rounded(ones * gain, like)
+    weights = one_each(call.weight, call.weight_step, first, count, ones)
+    gains = weights * one_each(call.upstream, call.upstream_step, first, count, ones)
+    return rounded(weights, like), rounded(gains, like)
+
+
+@_function
+def _group_of(call: Any, first: int, count: int, columns: Any) -> Any:
+    """`count` rows from `first` on."""
+    zero = filled(columns, 0.0)
+    label = filled(columns, -1.0)
+    hard = is_null(call.targets.soft)
+    if hard:
+        labels = one_each(call.labels, call.labels_step, first, count, widen(zero))
+        label = known_labels(labels, call.classes, call.ignore_index, label)
+    weight, gain = _factors(call, first, count, zero)
+    soft = null_if(hard, at(call.targets.soft, first * call.classes))
+    return Group(at(call.logits, first * call.classes), soft, first, count, label, weight, gain)
+
+
+@_function
+def groups(call: Any, outputs: Any, p: Any, start: int, stop: int) -> Any:
+    """Rows [start, stop), up to the first group that has some left. p: scratch.
+
+    Gives where that group begins, its bits as `_few_rows` has them, and where it ends.
+    """
+    columns, classes = columns_at(p), call.classes
+    lanes = lanes_of(columns)
+    kinds = 1 if is_null(call.targets.soft) else 2
+    room = Room(columns, at(columns, classes), at(p, kinds * classes * lanes))
+    for first in range(start, stop, lanes):
+        count = min(lanes, stop - first)
+        group = _group_of(call, first, count, columns)
+        left, left_grad = _few_rows(classes, group, call.targets, call.base_total, call.z_loss, outputs, room)
+        if left | left_grad != 0:
+            return first, left, left_grad, first + count
+    return stop, 0, 0, stop

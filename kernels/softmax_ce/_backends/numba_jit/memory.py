@@ -1,4 +1,4 @@
-"""Memory for the vectors: pointers, loads and stores of whole and part vectors, streams, and tiles turned about."""
+"""Memory for the vectors: pointers, loads and stores of whole and part vectors, and streams."""
 
 # mypy: allow-untyped-calls, disable-error-code="attr-defined, import-untyped, call-arg, unused-ignore"
 
@@ -103,6 +103,12 @@ def null_if(typingctx: Any, missing: Any, p: Any) -> Any:
         return builder.select(args[0], ir.Constant(args[1].type, None), args[1])
 
     return p(types.boolean, p), emit
+
+
+@intrinsic
+def either(typingctx: Any, condition: Any, p: Any, q: Any) -> Any:
+    """p where the condition holds, else q; without a branch."""
+    return p(types.boolean, p, p), lambda context, builder, sig, args: builder.select(*args)
 
 
 @intrinsic
@@ -234,92 +240,6 @@ def prefetch_to_write(typingctx: Any, p: Any, offset: Any) -> Any:
     return types.void(p, types.intp), lambda context, builder, sig, args: _prefetch(context, builder, *args, 1)
 
 
-# Rows along the lanes: tiles of as many rows and classes as a vector has lanes, turned between memory and a scratch
-
-
-def _turn(builder: Any, vectors: list[Any]) -> list[Any]:
-    """Lane j of vector i becomes lane i of vector j, one bit of i and j at a time."""
-    lanes = len(vectors)
-    order = ir.VectorType(I32, lanes)
-    for bit in (1 << k for k in range(lanes.bit_length() - 1)):
-        low = constants(order, [lanes + lane - bit if lane & bit else lane for lane in range(lanes)])
-        high = constants(order, [lanes + lane if lane & bit else lane + bit for lane in range(lanes)])
-        turned = list(vectors)
-        for i in range(lanes):
-            if not i & bit:
-                pair = vectors[i], vectors[i | bit]
-                turned[i], turned[i | bit] = (builder.shuffle_vector(*pair, order) for order in (low, high))
-        vectors = turned
-    return vectors
-
-
-@intrinsic
-def tiles_at(typingctx: Any, p: Any) -> Any:
-    """A scratch of numbers as one of vectors of two cache lines: two tiles are worked on in turns."""
-    half = vector_at(p)
-    result = types.CPointer(Vector(half.dtype, 2 * half.lanes))
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], llvm_type(result.dtype).as_pointer())
-
-    return result(p), emit
-
-
-def _tile_masks(builder: Any, lanes: int, count: Any, rows: Any) -> Any:
-    """For each row: the first `count` lanes if it has a bit in `rows`, none otherwise."""
-    mask = ir.VectorType(I1, lanes)
-    first = first_lanes(builder, lanes, count)
-    wanted = builder.bitcast(builder.trunc(rows, ir.IntType(2 * lanes)), ir.VectorType(I1, 2 * lanes))
-    for i in range(2 * lanes):
-        yield builder.select(builder.extract_element(wanted, I32(i)), first, ir.Constant(mask, None))
-
-
-def _tile_places(context: Any, builder: Any, tiles: Any, half: Vector, part: int) -> Any:
-    """Of one tile of the two: the half vector of each class."""
-    first = builder.bitcast(tiles, llvm_type(half).as_pointer())
-    for j in range(half.lanes):
-        yield builder.gep(first, [I32(2 * j + part)], source_etype=llvm_type(half))
-
-
-@intrinsic
-def load_tiles(typingctx: Any, tiles: Any, p: Any, classes: Any, count: Any, rows: Any) -> Any:
-    """Turn `count` entries of each row at p that has a bit in `rows`, rows of `classes` entries, into vectors."""
-    half = vector_at(p)
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        tiles_, p_, classes_, count_, rows_ = args
-        type_ = llvm_type(half)
-        loaded = []
-        for i, mask in enumerate(_tile_masks(builder, half.lanes, count_, rows_)):
-            place = _place(context, builder, p_, builder.mul(classes_, classes_.type(i)), type_)
-            loaded.append(_masked_load(builder, type_, place, half.dtype.bitwidth // 8, mask, ir.Constant(type_, None)))
-        for part in range(2):
-            turned = _turn(builder, loaded[part * half.lanes : (part + 1) * half.lanes])
-            for value, place in zip(turned, _tile_places(context, builder, tiles_, half, part), strict=True):
-                builder.store(value, place, align=LINE)
-
-    return types.void(tiles, p, types.intp, types.intp, types.int64), emit
-
-
-@intrinsic
-def store_tiles(typingctx: Any, tiles: Any, p: Any, classes: Any, count: Any, rows: Any) -> Any:
-    """The reverse: nothing is written but `count` entries of each row that has a bit in `rows`."""
-    half = vector_at(p)
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        tiles_, p_, classes_, count_, rows_ = args
-        type_ = llvm_type(half)
-        turned = []
-        for part in range(2):
-            places = _tile_places(context, builder, tiles_, half, part)
-            turned += _turn(builder, [builder.load(place, align=LINE, typ=type_) for place in places])
-        for i, mask in enumerate(_tile_masks(builder, half.lanes, count_, rows_)):
-            place = _place(context, builder, p_, builder.mul(classes_, classes_.type(i)), type_)
-            _masked_store(builder, turned[i], place, half.dtype.bitwidth // 8, mask)
-
-    return types.void(tiles, p, types.intp, types.intp, types.int64), emit
-
-
 @intrinsic
 def one_each(typingctx: Any, p: Any, step: Any, offset: Any, count: Any, like: Any) -> Any:
     """p[offset] and the `count` - 1 entries after it, a lane of `like` each; where step is 0, p[0] in every lane."""
@@ -334,16 +254,3 @@ def one_each(typingctx: Any, p: Any, step: Any, offset: Any, count: Any, like: A
         return _masked_load(builder, type_, place, p.dtype.bitwidth // 8, mask, for_all)
 
     return vector(p, types.intp, types.intp, types.intp, like), emit
-
-
-@intrinsic
-def store_where(typingctx: Any, p: Any, offset: Any, mask: Any, value: Any) -> Any:
-    """Write the lanes of the mask to p[offset], rounded to what is there."""
-    vector = Vector(p.dtype, value.lanes)
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        type_ = llvm_type(vector)
-        rounded = args[3] if value.dtype == p.dtype else builder.fptrunc(args[3], type_)
-        _masked_store(builder, rounded, _place(context, builder, *args[:2], type_), p.dtype.bitwidth // 8, args[2])
-
-    return types.void(p, types.intp, mask, value), emit

@@ -3,352 +3,233 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale
-from softmax_ce._backends.numba_jit.memory import (
-    address,
-    at,
-    is_null,
-    load,
-    load_first,
-    null_if,
-    prefetch,
-    prefetch_to_write,
-    store,
-    store_first,
-    stream,
+from softmax_ce._backends.numba_jit.arguments import Targets
+from softmax_ce._backends.numba_jit.arithmetic import exp, exp_scale
+from softmax_ce._backends.numba_jit.gradient import (
+    Waiting,
+    Written,
+    end_line,
+    fill_row,
+    set_factors,
+    write_row,
+    write_waiting,
 )
-from softmax_ce._backends.numba_jit.vectors import (
-    filled,
-    first_lane,
-    fma,
-    insert_lane,
-    lanes_below,
-    lanes_of,
-    max_lanes,
-    maximum,
-    sum_lanes,
-    where,
-    widen,
-)
+from softmax_ce._backends.numba_jit.memory import address, at, is_null, null_if
+from softmax_ce._backends.numba_jit.sums import CHUNK, Top, chunk_of, sum_row, top_of
+from softmax_ce._backends.numba_jit.vectors import filled, first_lane, lanes_of, widen
 
-CHUNK = 2048  # classes summed at a time, at most; the bits of a row depend on it
-
-# How far ahead lines are asked for, in vectors of 64 bytes: the hardware's own prefetcher keeps too close to the loop.
-_READ_AHEAD = 128
-_NEXT_ROW = 1024  # of the row ahead, while a row is written; the rest beside its sums, so that memory never waits
-
-_inlined: Any = njit(**EXACT)
+_inlined: Any = njit(error_model="numpy", forceinline=True)
 _function: Any = njit(error_model="numpy")
+_merged: Any = njit(error_model="numpy", inline="always")  # see kernels.py
+
+
+class Scratch(NamedTuple):
+    """Where rows are worked on, each part at the beginning of a line."""
+
+    line: Any  # of the gradient, streamed, and room for another; null: it is not
+    patch: Any  # a block of logits without the largest one
+    tops: Any  # of a row's chunks
+    factors: Any  # two for each chunk
+    e: Any  # exponentials, if a gradient is wanted and they are kept
+
+
+class Carry(NamedTuple):
+    """What one row leaves to the next."""
+
+    top: Top  # of its first chunk
+    held: int  # entries of the line
+    waiting: Waiting
+
+
+class Labelled(NamedTuple):
+    """A row and its target."""
+
+    i: int
+    x: Any
+    label: int  # -1: none
+    mass: float  # T there, less the base
+    t: Any
+    weight: float
+    upstream: float
+
+
+def _lines(entries: int, w: int) -> int:
+    return (entries + w - 1) // w * w
+
+
+_lines = _inlined(_lines)
 
 
 @_inlined
-def _load(p: Any, j: int, left: int, fill: float) -> Any:
-    return load(p, j) if left >= lanes_of(p) else load_first(p, j, left, fill)
-
-
-@_inlined
-def _add_exp(v: Any, tops: Any, shifts: Any, e: Any, j: int, keep: bool, count: Any) -> Any:
-    """exp(v - shift), 0 where v is the top, which is counted instead."""
-    value = exp(v - shifts)
-    if keep:
-        store(e, j, value)
-    is_top = v == tops
-    return where(is_top, 0.0, value), where(is_top, count + 1.0, count)
-
-
-@_inlined
-def _sum_block(x: Any, j: int, top: Any, shift: Any, e: Any, keep: bool, rest: Any, count: Any) -> Any:
-    """Four vectors, added up two by two, then in float64."""
-    w = lanes_of(x)
-    a, count = _add_exp(load(x, j), top, shift, e, j, keep, count)
-    b, count = _add_exp(load(x, j + w), top, shift, e, j + w, keep, count)
-    c, count = _add_exp(load(x, j + 2 * w), top, shift, e, j + 2 * w, keep, count)
-    d, count = _add_exp(load(x, j + 3 * w), top, shift, e, j + 3 * w, keep, count)
-    return rest + widen((a + b) + (c + d)), count
-
-
-@_inlined
-def _max_block(x: Any, j: int, a: Any, b: Any) -> Any:
-    w = lanes_of(x)
-    a, b = maximum(load(x, j), a), maximum(load(x, j + w), b)
-    return maximum(load(x, j + 2 * w), a), maximum(load(x, j + 3 * w), b)
-
-
-@_inlined
-def _max_rest(x: Any, j: int, n: int, a: Any, b: Any) -> Any:
-    """The largest of n entries, of which those before j are in a and b. A NaN is passed over."""
-    w = lanes_of(x)
-    while j + 4 * w <= n:
-        a, b = _max_block(x, j, a, b)
-        j += 4 * w
-    while j < n:
-        a = maximum(_load(x, j, n - j, -np.inf), a)
-        j += w
-    return np.float64(max_lanes(maximum(a, b)))
-
-
-@_inlined
-def chunk_of(x: Any, classes: int) -> int:
-    """Classes a chunk: as few chunks as CHUNK allows, all of a length but the last, which may be shorter."""
+def row_entries(classes: int, w: int, keeps: bool) -> int:
+    """How many a Scratch has. w: lanes of a line."""
     chunks = (classes + CHUNK - 1) // CHUNK
-    block = 4 * lanes_of(x)
-    return ((classes + chunks - 1) // chunks + block - 1) // block * block
-
-
-@_function
-def max_of(x: Any, n: int) -> Any:
-    """The largest of n entries; a NaN is passed over."""
-    low = filled(x, -np.inf)
-    return _max_rest(x, 0, n, low, low)
-
-
-@_function
-def _sum_chunk(x: Any, n: int, top: Any, e: Any, keep: bool, ahead: Any, n_ahead: int, out: Any) -> Any:
-    """Sum of exp(x - top) below the top, how many are at the top, and the top of the chunk ahead.
-
-    The chunk ahead is read meanwhile, and so are the lines of the gradient at `out`, if there is one: they come in
-    while the arithmetic of this chunk is done.
-    """
-    w = lanes_of(x)
-    shift = 0.0 if top == -np.inf else top  # -inf - -inf would be NaN
-    rest, count = widen(filled(x, 0.0)), filled(x, 0.0)
-    a = b = filled(x, -np.inf)
-    j = 0
-    both = min(n, n_ahead)
-    while j + 4 * w <= both:
-        rest, count = _sum_block(x, j, top, shift, e, keep, rest, count)
-        a, b = _max_block(ahead, j, a, b)
-        for k in range(4):
-            prefetch(ahead, j + (k + _READ_AHEAD) * w)
-            if not is_null(out):
-                prefetch_to_write(out, j + k * w)
-        j += 4 * w
-    next_top = _max_rest(ahead, j, n_ahead, a, b)
-    while j + 4 * w <= n:
-        rest, count = _sum_block(x, j, top, shift, e, keep, rest, count)
-        j += 4 * w
-    while j < n:
-        # Lanes that are not there are -inf: they add 0, and are counted only where the count is not used.
-        value, count = _add_exp(_load(x, j, n - j, -np.inf), top, shift, e, j, keep, count)
-        rest = rest + widen(value)
-        j += w
-    tops = 0.0 if top == -np.inf else sum_lanes(widen(count))
-    return sum_lanes(rest) / exp_scale(x), tops, next_top
-
-
-# Where a row's T comes from: (soft, scale, scale_step, base, base_step). Null pointers: not there; step 0: one for all.
+    return 6 * w + _lines(chunks, w) + _lines(2 * chunks, w) + (_lines(classes, w) + w if keeps else 0)
 
 
 @_inlined
-def _by_class(p: Any, step: int, j: int, left: int) -> Any:
-    if step != 0:
-        return _load(p, j, left, 0.0)
-    v = filled(p, p[0])
-    return v if left >= lanes_of(p) else where(lanes_below(left, v), v, 0.0)  # a lane without a class has no mass
+def scratch_at(p: Any, classes: int, streamed: bool, keeps: bool) -> Any:
+    """The Scratch at p."""
+    w, chunks = lanes_of(p), (classes + CHUNK - 1) // CHUNK
+    factors = 6 * w + _lines(chunks, w)
+    e = null_if(not keeps, at(p, factors + _lines(2 * chunks, w)))
+    return Scratch(null_if(not streamed, p), at(p, 2 * w), at(p, 6 * w), at(p, factors), e)
 
 
 @_inlined
-def _target(t: Any, j: int, left: int) -> Any:
-    """T at classes j, j + 1 ... of which `left` are left."""
-    soft, scale, scale_step, base, base_step = t
-    v = filled(base, 0.0)
-    if not is_null(soft):
-        v = _load(soft, j, left, 0.0) * _by_class(scale, scale_step, j, left)
-    if not is_null(base):
-        v = v + _by_class(base, base_step, j, left)
-    return v
+def nothing_before(p: Any) -> Any:
+    """What the first row finds."""
+    return Carry(Top(np.nan, 0), 0, Waiting(null_if(True, p), 0, 1, -1, 0.0, 0, 0))
 
 
 @_function
-def _sum_targets(x: Any, first: int, stop: int, shift: Any, t: Any) -> Any:
-    """Sum of T and of T * (shift - x), for classes [first, stop), in float64. 0 * inf = 0."""
-    mass = cost = widen(filled(x, 0.0))
-    half_shift = filled(x, shift) * 0.5  # halves, since shift - x may overflow where the loss does not
-    for j in range(first, stop, lanes_of(x)):
-        target = _target(t, j, stop - j)
-        gap = half_shift - _load(x, j, stop - j, 0.0) * 0.5
-        mass = mass + widen(target)
-        cost = cost + widen(where(target == 0.0, 0.0, target * gap))
-    return sum_lanes(mass), 2 * sum_lanes(cost)
+def _last_row(carry: Any, grad: Any, classes: int, scratch: Any) -> None:
+    """Write what waits, the last row being `grad`."""
+    held = carry.held
+    if not is_null(carry.waiting.grad):
+        held = write_waiting(carry.waiting, scratch.e, scratch)
+    if held > 0:
+        end_line(grad, classes, held, scratch.line)
+
+
+@_inlined
+def _labelled(call: Any, i: int) -> Any:
+    t = call.targets
+    label, mass = -1, 0.0
+    if is_null(t.soft):
+        # Checked again: another thread may have changed it since, and it must not become an address.
+        label = call.labels[i * call.labels_step]
+        if not 0 <= label < call.classes or label == call.ignore_index:
+            label = -1
+        else:
+            mass = np.float64(t.scale[label * t.scale_step])
+    else:
+        t = Targets(at(t.soft, i * call.classes), t.scale, t.scale_step, t.base, t.base_step)
+    weight, upstream = call.weight[i * call.weight_step], call.upstream[i * call.upstream_step]
+    return Labelled(i, at(call.logits, i * call.classes), label, mass, t, weight, upstream)
+
+
+@_inlined
+def _total(call: Any, row: Any, sums: Any) -> float:
+    """The mass of all T."""
+    return row.mass + call.base_total if is_null(row.t.soft) else sums.mass
+
+
+@_inlined
+def _loss(call: Any, row: Any, sums: Any, log_s: float, x_label: float) -> float:
+    if not (-np.inf < sums.top < np.inf):
+        return np.nan
+    value = sums.cost + _total(call, row, sums) * log_s
+    if row.mass != 0:
+        value += 2 * (row.mass * (0.5 * sums.top - 0.5 * x_label))
+    if call.z_loss != 0:
+        lse = sums.top + log_s
+        value += call.z_loss * lse * lse
+    return row.weight * value if log_s == log_s else np.nan
+
+
+@_inlined
+def _at_label(call: Any, row: Any, sums: Any, x_label: float, z_pull: float) -> float:
+    """From the other classes' share, never as p - 1, which cancels as p approaches 1."""
+    s = 1 + sums.rest
+    e_label = first_lane(widen(exp(filled(row.x, x_label) - filled(row.x, sums.top)))) / exp_scale(row.x)
+    others = sums.rest if x_label == sums.top else s - e_label
+    at_base = 0.0 if is_null(row.t.base) else np.float64(row.t.base[row.label * row.t.base_step])
+    pull = (call.base_total + z_pull) * (e_label / s) - row.mass * (others / s) - at_base
+    return row.weight * row.upstream * pull
 
 
 @_function
-def _sum_row(x: Any, classes: int, top: Any, e: Any, keep: bool, ahead: Any, t: Any, out: Any) -> Any:
-    """First sweep over a row whose first chunk's top is known.
-
-    Gives the row's top; the sum of exp(x - top) without one of the tops; the sum of T and of T * (top - x); and the
-    top of the first chunk ahead, if there is a row ahead.
-    """
-    has_target = not (is_null(t[0]) and is_null(t[3]))
-    row_top = -np.inf
-    rest = count = mass = cost = shift = 0.0
+def _write_gradient(
+    call: Any, row: Any, sums: Any, log_s: float, x_label: float, grad: Any, held: int, waits: bool, ahead: Any,
+    scratch: Any,
+) -> Any:  # fmt: skip
+    """Write the gradient, or let it wait. Gives what is held of a line, and what waits."""
+    x, classes, e = row.x, call.classes, scratch.e
+    z_pull = 2 * call.z_loss * (sums.top + log_s) if call.z_loss != 0 else 0.0
+    gain, at_label = row.weight * row.upstream, 0.0
+    if row.label >= 0:
+        at_label = _at_label(call, row, sums, x_label, z_pull)
+    has_target = not (is_null(row.t.soft) and is_null(row.t.base))
+    factor = (1.0 if has_target else gain) * (_total(call, row, sums) + z_pull) / (1 + sums.rest)
+    label = row.label if row.mass != 0 else -1  # without mass, the label is a class like the others
     step = chunk_of(x, classes)
     for first in range(0, classes, step):
-        n = min(step, classes - first)
-        if first + n < classes:
-            following, n_following = at(x, first + n), min(step, classes - first - n)
-        else:
-            following, n_following = ahead, 0 if is_null(ahead) else min(step, classes)
-        chunk = at(x, first)
-        chunk_rest, chunk_count, next_top = _sum_chunk(chunk, n, top, e, keep, following, n_following, out)
-        if top == row_top:
-            count += chunk_count
-            rest += chunk_rest
-        elif top > row_top:  # a NaN so far comes through
-            rest = chunk_rest + (count + rest) * math.exp(row_top - top)
-            count = chunk_count
-            row_top = top
-        else:
-            rest += (chunk_count + chunk_rest) * math.exp(top - row_top)
-        if has_target:
-            new_shift = 0.0 if row_top == -np.inf else row_top
-            chunk_mass, chunk_cost = _sum_targets(x, first, first + n, 0.0 if top == -np.inf else top, t)
-            if mass != 0:
-                cost += 2 * (mass * (0.5 * new_shift - 0.5 * shift))
-            if chunk_mass != 0:
-                cost += 2 * (chunk_mass * (0.5 * new_shift - 0.5 * (0.0 if top == -np.inf else top)))
-            mass += chunk_mass
-            cost += chunk_cost
-            shift = new_shift
-        top = next_top
-    return row_top, rest + (count - 1), mass, cost, top
+        k = first // step
+        down = 1.0 if scratch.tops[k] == sums.top else math.exp(scratch.tops[k] - sums.top)
+        set_factors(scratch.factors, k, factor * down, exp_scale(x))
+    if waits:
+        head = (-address(grad) & 63) * lanes_of(x) // 64
+        return 0, Waiting(grad, classes, step, label, at_label, head, held)
+    written = Written(x, e, grad, classes, step, gain, label, at_label)
+    held = write_row(written, row.t, held, ahead, scratch)
+    return held, nothing_before(x).waiting
 
 
 @_inlined
-def _gradient(
-    x: Any, e: Any, keep: bool, tops: Any, by: Any, gain: Any, t: Any, has_target: bool, label: int, at_label: Any,
-    j: int, left: int,
-) -> Any:  # fmt: skip
-    if keep:
-        value = _load(e, j, left, 0.0) * by[0] * by[1]
-    else:  # fused: where its result is subnormal, a plain product takes 2.5 times as long on Zen 5
-        value = fma(exp(_load(x, j, left, 0.0) - tops) * by[0], by[1], 0.0)
-    if has_target:
-        value = gain * (value - _target(t, j, left))  # the difference first: with one class it is exactly 0
-    if 0 <= label - j < lanes_of(x):
-        value = insert_lane(value, label - j, at_label)
-    return value
-
-
-@_function
-def _write_row(
-    x: Any, grad: Any, classes: int, e: Any, keep: bool, top: float, factor: float, gain: float, t: Any,
-    label: int, at_label: Any, line: Any, held: int, ahead: Any,
-) -> int:  # fmt: skip
-    """Second sweep: grad = factor * exp(x - top), or gain * (factor * exp(x - top) - T); at_label at the label.
-
-    Streamed, if there is a `line` to hold what does not fill one: whole cache lines go past the caches, and none of
-    them is touched by another store, which would read it back. So the label is put into its vector; and the end of a
-    row, `held` entries of a line, waits for the beginning of the next. Gives how many wait now.
-    """
-    w = lanes_of(x)
-    has_target = not (is_null(t[0]) and is_null(t[3]))
-    tops, gains = filled(x, top), filled(x, gain)
-    # In two steps, so that neither a factor nor a product is subnormal where the gradient is not.
-    by = filled(x, factor), filled(x, 1 / exp_scale(x))
-    if abs(factor) >= 1:
-        by = filled(x, factor / exp_scale(x)), filled(x, 1.0)
-    j = 0
-    if not is_null(line):
-        j = (-address(grad) & 63) * w // 64
-        if j > 0:
-            value = _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, 0, j)
-            if held > 0:
-                store_first(line, held, j, value)
-                stream(grad, -held, load(line, 0))
-            else:
-                store_first(grad, 0, j, value)
-        while j + w <= classes:
-            if not keep and j < _NEXT_ROW * w:
-                prefetch(ahead, j)
-            stream(grad, j, _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, j, w))
-            j += w
-    while j + w <= classes:
-        store(grad, j, _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, j, w))
-        j += w
-    left = classes - j
-    if left > 0:
-        value = _gradient(x, e, keep, tops, by, gains, t, has_target, label, at_label, j, left)
-        if not is_null(line) and not is_null(ahead):
-            store(line, 0, value)
-            return left
-        store_first(grad, j, left, value)
-    return 0
+def _write_scalars(call: Any, outputs: Any, row: Any, sums: Any, log_s: float, counts: bool, x_label: float) -> None:
+    """What is one number a row; its loss is NaN where the log of its sum is, or its top is infinite."""
+    if not is_null(outputs.row_max):
+        outputs.row_max[row.i] = sums.top
+    if not is_null(outputs.log_sum):
+        outputs.log_sum[row.i] = log_s
+    if not is_null(outputs.loss):
+        outputs.loss[row.i] = _loss(call, row, sums, log_s, x_label) if counts else 0.0
 
 
 @_inlined
-def _fill(grad: Any, classes: int, value: float, line: Any, held: int) -> None:
-    """A gradient that is one value throughout, after what waits of the row before."""
-    if held > 0:
-        store_first(grad, -held, held, load(line, 0))
-    for j in range(classes):
-        grad[j] = value
+def _skip_row(outputs: Any, row: Any, classes: int, carry: Any, scratch: Any) -> Any:
+    """A row that counts for nothing, and whose lse nobody asks for."""
+    held = carry.held
+    if not is_null(outputs.loss):
+        outputs.loss[row.i] = 0.0
+    if not is_null(outputs.grad):
+        if not is_null(carry.waiting.grad):
+            held = write_waiting(carry.waiting, scratch.e, scratch)
+        fill_row(at(outputs.grad, row.i * classes), classes, 0.0, scratch.line, held)
+    return nothing_before(row.x)
 
 
-@_function
-def row(
-    x: Any, classes: int, top: Any, label: int, mass: float, t: Any, base_total: float, z_loss: float,
-    weight: float, upstream: float, i: int, outputs: Any, e: Any, line: Any, held: int, ahead: Any,
-) -> Any:  # fmt: skip
-    """Row i, at x; label -1: none. Gives the top of the first chunk ahead (NaN: not known) and what is held of a line.
-
-    e is a scratch of CHUNK entries, or of the classes if they are fewer, and one vector. The gradient is streamed if
-    there is a `line`, a scratch of one vector; `held` is what the row before has left in it.
-    """
-    loss, grads, row_max, log_sum = outputs
-    soft, base, base_step = t[0], t[3], t[4]
-    hard = is_null(soft)
-    grad = grads if is_null(grads) else at(grads, i * classes)
-    counts = weight != 0 and (not hard or label >= 0)
-    if not counts:
-        if not is_null(loss):
-            loss[i] = 0
-        if is_null(row_max) and is_null(log_sum):
-            if not is_null(grad):
-                _fill(grad, classes, 0.0, line, held)
-            return np.nan, 0
-    x_label = np.float64(x[label]) if label >= 0 else 0.0  # before the gradient may overwrite it
-    keep = classes <= CHUNK and not is_null(grad)
-    out = null_if(not keep or not is_null(line), grad)
-    row_top, rest, soft_mass, cost, next_top = _sum_row(x, classes, top, e, keep, ahead, t, out)
-    broken = not (-np.inf < row_top < np.inf) or rest != rest
-    log_s = math.log1p(rest) if not broken else np.nan if rest != rest else 0.0
-    if not is_null(row_max):
-        row_max[i] = row_top
-    if not is_null(log_sum):
-        log_sum[i] = log_s
+@_merged
+def _one_row(call: Any, outputs: Any, i: int, carry: Any, ahead: Any, scratch: Any) -> Any:
+    """Row i. `ahead`: the next one, or null. Gives what it leaves to it."""
+    row, classes = _labelled(call, i), call.classes
+    x, hard = row.x, is_null(row.t.soft)
+    counts = row.weight != 0 and (not hard or row.label >= 0)
+    if not counts and is_null(outputs.row_max) and is_null(outputs.log_sum):
+        return _skip_row(outputs, row, classes, carry, scratch)
+    grad = null_if(is_null(outputs.grad), at(outputs.grad, i * classes))
+    top = carry.top if carry.top.value == carry.top.value else top_of(x, min(classes, chunk_of(x, classes)))
+    x_label = np.float64(x[row.label]) if row.label >= 0 else 0.0  # before the gradient may overwrite it
+    waits = not (is_null(scratch.e) or is_null(scratch.line)) and hard and is_null(row.t.base)
+    out = null_if(waits or is_null(scratch.e) and is_null(scratch.line), grad)
+    sums, next_top, held = sum_row(x, classes, top, scratch.e, ahead, row.t, out, carry.waiting, scratch)
+    if is_null(carry.waiting.grad):
+        held = carry.held
+    broken = not (-np.inf < sums.top < np.inf) or sums.rest != sums.rest
+    log_s = math.log1p(sums.rest) if not broken else np.nan if sums.rest != sums.rest else 0.0
+    _write_scalars(call, outputs, row, sums, log_s, counts, x_label)
+    waiting = nothing_before(x).waiting
+    if is_null(grad):
+        return Carry(next_top, 0, waiting)
     if not counts or broken:
-        if counts and not is_null(loss):
-            loss[i] = np.nan
-        if not is_null(grad):
-            _fill(grad, classes, np.nan if counts else 0.0, line, held)
-        return next_top, 0
-    s = 1 + rest
-    lse = row_top + log_s
-    total = mass + base_total if hard else soft_mass
-    z_pull = 2 * z_loss * lse if z_loss != 0 else 0.0
-    if not is_null(loss):
-        value = cost + total * log_s
-        if hard and mass != 0:
-            value += 2 * (mass * (0.5 * row_top - 0.5 * x_label))
-        if z_loss != 0:
-            value += z_loss * lse * lse
-        loss[i] = weight * value
-    if not is_null(grad):
-        gain = weight * upstream
-        at_label = 0.0
-        if hard:  # from the other classes' share, never as p - 1, which cancels as p approaches 1
-            e_label = first_lane(widen(exp(filled(x, x_label) - filled(x, row_top)))) / exp_scale(x)
-            others = rest if x_label == row_top else s - e_label
-            at_base = 0.0 if is_null(base) else np.float64(base[label * base_step])
-            at_label = gain * ((base_total + z_pull) * (e_label / s) - mass * (others / s) - at_base)
-        has_target = not (is_null(soft) and is_null(base))
-        factor = (total + z_pull) / s if has_target else gain * (total + z_pull) / s
-        own = label if mass != 0 else -1  # without mass, the label is a class like the others
-        held = _write_row(x, grad, classes, e, keep, row_top, factor, gain, t, own, at_label, line, held, ahead)
-    return next_top, held
+        fill_row(grad, classes, np.nan if counts else 0.0, scratch.line, held)
+        return Carry(next_top, 0, waiting)
+    held, waiting = _write_gradient(call, row, sums, log_s, x_label, grad, held, waits, ahead, scratch)
+    return Carry(next_top, held, waiting)
+
+
+@_function
+def rows(call: Any, outputs: Any, scratch: Any, start: int, stop: int) -> None:
+    """Rows [start, stop), one after the other."""
+    carry = nothing_before(call.logits)
+    for i in range(start, stop):
+        ahead = null_if(i + 1 == stop, at(call.logits, (i + 1) * call.classes))
+        carry = _one_row(call, outputs, i, carry, ahead, scratch)
+    if stop > start and not is_null(scratch.line):
+        _last_row(carry, at(outputs.grad, (stop - 1) * call.classes), call.classes, scratch)

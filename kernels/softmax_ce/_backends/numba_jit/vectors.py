@@ -22,6 +22,8 @@ from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic as _numba_intrinsic
 from numba.extending import lower_builtin, lower_cast, models, register_model
 
+from softmax_ce._backends.numba_jit.instruction_set import instruction_set
+
 LINE = 64  # of a vector of logits
 
 I1, I32 = ir.IntType(1), ir.IntType(32)
@@ -55,7 +57,9 @@ def mask_of(vector: Vector) -> Vector:
 
 
 def vector_at(pointer: Any) -> Vector:
-    """What a pointer's type is taken for: vectors of a cache line each, unless it points to vectors."""
+    """What a pointer's type is taken for: vectors of a cache line each, unless it points to vectors, or is one."""
+    if isinstance(pointer, Vector):
+        return pointer
     dtype = pointer.dtype
     return dtype if isinstance(dtype, Vector) else Vector(dtype, LINE * 8 // dtype.bitwidth)
 
@@ -80,6 +84,26 @@ def first_lanes(builder: Any, lanes: int, count: Any) -> Any:
     """The mask of the first `count` lanes."""
     vector_type = ir.VectorType(count.type, lanes)
     return builder.icmp_signed("<", constants(vector_type, range(lanes)), splat(builder, vector_type, count))
+
+
+def part_of(builder: Any, vector: Any, lanes: Any) -> Any:
+    """Some of a vector's lanes, as a vector."""
+    order = list(lanes)
+    return builder.shuffle_vector(vector, vector, constants(ir.VectorType(I32, len(order)), order))
+
+
+def split(builder: Any, vector: Any, lanes: int) -> list[Any]:
+    """A vector in parts of so many lanes."""
+    return [part_of(builder, vector, range(k, k + lanes)) for k in range(0, vector.type.count, lanes)]
+
+
+def joined(builder: Any, parts: list[Any]) -> Any:
+    """One vector of a power of two of parts, end to end."""
+    while len(parts) > 1:
+        order = ir.VectorType(I32, 2 * parts[0].type.count)
+        whole = constants(order, range(order.count))
+        parts = [builder.shuffle_vector(*pair, whole) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 @lower_cast(types.Number, Vector)
@@ -153,12 +177,13 @@ def where(typingctx: Any, mask: Any, x: Any, y: Any) -> Any:
 
 @intrinsic
 def maximum(typingctx: Any, x: Any, y: Any) -> Any:
-    """The larger one; y where x is NaN. One instruction of x86."""
+    """The larger one; y where one of them is NaN. One instruction of x86."""
+    vector = next(a for a in (x, y) if isinstance(a, Vector))
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *args), *args)
 
-    return x(x, x), emit
+    return vector(vector, vector), emit
 
 
 @intrinsic
@@ -173,17 +198,48 @@ def widen(typingctx: Any, x: Any) -> Any:
 
 
 @intrinsic
-def times_power_of_two(typingctx: Any, x: Any, shifted: Any) -> Any:
-    """x * 2**n, where n sits in the low bits of `shifted`; both x and the result must be normal numbers."""
+def power_of_two(typingctx: Any, shifted: Any) -> Any:
+    """2**n, where n + the exponent's bias sits in the low bits of `shifted`; 0 where that sum is 0."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = x.dtype.bitwidth
-        type_ = ir.VectorType(ir.IntType(bits), x.lanes)
-        mantissa = constants(type_, [23 if bits == 32 else 52] * x.lanes)
-        exponent = builder.shl(builder.bitcast(args[1], type_), mantissa)
-        return builder.bitcast(builder.add(builder.bitcast(args[0], type_), exponent), llvm_type(x))
+        bits = shifted.dtype.bitwidth
+        type_ = ir.VectorType(ir.IntType(bits), shifted.lanes)
+        mantissa = constants(type_, [23 if bits == 32 else 52] * shifted.lanes)
+        return builder.bitcast(builder.shl(builder.bitcast(args[0], type_), mantissa), llvm_type(shifted))
 
-    return x(x, x), emit
+    return shifted(shifted), emit
+
+
+# Instructions that look up each lane of a register in another one: lanes, and LLVM's name.
+_LOOK_UPS = {"avx2": (8, "llvm.x86.avx2.permps"), "avx512": (16, "llvm.x86.avx512.permvar.sf.512")}
+
+
+def has_look_up() -> bool:
+    """Whether `power_of_eighths` is there."""
+    return instruction_set() in _LOOK_UPS
+
+
+@intrinsic
+def power_of_eighths(typingctx: Any, shifted: Any) -> Any:
+    """2**(k / 8), where k + 8 * the exponent's bias sits in the low bits of `shifted`; 0 where that sum is 0."""
+    steps = [0x0, 0xB95C2, 0x1837F0, 0x25FED7, 0x3504F3, 0x45672A, 0x5744FD, 0x6AC0C7]  # mantissas of 2**(k / 8)
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes, name = _LOOK_UPS[instruction_set()]
+        type_, part = ir.VectorType(I32, shifted.lanes), ir.VectorType(I32, lanes)
+        floats = ir.VectorType(ir.FloatType(), lanes)
+        look_up = cgutils.get_or_insert_function(builder.module, ir.FunctionType(floats, [floats, part]), name)
+        # Less k at bits 20 to 22, where the low bits of `shifted` will be added.
+        table = constants(part, [(step - (k << 20)) & 0xFFFFFFFF for k, step in enumerate(steps)] * (lanes // 8))
+        bits = builder.bitcast(args[0], type_)
+        found = [
+            builder.call(look_up, [builder.bitcast(table, floats), index]) for index in split(builder, bits, lanes)
+        ]
+        mantissa = builder.bitcast(joined(builder, found), type_)
+        exponent = builder.shl(bits, constants(type_, [20] * shifted.lanes))
+        return builder.bitcast(builder.add(mantissa, exponent), llvm_type(shifted))
+
+    return shifted(shifted), emit
 
 
 # Across lanes
@@ -207,6 +263,16 @@ def _reduce(builder: Any, vector: Any, combine: Any) -> Any:
 def sum_lanes(typingctx: Any, x: Any) -> Any:
     """The sum over the lanes."""
     return x.dtype(x), lambda context, builder, sig, args: _reduce(builder, args[0], builder.fadd)
+
+
+@intrinsic
+def halves_added(typingctx: Any, x: Any) -> Any:
+    """The first half of the lanes plus the second."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fadd(*split(builder, args[0], x.lanes // 2))
+
+    return Vector(x.dtype, x.lanes // 2)(x), emit
 
 
 @intrinsic
@@ -271,6 +337,12 @@ def as_bits(typingctx: Any, mask: Any) -> Any:
 
 
 @intrinsic
+def trailing_zeros(typingctx: Any, bits: Any) -> Any:
+    """Bits below the lowest one that is set; 64 for none."""
+    return types.int64(types.int64), lambda context, builder, sig, args: builder.cttz(args[0], I1(0))
+
+
+@intrinsic
 def rounded(typingctx: Any, x: Any, like: Any) -> Any:
     """As the dtype of `like`."""
 
@@ -282,19 +354,20 @@ def rounded(typingctx: Any, x: Any, like: Any) -> Any:
 
 @intrinsic
 def split_exponent(typingctx: Any, x: Any) -> Any:
-    """(m, n) with x = m * 2**n, sqrt(1/2) <= m < sqrt(2), for float64 x that are positive and normal."""
+    """(m, n) with x = m * 2**n, sqrt(1/2) <= m < sqrt(2), for x that are positive and normal."""
+    bits, mantissa, root = (32, 23, 0x3F3504F3) if x.dtype == types.float32 else (64, 52, 0x3FE6A09E667F3BCD)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        type_ = ir.VectorType(ir.IntType(64), x.lanes)
+        type_ = ir.VectorType(ir.IntType(bits), x.lanes)
 
         def every(value: int) -> Any:
             return constants(type_, [value] * x.lanes)
 
-        from_root = builder.sub(builder.bitcast(args[0], type_), every(0x3FE6A09E667F3BCD))  # bits of sqrt(1/2)
-        exponent = builder.ashr(from_root, every(52))
-        scaled = builder.sub(builder.bitcast(args[0], type_), builder.shl(exponent, every(52)))
+        from_root = builder.sub(builder.bitcast(args[0], type_), every(root))  # bits of sqrt(1/2)
+        exponent = builder.ashr(from_root, every(mantissa))
+        scaled = builder.sub(builder.bitcast(args[0], type_), builder.shl(exponent, every(mantissa)))
         m = builder.bitcast(scaled, args[0].type)
-        small = builder.trunc(exponent, ir.VectorType(I32, x.lanes))
+        small = exponent if bits == 32 else builder.trunc(exponent, ir.VectorType(I32, x.lanes))
         return context.make_tuple(builder, sig.return_type, [m, builder.sitofp(small, args[0].type)])
 
     return types.UniTuple(x, 2)(x), emit

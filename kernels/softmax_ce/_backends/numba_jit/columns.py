@@ -1,0 +1,180 @@
+"""Rows side by side: a few classes of several rows, turned between memory and a vector for each class.
+
+A unit is as many classes as 128 bits hold, and as many rows as a register has lanes: within 128 bits a square is
+turned, and registers are put together from the rows, so no load or store needs a mask. Masked stores, where they are
+microcode, take ten times as long as plain ones. The last unit of a row overlaps the one before; rows that are shorter
+than a unit have narrower ones.
+"""
+
+# mypy: allow-untyped-calls, disable-error-code="attr-defined, import-untyped, call-arg, unused-ignore"
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+
+from softmax_ce._backends.numba_jit.arithmetic import EXACT
+from softmax_ce._backends.numba_jit.instruction_set import register_bytes
+from softmax_ce._backends.numba_jit.memory import at
+from softmax_ce._backends.numba_jit.vectors import I32, Vector, constants, intrinsic, joined, llvm_type, part_of
+
+_SQUARE = 16  # bytes of a row: vectors of 128 bits are turned within a register
+_REGISTERS = 2  # of a vector of columns: rows in two of them hide each other's latencies
+
+_inlined: Any = njit(**EXACT)
+
+
+def _element_bytes(dtype: Any) -> int:
+    return int(dtype.bitwidth) // 8
+
+
+@intrinsic
+def columns_at(typingctx: Any, p: Any) -> Any:
+    """A scratch of numbers as one of vectors, each one class of some rows."""
+    column = Vector(p.dtype, _REGISTERS * register_bytes() // _element_bytes(p.dtype))
+    result = types.CPointer(column)
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], llvm_type(column).as_pointer())
+
+    return result(p), emit
+
+
+@intrinsic
+def unit_of(typingctx: Any, p: Any) -> Any:
+    """How many classes a unit has."""
+    classes = ir.IntType(types.intp.bitwidth)(_SQUARE // _element_bytes(p.dtype))
+    return types.intp(p), lambda context, builder, sig, args: classes
+
+
+class _Unit:
+    """Code for `width` classes of the rows that a register has lanes for.
+
+    Rows lie in `width` registers, row by row within 128 bits: the first holds the first rows of each 128 bits.
+    """
+
+    def __init__(self, context: Any, builder: Any, dtype: Any, width: int) -> None:
+        self.lanes = register_bytes() // _element_bytes(dtype)
+        self.align = _element_bytes(dtype)
+        self._context, self._builder = context, builder
+        self._square = _SQUARE // _element_bytes(dtype)
+        self._width = width
+        self._piece = ir.VectorType(llvm_type(Vector(dtype, 1)).element, width)
+
+    def rows_of(self, register: int) -> list[int]:
+        """The rows of one of the registers, in the order of their pieces."""
+        pieces = self._square // self._width
+        first = range(0, self.lanes, self._square)
+        return [start + register * pieces + k for start in first for k in range(pieces)]
+
+    def place(self, p: Any, stride: Any, row: int) -> Any:
+        start = self._builder.gep(p, [self._builder.mul(stride, stride.type(row))])
+        return self._builder.bitcast(start, self._piece.as_pointer())
+
+    def load(self, p: Any, stride: Any) -> list[Any]:
+        """A vector for each class."""
+        registers = []
+        for k in range(self._width):
+            places = [self.place(p, stride, row) for row in self.rows_of(k)]
+            pieces = [self._builder.load(place, align=self.align, typ=self._piece) for place in places]
+            registers.append(joined(self._builder, pieces))
+        if 1 < self._width < self._square:  # two classes of four
+            return [self._pick(*registers, (k, k + 2, k + 4, k + 6)) for k in range(2)]
+        return self._turned(registers)
+
+    def store(self, columns: list[Any], p: Any, stride: Any) -> None:
+        for k, register in enumerate(self._turned(columns)):
+            for piece, row in enumerate(self.rows_of(k)):
+                value = part_of(self._builder, register, range(piece * self._width, (piece + 1) * self._width))
+                self._builder.store(value, self.place(p, stride, row), align=self.align)
+
+    def _turned(self, vectors: list[Any]) -> list[Any]:
+        """Interleaved within 128 bits: of as many vectors as 128 bits hold, squares are turned."""
+        half = self._square // 2
+        low = tuple(k // 2 + k % 2 * self._square for k in range(self._square))
+        high = tuple(half + k for k in low)
+        if len(vectors) == 2:
+            return [self._pick(*vectors, low), self._pick(*vectors, high)]
+        if len(vectors) == 4:
+            pairs = [self._pick(*vectors[k : k + 2], order) for k in (0, 2) for order in (low, high)]
+            first, second = (0, 1, 4, 5), (2, 3, 6, 7)
+            return [self._pick(pairs[k], pairs[k + 2], order) for k in (0, 1) for order in (first, second)]
+        return vectors
+
+    def _pick(self, x: Any, y: Any, order: tuple[int, ...]) -> Any:
+        """The same entries of every 128 bits of x, counted from 0, and of y, counted on."""
+        square = self._square
+        picked = [
+            start + k if k < square else self.lanes + start + k - square
+            for start in range(0, self.lanes, square)
+            for k in order
+        ]
+        return self._builder.shuffle_vector(x, y, constants(ir.VectorType(I32, self.lanes), picked))
+
+
+def _register_places(builder: Any, columns: Any, dtype: Any, lanes: int, register: int, width: int) -> list[Any]:
+    """Where one of the registers of each of the first `width` columns is."""
+    first = builder.bitcast(columns, ir.VectorType(llvm_type(Vector(dtype, 1)).element, lanes).as_pointer())
+    type_ = ir.VectorType(llvm_type(Vector(dtype, 1)).element, lanes)
+    return [builder.gep(first, [I32(_REGISTERS * k + register)], source_etype=type_) for k in range(width)]
+
+
+def _moves(width_bytes: int, *, storing: bool) -> Any:
+    """What moves a unit of rows of so many bytes, between columns and the rows at p, `stride` entries apart."""
+
+    @intrinsic
+    def move(typingctx: Any, columns: Any, p: Any, stride: Any) -> Any:
+        dtype = p.dtype
+        width = max(1, width_bytes // _element_bytes(dtype))
+
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            unit = _Unit(context, builder, dtype, width)
+            for register in range(_REGISTERS):
+                places = _register_places(builder, args[0], dtype, unit.lanes, register, width)
+                rows = builder.gep(args[1], [builder.mul(args[2], args[2].type(register * unit.lanes))])
+                if storing:
+                    type_ = ir.VectorType(llvm_type(Vector(dtype, 1)).element, unit.lanes)
+                    unit.store([builder.load(place, align=register_bytes(), typ=type_) for place in places], rows, args[2])
+                else:
+                    for value, place in zip(unit.load(rows, args[2]), places, strict=True):
+                        builder.store(value, place, align=register_bytes())
+
+        return types.void(columns, p, types.intp), emit
+
+    return move
+
+
+_load_16, _load_8, _load_4 = (_moves(n, storing=False) for n in (16, 8, 4))
+_store_16, _store_8, _store_4 = (_moves(n, storing=True) for n in (16, 8, 4))
+
+
+@_inlined
+def load_columns(columns: Any, p: Any, classes: int) -> None:
+    """Rows of `classes` entries at p, as many as a vector has lanes, turned into a vector for each class."""
+    unit = unit_of(p)
+    if classes >= unit:
+        for j in range(0, classes - unit, unit):
+            _load_16(at(columns, j), at(p, j), classes)
+        _load_16(at(columns, classes - unit), at(p, classes - unit), classes)
+    elif 2 * classes >= unit:
+        _load_8(columns, p, classes)
+        _load_8(at(columns, classes - unit // 2), at(p, classes - unit // 2), classes)
+    else:
+        _load_4(columns, p, classes)
+
+
+@_inlined
+def store_columns(columns: Any, p: Any, classes: int) -> None:
+    """The reverse."""
+    unit = unit_of(p)
+    if classes >= unit:
+        for j in range(0, classes - unit, unit):
+            _store_16(at(columns, j), at(p, j), classes)
+        _store_16(at(columns, classes - unit), at(p, classes - unit), classes)
+    elif 2 * classes >= unit:
+        _store_8(columns, p, classes)
+        _store_8(at(columns, classes - unit // 2), at(p, classes - unit // 2), classes)
+    else:
+        _store_4(columns, p, classes)
