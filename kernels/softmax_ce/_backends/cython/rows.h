@@ -61,6 +61,7 @@ typedef struct {
     int side_by_side;     /* rows lie closer to each other than classes do */
     ptrdiff_t step;       /* entries from class to class in a tile where rows lie side by side */
     void *tile, *targets; /* for logits and then the gradient; for soft targets */
+    uint16_t *bits;       /* for 16-bit floats that are not cast at once */
 } sce_tiles;
 
 /* One kernel call; names, shapes and meaning as in softmax_ce/contract.py. A step of 0: one entry for all. */

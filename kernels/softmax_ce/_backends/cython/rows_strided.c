@@ -75,13 +75,17 @@ sce_tiles *sce_new_tiles(const sce_call *call) {
     /* An odd number of cache lines from class to class: at a power of two all would share a few of the cache's sets. */
     const ptrdiff_t line = LINE / s->itemsize;
     tiles.step = ((tiles.rows + line - 1) / line | 1) * line;
-    const size_t bytes = (size_t)((tiles.side_by_side ? tiles.step : tiles.rows) * call->classes * s->itemsize);
-    sce_tiles *made = malloc(sizeof tiles + LINE + bytes * (s->targets.data ? 2 : 1));
+    const size_t entries = (size_t)((tiles.side_by_side ? tiles.step : tiles.rows) * call->classes);
+    const size_t bytes = (entries * (size_t)s->itemsize + LINE - 1) / LINE * LINE;
+    const int halves = s->logits.format != SCE_REAL || s->targets.format != SCE_REAL || s->grad.format != SCE_REAL;
+    sce_tiles *made =
+        malloc(sizeof tiles + LINE + bytes * (s->targets.data ? 2 : 1) + (halves ? entries * sizeof(uint16_t) : 0));
     if (made == NULL)
         return NULL;
     char *first = (char *)(made + 1);
     tiles.tile = first + (-(uintptr_t)first & (LINE - 1));
-    tiles.targets = (char *)tiles.tile + bytes;
+    tiles.targets = s->targets.data ? (char *)tiles.tile + bytes : NULL;
+    tiles.bits = (uint16_t *)((char *)tiles.tile + bytes * (s->targets.data ? 2 : 1));
     *made = tiles;
     return made;
 }

@@ -79,35 +79,17 @@ INLINE void to_memory(char *p, ptrdiff_t n, V v, enum sce_format format) {
     store((real *)p, n, v);
 }
 
-/* Entries that lie apart, `stride` bytes in memory and `step` in the tile. */
-INLINE void copy_apart(char *p, ptrdiff_t stride, real *q, ptrdiff_t step, ptrdiff_t n, int back,
-                       enum sce_format format) {
-    if (format == SCE_REAL) {
-        for (ptrdiff_t k = 0; k < n; k++) {
-            if (back)
-                *(real *)(p + k * stride) = q[k * step];
-            else
-                q[k * step] = *(const real *)(p + k * stride);
-        }
-        return;
-    }
-    for (ptrdiff_t i = 0; i < n; i += W, p += W * stride, q += W * step) {
-        const ptrdiff_t count = n - i < W ? n - i : W;
-        uint16_t bits[W] = {0};
-        real lanes[W] = {0};
-        if (back) {
-            for (ptrdiff_t k = 0; k < count; k++)
-                lanes[k] = q[k * step];
-            to_memory((char *)bits, W, v_load(lanes), format);
-            for (ptrdiff_t k = 0; k < count; k++)
-                *(uint16_t *)(p + k * stride) = bits[k];
-        } else {
-            for (ptrdiff_t k = 0; k < count; k++)
-                bits[k] = *(const uint16_t *)(p + k * stride);
-            v_store(lanes, from_memory((const char *)bits, W, format));
-            for (ptrdiff_t k = 0; k < count; k++)
-                q[k * step] = lanes[k];
-        }
+/* Entries that lie apart, `stride` bytes in memory and `step` in the tile: of 16 bits if there are `bits`, their tile. */
+INLINE void copy_apart(char *p, ptrdiff_t stride, real *q, uint16_t *bits, ptrdiff_t step, ptrdiff_t n, int back) {
+    for (ptrdiff_t k = 0; k < n; k++) {
+        if (bits && back)
+            *(uint16_t *)(p + k * stride) = bits[k * step];
+        else if (bits)
+            bits[k * step] = *(const uint16_t *)(p + k * stride);
+        else if (back)
+            *(real *)(p + k * stride) = q[k * step];
+        else
+            q[k * step] = *(const real *)(p + k * stride);
     }
 }
 
@@ -160,12 +142,24 @@ INLINE void copy_square(char *p, ptrdiff_t stride, real *q, ptrdiff_t step, ptrd
     }
 }
 
-/* A box of an array: outer rows, inner rows, classes; how many, how many bytes apart, how many entries in the tile. */
+/* A box of an array: outer rows, inner rows, classes; how many, how many bytes apart, how many entries in the tile. And
+ * in the tile of bits, where 16-bit floats are copied one by one before they are cast, or after. */
 typedef struct {
     char *p;
     real *q;
+    uint16_t *bits;
     ptrdiff_t n[3], stride[3], step[3];
 } box;
+
+/* Between the tile and that of bits. */
+INLINE void cast_box(const box *b, int back, enum sce_format format) {
+    const ptrdiff_t rows = b->n[0] * b->n[1], classes = b->n[2], step = b->step[2];
+    if (step == 1)
+        copy_together((char *)b->bits, b->q, rows * classes, back, format, 0);
+    else
+        for (ptrdiff_t j = 0; j < classes; j++)
+            copy_together((char *)(b->bits + j * step), b->q + j * step, rows, back, format, 0);
+}
 
 INLINE void copy_box(const box *b, int back, enum sce_format format, int stream) {
     const ptrdiff_t item = format == SCE_REAL ? (ptrdiff_t)sizeof(real) : 2;
@@ -182,6 +176,8 @@ INLINE void copy_box(const box *b, int back, enum sce_format format, int stream)
     /* Of a short axis a vector would have little. */
     const int vectors = in_memory >= 0 && in_tile >= 0 && b->n[in_memory] >= W / 2 && b->n[in_tile] >= W / 2;
     const int squares = vectors && in_memory != in_tile;
+    if (format != SCE_REAL && !vectors && back)
+        cast_box(b, back, format);
     const int last = vectors ? in_memory : closest, middle = squares ? in_tile : (last + 1) % 3, first = 3 - last - middle;
     for (ptrdiff_t i = 0; i < b->n[first]; i++) {
         char *p = b->p + i * b->stride[first];
@@ -209,9 +205,11 @@ INLINE void copy_box(const box *b, int back, enum sce_format format, int stream)
             if (vectors)
                 copy_together(p, q, wide, back, format, stream);
             else
-                copy_apart(p, b->stride[last], q, step, wide, back, format);
+                copy_apart(p, b->stride[last], q, format == SCE_REAL ? NULL : b->bits + (q - b->q), step, wide, back);
         }
     }
+    if (format != SCE_REAL && !vectors && !back)
+        cast_box(b, back, format);
 }
 
 /* The largest box that begins at a row, of at most `count` rows; how many it has. */
@@ -234,12 +232,13 @@ INLINE ptrdiff_t box_at(const sce_array *array, ptrdiff_t row, ptrdiff_t count, 
 
 /* Rows first to last of an array to a tile, or back; `step` is that of call->column_step. */
 INLINE void copy_rows(const sce_array *array, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, real *tile,
-                      ptrdiff_t step, int stream, int back, enum sce_format format) {
+                      uint16_t *bits, ptrdiff_t step, int stream, int back, enum sce_format format) {
     const ptrdiff_t row_step = step ? 1 : classes, class_step = step ? step : 1;
     for (ptrdiff_t row = first; row < last;) {
         box b;
         const ptrdiff_t rows = box_at(array, row, last - row, &b);
         b.q = tile + (row - first) * row_step;
+        b.bits = bits + (row - first) * row_step;
         b.n[2] = classes;
         b.step[0] = b.n[1] * row_step, b.step[1] = row_step, b.step[2] = class_step;
         copy_box(&b, back, format, stream);
@@ -250,8 +249,9 @@ INLINE void copy_rows(const sce_array *array, ptrdiff_t first, ptrdiff_t last, p
 /* One body for each format and direction. */
 #define COPY_OF(name, back, format)                                                                                    \
     static __attribute__((noinline)) void name(const sce_array *array, ptrdiff_t first, ptrdiff_t last,                \
-                                               ptrdiff_t classes, real *tile, ptrdiff_t step, int stream) {            \
-        copy_rows(array, first, last, classes, tile, step, stream, back, format);                                              \
+                                               ptrdiff_t classes, real *tile, uint16_t *bits, ptrdiff_t step,          \
+                                               int stream) {                                                           \
+        copy_rows(array, first, last, classes, tile, bits, step, stream, back, format);                                              \
     }
 COPY_OF(load_real, 0, SCE_REAL)
 COPY_OF(store_real, 1, SCE_REAL)
@@ -286,11 +286,11 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
         if (!g_here)
             block.stream = 0; /* the tile is to stay in the cache */
         if (!x_here)
-            BY_FORMAT(load, x->format)(x, first, last, classes, tiles->tile, step, 0);
+            BY_FORMAT(load, x->format)(x, first, last, classes, tiles->tile, tiles->bits, step, 0);
         if (t->data && !t_here)
-            BY_FORMAT(load, t->format)(t, first, last, classes, tiles->targets, step, 0);
+            BY_FORMAT(load, t->format)(t, first, last, classes, tiles->targets, tiles->bits, step, 0);
         ROWS_NAME(&block, 0, last - first);
         if (g->data && !g_here)
-            BY_FORMAT(store, g->format)(g, first, last, classes, tiles->tile, step, call->stream);
+            BY_FORMAT(store, g->format)(g, first, last, classes, tiles->tile, tiles->bits, step, call->stream);
     }
 }
