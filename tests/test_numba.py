@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import platform
 import re
 import shutil
@@ -24,7 +25,7 @@ from helpers import environment_without, run_python
 
 ITEMSIZES = {4: "float32", 8: "float64"}
 _ARITHMETIC = re.compile(r"\s+v?(add|sub|mul|div|max|min|fn?m(?:add|sub)\d+)([ps])[sd]\s")
-_EXP = 6  # multiplications of the shorter polynomial
+_EXP_STEPS = 6  # multiplications of the shorter polynomial
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +74,9 @@ def faults_of_loops(assembly: str) -> list[str]:
         found = [match for line in loop if (match := _ARITHMETIC.match(line))]
         packed = [match[1] for match in found if match[2] == "p"]
         scalar = len(found) - len(packed)
-        if scalar >= _EXP and scalar > len(packed) // 20 and not any("call" in line for line in loop):
+        if scalar >= _EXP_STEPS and scalar > len(packed) // 20 and not any("call" in line for line in loop):
             faults.append(f"a loop at {loop[0]} {scalar} scalar and {len(packed)} packed instructions")
-        packed_exp += sum(name == "mul" or name.startswith("f") for name in packed) >= _EXP
+        packed_exp += sum(name == "mul" or name.startswith("f") for name in packed) >= _EXP_STEPS
         packed_max += "max" in packed
     # The row's sum and its gradient, and the rows side by side.
     if packed_exp < 3:
@@ -140,6 +141,91 @@ def test_scalar_loops_are_found(dispatcher: Any, scalar_twins: list[str]) -> Non
     # One scalar loop beside all the right ones is enough.
     (assembly,) = dispatcher("hard_rows", 8).inspect_asm().values()
     assert len(faults_of_loops(assembly + "\n" + scalar_twins[1].replace(".LBB", ".Lother"))) == len(written_out) - 2
+
+
+@on_x86
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [("haswell", "avx2"), ("skylake-avx512", "avx512"), ("nehalem", "baseline"), ("ivybridge", "baseline")],
+)
+def test_the_instruction_set_is_what_llvm_compiles_for(numba_jit: Any, cpu: str, expected: str) -> None:
+    code = "from softmax_ce._backends.numba_jit.instruction_set import instruction_set as found; print(found())"
+    assert run_python(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="").strip() == expected
+
+
+# Arithmetic
+
+_EXP = """
+import numpy as np
+from numba import njit
+from softmax_ce._backends.numba_jit.arithmetic import exp, exp_scale
+from softmax_ce._backends.numba_jit.memory import load, pointer, store
+from softmax_ce._backends.numba_jit.vectors import lanes_of
+
+@njit(error_model="numpy")
+def of(t, out):
+    p, q = pointer(t), pointer(out)
+    for j in range(0, len(t), lanes_of(p)):
+        store(q, j, exp(load(p, j)) * (1 / exp_scale(p)))
+
+def error(t, exact):
+    out = np.empty_like(t)
+    of(t, out)
+    right = np.exp(t.astype(exact))
+    return float((np.abs(out - right) / np.spacing(right.astype(t.dtype)).astype(exact)).max())
+
+first, last = (int(np.float32(x).view(np.uint32)) for x in (-0.0, -104.0))
+bits = np.arange(first, last, 1009, dtype=np.uint32)
+print(error(bits[: len(bits) // 16 * 16].view(np.float32), np.float64))
+rng = np.random.default_rng(0)
+print(error(np.concatenate([-746 * rng.random(1 << 16), -np.exp(rng.uniform(-30, 3, 1 << 16))]), np.longdouble))
+for dtype in ("float32", "float64"):
+    far = -120 if dtype == "float32" else -800
+    t = np.array([-np.inf, np.nan, -np.finfo(dtype).max, -1000, -0.0, 0, -np.inf, far] * 2, dtype)
+    out = np.empty_like(t)
+    of(t, out)
+    print(out[:8].tolist())
+"""
+
+
+@pytest.mark.parametrize("cpu", ["", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nehalem",))])
+def test_exp(numba_jit: Any, cpu: str) -> None:
+    """Every 1009th float32 of [-104, -0]; -inf and what is far below give exactly 0, NaN stays."""
+    environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""} if cpu else {}
+    float32, float64, *ends = run_python(_EXP, **environment).splitlines()
+    accuracy = sce.get_backend("numba").info.accuracy
+    assert float(float32) <= accuracy["float32"].exp_ulp
+    assert float(float64) <= accuracy["float64"].exp_ulp
+    assert ends == ["[0.0, nan, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]"] * 2
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("itemsize", ITEMSIZES, ids=ITEMSIZES.values())
+@pytest.mark.parametrize("classes", [300, 1013, 2049, 5001, 65537, 67585])
+def test_no_bit_depends_on_what_is_kept_or_streamed(dispatcher: Any, classes: int, itemsize: int, soft: bool) -> None:
+    """Nor on where lines begin, or on a row that is not counted, or broken, between two that are streamed."""
+    rows, dtype, rng = 6, ITEMSIZES[itemsize], np.random.default_rng(classes)
+    x = (6 * rng.standard_normal((rows, classes))).astype(dtype)
+    x[0, : classes // 2] = -np.inf
+    x[1] -= np.linspace(0, 90, classes).astype(dtype)
+    x[3, 7] = np.nan
+    one, weight, upstream = np.ones(1, dtype), np.array([1.0, 2, 0, 1, 1, 3]), np.full(1, -0.5)
+    if soft:
+        kernel, given = dispatcher("soft_rows", itemsize), (rng.random(x.shape).astype(dtype), one, None, 0.0)
+    else:
+        kernel, given = dispatcher("hard_rows", itemsize), (rng.integers(0, classes, rows), -100, one, None, 0.0, 0.0)
+    results = set()
+    for keep, stream in itertools.product((0, 1 << 40), repeat=2):
+        for offset in (0, 5):
+            grad = np.zeros(rows * classes + 16, dtype)
+            loss, own = np.zeros(rows, dtype), grad[offset : offset + x.size].reshape(x.shape)
+            kernel(x, *given, weight, upstream, loss, own, None, None, 0, rows, keep, stream)
+            assert not grad[:offset].any()
+            assert not grad[offset + x.size :].any()
+            assert not own[2].any()
+            assert np.isnan(own[3]).all()
+            results.add((loss.tobytes(), own.tobytes()))
+    assert len(results) == 1
 
 
 # Calls without the dispatcher

@@ -49,7 +49,7 @@ _TABLE: tuple[BackendInfo, ...] = (
         serial_elements=400_000,
         how_to_get="pip install 'softmax-ce[numba]'",
         accuracy=MappingProxyType(
-            {"float32": Accuracy(1.5, 1.0, wide()), "float64": Accuracy(1.5, 1.0, lanes(8, 2048))}
+            {"float32": Accuracy(1.1, 1.0, wide(3)), "float64": Accuracy(1.5, 1.0, lanes(4, 2048))}
         ),
     ),
     BackendInfo(

@@ -38,13 +38,10 @@ def test_every_instruction_set(isa: str, stream_from: str) -> None:
     sweep("guarded.sweep_casts('cython')", **environment)
 
 
-@pytest.mark.parametrize("stream_bytes", [0, 1 << 40], ids=["streamed", "cached"])
-def test_numba(stream_bytes: int) -> None:
+@pytest.mark.parametrize("stream_from", ["1", str(1 << 40)], ids=["streamed", "cached"])
+def test_numba(stream_from: str) -> None:
     available("numba")
-    module = sce.get_backend("numba").info.module
-    sweep(
-        f"(setattr(__import__({module!r}, fromlist=['x']), '_STREAM_BYTES', {stream_bytes}), guarded.sweep('numba'))[1]"
-    )
+    sweep("guarded.sweep('numba')", SOFTMAX_CE_STREAM_BYTES=stream_from)
 
 
 @pytest.mark.slow

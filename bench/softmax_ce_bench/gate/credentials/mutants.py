@@ -92,7 +92,7 @@ REALISTIC = (
         ),
         Mutant(
             "exponentials computed a second time", "numba",
-            Edit(f"{_KERNELS}/numba_jit/rows.py", "keep = classes <= CHUNK and", "keep = classes <= 0 and"),
+            Edit(f"{_KERNELS}/numba_jit/kernels.py", "classes * logits.itemsize <= keep_bytes", "classes <= 0"),
             workloads=("vision",), operations=("backward", "fused"),
         ),
         Mutant(

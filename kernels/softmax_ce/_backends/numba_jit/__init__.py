@@ -21,7 +21,6 @@ from softmax_ce._backends.numba_jit.cache import Cache
 from softmax_ce._backends.numba_jit.instruction_set import instruction_set
 from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
 
-
 _TUNING = tuning.for_isa(instruction_set())
 _ASKED_FOR = tuning.stream_bytes_asked_for()
 

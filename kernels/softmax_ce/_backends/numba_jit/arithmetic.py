@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from softmax_ce._backends.numba_jit.vectors import (
@@ -16,7 +16,6 @@ from softmax_ce._backends.numba_jit.vectors import (
     power_of_two,
     split_exponent,
     vector_at,
-    where,
 )
 
 EXACT: Any = {"forceinline": True, "error_model": "numpy"}  # no fast-math flag: bits are the same everywhere

@@ -136,7 +136,9 @@ def _moves(width_bytes: int, *, storing: bool) -> Any:
                 rows = builder.gep(args[1], [builder.mul(args[2], args[2].type(register * unit.lanes))])
                 if storing:
                     type_ = ir.VectorType(llvm_type(Vector(dtype, 1)).element, unit.lanes)
-                    unit.store([builder.load(place, align=register_bytes(), typ=type_) for place in places], rows, args[2])
+                    unit.store(
+                        [builder.load(place, align=register_bytes(), typ=type_) for place in places], rows, args[2]
+                    )
                 else:
                     for value, place in zip(unit.load(rows, args[2]), places, strict=True):
                         builder.store(value, place, align=register_bytes())

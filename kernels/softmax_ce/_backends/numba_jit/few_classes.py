@@ -41,7 +41,7 @@ class Group(NamedTuple):
     x: Any  # the first of their logits
     soft: Any  # the first of their soft labels, or null
     first: int
-    count: int
+    size: int
     label: Any  # vectors, an entry a row; -1: no label
     weight: Any
     gain: Any  # weight * upstream
@@ -79,7 +79,7 @@ def is_few(classes: int, w: int, soft: bool) -> bool:
 
 @_inlined
 def _load(columns: Any, p: Any, classes: int, count: int, rows: Any) -> None:
-    """Rows at p, `count` of them, into columns. Fewer than the lanes go by way of `rows`, so that none is beyond them."""
+    """Rows at p, `count` of them, into columns; fewer than the lanes by way of `rows`, so that none is read beyond."""
     lanes = lanes_of(columns)
     if count < lanes:
         for k in range(count * classes):
@@ -108,10 +108,10 @@ def _store(columns: Any, p: Any, classes: int, wanted: int, rows: Any) -> None:
 def _store_each(p: Any, group: Any, value: Any) -> None:
     """An entry of p a row, where there is p."""
     if not is_null(p):
-        if group.count == lanes_of(value):
+        if group.size == lanes_of(value):
             store(p, group.first, value)
         else:
-            store_first(p, group.first, group.count, value)
+            store_first(p, group.first, group.size, value)
 
 
 @_inlined
@@ -275,13 +275,13 @@ def _few_rows(classes: int, group: Any, t: Any, base_total: float, z_loss: float
     Gives a bit for each row that is left to do, untouched: it does not count, or is not finite somewhere, or would
     overflow on the way. And a bit for each whose gradient alone is left: a loss must not depend on its being asked for.
     """
-    there = (1 << group.count) - 1
-    _load(room.columns, group.x, classes, group.count, room.rows)
+    there = (1 << group.size) - 1
+    _load(room.columns, group.x, classes, group.size, room.rows)
     left = as_bits(group.weight == 0.0)
     if is_null(t.soft):
         left |= as_bits(group.label == -1.0)
     else:
-        _load(room.soft, group.soft, classes, group.count, room.rows)
+        _load(room.soft, group.soft, classes, group.size, room.rows)
     out = null_if(is_null(outputs.grad), at(outputs.grad, group.first * classes))
     rows = _sum_rows(classes, group, t, base_total, out, room)
     loss = _loss(group, rows, z_loss)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp, exp_scale
+from softmax_ce._backends.numba_jit.arithmetic import EXACT, exp
 from softmax_ce._backends.numba_jit.memory import (
     address,
     at,
@@ -92,7 +92,9 @@ def hold_head(waiting: Any, e: Any, scratch: Any) -> None:
     """Stream the line that this row shares with the one before."""
     if waiting.head > 0:
         value = _scaled(load(e, 0), e, 0, lanes_of(e), scratch)
-        _put_head(waiting.grad, waiting.head, waiting.held, _with_label(value, waiting.label, waiting.at_label), scratch)
+        _put_head(
+            waiting.grad, waiting.head, waiting.held, _with_label(value, waiting.label, waiting.at_label), scratch
+        )
 
 
 @_inlined
@@ -199,17 +201,31 @@ def write_row(row: Any, t: Any, held: int, ahead: Any, scratch: Any) -> int:
             _put_head(row.grad, j, held, _gradient(row, t, has_target, 0, j, 0, w, scratch), scratch)
     k, stop = 0, min(row.step, row.classes)
     while j + w <= row.classes:
-        if j >= stop:
-            k, stop = k + 1, min(stop + row.step, row.classes)
-        across = stop - j  # the head may have moved lines against chunks
-        if not is_null(line):
-            if is_null(row.e) and j < _NEXT_ROW * w:
-                prefetch(ahead, j)
-            stream(row.grad, j, _gradient(row, t, has_target, j, w, k, across, scratch))
-        else:
-            store(row.grad, j, _gradient(row, t, has_target, j, w, k, across, scratch))
-        j += w
+        j = _write_within(row, t, has_target, j, k, stop, ahead, scratch)
+        if j + w > row.classes:
+            break
+        if j < stop:  # the head has moved lines against chunks, so there is a line here
+            stream(row.grad, j, _gradient(row, t, has_target, j, w, k, stop - j, scratch))
+            j += w
+        k, stop = k + 1, min(stop + row.step, row.classes)
     return _write_tail(row, t, has_target, j, k, stop, ahead, scratch)
+
+
+@_inlined
+def _write_within(row: Any, t: Any, has_target: bool, j: int, k: int, stop: int, ahead: Any, scratch: Any) -> int:
+    """The vectors from class j on that lie within chunk k, which ends at `stop`. Gives where they end."""
+    w = lanes_of(row.grad)
+    if is_null(scratch.line):
+        while j + w <= stop:
+            store(row.grad, j, _gradient(row, t, has_target, j, w, k, w, scratch))
+            j += w
+        return j
+    while j + w <= stop:
+        if is_null(row.e) and j < _NEXT_ROW * w:
+            prefetch(ahead, j)
+        stream(row.grad, j, _gradient(row, t, has_target, j, w, k, w, scratch))
+        j += w
+    return j
 
 
 @_inlined

@@ -1,6 +1,7 @@
 """What Numba compiles for: the instruction set, and with it how wide the registers are.
 
-LLVM is asked, by compiling a few lines: it knows what the processor's name implies, and NUMBA_CPU_NAME may name another.
+LLVM is asked, by compiling a few lines (5 ms): it knows what a processor's name implies, and NUMBA_CPU_NAME may name
+another one.
 """
 
 # mypy: allow-untyped-calls, disable-error-code="import-untyped, unused-ignore"

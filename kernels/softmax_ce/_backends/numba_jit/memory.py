@@ -15,7 +15,6 @@ from softmax_ce._backends.numba_jit.vectors import (
     I32,
     LINE,
     Vector,
-    constants,
     first_lanes,
     intrinsic,
     llvm_type,

@@ -207,7 +207,7 @@ def _one_row(call: Any, outputs: Any, i: int, carry: Any, ahead: Any, scratch: A
     top = carry.top if carry.top.value == carry.top.value else top_of(x, min(classes, chunk_of(x, classes)))
     x_label = np.float64(x[row.label]) if row.label >= 0 else 0.0  # before the gradient may overwrite it
     waits = not (is_null(scratch.e) or is_null(scratch.line)) and hard and is_null(row.t.base)
-    out = null_if(waits or is_null(scratch.e) and is_null(scratch.line), grad)
+    out = null_if(waits or (is_null(scratch.e) and is_null(scratch.line)), grad)
     sums, next_top, held = sum_row(x, classes, top, scratch.e, ahead, row.t, out, carry.waiting, scratch)
     if is_null(carry.waiting.grad):
         held = carry.held

@@ -230,16 +230,14 @@ def _with_targets(row: Any, shift: float, mass: float, cost: float, chunk_shift:
 @_function
 def has_nan(x: Any, n: int) -> bool:
     """Whether one of n entries is a NaN."""
+    found = False
     for j in range(n):
-        if x[j] != x[j]:
-            return True
-    return False
+        found |= x[j] != x[j]
+    return found
 
 
 @_function
-def sum_row(
-    x: Any, classes: int, top: Any, e: Any, ahead: Any, t: Any, out: Any, waiting: Any, scratch: Any
-) -> Any:
+def sum_row(x: Any, classes: int, top: Any, e: Any, ahead: Any, t: Any, out: Any, waiting: Any, scratch: Any) -> Any:
     """First sweep over a row whose first chunk's top is known. `ahead`: the next row, or null.
 
     Gives the row's sums, the top of the first chunk ahead, and what is held of a line.
