@@ -18,7 +18,7 @@ import softmax_ce
 from mutation.testmap import digest
 from mutation.tree import BUILD, Tree
 
-_INCLUDE = re.compile(r'^\s*(?:#include|cdef extern from) "(\w+\.h)"', re.MULTILINE)
+_INCLUDE = re.compile(r'^\s*(?:#?include|cdef extern from) "(\w+\.(?:h|pxi))"', re.MULTILINE)
 _VARIANT = re.compile(r"rows_(\w+)_(f32|f64)\.c")
 
 
