@@ -25,6 +25,7 @@ SUMS = {
     "pairwise": contract.pairwise,
     "float64 sum": contract.wide(),
     "four terms in float32, then float64": contract.wide(3),
+    "eight terms in float32, then float64": contract.wide(7),
     "eight lanes in chunks of 2048": contract.lanes(8, 2048),
     "four lanes in chunks of 2048": contract.lanes(4, 2048),
 }
