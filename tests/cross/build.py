@@ -37,7 +37,7 @@ class Target:
     kernels : str
         The kernels to compile, a glob.
     define : tuple of str
-        Beside the flags of setup.py.
+        Flags after those of setup.py.
     link : tuple of str
         Static where an emulator would else need the target's libraries.
     """
@@ -67,6 +67,8 @@ TARGETS = {
     target.name: target
     for target in (
         Target("host", _CC, (), _GET_CC),
+        # Every instruction set, whose bits are the same however little is optimised.
+        Target("quick", _CC, (), _GET_CC, define=("-O1",)),
         # The quickest to compile: what every machine has.
         Target("baseline", _CC, (), _GET_CC, "rows_[bd]*.c", ("-DSCE_BASELINE_ONLY",)),
         Target(
@@ -101,6 +103,11 @@ def build(target: Target) -> list[str]:
     sources = [*sorted(KERNELS.glob(target.kernels)), *sorted(HERE.glob("*.c"))]
     headers = [*sorted(KERNELS.glob("*.h")), *sorted(HERE.glob("*.h"))]
     compile_ = [*target.compiler, *flags(), *target.define, f"-I{KERNELS}"]
+
+    def own(source: Path) -> tuple[str, ...]:
+        # The model takes more than a minute with -O3, and nobody waits for it.
+        return ("-O1",) if source.parent == HERE else ()
+
     version = _run([*target.compiler, "--version"])
     content = repr((compile_, target.link, version)).encode() + b"".join(p.read_bytes() for p in sources + headers)
     program = BUILD / f"{target.name}-{hashlib.sha256(content).hexdigest()[:16]}" / "replay"
@@ -111,7 +118,7 @@ def build(target: Target) -> list[str]:
         objects = [program.parent / f"{source.stem}.o" for source in sources]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             jobs = zip(sources, objects, strict=True)
-            list(pool.map(lambda job: _run([*compile_, "-c", str(job[0]), "-o", str(job[1])]), jobs))
+            list(pool.map(lambda job: _run([*compile_, *own(job[0]), "-c", str(job[0]), "-o", str(job[1])]), jobs))
         made = program.with_suffix(".part")
         _run([*target.compiler, *target.link, *map(str, objects), "-lm", "-o", str(made)])
         made.replace(program)

@@ -1,14 +1,20 @@
 /* Replays a file of vectors (vectors.py) on the row kernels, without Python.
  *
  *     replay FILE [ISA ...] [--samples N]
+ *     replay FILE [ISA ...] --bits
  *
- * ISA: the instruction sets to run, by default all that this CPU has. N: how many arguments exp is measured at.
+ * ISA: the instruction sets to run, by default all that this CPU has, and the model of AVX-512 (vec_model.h). N: how many
+ * arguments exp is measured at.
  *
  * Each vector is run once over all its rows and judged: |result - right| must be at most the bound, NaN and infinity
  * must be where they must be. Then it is run again in every other way (rows one by one, uneven ranges, streamed, in
  * place, off alignment, chunk by chunk ...), which must not change a bit. Ends at the first violation with exit code 1;
- * exit code 2: the file or the command is wrong. Prints the worst error over its bound. */
+ * exit code 2: the file or the command is wrong. Prints the worst error over its bound.
+ *
+ * With --bits nothing is judged: of each vector a line is printed with the instruction set, the format, hashes of the
+ * bits of the loss, the gradient, lse and log_sum, and the name, for comparison between machines. */
 #include "checks.h"
+#include "model.h"
 #include "vectors.h"
 
 #include <math.h>
@@ -192,18 +198,21 @@ static int judge(double got, const expected *e, ptrdiff_t i, double *over) {
     return error <= e->bound[i];
 }
 
+/* What is judged: entry i of quantity q, in the order of `judged`. */
+static double got_at(const vector *v, const buffer out[OUTPUTS], int q, ptrdiff_t i) {
+    if (q != 2)
+        return real_at(out[q == 0 ? LOSS : q == 1 ? GRAD : LOG_SUM].data, i, v->size);
+    if (v->size == 4) /* lse, rounded as the caller rounds it */
+        return ((const float *)out[ROW_MAX].data)[i] + ((const float *)out[LOG_SUM].data)[i];
+    return ((const double *)out[ROW_MAX].data)[i] + ((const double *)out[LOG_SUM].data)[i];
+}
+
 static int judge_all(const sce_isa *isa, const vector *v, const buffer out[OUTPUTS]) {
     const expected *const rights[4] = {&v->loss, &v->grad, &v->lse, &v->log_sum};
-    const int from[4] = {LOSS, GRAD, -1, LOG_SUM};
     for (int q = 0; q < 4; q++)
         for (ptrdiff_t i = 0; i < rights[q]->n; i++) {
-            double got, over;
-            if (from[q] >= 0)
-                got = real_at(out[from[q]].data, i, v->size);
-            else if (v->size == 4) /* lse, rounded as the caller rounds it */
-                got = ((const float *)out[ROW_MAX].data)[i] + ((const float *)out[LOG_SUM].data)[i];
-            else
-                got = ((const double *)out[ROW_MAX].data)[i] + ((const double *)out[LOG_SUM].data)[i];
+            double over;
+            const double got = got_at(v, out, q, i);
             if (!judge(got, rights[q], i, &over)) {
                 char what[200];
                 const ptrdiff_t row = q == 1 ? i / v->classes : i;
@@ -280,10 +289,42 @@ static int replay_file(const sce_isa *isa, const char *path, int64_t samples) {
     return casts_are_right(isa) && (samples == 0 || exp_is_accurate(isa, file.exp_ulp, samples));
 }
 
+/* Fowler, Noll and Vo's hash (FNV-1a, 64 bits); all NaNs are one, and the sign of zero counts. */
+static uint64_t hash_of(const vector *v, const buffer out[OUTPUTS], int q) {
+    uint64_t hash = 0xcbf29ce484222325;
+    const ptrdiff_t n = q == 1 ? v->rows * v->classes : v->rows;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double got = got_at(v, out, q, i);
+        uint64_t bits = 0x7ff8000000000000;
+        if (!isnan(got))
+            memcpy(&bits, &got, sizeof bits);
+        for (int byte = 0; byte < 64; byte += 8)
+            hash = (hash ^ (bits >> byte & 0xff)) * 0x100000001b3;
+    }
+    return hash;
+}
+
+static void print_bits(const sce_isa *isa, const char *path) {
+    const way at_once = {"all rows at once", WHOLE, 0, 0, 0, 0, ALL};
+    vector_file file = open_vectors(path);
+    vector v;
+    while (next_vector(&file, &v)) {
+        buffer out[OUTPUTS];
+        ptrdiff_t first, last;
+        run(isa, &v, &at_once, out, &first, &last);
+        printf("%s float%d", isa->name, (int)v.size * 8);
+        for (int q = 0; q < 4; q++)
+            printf(" %016llx", (unsigned long long)hash_of(&v, out, q));
+        printf(" %s\n", v.name);
+        free_outputs(out);
+        free_vector(&v);
+    }
+}
+
 static int usage(void) {
     const char *names[8];
-    const ptrdiff_t count = sce_supported(names, 8);
-    fprintf(stderr, "usage: replay FILE [ISA ...] [--samples N]; this CPU has:");
+    const ptrdiff_t count = supported_isas(names, 8);
+    fprintf(stderr, "usage: replay FILE [ISA ...] [--samples N | --bits]; this CPU has:");
     for (ptrdiff_t i = 0; i < count; i++)
         fprintf(stderr, " %s", names[i]);
     fprintf(stderr, "\n");
@@ -294,13 +335,16 @@ int main(int argc, char **argv) {
     const char *names[8];
     ptrdiff_t count = 0;
     int64_t samples = 1 << 22;
+    int bits = 0;
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "--samples") == 0) {
             char *end = "";
             samples = i + 1 < argc ? strtoll(argv[++i], &end, 10) : -1;
             if (samples < 0 || *end)
                 return usage();
-        } else if (count == 8 || sce_select(argv[i]) == NULL) {
+        } else if (strcmp(argv[i], "--bits") == 0) {
+            bits = 1;
+        } else if (count == 8 || select_isa(argv[i]) == NULL) {
             return usage();
         } else {
             names[count++] = argv[i];
@@ -309,9 +353,11 @@ int main(int argc, char **argv) {
     if (argc < 2)
         return usage();
     if (count == 0)
-        count = sce_supported(names, 8);
-    for (ptrdiff_t i = 0; i < count; i++)
-        if (!replay_file(sce_select(names[i]), argv[1], samples))
+        count = supported_isas(names, 8);
+    for (ptrdiff_t i = 0; i < count && bits; i++)
+        print_bits(select_isa(names[i]), argv[1]);
+    for (ptrdiff_t i = 0; i < count && !bits; i++)
+        if (!replay_file(select_isa(names[i]), argv[1], samples))
             return 1;
     return 0;
 }

@@ -17,7 +17,7 @@ Names and meaning as in softmax_ce/contract.py.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,7 +54,24 @@ def broken() -> Iterator[Case]:
             yield Case(f"broken rows, soft, {classes} classes, {len(options)} options", x, soft, options)
 
 
-def write(path: Path, info: BackendInfo | None = None) -> int:
+def shapes() -> Iterator[Case]:
+    """Random rows wherever another piece of the kernels begins: in lanes, vectors, blocks, chunks."""
+    for classes in (2, 3, 5, 10, 31, 32, 33, 47, 64, 127, 255, 256, 257, 300, 1013, 2048, 5000, 140_000):
+        rng = np.random.default_rng(classes)
+        rows = 2 if classes > 5000 else 37
+        x = rng.normal(0, 4, (rows, classes))
+        y = rng.integers(0, classes, rows)
+        y[-1] = -100
+        soft = rng.random((rows, classes)) / classes
+        weight, sample_weight = rng.random(classes), rng.random(rows)
+        given = {"weight": weight, "sample_weight": sample_weight}
+        everything = {**given, "label_smoothing": 0.1, "z_loss": 1e-3}
+        yield Case(f"{classes} classes at random", x, y)
+        yield Case(f"{classes} classes at random, all options", x, y, everything)
+        yield Case(f"{classes} classes at random, soft", x, soft, everything)
+
+
+def write(path: Path, info: BackendInfo | None = None, more: Iterable[Case] = ()) -> int:
     """Write every case in both native dtypes; how many there were.
 
     Parameters
@@ -63,7 +80,10 @@ def write(path: Path, info: BackendInfo | None = None) -> int:
         Written anew.
     info : BackendInfo, optional
         Whose declared accuracy the bounds are for; by default that of the compiled backend.
+    more : iterable of Case, optional
+        Beside those of the suite.
     """
+    more = tuple(more)
     info = info or next(one for one in sce.backends() if one.name == "cython")
     total = 0
     with path.open("wb") as file:
@@ -73,7 +93,7 @@ def write(path: Path, info: BackendInfo | None = None) -> int:
         file.write(struct.pack("<q", 0))
         for name in NATIVE_DTYPES:
             largest = float(np.finfo(name).max)
-            for case in (*cases(largest), *broken()):
+            for case in (*cases(largest), *broken(), *more):
                 _write_vector(file, case, np.dtype(name), info)
                 total += 1
         file.seek(count_at)

@@ -2,8 +2,8 @@
 #define V_TABLE
 #define V_PREFETCH
 #define LANES 256 /* see rows_lanes.h */
-#if defined(REAL_F32)
 #include "exp_table.h"
+#if defined(REAL_F32)
 #define W 16
 typedef float real;
 typedef __m512 V;
@@ -118,14 +118,7 @@ static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_pd(a, m, a, 
 static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_pd(a, (M)~m, a, b); }
 static inline V v_blend(M m, V a, V b) { return _mm512_mask_mov_pd(a, m, b); } /* b where m, else a */
 static inline void v_stream(real *p, V v) { _mm512_stream_pd(p, v); }
-/* Bits of 2**(i/16), less i << 48 and raised. */
-static const uint64_t power_bits[16] = {
-    0x43f0000000000000, 0x43efb5586cf9890f, 0x43ef72b83c7d517b, 0x43ef387a6e756238,
-    0x43ef06fe0a31b715, 0x43eedea64c123422, 0x43eebfdad5362a27, 0x43eeab07dd485429,
-    0x43eea09e667f3bcd, 0x43eea11473eb0187, 0x43eeace5422aa0db, 0x43eec49182a3f090,
-    0x43eee89f995ad3ad, 0x43ef199bdd85529c, 0x43ef5818dcfba487, 0x43efa4afa2a490da,
-};
-static inline V v_power_raised(V shifted) {
+static inline V v_power_raised(V shifted) { /* see power_bits */
     const __m512i k = _mm512_castpd_si512(shifted), low = _mm512_loadu_si512(power_bits);
     const __m512i step = _mm512_permutex2var_epi64(low, k, _mm512_loadu_si512(power_bits + 8));
     return _mm512_castsi512_pd(_mm512_add_epi64(step, _mm512_slli_epi64(k, 48)));

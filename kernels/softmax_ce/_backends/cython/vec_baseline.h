@@ -13,7 +13,13 @@
 #include "exp_table.h"
 #include "rows.h"
 
-#define LANES 32 /* see rows_lanes.h */
+/* See rows_lanes.h. With fused operations as many as AVX2 and AVX-512 have, since a row's bits depend on the way it is
+ * computed. */
+#if defined(__aarch64__)
+#define LANES 256
+#else
+#define LANES 32
+#endif
 #if defined(REAL_F32)
 #define W 4
 typedef float real;
@@ -106,6 +112,12 @@ static inline V v_significand(V y, V *k) {
     return (V)((M)y - (n << FRACTION));
 }
 /* W rows of W columns, in place */
+#if defined(__aarch64__) && defined(REAL_F32)
+static inline void v_transpose(V r[W]) {
+    const V a = vzip1q_f32(r[0], r[2]), b = vzip2q_f32(r[0], r[2]), c = vzip1q_f32(r[1], r[3]), d = vzip2q_f32(r[1], r[3]);
+    r[0] = vzip1q_f32(a, c), r[1] = vzip2q_f32(a, c), r[2] = vzip1q_f32(b, d), r[3] = vzip2q_f32(b, d);
+}
+#else
 static inline void v_transpose(V r[W]) {
     V t[W];
     for (int i = 0; i < W; i++)
@@ -113,6 +125,7 @@ static inline void v_transpose(V r[W]) {
             t[j][i] = r[i][j];
     memcpy(r, t, sizeof t);
 }
+#endif
 
 #if defined(REAL_F32)
 typedef double D __attribute__((vector_size(16)));
