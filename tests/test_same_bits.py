@@ -61,6 +61,7 @@ def here(path: Path) -> _Hashes:
     return _hashes("quick", path)
 
 
+@pytest.mark.slow  # it compiles every instruction set and the model
 def test_this_machine_agrees_with_the_model(here: _Hashes) -> None:
     fused = [isa for isa, dtype in here if dtype == "float32" and isa in _FUSED]
     assert "model" in fused
@@ -68,6 +69,7 @@ def test_this_machine_agrees_with_the_model(here: _Hashes) -> None:
         _assert_same(here[isa, "float32"], here["model", "float32"])
 
 
+@pytest.mark.slow  # it compiles every instruction set and the model
 def test_another_exp_is_seen(here: _Hashes) -> None:
     """What has other bits by design is told apart, or the comparison would show nothing."""
     polynomial = here["baseline", "float64"]
@@ -75,12 +77,14 @@ def test_another_exp_is_seen(here: _Hashes) -> None:
         _assert_same(polynomial, here["model", "float64"])
 
 
+@pytest.mark.slow  # it compiles every instruction set and the model
 def test_avx512_agrees_with_its_model_in_float64(here: _Hashes) -> None:
     if ("avx512", "float64") not in here:
         pytest.skip("this CPU has no AVX-512")
     _assert_same(here["avx512", "float64"], here["model", "float64"])
 
 
+@pytest.mark.slow  # it compiles every instruction set and the model
 def test_aarch64_agrees(path: Path, here: _Hashes) -> None:
     there = _hashes("aarch64", path)
     _assert_same(there["model", "float32"], here["model", "float32"])

@@ -135,6 +135,8 @@ def log_softmax(
 
 def _log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None) -> None:
     """By the backend's own kernel: as the arrays lie, or staged in blocks where it cannot take them so."""
+    if problem.n_rows == 0:
+        return
     logits = problem.logits
     kernels: Backend | StridedKernels = chosen
     arrays: tuple[Any, Any] | None = None

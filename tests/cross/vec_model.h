@@ -10,7 +10,6 @@
 #include "exp_table.h"
 
 #define V_TABLE
-#define V_GROUP 4
 #define LANES 256 /* see rows_lanes.h */
 #if defined(REAL_F32)
 #define W 16

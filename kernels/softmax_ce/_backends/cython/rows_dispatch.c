@@ -74,6 +74,8 @@ ptrdiff_t sce_supported(const char **names, ptrdiff_t room) {
 }
 
 int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize) {
+    if (start >= stop)
+        return 0;
     sce_chunk few[2 * 16];
     char room[8192 + 2 * SCE_LINE];
     const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK, bytes = call->classes * itemsize;
