@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -113,3 +114,142 @@ def test_an_upstream_gradient_leaves_the_range_in_silence(upstream: float, denom
     with np.errstate(all="raise"):
         grad = sce.cross_entropy_grad(_X, _Y, grad_output=upstream, denominator=denominator, backend="numpy")
     np.testing.assert_array_equal(np.abs(grad), np.full(_X.shape, right))
+
+
+# ---- masked arrays: their mask is never dropped in silence
+
+_MASKED = np.ma.MaskedArray([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]], mask=[[1, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("backend", [None, "naive", "numpy"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logits", _MASKED),
+        ("logits", np.ma.MaskedArray(_X)),
+        ("logits", [*_MASKED]),
+        ("logits", [[1.0, np.ma.masked, 3.0], [3.0, 2.0, 1.0]]),
+        ("targets", np.ma.MaskedArray(_Y, mask=[0, 1])),
+        ("targets", _MASKED),
+        ("targets", (0, np.ma.masked)),
+        ("weight", np.ma.MaskedArray([1.0, 2.0, 3.0], mask=[0, 0, 1])),
+        ("sample_weight", np.ma.MaskedArray([1.0, 2.0], mask=[0, 1])),
+        ("grad_output", np.ma.MaskedArray(1.0, mask=True)),
+        ("z_loss", np.ma.masked),
+        ("ignore_index", np.ma.MaskedArray(0, mask=True)),
+        ("out", np.ma.MaskedArray(0.0)),
+        ("grad_out", np.ma.zeros((2, 3))),
+        ("lse_out", np.ma.zeros(2)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_masked_array_is_refused(name: str, value: Any, backend: str | None) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} must not be a masked array.*filled.*sample_weight.*ignore_index"):
+        sce.cross_entropy_with_grad(**{"logits": _X, "targets": _Y, "backend": backend, name: value})
+
+
+@pytest.mark.parametrize("normalise", [sce.softmax, sce.log_softmax, sce.logsumexp])
+def test_a_masked_array_is_not_normalised(normalise: Any) -> None:
+    with pytest.raises(TypeError, match=r"^x must not be a masked array.* x.filled\(-np.inf\)"):
+        normalise(_MASKED)
+    with pytest.raises(TypeError, match=r"^out must not be a masked array"):
+        normalise(_X, out=np.ma.zeros(2 if normalise is sce.logsumexp else (2, 3)))
+
+
+def test_what_the_message_advises_leaves_the_masked_class_out() -> None:
+    right = np.logaddexp(2.0, 3.0), np.logaddexp.reduce([3.0, 2.0, 1.0])
+    np.testing.assert_allclose(sce.logsumexp(_MASKED.filled(-np.inf)), right, rtol=1e-15)
+
+
+def test_a_list_that_holds_itself_is_an_error_as_before() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises((TypeError, ValueError), match=r"^logits"):
+        sce.cross_entropy(endless, 0)
+
+
+class _RequiresGrad:
+    """What a PyTorch tensor that requires grad does when it is taken as an array."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+
+
+@pytest.mark.parametrize("name", ["logits", "targets", "weight", "sample_weight", "grad_output"])
+def test_a_tensor_that_requires_grad_is_an_error_that_names_the_argument(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} cannot be taken as an array: .*detach"):
+        sce.cross_entropy_with_grad(**{"logits": _X, "targets": _Y, name: _RequiresGrad()})
+
+
+# ---- weights beyond the format: of a mean the ratio counts
+
+
+def _mean(x: Any, y: Any, weight: Any, sample_weight: Any, smoothing: float = 0.0, z_loss: float = 0.0) -> float:
+    """The mean and nothing else, in fractions."""
+    above = below = squares = rows = Fraction(0)
+    for row, label, own in zip(x, y, sample_weight, strict=True):
+        if label == -100:
+            continue
+        lse = float(np.logaddexp.reduce(np.asarray(row, np.float64)))
+        target = [smoothing / len(row) + (1 - smoothing) * (j == label) for j in range(len(row))]
+        loss = sum(Fraction(weight[j]) * Fraction(target[j]) * Fraction(lse - float(row[j])) for j in range(len(row)))
+        above += Fraction(own) * loss
+        below += Fraction(own) * Fraction(weight[label])
+        squares += Fraction(own) * Fraction(lse**2)
+        rows += Fraction(own)
+    return float(above / below + Fraction(z_loss) * squares / rows)
+
+
+_FAR = [
+    ([1e-50, 1.0, 1.0], [0, 0], [1.0, 1.0]),
+    ([5e-324, 1.0, 1.0], [0, 0], [1.0, 1.0]),
+    ([5e-324, 5e-324, 1.7e308], [0, 1], [1.0, 3.0]),
+    ([1e300, 1e-300, 1.0], [0, 1], [1.0, 1.0]),
+    ([1e300, 1e-300, 1.0], [1, 1], [1e-300, 2e-300]),
+    ([1e-200, 1.0, 1e-200], [0, 2], [1e-200, 3e-200]),
+    ([1e-300, 1.0, 1.0], [0, 1], [1.0, 1e-300]),
+    ([1.0, 2.0, 3.0], [0, -100], [1e-50, 1.0]),
+    ([1.0, 2.0, 3.0], [0, 1], [1e-300, 1.7e308]),
+    ([0.0, 1e-320, 1.0], [0, 1], [1.0, 1.0]),
+    ([1e-12, 1.0, 1.0], [0, 0], [1e-12, 1e-3]),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("weight", "labels", "rows"), _FAR)
+@pytest.mark.parametrize("n_copies", [1, 40_000], ids=["short", "full"])
+def test_the_mean_is_right_whatever_the_ratio_of_its_weights(
+    weight: list[float], labels: list[int], rows: list[float], dtype: Any, n_copies: int, backend: str
+) -> None:
+    x = np.tile(np.array([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype), (n_copies, 1))
+    y, own = np.tile(labels, n_copies), np.tile(rows, n_copies)
+    with np.errstate(all="raise"):
+        loss, grad = sce.cross_entropy_with_grad(x, y, weight=weight, sample_weight=own, backend=backend)
+        alone = sce.cross_entropy(x, y, weight=np.array(weight), sample_weight=own, backend=backend)
+    tolerance = 1e-6 if dtype is np.float32 else 1e-13
+    assert loss == alone
+    np.testing.assert_allclose(loss, _mean(x[:2], labels, weight, rows), rtol=tolerance)
+    factors = [Fraction(s) * Fraction(weight[y]) if y >= 0 else Fraction(0) for s, y in zip(rows, labels, strict=True)]
+    p = np.exp(x[:2] - np.logaddexp.reduce(x[:2].astype(float), axis=1, keepdims=True))
+    p[np.arange(2), np.maximum(labels, 0)] -= 1
+    right = p * np.array([[float(factor / sum(factors))] for factor in factors])
+    np.testing.assert_allclose(grad[:2] * n_copies, right, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"z_loss": 0.01}], ids=str)
+def test_and_with_smoothing_or_z_loss(options: dict[str, float], dtype: Any, backend: str) -> None:
+    x = np.array([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype)
+    for weight, labels in (([1e-20, 1.0, 1.0], [0, 0]), ([1e300, 1e290, 1e300], [1, 1]), ([1e-10, 1e10, 1], [0, 1])):
+        with np.errstate(all="raise"):
+            loss = sce.cross_entropy(x, labels, weight=np.array(weight), backend=backend, **options)
+        right = _mean(x, labels, weight, [1.0, 1.0], options.get("label_smoothing", 0.0), options.get("z_loss", 0.0))
+        np.testing.assert_allclose(loss, right, rtol=1e-6 if dtype is np.float32 else 1e-13)
+
+
+def test_a_row_whose_class_weighs_nothing_stays_a_counted_row_beside_such_weights() -> None:
+    x = np.array([[math.nan, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    for weight in ([0.0, 1.0, 1.0], [0.0, 1.0, 1e-60]):
+        grad = sce.cross_entropy_grad(x, [0, 1], weight=weight)
+        np.testing.assert_array_equal(np.isnan(grad[0]), True)
+        assert np.isfinite(grad[1]).all()

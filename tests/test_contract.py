@@ -355,3 +355,17 @@ def test_every_cpu_of_a_large_machine_may_be_used(
     (helpers,) = asked
     assert isinstance(helpers, int)
     assert 4 * least <= helpers < 4 * least + 64
+
+
+@pytest.mark.parametrize("dtypes", [np.float32, np.dtype(np.float32), "float32", "f2"], ids=repr)
+def test_a_warm_up_takes_a_single_dtype(dtypes: Any) -> None:
+    seen = []
+    spy = Backend(BackendInfo("spy", "spy"), lambda x, *_: seen.append(x.dtype), lambda *_: None)
+    spy.warmup(dtypes)
+    assert seen == [np.float32]
+
+
+@pytest.mark.parametrize("dtypes", [None, 4])
+def test_a_warm_up_for_no_dtype_at_all_is_an_error(dtypes: Any) -> None:
+    with pytest.raises(TypeError, match=f"^dtypes must be a dtype or an iterable of dtypes, got {dtypes}$"):
+        sce.get_backend("numpy").warmup(dtypes)

@@ -394,7 +394,7 @@ def test_a_folder_that_cannot_be_is_done_without(numba_jit: Any, folder: Path, p
     ("system", "variable", "below_home"),
     [
         ("linux", "XDG_CACHE_HOME", ".cache"),
-        ("darwin", "", "Library/Caches"),
+        ("darwin", "XDG_CACHE_HOME", "Library/Caches"),
         ("win32", "LOCALAPPDATA", "AppData/Local"),
     ],
 )
@@ -406,8 +406,9 @@ def test_the_cache_is_where_the_system_keeps_such(
     monkeypatch.setattr(cache, "sys", python_types.SimpleNamespace(platform=system))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.setattr(cache.os, "environ", {variable: str(tmp_path / "own")})
-    own = tmp_path / "own" if variable else tmp_path / "home" / below_home
-    assert cache.folder() == own / "softmax_ce" / cache.salt()
+    assert cache.folder() == tmp_path / "own" / "softmax_ce" / cache.salt()
+    monkeypatch.setattr(cache.os, "environ", {variable: "relative"})
+    assert cache.folder() == tmp_path / "home" / below_home / "softmax_ce" / cache.salt()
     monkeypatch.setattr(cache.os, "environ", {})
     assert cache.folder() == tmp_path / "home" / below_home / "softmax_ce" / cache.salt()
 

@@ -690,7 +690,7 @@ def test_the_data_folder_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(where.Path, "home", homeless)
+    monkeypatch.setattr(Path, "home", homeless)
     assert where.data_folder("linux", {}) is None
 
 

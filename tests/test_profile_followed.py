@@ -19,7 +19,7 @@ import softmax_ce as sce
 import wrong_backends
 from helpers import run_python
 from profiles import CROSSING, cell, grid
-from softmax_ce import auto, contract, fingerprint, profile, registry
+from softmax_ce import auto, contract, fingerprint, profile, registry, threads
 from softmax_ce.profile import ProfileError, ProfileWarning
 from test_profile import HOSTILE
 
@@ -233,7 +233,7 @@ def test_a_missing_file_is_told_if_it_was_asked_for(tmp_path: Path, monkeypatch:
         assert _chosen() == DEFAULT
 
 
-@pytest.mark.parametrize("field", [*fingerprint.collect()])
+@pytest.mark.parametrize("field", [field for field in fingerprint.collect() if field != "cpus_available"])
 def test_a_profile_from_elsewhere_is_named_with_the_field(field: str, follow: Any, monkeypatch: Any) -> None:
     here = fingerprint.collect()
     changed: Any = here[field]
@@ -257,6 +257,51 @@ def test_a_profile_from_elsewhere_is_named_with_the_field(field: str, follow: An
     for _ in range(2):
         with pytest.raises(ProfileError, match=f"{field} is"):
             _chosen()
+
+
+@pytest.mark.parametrize("measured_on", [1, 2, 8])
+def test_a_worker_that_may_use_other_cpus_follows_the_profile(
+    measured_on: int, follow: Any, plant: Any, monkeypatch: Any
+) -> None:
+    """Cells of an automatic number of threads count as the CPUs they were measured on; the nearest by ratio serve."""
+    for name in ("one", "all"):
+        plant(Recorder(name))
+    cells = [cell(1, 10, {"one": 1.0}, threads=1), cell(1, 10, {"all": 1.0}, threads=None)]
+    fits = {**fingerprint.collect(), "cpus_available": measured_on}
+    for cpus in (1, 2, 3, 64):
+        monkeypatch.setattr(threads, "available_cpus", lambda cpus=cpus: cpus)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            follow(cells, fingerprint=fits)
+            nearest = "one" if cpus * cpus <= measured_on and measured_on > 1 else "all"
+            assert (_chosen(), _chosen(threads=1)) == (nearest, "one")
+            why = sce.explain(_logits(1, 10), [0]).reason
+        if nearest == "all" and cpus != measured_on:
+            on = "1 thread" if measured_on == 1 else f"{measured_on} threads"
+            here = "1 thread" if cpus == 1 else f"{cpus} threads"
+            assert f"measured on {on}, the nearest to the {here} of this call" in why
+        else:
+            assert ("measured on" in why) == (nearest == "one" and cpus != 1)
+
+
+def test_a_profile_of_two_cpus_is_followed_with_one() -> None:
+    code = """
+import os, sys, tempfile, warnings
+import numpy as np
+import profiles, softmax_ce as sce
+from softmax_ce import fingerprint, profile
+warnings.simplefilter("error")
+path = tempfile.mkstemp()[1]
+there = {**fingerprint.collect(), "cpus_available": 2}
+cells = [profiles.cell(1, 10, {"naive": 2.0, "numpy": 1.0}, threads=None)]
+profile.save(profiles.profile(cells, fingerprint=there), path)
+os.environ["SOFTMAX_CE_PROFILE"] = path
+answer = sce.explain(np.zeros((1, 10), np.float32), [0])
+print(answer.source, answer.backend)
+os.unlink(path)
+"""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{code}"
+    assert run_python(code, OMP_NUM_THREADS="1").split() == ["profile", "numpy"]
 
 
 def test_every_differing_field_is_named(follow: Any) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import gc
+import multiprocessing
+import pickle
 import sys
 import weakref
 from importlib import metadata
@@ -232,3 +236,57 @@ print(next(i for i in sce.backends() if i.name == "cython").why_unavailable)
 """
     available("cython")
     assert "SOFTMAX_CE_ISA='mmx' cannot run here" in run_python(code, SOFTMAX_CE_ISA="mmx")
+
+
+# ---- facts and backends travel
+
+
+@pytest.mark.parametrize("info", sce.backends(), ids=lambda info: info.name)
+def test_the_facts_of_a_backend_can_be_pickled_copied_and_listed(info: BackendInfo) -> None:
+    for same in (pickle.loads(pickle.dumps(info)), copy.deepcopy(info), copy.copy(info), dataclasses.replace(info)):
+        assert same == info
+        assert {*same.accuracy} == {"float32", "float64"}
+        for dtype, accuracy in info.accuracy.items():
+            assert (same.accuracy[dtype].exp_ulp, same.accuracy[dtype].log_ulp) == (accuracy.exp_ulp, accuracy.log_ulp)
+            assert [same.accuracy[dtype].summation(n) for n in (1, 3000)] == [accuracy.summation(n) for n in (1, 3000)]
+    listed = dataclasses.asdict(info)
+    assert listed["name"] == info.name
+    assert listed["accuracy"]["float64"]["exp_ulp"] == info.accuracy["float64"].exp_ulp
+
+
+def test_the_facts_of_a_backend_cannot_be_changed() -> None:
+    accuracy: Any = registry.table()[0].accuracy
+    before = dict(accuracy)
+    for change in (lambda: accuracy.update(float32=1), lambda: accuracy.clear(), lambda: accuracy.pop("float32")):
+        with pytest.raises(TypeError, match="cannot be changed"):
+            change()
+    with pytest.raises(TypeError, match="cannot be changed"):
+        accuracy["float32"] = 1
+    with pytest.raises(TypeError, match="cannot be changed"):
+        accuracy |= {"float32": 1}
+    assert registry.table()[0].accuracy == before
+
+
+@pytest.mark.parametrize("name", [info.name for info in registry.table()])
+def test_a_backend_is_pickled_by_its_name(name: str) -> None:
+    backend = sce.get_backend(available(name))
+    assert pickle.loads(pickle.dumps(backend)) is backend
+    assert copy.deepcopy(backend) is backend is copy.copy(backend)
+    assert dataclasses.asdict(backend)["info"]["name"] == name
+    other = dataclasses.replace(backend, details="another")
+    with pytest.raises(pickle.PicklingError, match=f"backend '{name}' is pickled by its name"):
+        pickle.dumps(other)
+
+
+def _echo(backend: Any, info: BackendInfo) -> tuple[Any, BackendInfo, float]:
+    x = np.array([[1.0, 2.0, 3.0]])
+    return backend, info, float(sce.cross_entropy(x, [0], backend=backend.name))
+
+
+def test_a_backend_goes_to_a_spawned_worker_and_back() -> None:
+    backend = sce.get_backend("numpy")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        back, info, loss = pool.apply(_echo, (backend, backend.info))
+    assert back is backend
+    assert info == backend.info
+    np.testing.assert_allclose(loss, 2.407605964, rtol=1e-9)

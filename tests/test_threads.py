@@ -15,7 +15,7 @@ import pytest
 import softmax_ce as sce
 from conftest import available
 from helpers import run_python
-from softmax_ce import threads
+from softmax_ce import threads, variables
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
@@ -349,9 +349,21 @@ def test_where_affinity_is_not_told_every_cpu_counts(
 def test_omp_num_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     unbounded = threads.available_cpus()
-    for text, expected in (("1", 1), ("1,2", 1), ("", unbounded), ("many", unbounded), ("1000", unbounded), ("0", 1)):
+    for text, expected in (("1", 1), ("1,2", 1), ("", unbounded), (" ", unbounded), ("1000", unbounded), ("0", 1)):
         monkeypatch.setenv("OMP_NUM_THREADS", text)
         assert threads.available_cpus() == expected, text
+
+
+@pytest.mark.parametrize("text", ["many", "\u00b2", "-1", "1.5", "0x2"])
+def test_what_is_no_number_of_threads_is_one_warning(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    unbounded = threads.available_cpus()
+    monkeypatch.setattr(variables, "_complained", set())
+    threads._threads_asked_for.cache_clear()
+    monkeypatch.setenv("OMP_NUM_THREADS", f"{text},2")
+    with pytest.warns(RuntimeWarning, match="OMP_NUM_THREADS=.* is not a whole number") as caught:
+        assert [threads.available_cpus() for _ in range(3)] == [unbounded] * 3
+    assert [text in str(each.message) for each in caught] == [True]
 
 
 # What hands out its own pieces: rows for (100, 1000), the chunks of long rows for the others.

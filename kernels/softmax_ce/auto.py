@@ -164,6 +164,8 @@ def _read() -> tuple[Decision, str | None]:
 
 
 def _named_by_variable(name: str) -> Backend:
+    """The backend of this name, in whatever case."""
+    name = next((known for known in registry.names() if known.lower() == name), name)
     try:
         return registry.get_backend(name)
     except (ValueError, registry.BackendUnavailableError) as error:

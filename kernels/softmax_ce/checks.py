@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import reprlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +64,34 @@ class Problem:
 
 def as_array(name: str, value: Any) -> Any:
     """What numpy.asarray makes of an argument; where it fails, an error that names the argument."""
+    refuse_masked(name, value)
     try:
         return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a PyTorch tensor that requires grad
+        kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{name} cannot be taken as an array: {error}") from error
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """A TypeError for a masked array, or a list with one in it, whose mask numpy.asarray would drop without a word."""
+    ma = sys.modules.get("numpy.ma")  # where it was never imported, nobody has made a masked array
+    if ma is None:
+        return
+    try:
+        found = _holds(value, ma.MaskedArray)
+    except RecursionError:  # a list that holds itself, of which NumPy makes an error of its own
+        return
+    if found:
+        logits = "x" if name == "x" else "logits"
+        raise TypeError(
+            f"{name} must not be a masked array, whose mask would be lost. To leave classes out, give "
+            f"{logits}.filled(-np.inf); to leave rows out, a sample_weight of 0 or the label ignore_index"
+        )
+
+
+def _holds(value: Any, kind: type) -> bool:
+    """Whether this is of a kind, or a list or tuple, nested or not, of what is."""
+    return isinstance(value, kind) or (isinstance(value, list | tuple) and any(_holds(entry, kind) for entry in value))
 
 
 def shown(value: Any) -> str:
@@ -185,6 +209,7 @@ def check_number(name: str, value: Any, low: float, high: float, *, above: bool 
 
 def _real(name: str, value: Any) -> float:
     """A number as a float. Text, bytes and complex numbers, which float() takes in one form or another, are none."""
+    refuse_masked(name, value)
     if isinstance(value, np.ndarray | np.generic):
         is_real = value.ndim == 0 and value.dtype.kind in "fiubV"  # V: bfloat16
     else:
@@ -209,6 +234,7 @@ def check_flag(name: str, value: Any) -> bool:
 
 def check_ignore_index(value: Any) -> int:
     """An integer that an int64 label can be."""
+    refuse_masked("ignore_index", value)
     try:
         index = operator.index(value)
     except TypeError:
@@ -254,6 +280,7 @@ def check_buffer(
     name: str, buffer: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype[Any], ...], inputs: Iterable[tuple[str, Any]]
 ) -> None:
     """An output that was handed in: the right array, writeable, and not half of an input."""
+    refuse_masked(name, buffer)
     if not isinstance(buffer, np.ndarray):
         raise ValueError(f"{name} must be a NumPy array to write into, got {type(buffer).__name__}")
     if buffer.shape != shape:

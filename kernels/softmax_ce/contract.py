@@ -26,8 +26,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Protocol
+from functools import partial
+from pickle import PicklingError
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,20 +197,20 @@ def pairwise(classes: int) -> float:
 
 def lanes(width: int, chunk: int) -> Callable[[int], float]:
     """Sum coefficient A of `width` running sums a chunk, then one sum over the chunks."""
+    return partial(_lanes, width, chunk)  # no closure, which could not be pickled
 
-    def coefficient(classes: int) -> float:
-        return min(classes, chunk) / width + math.log2(width) + classes / chunk + 2
 
-    return coefficient
+def _lanes(width: int, chunk: int, classes: int) -> float:
+    return min(classes, chunk) / width + math.log2(width) + classes / chunk + 2
 
 
 def wide(additions: int = 0) -> Callable[[int], float]:
     """Sum coefficient A of float32 terms summed in float64, after `additions` of them in float32."""
+    return partial(_wide, additions)
 
-    def coefficient(classes: int) -> float:
-        return 1 + additions + classes * 2.0**-29
 
-    return coefficient
+def _wide(additions: int, classes: int) -> float:
+    return 1 + additions + classes * 2.0**-29
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +230,21 @@ class Accuracy:
     summation: Callable[[int], float] = sequential
 
 
+class ReadOnlyDict(dict[str, Accuracy]):
+    """A dictionary that does not change, and unlike a MappingProxyType can be pickled and copied."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the facts of a backend cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+
 def _cautious() -> Mapping[str, Accuracy]:
-    return MappingProxyType({name: Accuracy() for name in NATIVE_DTYPES})
+    return {name: Accuracy() for name in NATIVE_DTYPES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +292,13 @@ class BackendInfo:
     available: bool = True
     why_unavailable: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "accuracy", ReadOnlyDict(self.accuracy))
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A loaded backend: its facts and its two kernels.
+    """A loaded backend: its facts and its two kernels. Pickled by its name: who unpickles it loads it there.
 
     Attributes
     ----------
@@ -326,12 +343,25 @@ class Backend:
         """The backend's name."""
         return self.info.name
 
-    def warmup(self, dtypes: Iterable[Any] = NATIVE_DTYPES) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        from softmax_ce import registry  # which imports this module
+
+        if registry.loaded(self.name) is not self:
+            raise PicklingError(f"backend {self.name!r} is pickled by its name, and is not the one registered under it")
+        return registry.get_backend, (self.name,)
+
+    def __copy__(self) -> Backend:
+        return self  # nothing in it changes
+
+    def __deepcopy__(self, memo: object) -> Backend:
+        return self
+
+    def warmup(self, dtypes: Any = NATIVE_DTYPES) -> None:
         """Run both kernels once per dtype, so that nothing is compiled on the first real call.
 
         Parameters
         ----------
-        dtypes : iterable of dtype-like
+        dtypes : dtype-like, or iterable of dtype-like
             Of the logits that are to come. 16-bit floats and integers are computed in float32 and
             float64; the kernel that will run for them is warmed up.
 
@@ -342,8 +372,10 @@ class Backend:
         """
         from softmax_ce.staging import compute_dtype  # a leaf module; here to keep contract import-free
 
-        if isinstance(dtypes, str):
+        if isinstance(dtypes, str | type | np.dtype):
             dtypes = (dtypes,)
+        elif not isinstance(dtypes, Iterable):
+            raise TypeError(f"dtypes must be a dtype or an iterable of dtypes, got {dtypes!r}")
         for native in {compute_dtype(np.dtype(dtype)) for dtype in dtypes}:
             logits = np.zeros((1, 2), native)
             one = np.ones(1, native)

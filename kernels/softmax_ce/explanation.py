@@ -159,7 +159,7 @@ def _by_profile(
     if table.grid is None:
         return _by_default(f"profile {path} has no cells for {problem.source.dtype.name}", chosen)
     around = table.grid.around(problem.n_rows, problem.n_classes)
-    where = _where(around)
+    where = _where(around) + _on_other_threads(follower, around, threads)
     if around.choice is None:
         default = _by_default(f"profile {path} knows no backend that may run {where}", chosen)
         return {**default, "around": around}
@@ -182,6 +182,19 @@ def _where(around: Around) -> str:
     if len(cells) == 1:
         return f"at the measured cell {shapes} ({what})"
     return f"at {around.rows} x {around.classes} between the measured cells {shapes} ({what})"
+
+
+def _on_other_threads(follower: Follower, around: Around, threads: int | None) -> str:
+    """What there is to say where the cells were measured on another number of threads than the call may use."""
+    may = threads or follower.cpus
+    measured = around.cells[0][0].threads or follower.measured_cpus
+    if may == measured:
+        return ""
+    return f", measured on {_counted(measured)}, the nearest to the {_counted(may)} of this call"
+
+
+def _counted(threads: int) -> str:
+    return f"{threads} thread" if threads == 1 else f"{threads} threads"
 
 
 def _result(around: Around, chosen: str, objective: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from softmax_ce import threads
 from softmax_ce._version import __version__
+from softmax_ce.variables import word
 
 # Environment variables that change what the backends run, or how fast. OMP_NUM_THREADS shows in cpus_available.
 _SETTINGS = (
@@ -32,6 +33,7 @@ _SETTINGS = (
     "SOFTMAX_CE_ISA",
     "SOFTMAX_CE_STREAM_BYTES",
 )
+_ALLOWANCE = "cpus_available"
 # Instruction sets that decide which vector kernel can run, by the names Linux gives them.
 _VECTOR_SETS = ("sse4_2", "avx", "f16c", "fma", "avx2", "asimd")
 _VECTOR_FAMILIES = ("avx512", "amx", "sve")
@@ -72,20 +74,23 @@ def collect() -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "instruction_sets": list(instruction_sets()),
-        "cpus_installed": os.cpu_count() or 1,
-        "cpus_available": threads.available_cpus(),
+        "cpus_installed": _cpus_installed(),
+        _ALLOWANCE: threads.available_cpus(),
         "os": f"{platform.system()} {platform.machine()}",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "numpy": np.__version__,
         "numba": package_version("numba"),
         "softmax_ce": __version__,
         "kernels": kernels_hash(),
-        "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
+        "settings": {name: value for name in _SETTINGS if (value := _setting(name))},
     }
 
 
 def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
-    """Every field in which a stored fingerprint differs from the one collected here.
+    """Every field in which a stored fingerprint differs from the one collected here, cpus_available aside.
+
+    How many CPUs a process may use is no mark of the machine: a worker under ``taskset``, joblib or OMP_NUM_THREADS
+    runs the same code at the same speed on fewer threads.
 
     Parameters
     ----------
@@ -97,9 +102,21 @@ def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[Diff
     list of Difference
         In the order of `here`, then what only `stored` has.
     """
-    fields = dict.fromkeys((*here, *stored))
-    pairs = (Difference(field, stored.get(field), here.get(field)) for field in fields)
+    fields = [field for field in dict.fromkeys((*here, *stored)) if field != _ALLOWANCE]
+    pairs = (Difference(field, _value(stored, field), _value(here, field)) for field in fields)
     return [pair for pair in pairs if pair.stored != pair.here]
+
+
+def _value(fingerprint: Mapping[str, Any], field: str) -> Any:
+    value = fingerprint.get(field)
+    if field == "settings" and isinstance(value, Mapping):  # an empty one counts as unset, and was once stored
+        return {name: said for name, said in value.items() if said != ""}
+    return value
+
+
+def _setting(name: str) -> str:
+    """What a variable says: of this project's own the case does not matter."""
+    return word(name) if name.startswith("SOFTMAX_CE_") else os.environ.get(name, "").strip()
 
 
 @cache
@@ -141,6 +158,15 @@ def instruction_sets() -> tuple[str, ...]:
     config: Any = np.show_config(mode="dicts")
     found = config.get("SIMD Extensions", {})
     return (*found.get("baseline", ()), *found.get("found", ()))
+
+
+def _cpus_installed() -> int:
+    """As the system counts them; os.cpu_count can be told another number (PYTHON_CPU_COUNT)."""
+    try:
+        count = os.sysconf("SC_NPROCESSORS_ONLN")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        count = os.cpu_count() or 1
+    return max(1, count)
 
 
 def _cpu() -> str:

@@ -7,7 +7,7 @@ import os
 import threading
 from dataclasses import replace
 from importlib import metadata
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 
 from softmax_ce.contract import Accuracy, Backend, BackendInfo, lanes, pairwise, wide
 from softmax_ce.interpreters import in_sub_interpreter
@@ -32,13 +32,13 @@ _TABLE: tuple[BackendInfo, ...] = (
         module="softmax_ce._backends.naive",
         summary="the textbook formula in NumPy, unshifted: overflows and underflows",
         stable=False,
-        accuracy=MappingProxyType({"float32": Accuracy(2.6, 4.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}),
+        accuracy={"float32": Accuracy(2.6, 4.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)},
     ),
     BackendInfo(
         name="numpy",
         module="softmax_ce._backends.shifted",
         summary="NumPy with the row maximum pulled out, in cache-sized blocks of rows",
-        accuracy=MappingProxyType({"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}),
+        accuracy={"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)},
     ),
     BackendInfo(
         name="numba",
@@ -48,18 +48,14 @@ _TABLE: tuple[BackendInfo, ...] = (
         sub_interpreters=False,  # its import waits for the interpreter's lock for ever
         serial_elements=400_000,
         how_to_get="pip install 'softmax-ce[numba]'",
-        accuracy=MappingProxyType(
-            {"float32": Accuracy(1.1, 1.0, wide(3)), "float64": Accuracy(1.5, 1.0, lanes(4, 2048))}
-        ),
+        accuracy={"float32": Accuracy(1.1, 1.0, wide(3)), "float64": Accuracy(1.5, 1.0, lanes(4, 2048))},
     ),
     BackendInfo(
         name="cython",
         module="softmax_ce._backends.cython",
         summary="Cython and C: explicit vectors, compiled per instruction set, one fused pass per row",
         how_to_get="install a C compiler (gcc or clang), then `make`, or pip install --force-reinstall softmax-ce",
-        accuracy=MappingProxyType(
-            {"float32": Accuracy(1.0, 1.0, wide(7)), "float64": Accuracy(1.5, 1.0, lanes(4, 2048))}
-        ),
+        accuracy={"float32": Accuracy(1.0, 1.0, wide(7)), "float64": Accuracy(1.5, 1.0, lanes(4, 2048))},
     ),
 )
 

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 
 from softmax_ce.contract import ROW_ELEMENTS, Team
 from softmax_ce.interpreters import in_sub_interpreter
+from softmax_ce.variables import whole_number, word
 
 Task = Callable[[int, int], object]
 
@@ -31,7 +32,8 @@ _MOST = 4 * (os.cpu_count() or 1) + 28  # threads at most: more would only wait,
 _PIECES_A_THREAD = 8  # enough to even out a busy core
 
 # For tests, which want helpers on small work: see sharing_from. 0: backends have the only say.
-_shared_from = int(os.environ.get("SOFTMAX_CE_SERIAL_ELEMENTS", "0"))
+_SHARED_FROM = "SOFTMAX_CE_SERIAL_ELEMENTS"
+_shared_from = whole_number(_SHARED_FROM, word(_SHARED_FROM), "each backend's own number is used") or 0
 
 
 @functools.cache
@@ -53,8 +55,14 @@ def available_cpus() -> int:
     except (AttributeError, OSError):  # not Linux
         count = os.cpu_count() or 1
     count = max(1, math.floor(min(count, _granted())))
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(count, max(1, int(asked))) if asked.isdigit() else count
+    asked = _threads_asked_for(os.environ.get("OMP_NUM_THREADS", ""))
+    return count if asked is None else max(1, min(count, asked))
+
+
+@functools.lru_cache(maxsize=8)
+def _threads_asked_for(text: str) -> int | None:
+    """What OMP_NUM_THREADS says of the outermost level, the first of a list."""
+    return whole_number("OMP_NUM_THREADS", text.partition(",")[0], "every CPU that this process may use counts")
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:

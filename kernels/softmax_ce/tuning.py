@@ -10,10 +10,10 @@ Two kinds of CPU were measured, float32, fused: Zen 5 (AVX-512; 1 MiB of L2 a co
 from __future__ import annotations
 
 import functools
-import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+from softmax_ce.variables import whole_number, word
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -132,16 +132,9 @@ def stream_bytes_asked_for() -> int | None:
     int or None
         None where it is unset or empty; with a warning, where it is not a number.
     """
-    text = os.environ.get("SOFTMAX_CE_STREAM_BYTES", "").strip()
-    if not text:
-        return None
-    try:
-        return max(1, int(text))
-    except ValueError:
-        warnings.warn(
-            f"SOFTMAX_CE_STREAM_BYTES={text!r} is not a number of bytes; the default is used", RuntimeWarning, 2
-        )
-        return None
+    name = "SOFTMAX_CE_STREAM_BYTES"
+    asked = whole_number(name, word(name), "the default number of bytes is used")
+    return None if asked is None else max(1, asked)
 
 
 def _bytes(text: str) -> int:

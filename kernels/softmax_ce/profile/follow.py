@@ -57,7 +57,7 @@ class Follower:
     path : path-like
         Where it was found.
     cpus : int
-        What an automatic number of threads comes to.
+        What an automatic number of threads comes to here.
     strict : bool
         A choice that cannot run here is an error; else a warning, and the next best runs.
     default : callable
@@ -77,7 +77,9 @@ class Follower:
     ) -> None:
         self.profile = profile
         self.path = path
+        self.cpus = cpus
         self._selector = Selector(profile, cpus)
+        self.measured_cpus = self._selector.measured_cpus
         self._strict = strict
         self._default = default
         self._warn = warn

@@ -22,12 +22,14 @@ class Selector:
     ----------
     profile : Profile
     cpus : int
-        What an automatic number of threads comes to.
+        What an automatic number of threads comes to here. Where the profile was measured it may have come to another.
     """
 
     def __init__(self, profile: Profile, cpus: int) -> None:
         self.profile = profile
         self._cpus = cpus
+        measured = profile.fingerprint.get("cpus_available")
+        self.measured_cpus = measured if isinstance(measured, int) and measured > 0 else cpus
         self._groups: dict[Key, list[Cell]] = {}
         for cell in profile.cells:
             self._groups.setdefault((cell.dtype, cell.operation, cell.threads), []).append(cell)
@@ -37,7 +39,8 @@ class Selector:
 
         A dtype that was not measured follows the one that it is computed in: 16-bit floats float32, integers float64.
         Those two never stand for each other: what is right in one may be wrong in the other. Of the numbers of
-        threads measured the nearest counts, by ratio; automatic counts as the CPUs this process may use.
+        threads measured the nearest counts, by ratio. Automatic counts as the CPUs that a process may use: of a call as
+        those here, of a cell as those where the profile was measured.
 
         Returns
         -------
@@ -60,13 +63,11 @@ class Selector:
         return self._groups[key]
 
     def _nearest(self, counts: list[int | None], threads: int | None) -> int | None:
-        if threads in counts:
-            return threads
         asked = threads or self._cpus
 
-        def ratio(count: int | None) -> tuple[float, int]:
-            """How far off, and of two equally far the smaller."""
-            own = count or self._cpus
-            return max(own, asked) / min(own, asked), own
+        def ratio(count: int | None) -> tuple[float, int, bool]:
+            """How far off; of two equally far the smaller; of two that are equal what the call says."""
+            own = count or self.measured_cpus
+            return max(own, asked) / min(own, asked), own, count != threads
 
         return min(counts, key=ratio)

@@ -7,14 +7,13 @@ SOFTMAX_CE_ISA names a lower instruction set, SOFTMAX_CE_STREAM_BYTES is the siz
 written past the caches.
 """
 
-import os
-
 import numpy as np
 
 from softmax_ce.contract import INTEGERS, NUMBERS, ROW_ELEMENTS
+from softmax_ce.variables import word
 
 from cpython.long cimport PyLong_AsLongLongAndOverflow
-from libc.math cimport INFINITY, NAN, frexp, isfinite, isinf, ldexp
+from libc.math cimport INFINITY, NAN, frexp, isinf, ldexp
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport PTRDIFF_MAX, int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -132,14 +131,14 @@ def selected():
 
 def _select(name):
     global isa
-    cdef bytes wanted = (name or "").encode()
+    cdef bytes wanted = name.encode(errors="surrogateescape")
     cdef const sce_isa *found = sce_select(<const char *> wanted if wanted else NULL)
     if found is NULL:
         raise ImportError(f"SOFTMAX_CE_ISA={name!r} cannot run here; this CPU has: {', '.join(supported())}")
     isa = found
 
 
-_select(os.environ.get("SOFTMAX_CE_ISA"))
+_select(word("SOFTMAX_CE_ISA"))
 
 
 def tune(ptrdiff_t keep, ptrdiff_t stream, ptrdiff_t shared_stream):

@@ -20,6 +20,7 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     ROOM = 1 << 16      # elements at most that are cast to a scratch
     SUMMED = 1 << 16    # rows at most whose denominators the full path sums in one go
+    FAR_APART = 32      # softmax_ce.fold treats weights whose ratio is beyond 2 to this with more care
 
 cdef enum reduction_kind:
     MEAN
@@ -467,7 +468,7 @@ cdef ptrdiff_t _counted_rows(
 cdef double *_weights(small_call *call, value, int ndim, cnp.npy_intp *shape, bint near_one) except? NULL:
     """Finite weights that are not negative, as doubles; NULL for anything else. `near_one`: as softmax_ce.fold."""
     cdef ptrdiff_t i, n = 1
-    cdef double factor, largest = 0
+    cdef double factor, largest = 0, smallest = INFINITY
     cdef int power = 0
     cdef double *found = _doubles(call, value, ndim, shape)
     if found is NULL:
@@ -478,7 +479,11 @@ cdef double *_weights(small_call *call, value, int ndim, cnp.npy_intp *shape, bi
         if not 0 <= found[i] < INFINITY:
             return NULL
         largest = max(largest, found[i])
+        if found[i] != 0:
+            smallest = min(smallest, found[i])
     if near_one:
+        if smallest < ldexp(largest, -FAR_APART):
+            return NULL
         frexp(largest, &power)
         factor = ldexp(1, -max(power, -1000))  # a power of two: exact, and finite
         for i in range(n):

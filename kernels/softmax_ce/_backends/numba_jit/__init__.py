@@ -14,12 +14,15 @@ import contextlib
 import threading
 from typing import Any
 
-from numba import njit, types
+from numba import config, njit, types
 
 from softmax_ce import tuning
 from softmax_ce._backends.numba_jit.cache import Cache
 from softmax_ce._backends.numba_jit.instruction_set import instruction_set
 from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
+
+if getattr(config, "DISABLE_JIT", 0):  # Numba gives back the Python functions then, which coverage and debuggers want
+    raise ImportError("NUMBA_DISABLE_JIT is set, and without compilation its kernels would be plain Python loops")
 
 _TUNING = tuning.for_isa(instruction_set())
 _ASKED_FOR = tuning.stream_bytes_asked_for()

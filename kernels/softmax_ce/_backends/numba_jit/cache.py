@@ -20,6 +20,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.serialize import dumps
 
 from softmax_ce._version import __version__
+from softmax_ce.folders import cache_folder
 
 
 def salt(version: str = __version__, folder: Path = Path(__file__).parent) -> str:
@@ -34,13 +35,10 @@ def folder() -> Path:
     """NUMBA_CACHE_DIR if the user has set it, else the user's own cache; below it, a folder for this salt."""
     if chosen := getattr(config, "CACHE_DIR", ""):
         return Path(chosen) / "softmax_ce" / salt()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "softmax_ce" / salt()
+    base = cache_folder(sys.platform, os.environ)
+    if base is None:
+        raise RuntimeError("this user has no home folder to keep a cache in")
+    return base / "softmax_ce" / salt()
 
 
 class _Locator:
