@@ -522,17 +522,24 @@ def test_a_sum_that_leaves_the_format_raises_no_flag(dtype: Any, shortest: str) 
 
 
 def test_a_backend_s_own_sum(shortest: str) -> None:
-    """Eight lanes, one value after another, then the lanes in pairs; in float64 for float32 too."""
+    """Halves of whole eights down to 128 values; these in eight lanes, then in pairs; in float64 for float32 too."""
+
+    def pairwise(values: list[float]) -> float:
+        if len(values) > 128:
+            half = len(values) // 16 * 8
+            return pairwise(values[:half]) + pairwise(values[half:])
+        lanes = [0.0] * 8
+        for i, value in enumerate(values):
+            lanes[i % 8] += value
+        pairs = [lanes[i] + lanes[i + 1] for i in range(0, 8, 2)]
+        return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3])
+
     total = sce.get_backend(shortest).total
     assert total is not None
     rng = np.random.default_rng(3)
     for dtype, n in itertools.product((np.float32, np.float64), (1, 2, 7, 8, 9, 16, 100, 1001)):
         values = (rng.normal(size=n) * 10.0 ** rng.integers(-6, 6, n)).astype(dtype)
         for divisor in (1.0, 3.0):
-            lanes = [0.0] * 8
-            for i, value in enumerate(values.tolist()):
-                lanes[i % 8] += value
-            pairs = [lanes[i] + lanes[i + 1] for i in range(0, 8, 2)]
-            assert total(values, divisor) == ((pairs[0] + pairs[1]) + (pairs[2] + pairs[3])) / divisor
+            assert total(values, divisor) == pairwise(values.tolist()) / divisor
     assert total(np.full(4, 1e308), 4.0) == 1e308
     assert total(np.full(4, 1e308), 1.0) == np.inf
