@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import platform
 import re
 import shutil
@@ -226,6 +227,23 @@ def test_no_bit_depends_on_what_is_kept_or_streamed(dispatcher: Any, classes: in
             assert np.isnan(own[3]).all()
             results.add((loss.tobytes(), own.tobytes()))
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 16, 17, 1797])
+def test_totals(numba_jit: Any, dtype: str, n: int) -> None:
+    values = np.random.default_rng(n).standard_normal(2 * n).astype(dtype)
+    values.setflags(write=False)
+    for vector in (values, values[::2]):
+        right = math.fsum(vector.tolist()) / 3
+        assert numba_jit.total(vector, 3) == pytest.approx(right, abs=2e-16 * float(np.abs(vector).sum()))
+
+
+def test_a_total_beyond_the_format_is_divided_term_by_term(numba_jit: Any) -> None:
+    assert numba_jit.total(np.full(10, 1e308), 10) == pytest.approx(1e308)
+    assert numba_jit.total(np.full(10, 1e308), 1) == np.inf
+    assert numba_jit.total(np.array([np.inf, 1]), 2) == np.inf
+    assert np.isnan(numba_jit.total(np.array([np.inf, -np.inf]), 2))
 
 
 # Calls without the dispatcher

@@ -383,3 +383,5 @@ class Backend:
             outputs = np.empty(1, native), np.empty((1, 2), native), np.empty(1, native), np.empty(1, native)
             self.hard(logits, np.zeros(1, np.int64), -100, one, None, 0.0, 0.0, row, row, *outputs, 0, 1)
             self.soft(logits, np.ones((1, 2), native), one, None, 0.0, row, row, *outputs, 0, 1)
+            if self.total is not None:
+                self.total(one, 1.0)

@@ -20,6 +20,7 @@ from softmax_ce import tuning
 from softmax_ce._backends.numba_jit.cache import Cache
 from softmax_ce._backends.numba_jit.instruction_set import instruction_set
 from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
+from softmax_ce._backends.numba_jit.total import total_over
 
 if getattr(config, "DISABLE_JIT", 0):  # Numba gives back the Python functions then, which coverage and debuggers want
     raise ImportError("NUMBA_DISABLE_JIT is set, and without compilation its kernels would be plain Python loops")
@@ -43,6 +44,8 @@ def _signature(rows: Any, itemsize: int) -> Any:
     def given(dtype: Any, ndim: int) -> Any:
         return types.Array(dtype, ndim, "C", readonly=True)
 
+    if rows is total_over:
+        return types.float64(given(real, 1), types.float64)
     by_class = given(real, 1), types.Optional(given(real, 1))
     by_row = given(types.float64, 1), given(types.float64, 1)
     outputs = (types.Optional(array) for array in (real[::1], real[:, ::1], real[::1], real[::1]))
@@ -86,7 +89,7 @@ class _Compiled(dict[int, Any]):
             return self[itemsize]
 
 
-_hard, _soft = _Compiled(hard_rows), _Compiled(soft_rows)
+_hard, _soft, _total = _Compiled(hard_rows), _Compiled(soft_rows), _Compiled(total_over)
 
 
 def hard(
@@ -112,3 +115,9 @@ def soft(
         loss, grad, row_max, log_sum, start, stop,
         _TUNING.keep_bytes, _stream_bytes(logits, start, stop),
     )  # fmt: skip
+
+
+def total(values: Any, divisor: float) -> float:
+    """The sum of a vector over a number, in float64: see softmax_ce.contract."""
+    compiled = _total[values.itemsize]
+    return float(compiled(values if values.flags.c_contiguous else values.copy(), float(divisor)))
