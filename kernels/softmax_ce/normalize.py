@@ -160,9 +160,8 @@ def _log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None
 
     def staged(start: int, stop: int) -> None:
         assert chosen.log_softmax is not None
-        step = max(1, _STAGED // problem.n_classes)
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
+        by = logits if rows.direct is not None else rows
+        for first, last in by.blocks(start, stop, _STAGED):
             block = rows.room(first, last)
             chosen.log_softmax(logits.load(first, last, chosen.widen), block, 0, last - first)
             rows.store(first, last, block, chosen.narrow)

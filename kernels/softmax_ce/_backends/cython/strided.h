@@ -110,14 +110,21 @@ INLINE void copy_together(char *p, real *q, ptrdiff_t n, int back, enum sce_form
             n -= k;
         }
     }
-    for (ptrdiff_t k = 0; k < n; k += W) {
-        if (k + W > n && n > W)
-            k = n - W; /* some entries a second time, rather than part of a vector */
+    ptrdiff_t k = 0;
+    for (; k + W <= n; k += W) {
         if (back)
-            to_memory(p + k * item, n - k, load(q + k, n - k, 0), format);
+            to_memory(p + k * item, W, v_load(q + k), format);
         else
-            store(q + k, n - k, from_memory(p + k * item, n - k, format));
+            v_store(q + k, from_memory(p + k * item, W, format));
     }
+    if (k == n)
+        return;
+    if (n > W)
+        k = n - W; /* some entries a second time, rather than part of a vector */
+    if (back)
+        to_memory(p + k * item, n - k, load(q + k, n - k, 0), format);
+    else
+        store(q + k, n - k, from_memory(p + k * item, n - k, format));
 }
 
 /* A square of W x W entries, `stride` bytes and `step` entries apart along the axis that is not side by side; of which
