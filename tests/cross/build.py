@@ -70,7 +70,7 @@ TARGETS = {
         # Every instruction set, whose bits are the same however little is optimised.
         Target("quick", _CC, (), _GET_CC, define=("-O1",)),
         # The quickest to compile: what every machine has.
-        Target("baseline", _CC, (), _GET_CC, "rows_[bd]*.c", ("-DSCE_BASELINE_ONLY",)),
+        Target("baseline", _CC, (), _GET_CC, "rows_[bds]*.c", ("-DSCE_BASELINE_ONLY",)),
         Target(
             "aarch64",
             ("aarch64-linux-gnu-gcc",),
