@@ -300,7 +300,8 @@ def test_the_threads_of_a_call_are_those_that_the_pool_would_give_it(monkeypatch
         (None, (1000, 1000), (late,), 4),
         (1, (1000, 1000), (early, late), 1),
         (1, (10**5, 10**5), (early,), 1),
-        (3, (10, 10), (late,), 3),
+        (3, (10, 10), (late,), 1),  # at most so many
+        (3, (1000, 1000), (late,), 3),
         (None, (10**5, 10**5), (), 1),
     ):
         assert load.threads_used(asked, *shape, backends) == right, (asked, shape)

@@ -118,8 +118,7 @@ REALISTIC = (
         ),
         Mutant(
             "exponentials computed a second time", "cython",
-            Edit(f"{_KERNELS}/cython/rows_kernel.h", "else if (call->classes * (ptrdiff_t)sizeof(real) <= SCE_KEEP)",
-                 "else if (call->classes == 0)"),
+            Edit(f"{_KERNELS}/cython/rows_dispatch.c", "bytes <= call->keep;", "bytes < 0;"),
             workloads=("vision",), operations=("backward", "fused"),
         ),
     ),
