@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable
@@ -36,11 +37,13 @@ def path_of(call: Callable[[], Any]) -> list[str]:
 
     call()  # what is loaded or compiled once is not a call's
     call()
+    gc.disable()  # what a collection ends is not the call's
     sys.setprofile(watch)
     try:
         call()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return entered[: -1 if entered and entered[-1] == "setprofile" else None]
 
 
