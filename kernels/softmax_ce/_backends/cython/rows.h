@@ -18,6 +18,9 @@
 /* Bytes of a cache line. */
 #define SCE_LINE 64
 
+/* Bytes from one row of kept exponentials to the next: whole vectors are written, beyond the last class too. */
+#define SCE_ROW_ROOM(classes, itemsize) (((classes) * (itemsize) / SCE_LINE + 2) * SCE_LINE)
+
 /* How far ahead of the maximum, in bytes, memory is asked for. */
 #define SCE_PREFETCH 8192
 

@@ -262,6 +262,8 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
     pipeline line = new_pipeline(call, i + 1, scratch);
     /* Of two, since the next row's sums may begin before the last of this one's gradient. */
     sce_chunk *chunks = call->chunks + (i & 1) * line.n_chunks;
+    const ptrdiff_t room = SCE_ROW_ROOM(classes, (ptrdiff_t)sizeof(real)) / (ptrdiff_t)sizeof(real);
+    real *kept = call->exps ? (real *)call->exps + (i & 1) * room : NULL;
     double mass = 0;
     const ptrdiff_t label = mode == SOFT || mode == LOG_PROBS ? -1 : label_of(call, i, &mass);
     if (mode == SOFT)
@@ -273,7 +275,7 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
             ptrdiff_t at;
             const real top = max_rest(&next, &at);
             next = max_of(x + j + n, k + 1 < last ? chunk_size(classes, k + 1) : 0);
-            sum_chunk(x + j, n, top, at, scratch, &next, &line.out, mode, chunks + k);
+            sum_chunk(x + j, n, top, at, kept ? kept + j : scratch, &next, &line.out, mode, chunks + k);
             if (mode == LABEL_AND_BASE || mode == SOFT)
                 sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, &t, mode, chunks + k);
         }
@@ -287,7 +289,7 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
             call->sums->log_sum = broken_log_sum(x, classes);
         write_scalars(call, i, call->sums, mass, x_label, counts, mode);
     } else if (counts && !call->sums->broken) {
-        begin_gradient(&line, i, call->sums, label, mass, x_label, NULL, &t, mode);
+        begin_gradient(&line, i, call->sums, label, mass, x_label, kept, &t, mode);
         write_chunks(&line.out, chunks, first, last, mode);
         end_line(&line.out);
     }

@@ -33,6 +33,7 @@ struct sce_team {
     ptrdiff_t pieces;      /* at most, of one step */
     ptrdiff_t end;         /* units of the call: rows, or all the rows' steps */
     sce_sums sums;         /* of the shared row that is under way */
+    char *exps;            /* exponentials of two shared rows; NULL: not kept */
     _Atomic ptrdiff_t next, done; /* units */
     atomic_int helpers, failed, caller_waits, caller_is_back;
 };
@@ -76,6 +77,11 @@ sce_team *sce_team_new(const sce_call *call, const sce_isa *isa, int is_double, 
             free(team);
             return NULL;
         }
+        /* Kept where there is memory for them; else they are computed again, with the same bits. */
+        if (call->grad && !call->log_output && classes * team->itemsize <= call->keep) {
+            team->exps = malloc((size_t)(2 * SCE_ROW_ROOM(classes, team->itemsize) + SCE_LINE));
+            team->call.exps = team->exps ? team->exps + (-(uintptr_t)team->exps & (SCE_LINE - 1)) : NULL;
+        }
     }
     const ptrdiff_t units = shared ? chunks : n_rows, even = (units + threads - 1) / threads;
     team->elements = shared ? SCE_CHUNK : classes + ROW;
@@ -93,8 +99,10 @@ sce_team *sce_team_new(const sce_call *call, const sce_isa *isa, int is_double, 
 }
 
 void sce_team_free(sce_team *team) {
-    if (team != NULL && team->chunks)
+    if (team != NULL && team->chunks) {
         free(team->call.chunks);
+        free(team->exps);
+    }
     free(team);
 }
 

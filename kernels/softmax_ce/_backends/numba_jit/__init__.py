@@ -11,9 +11,11 @@ again where it is too long for that; how long that is, and what is too large for
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from typing import Any
 
+import numpy as np
 from numba import config, njit, types
 
 from softmax_ce import tuning
@@ -117,7 +119,16 @@ def soft(
     )  # fmt: skip
 
 
+_FEW = 128  # losses that are summed in lanes
+
+
 def total(values: Any, divisor: float) -> float:
     """The sum of a vector over a number, in float64: see softmax_ce.contract."""
+    if len(values) > _FEW:  # NumPy's sum is pairwise: its error grows with the logarithm of the length
+        with np.errstate(all="ignore"):
+            whole = float(np.add.reduce(values, dtype=np.float64)) / divisor
+            if math.isinf(whole) and divisor > 1:
+                whole = float(np.add.reduce(values / divisor, dtype=np.float64))
+        return whole
     compiled = _total[values.itemsize]
     return float(compiled(values if values.flags.c_contiguous else values.copy(), float(divisor)))
