@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
 from fractions import Fraction
 from typing import Any
 
@@ -253,3 +255,9 @@ def test_a_row_whose_class_weighs_nothing_stays_a_counted_row_beside_such_weight
         grad = sce.cross_entropy_grad(x, [0, 1], weight=weight)
         np.testing.assert_array_equal(np.isnan(grad[0]), True)
         assert np.isfinite(grad[1]).all()
+
+
+def test_a_masked_arrays_module_that_is_being_imported_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another thread sees it: the module is known already, and has nothing in it yet."""
+    monkeypatch.setitem(sys.modules, "numpy.ma", types.ModuleType("numpy.ma"))
+    assert sce.logsumexp([0.0, 0.0], backend="numpy") == pytest.approx(math.log(2))

@@ -74,11 +74,12 @@ def as_array(name: str, value: Any) -> Any:
 
 def refuse_masked(name: str, value: Any) -> None:
     """A TypeError for a masked array, or a list with one in it, whose mask numpy.asarray would drop without a word."""
-    ma = sys.modules.get("numpy.ma")  # where it was never imported, nobody has made a masked array
-    if ma is None:
+    # Where the module was never imported, or is only being so in another thread, nobody has made a masked array.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    if masked is None:
         return
     try:
-        found = _holds(value, ma.MaskedArray)
+        found = _holds(value, masked)
     except RecursionError:  # a list that holds itself, of which NumPy makes an error of its own
         return
     if found:
