@@ -11,8 +11,9 @@ import pytest
 import scipy.special
 
 import softmax_ce as sce
-from softmax_ce import auto, fingerprint, profile
-from softmax_ce.profile import where
+from softmax_ce import profile
+from softmax_ce.choice import auto, fingerprint
+from softmax_ce.choice.profile import where
 from softmax_ce_bench import operations
 from softmax_ce_bench.workloads import SHAPES, synthetic
 

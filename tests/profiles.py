@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from softmax_ce import fingerprint
+from softmax_ce.choice import fingerprint
 from softmax_ce.profile import Cell, Measured, Profile
 
 Cost = Callable[[int, int], float]

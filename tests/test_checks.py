@@ -12,8 +12,9 @@ import pytest
 
 import softmax_ce as sce
 from softmax_ce import checks, fold
+from softmax_ce.dtypes import compute_dtype
 from softmax_ce.reduction import mean
-from softmax_ce.staging import Rows, compute_dtype
+from softmax_ce.staging import Rows
 
 INT64 = np.iinfo(np.int64)
 BLOCK = checks._CHECK_BLOCK

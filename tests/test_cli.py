@@ -17,7 +17,8 @@ from click.testing import CliRunner
 import clocks
 import softmax_ce as sce
 from helpers import run_python
-from softmax_ce import auto, registry, threads
+from softmax_ce import registry, threads
+from softmax_ce.choice import auto
 from softmax_ce_bench import __main__, cli, conformance, peers, timing
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench.cli.options import Duration

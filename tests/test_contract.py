@@ -16,7 +16,8 @@ import pytest
 
 import softmax_ce as sce
 from conftest import available
-from softmax_ce import auto, contract, interpreters, registry, threads
+from softmax_ce import contract, interpreters, registry, threads
+from softmax_ce.choice import auto
 from softmax_ce.contract import Accuracy, Backend, BackendInfo
 
 ACCURACY = Path(__file__).parent.parent / "docs" / "accuracy.md"
@@ -321,8 +322,8 @@ def _fresh(module: ModuleType) -> Any:
 @pytest.mark.parametrize(
     ("module", "lock"),
     [
-        (registry, lambda copy: copy._lock),
-        (auto, lambda copy: copy._lock),
+        (registry, lambda copy: copy._lock._lock),
+        (auto, lambda copy: copy._lock._lock),
         (threads, lambda copy: copy._pool._lock),
     ],
     ids=["registry", "auto", "threads"],

@@ -12,9 +12,11 @@ import pytest
 import profiles
 import softmax_ce as sce
 from profiles import cell
-from softmax_ce import auto, explanation, profile, registry
+from softmax_ce import profile, registry
+from softmax_ce.choice import auto, explanation
+from softmax_ce.choice.profile import where
 from softmax_ce.contract import BackendInfo
-from softmax_ce.profile import ProfileWarning, where
+from softmax_ce.profile import ProfileWarning
 from softmax_ce_bench import info
 
 X = np.zeros((8, 10), np.float32)

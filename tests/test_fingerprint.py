@@ -17,10 +17,11 @@ import pytest
 
 import softmax_ce as sce
 from helpers import run_python
-from softmax_ce import fingerprint, threads
-from softmax_ce.fingerprint import Difference
+from softmax_ce import threads
+from softmax_ce.choice import fingerprint
+from softmax_ce.choice.fingerprint import Difference
 
-PRINT = "import json; from softmax_ce import fingerprint; print(json.dumps(fingerprint.collect()))"
+PRINT = "import json; from softmax_ce.choice import fingerprint; print(json.dumps(fingerprint.collect()))"
 
 
 def test_what_is_collected() -> None:
@@ -98,7 +99,7 @@ def test_settings_that_change_the_speed_show(variable: str, value: str, field: s
 def test_no_backend_is_loaded() -> None:
     code = """
 import sys
-from softmax_ce import fingerprint
+from softmax_ce.choice import fingerprint
 fingerprint.collect()
 print(sorted(name for name in sys.modules if name.startswith(("softmax_ce._backends.", "numba", "llvmlite"))))
 """
@@ -125,7 +126,7 @@ def test_the_hash_is_that_of_the_files_and_moves_with_each(tmp_path: Path) -> No
     package = Path(sce.__file__).parent
     copy = tmp_path / "softmax_ce"
     shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    code = "from softmax_ce import fingerprint; print(fingerprint.__file__); print(fingerprint.kernels_hash())"
+    code = "from softmax_ce.choice import fingerprint; print(fingerprint.__file__); print(fingerprint.kernels_hash())"
 
     def hashed() -> str:
         lines = subprocess.run(

@@ -20,8 +20,8 @@ from fuzz import calls, kept, memory, mutations, overlaps, properties, runner, s
 from fuzz.__main__ import main
 from fuzz.explore import Failure, Outcome, explore
 from softmax_ce import checks, staging
-from softmax_ce.profile import files
-from softmax_ce.profile import format as profile_format
+from softmax_ce.choice.profile import files
+from softmax_ce.choice.profile import format as profile_format
 from softmax_ce_bench import workloads
 from softmax_ce_bench.cli import options
 from softmax_ce_bench.report import record

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from softmax_ce.profile import files
+from softmax_ce.choice.profile import files
 from softmax_ce_bench import cli
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench.gate import builds

@@ -22,9 +22,11 @@ import profiles
 import softmax_ce as sce
 import wrong_backends
 from helpers import run_python
-from softmax_ce import fingerprint, profile, registry
-from softmax_ce.profile import files
-from softmax_ce.profile.schema import schema
+from softmax_ce import profile, registry
+from softmax_ce.choice import fingerprint
+from softmax_ce.choice.profile import files
+from softmax_ce.choice.profile.format import MOST_DISTINCT
+from softmax_ce.choice.profile.schema import schema
 from softmax_ce_bench import cli, compare, timing
 from softmax_ce_bench import pick as picking
 from softmax_ce_bench.compare.model import Cell, Control, Entry, Errors, Inputs, Operation, Options, Timing
@@ -242,7 +244,7 @@ def test_the_finest_grid_that_fits_is_measured():
     assert sizes[1e4] == len(grids.GRIDS[0].shapes)
     for grid in grids.GRIDS:
         assert all(rows * classes <= grid.most_elements for rows, classes in grid.shapes)
-        assert len({*grid.rows}) <= profile.format.MOST_DISTINCT
+        assert len({*grid.rows}) <= MOST_DISTINCT
     assert grids.seconds(grids.GRIDS[1], 2, 2, labels, 0) == pytest.approx(
         4 * grids.seconds(grids.GRIDS[1], 1, 1, labels, 0)
     )

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import softmax_ce as sce
 from conftest import available
-from softmax_ce import auto, checks, functional, registry
+from softmax_ce import checks, functional, registry
+from softmax_ce.choice import auto
 from softmax_ce.contract import ROW_ELEMENTS
 from softmax_ce.threads import sharing_from
 

@@ -23,9 +23,11 @@ from hypothesis import strategies as st
 import profiles
 from helpers import run_python
 from profiles import CROSSING, cell, grid
-from softmax_ce import fingerprint, profile
-from softmax_ce.profile import ProfileError, files, where
-from softmax_ce.profile.schema import schema, validate
+from softmax_ce import profile
+from softmax_ce.choice import fingerprint
+from softmax_ce.choice.profile import files, where
+from softmax_ce.choice.profile.schema import schema, validate
+from softmax_ce.profile import ProfileError
 
 ORDINARY = profiles.profile(
     grid((1, 64, 4096), (10, 1000), CROSSING), notes={"drift": 0.004, "shared": True, "x": None}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import profiles
 from profiles import CROSSING, cell, grid
+from softmax_ce.choice.profile.grid import STEPS, _axis, _linear
 from softmax_ce.profile import Cell, Grid, Measured, Selector
-from softmax_ce.profile.grid import STEPS, _axis, _linear
 
 
 def _grid(*cells: Cell, without: tuple[str, ...] = (), **fields: object) -> Grid:

@@ -19,7 +19,9 @@ import softmax_ce as sce
 import wrong_backends
 from helpers import run_python
 from profiles import CROSSING, cell, grid
-from softmax_ce import auto, contract, fingerprint, profile, registry, threads
+from softmax_ce import contract, profile, registry, threads
+from softmax_ce.choice import auto, fingerprint
+from softmax_ce.choice.profile import format as profile_file
 from softmax_ce.profile import ProfileError, ProfileWarning
 from test_profile import HOSTILE
 
@@ -289,7 +291,8 @@ def test_a_profile_of_two_cpus_is_followed_with_one() -> None:
 import os, sys, tempfile, warnings
 import numpy as np
 import profiles, softmax_ce as sce
-from softmax_ce import fingerprint, profile
+from softmax_ce import profile
+from softmax_ce.choice import fingerprint
 warnings.simplefilter("error")
 path = tempfile.mkstemp()[1]
 there = {**fingerprint.collect(), "cpus_available": 2}
@@ -391,7 +394,8 @@ import sys, warnings
 warnings.simplefilter("error")
 import numpy as np, softmax_ce as sce
 sce.cross_entropy(np.zeros((1, 10)), [0], backend="numpy")
-print([name for name in sys.modules if name.startswith(("softmax_ce.profile", "softmax_ce.fingerprint", "json"))])
+late = ("softmax_ce.profile", "softmax_ce.choice.profile", "softmax_ce.choice.fingerprint", "json")
+print([name for name in sys.modules if name.startswith(late)])
 try:
     sce.cross_entropy(np.zeros((1, 10)), [0])
 except UserWarning as warning:
@@ -416,7 +420,7 @@ def test_many_threads_warn_once_and_agree(follow: Any, plant: Any, monkeypatch: 
         loads.append(path)
         return real(path)
 
-    monkeypatch.setattr(profile, "load", load)
+    monkeypatch.setattr(profile_file, "load", load)
     for content, expected in ((b"{}", DEFAULT), ([cell(1, 10, {"gone": 1.0, "naive": 3.0, "numpy": 2.0})], "numpy")):
         follow(content)
         loads.clear()
@@ -446,7 +450,7 @@ def test_a_child_forked_while_the_profile_is_read(tmp_path: Path) -> None:
     code = """
 import os, threading
 import numpy as np, softmax_ce as sce
-from softmax_ce import profile
+from softmax_ce.choice.profile import format as profile
 reading, go = threading.Event(), threading.Event()
 real = profile.load
 def slow(path):

@@ -21,7 +21,8 @@ import softmax_ce as sce
 import wrong_backends
 from conftest import available
 from helpers import run_python
-from softmax_ce import auto, registry
+from softmax_ce import registry
+from softmax_ce.choice import auto
 from softmax_ce.contract import BackendInfo
 
 

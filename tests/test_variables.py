@@ -10,8 +10,9 @@ import pytest
 
 import softmax_ce as sce
 from helpers import run_python
-from softmax_ce import auto, folders, profile, registry, tuning, variables
-from softmax_ce.profile import where
+from softmax_ce import folders, profile, registry, tuning, variables
+from softmax_ce.choice import auto
+from softmax_ce.choice.profile import where
 
 LOSS = """
 import warnings, numpy as np, softmax_ce as sce

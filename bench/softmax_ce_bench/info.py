@@ -8,7 +8,8 @@ import warnings
 from typing import Any
 
 import softmax_ce as sce
-from softmax_ce import auto, fingerprint, threads
+from softmax_ce import threads
+from softmax_ce.choice import auto, fingerprint
 
 SCHEMA = "softmax-ce/info"
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ import mpmath
 import numpy as np
 
 from softmax_ce.contract import Accuracy, BackendInfo
-from softmax_ce.staging import compute_dtype
+from softmax_ce.dtypes import compute_dtype
 
 Array = Any
 

@@ -9,7 +9,7 @@ from softmax_ce.normalize import log_softmax, logsumexp, softmax
 from softmax_ce.registry import BackendUnavailableError, backends, get_backend
 
 if TYPE_CHECKING:
-    from softmax_ce.explanation import explain
+    from softmax_ce.choice.explanation import explain
 
 __all__ = [
     "Backend",
@@ -31,7 +31,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """explain(), imported when it is first asked for: few programs do, and importing it takes milliseconds."""
     if name == "explain":
-        from softmax_ce.explanation import explain
+        from softmax_ce.choice.explanation import explain
 
         return globals().setdefault("explain", explain)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,11 +27,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pickle import PicklingError
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from softmax_ce.dtypes import compute_dtype
 
 NATIVE_DTYPES = ("float32", "float64")
 ROW_ELEMENTS = 24  # what a row costs beside its classes, in elements: the size of work is rows * (classes + this)
@@ -343,13 +344,6 @@ class Backend:
         """The backend's name."""
         return self.info.name
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        from softmax_ce import registry  # which imports this module
-
-        if registry.loaded(self.name) is not self:
-            raise PicklingError(f"backend {self.name!r} is pickled by its name, and is not the one registered under it")
-        return registry.get_backend, (self.name,)
-
     def __copy__(self) -> Backend:
         return self  # nothing in it changes
 
@@ -370,8 +364,6 @@ class Backend:
         TypeError
             A dtype that logits cannot have.
         """
-        from softmax_ce.staging import compute_dtype  # a leaf module; here to keep contract import-free
-
         if isinstance(dtypes, str | type | np.dtype):
             dtypes = (dtypes,)
         elif not isinstance(dtypes, Iterable):

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce import auto, checks, plain
+from softmax_ce import checks, plain
 from softmax_ce import threads as pool
-from softmax_ce.checks import Problem
+from softmax_ce.choice import auto
 from softmax_ce.fold import Factors, fold
+from softmax_ce.problem import Problem
 from softmax_ce.reduction import Total, mean, numpy_total, rounded
 from softmax_ce.run import Outputs, run_kernel
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce import auto, checks
-from softmax_ce.checks import Problem
+from softmax_ce import checks
+from softmax_ce.choice import auto
 from softmax_ce.contract import Backend, StridedKernels, Team
 from softmax_ce.fold import ONE_ROW, Factors
+from softmax_ce.problem import Problem
 from softmax_ce.run import Outputs, run_kernel
 from softmax_ce.staging import Rows
 from softmax_ce.threads import run, serial_below

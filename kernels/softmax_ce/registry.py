@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copyreg
 import importlib
-import os
-import threading
 from dataclasses import replace
 from importlib import metadata
+from pickle import PicklingError
 from types import ModuleType
+from typing import Any
 
+from softmax_ce import forks
 from softmax_ce.contract import Accuracy, Backend, BackendInfo, lanes, pairwise, wide
 from softmax_ce.interpreters import in_sub_interpreter
 
@@ -64,18 +66,7 @@ class BackendUnavailableError(ImportError):
     """A backend was asked for by name and cannot be loaded here."""
 
 
-_lock = threading.RLock()
-
-
-def _renew_lock() -> None:
-    """In a forked child: a thread that was loading a backend is not there to let go of the lock."""
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
-
+_lock = forks.Lock()
 _entries: dict[str, BackendInfo] | None = None
 _loaded: dict[str, Backend | BackendInfo] = {}
 
@@ -166,7 +157,7 @@ def register(module: ModuleType) -> Backend:
         A part of the contract is missing.
     """
     backend = _backend_of(module, _declared(module))
-    with _lock:
+    with _lock.held():
         if backend.name in names():
             raise ValueError(f"a backend named {backend.name!r} is registered already")
         _known()[backend.name] = backend.info
@@ -178,7 +169,7 @@ def unregister(name: str) -> None:
     """Remove a backend that :func:`register` added."""
     if any(info.name == name for info in _TABLE):
         raise ValueError(f"{name!r} is one of the project's own backends")
-    with _lock:
+    with _lock.held():
         _known().pop(name, None)
         _loaded.pop(name, None)
 
@@ -187,7 +178,7 @@ def _known() -> dict[str, BackendInfo]:
     """The table and the entry points, found once; nothing is imported yet."""
     global _entries
     if _entries is None:
-        with _lock:
+        with _lock.held():
             if _entries is None:
                 found = {info.name: info for info in _TABLE}
                 for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
@@ -203,7 +194,7 @@ def _info(loaded: Backend | BackendInfo) -> BackendInfo:
 
 def _load(name: str) -> Backend | BackendInfo:
     """The backend, or its info with the reason why there is none. Tried once a process."""
-    with _lock:
+    with _lock.held():
         if name not in _loaded:
             info = _known()[name]
             own = info in _TABLE
@@ -236,6 +227,15 @@ def _backend_of(module: ModuleType, info: BackendInfo) -> Backend:
         info = replace(info, serial_elements=serial_elements)
     optional = {name: getattr(module, name) for name in OPTIONAL_PARTS if hasattr(module, name)}
     return Backend(info, module.hard, module.soft, getattr(module, "DETAILS", ""), **optional)
+
+
+def _by_name(backend: Backend) -> tuple[Any, ...]:
+    if loaded(backend.name) is not backend:
+        raise PicklingError(f"backend {backend.name!r} is pickled by its name, and is not the one registered under it")
+    return get_backend, (backend.name,)
+
+
+copyreg.pickle(Backend, _by_name)  # kernels cannot be pickled, and every process can load its own
 
 
 def _where(module: ModuleType) -> str:

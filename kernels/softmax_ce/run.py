@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from softmax_ce import threads as pool
-from softmax_ce.checks import Problem, same_memory
+from softmax_ce.checks import same_memory
 from softmax_ce.contract import Backend, StridedKernels, Team, TeamKernels
 from softmax_ce.fold import Factors
+from softmax_ce.problem import Problem
 from softmax_ce.staging import Rows
 
 _STAGED = 1 << 16  # elements copied to the scratch at a time: logits, targets and gradient stay in L2

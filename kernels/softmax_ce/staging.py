@@ -15,38 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from softmax_ce import halves
 from softmax_ce.contract import ROW_AXES
-
-_FLOAT32 = np.dtype(np.float32)
-_FLOAT64 = np.dtype(np.float64)
-
-
-def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether this is ml_dtypes' bfloat16, told by name so that ml_dtypes need not be installed."""
-    return dtype.kind == "V" and dtype.name == "bfloat16"
-
-
-def compute_dtype(dtype: np.dtype[Any], name: str = "logits") -> np.dtype[Any]:
-    """The native dtype in which logits of this dtype are computed; `name` is what the caller knows them by.
-
-    Raises
-    ------
-    TypeError
-        Complex, object, bool, longdouble or non-numeric logits.
-    """
-    if dtype.kind == "f" and 2 <= dtype.itemsize <= 8:  # ml_dtypes' 8-bit floats are of that kind too
-        return _FLOAT64 if dtype.itemsize == 8 else _FLOAT32
-    if dtype.kind in "iu":
-        return _FLOAT64
-    if is_bfloat16(dtype):
-        return _FLOAT32
-    raise TypeError(
-        f"{name} of dtype {dtype} are not supported; allowed: float16, bfloat16, float32, float64 and integers"
-    )
-
-
-def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of a gradient or softmax for logits of this dtype: the same, or float64 for integers."""
-    return _FLOAT64 if dtype.kind in "iu" else dtype.newbyteorder("=")
+from softmax_ce.dtypes import is_bfloat16
 
 
 class Rows:
@@ -87,7 +56,7 @@ class Rows:
         else:
             self.direct = None
             self._view = _merge_leading(array if last else np.moveaxis(array, axis, -1))
-            is_half = array.itemsize == 2 and array.dtype.kind in "fV" and array.dtype.isnative and dtype == _FLOAT32
+            is_half = array.itemsize == 2 and array.dtype.kind in "fV" and array.dtype.isnative and dtype == np.float32
             fits = (is_half or array.dtype == dtype) and flags.aligned and self._view.ndim <= ROW_AXES + 1
             self.strided = self._view if fits else None
             if is_half:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 
+from softmax_ce import forks
 from softmax_ce.contract import ROW_ELEMENTS, Team
 from softmax_ce.interpreters import in_sub_interpreter
 from softmax_ce.variables import whole_number, word
@@ -253,8 +254,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self._reset()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset)
+        forks.in_child(self._reset)
 
     def _reset(self) -> None:
         # After a fork the child has none of the parent's threads, and maybe a lock that nobody will release.

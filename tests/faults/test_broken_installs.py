@@ -25,7 +25,7 @@ import scenario, softmax_ce as sce
 assert sce.__file__.startswith({root!r}), sce.__file__
 scenario.check()
 scenario.check("numpy")
-from softmax_ce import auto
+from softmax_ce.choice import auto
 print(auto.default_name())
 print(next(info.why_unavailable for info in sce.backends() if info.name == {name!r}))
 try:

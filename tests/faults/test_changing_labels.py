@@ -8,7 +8,8 @@ from child import ending, python, survive
 
 PRELUDE = """
 import numpy as np, guarded, scenario, softmax_ce as sce
-from softmax_ce import auto, threads as pool
+from softmax_ce import threads as pool
+from softmax_ce.choice import auto
 WILD = np.array([1 << 62, -(1 << 62), -(1 << 63), (1 << 63) - 1, 1 << 31, -1, 5000, 1 << 40])
 def guard(classes, dtype):
     x, y = scenario.problem(rows=40, classes=classes, dtype=dtype)

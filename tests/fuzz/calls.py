@@ -15,7 +15,7 @@ import softmax_ce as sce
 from fuzz import memory, values
 from fuzz.memory import Room
 from softmax_ce.contract import BackendInfo
-from softmax_ce.staging import compute_dtype, result_dtype
+from softmax_ce.dtypes import compute_dtype, result_dtype
 from softmax_ce.threads import sharing_from
 from softmax_ce_bench.workloads import dtype_of
 

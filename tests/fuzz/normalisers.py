@@ -11,7 +11,7 @@ import softmax_ce as sce
 from fuzz import calls, memory, values
 from fuzz.losses import is_moderate
 from softmax_ce.contract import BackendInfo
-from softmax_ce.staging import compute_dtype, result_dtype
+from softmax_ce.dtypes import compute_dtype, result_dtype
 from softmax_ce_bench import oracle
 from softmax_ce_bench.conformance.harness import assert_same_bits
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from softmax_ce.profile import files
+from softmax_ce.choice.profile import files
 from softmax_ce_bench.cli.common import WIDTH, Refused, console
 from softmax_ce_bench.cli.group import ERROR
 from softmax_ce_bench.printable import printable, text

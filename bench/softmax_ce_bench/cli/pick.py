@@ -16,9 +16,10 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from softmax_ce import fingerprint, profile, registry
-from softmax_ce.profile import files, where
-from softmax_ce.staging import compute_dtype
+from softmax_ce import profile, registry
+from softmax_ce.choice import fingerprint
+from softmax_ce.choice.profile import files, where
+from softmax_ce.dtypes import compute_dtype
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import pick as picking

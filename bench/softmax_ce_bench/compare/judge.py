@@ -9,7 +9,7 @@ import numpy as np
 
 import softmax_ce as sce
 from softmax_ce.contract import Accuracy, BackendInfo
-from softmax_ce.staging import compute_dtype
+from softmax_ce.dtypes import compute_dtype
 from softmax_ce_bench import operations, oracle, reference
 from softmax_ce_bench.compare.model import Errors, NormalizerErrors
 from softmax_ce_bench.workloads import Workload

@@ -11,7 +11,7 @@ import numpy as np
 
 import softmax_ce as sce
 from softmax_ce.contract import BackendInfo
-from softmax_ce.staging import compute_dtype
+from softmax_ce.dtypes import compute_dtype
 from softmax_ce.threads import sharing_from
 from softmax_ce_bench import oracle
 from softmax_ce_bench.workloads import dtype_of

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import softmax_ce as sce
 from softmax_ce.contract import BackendInfo
-from softmax_ce.staging import compute_dtype
+from softmax_ce.dtypes import compute_dtype
 from softmax_ce_bench import conformance
 from softmax_ce_bench.workloads import dtype_of
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import softmax_ce as sce
-from softmax_ce import fingerprint, profile
+from softmax_ce import profile
+from softmax_ce.choice import fingerprint
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare
 from softmax_ce_bench.compare.cell import label

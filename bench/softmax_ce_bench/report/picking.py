@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from softmax_ce.fingerprint import Difference
-from softmax_ce.profile import Around, Cell, Measured, Profile
+from softmax_ce.choice.fingerprint import Difference
+from softmax_ce.profile import Cell, Measured, Neighbourhood, Profile
 from softmax_ce_bench.compare import memory
 from softmax_ce_bench.pick import regret
 from softmax_ce_bench.pick.recheck import HOLDS, LOSES, LOSS, UNSURE, Recheck, Verdict, losers
@@ -184,7 +184,7 @@ def _verdict(verdict: Verdict) -> str:
     return f"{said}; {verdict.reason}" if verdict.reason else said
 
 
-def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Around) -> Group:
+def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Neighbourhood) -> Group:
     """Why a profile says what it does of one shape.
 
     Parameters
@@ -194,7 +194,7 @@ def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Aroun
         Rows and classes.
     what : Cell
         One of those that stand for the call: its dtype, operation and threads.
-    around : Around
+    around : Neighbourhood
     """
     choice = around.choice or "nobody: the safe default runs"
     names = [name for name in stored.order if any(_figure(cell.of(name), stored.objective) for cell, _ in around.cells)]
@@ -226,7 +226,7 @@ def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Aroun
     return Group("", title, table, Text(f"  {_rule(stored, around)}"), *rejected)
 
 
-def _rule(stored: Profile, around: Around) -> str:
+def _rule(stored: Profile, around: Neighbourhood) -> str:
     if len(around.cells) == 1:
         return "A measured cell, or the nearest edge of what was measured: its winner runs."
     if len({cell.winner for cell, _ in around.cells}) == 1:

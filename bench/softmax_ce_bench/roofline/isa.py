@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from softmax_ce import fingerprint
+from softmax_ce.choice import fingerprint
 
 AVX2, AVX512 = "avx2", "avx512"
 _NEEDED = {AVX512: ("avx512f", "avx512bw", "avx512dq", "avx512vl"), AVX2: ("avx2", "fma"), "neon": ("asimd",)}

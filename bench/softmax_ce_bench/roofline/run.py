@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import softmax_ce as sce
-from softmax_ce import auto
+from softmax_ce.choice import auto
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import ceilings, info, load, peers, reference, timing, workloads
 from softmax_ce_bench.operations import NORMALIZERS, TABLE

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softmax_ce.profile.files import write_text
+from softmax_ce.choice.profile.files import write_text
 from softmax_ce_bench.gate.credentials import plots
 from softmax_ce_bench.gate.credentials.arms import ALIKE, ARMS, LEVELS, Arm
 from softmax_ce_bench.gate.credentials.store import DISTURBED

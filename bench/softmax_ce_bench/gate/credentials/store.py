@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce.profile.files import write_text
+from softmax_ce.choice.profile.files import write_text
 from softmax_ce_bench.gate.credentials.arms import Arm
 from softmax_ce_bench.gate.model import Result
 

@@ -122,7 +122,7 @@ def _setting(name: str) -> str:
 @cache
 def kernels_hash() -> str:
     """SHA-256 over the backends' files: the compiled library, and the modules that Numba and NumPy run from."""
-    folder = Path(__file__).parent / "_backends"
+    folder = Path(__file__).parents[1] / "_backends"
     suffixes = (*machinery.EXTENSION_SUFFIXES, *machinery.SOURCE_SUFFIXES)
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.name.endswith(suffixes)):

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from softmax_ce import registry
+from softmax_ce.choice.profile.errors import ProfileError
+from softmax_ce.choice.profile.format import Profile
+from softmax_ce.choice.profile.grid import Grid
+from softmax_ce.choice.profile.selector import Key, Selector
 from softmax_ce.contract import Backend
-from softmax_ce.profile.errors import ProfileError
-from softmax_ce.profile.format import Profile
-from softmax_ce.profile.grid import Grid
-from softmax_ce.profile.selector import Key, Selector
-from softmax_ce.staging import compute_dtype
+from softmax_ce.dtypes import compute_dtype
 
 _MOST_KINDS = 1000  # a program may name any number of threads
 

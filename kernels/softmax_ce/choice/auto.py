@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from softmax_ce import registry
+from softmax_ce import forks, registry
 from softmax_ce.contract import NATIVE_DTYPES, Backend
 
 if TYPE_CHECKING:  # the profile's modules are imported by the first call that needs them
-    from softmax_ce.profile.follow import Follower
+    from softmax_ce.choice.profile.follow import Follower
 
 
 class Decision:
@@ -60,7 +59,7 @@ class Decision:
 
 
 _decision: Decision | None = None
-_lock = threading.RLock()
+_lock = forks.Lock()
 
 
 def choose(
@@ -131,7 +130,7 @@ def default_name() -> str:
 def decide() -> Decision:
     """Read variables and profile, once. A profile that is not followed is one warning, or in strict mode an error."""
     global _decision
-    with _lock:
+    with _lock.held():
         if _decision is not None:
             return _decision
         decision, complaint = _read()
@@ -142,15 +141,15 @@ def decide() -> Decision:
 
 
 def reload() -> None:
-    """Read variables and profile again at the next call that names no backend."""
+    """Read the environment variables and the profile again, at the next call that names no backend."""
     global _decision
-    with _lock:
+    with _lock.held():
         _decision = None
 
 
 def _read() -> tuple[Decision, str | None]:
     """The decision, and what there is to complain of."""
-    from softmax_ce.profile import where
+    from softmax_ce.choice.profile import where
 
     asked = where.backend_asked_for()
     if asked is not None:
@@ -173,7 +172,7 @@ def _named_by_variable(name: str) -> Backend:
 
 
 def _absent(path: Path | None, strict: bool) -> Decision:
-    from softmax_ce.profile.errors import ProfileError
+    from softmax_ce.choice.profile.errors import ProfileError
 
     looked = "this user has no home folder to hold one" if path is None else f"none at {path}"
     if strict:
@@ -183,7 +182,7 @@ def _absent(path: Path | None, strict: bool) -> Decision:
 
 def _follow(path: Path, strict: bool) -> tuple[Decision, str | None]:
     """Follow this profile; or the default, with the reason why not."""
-    from softmax_ce.profile.errors import ProfileError
+    from softmax_ce.choice.profile.errors import ProfileError
 
     try:
         follower = _follower(path, strict)
@@ -198,20 +197,22 @@ def _follow(path: Path, strict: bool) -> tuple[Decision, str | None]:
 
 
 def _follower(path: Path, strict: bool) -> Follower:
-    from softmax_ce import fingerprint, profile
-    from softmax_ce.profile.follow import Follower
+    from softmax_ce.choice import fingerprint
+    from softmax_ce.choice.profile.errors import ProfileError
+    from softmax_ce.choice.profile.follow import Follower
+    from softmax_ce.choice.profile.format import load
 
-    stored = profile.load(path)
+    stored = load(path)
     unknown = sorted({*stored.order} - {*registry.names()})
     if unknown:
-        raise profile.ProfileError(
+        raise ProfileError(
             f"profile {path}: it names {unknown[0][:40]!r}, and the backends here are {', '.join(registry.names())}"
         )
     here = fingerprint.collect()
     differences = fingerprint.differences(stored.fingerprint, here)
     if differences:
         others = ", ".join(difference.field for difference in differences[1:])
-        raise profile.ProfileError(
+        raise ProfileError(
             f"profile {path}: it is for another machine or build: {differences[0]}"
             + (f"; these differ too: {others}" if others else "")
             + ". To measure anew: softmax-ce pick"
@@ -229,18 +230,9 @@ def _default(reason: str, path: str | None = None) -> Decision:
 
 def _warn(text: str) -> None:
     """In the name of whoever called the package."""
-    from softmax_ce.profile.errors import ProfileWarning
+    from softmax_ce.choice.profile.errors import ProfileWarning
 
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "softmax_ce":
         level, frame = level + 1, frame.f_back
     warnings.warn(text, ProfileWarning, stacklevel=level)
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.RLock()  # the parent may have held it in a thread that the child does not have
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softmax_ce import auto, checks, registry
+from softmax_ce import checks, registry
+from softmax_ce.choice import auto
 from softmax_ce.functional import cross_entropy_with_grad
 
 if TYPE_CHECKING:  # imported by the first call that needs a profile
-    from softmax_ce.checks import Problem
-    from softmax_ce.profile.follow import Follower
-    from softmax_ce.profile.format import Cell
-    from softmax_ce.profile.grid import Around
+    from softmax_ce.choice.profile.follow import Follower
+    from softmax_ce.choice.profile.format import Cell
+    from softmax_ce.choice.profile.grid import Neighbourhood
+    from softmax_ce.problem import Problem
 
 # Operation -> whether it computes the loss, and the gradient.
 _OPERATIONS = {
@@ -42,7 +43,7 @@ class Explanation:
         As the call was given it.
     profile : str or None
         The file that is followed, or was found and is not.
-    around : Around or None
+    around : Neighbourhood or None
         What the profile says of this shape: the measured cells that count, their weights, and each eligible
         backend's cost: seconds, or bytes where the profile's objective is memory.
     skipped : tuple of (str, str)
@@ -58,7 +59,7 @@ class Explanation:
     classes: int
     threads: int | None
     profile: str | None = None
-    around: Around | None = None
+    around: Neighbourhood | None = None
     skipped: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
@@ -175,7 +176,7 @@ def _by_profile(
     }
 
 
-def _where(around: Around) -> str:
+def _where(around: Neighbourhood) -> str:
     cells = [cell for cell, _ in around.cells]
     what = f"{cells[0].operation} {cells[0].dtype}, threads {cells[0].threads or 'automatic'}"
     shapes = ", ".join(f"{cell.rows} x {cell.classes}" for cell in cells)
@@ -184,7 +185,7 @@ def _where(around: Around) -> str:
     return f"at {around.rows} x {around.classes} between the measured cells {shapes} ({what})"
 
 
-def _on_other_threads(follower: Follower, around: Around, threads: int | None) -> str:
+def _on_other_threads(follower: Follower, around: Neighbourhood, threads: int | None) -> str:
     """What there is to say where the cells were measured on another number of threads than the call may use."""
     may = threads or follower.cpus
     measured = around.cells[0][0].threads or follower.measured_cpus
@@ -197,7 +198,7 @@ def _counted(threads: int) -> str:
     return f"{threads} thread" if threads == 1 else f"{threads} threads"
 
 
-def _result(around: Around, chosen: str, objective: str) -> str:
+def _result(around: Neighbourhood, chosen: str, objective: str) -> str:
     cell: Cell = around.cells[0][0]
     if len(around.cells) == 1 and cell.winner == chosen:
         ties = f", tied with {', '.join(cell.tied)}" if cell.tied else ""
@@ -207,7 +208,7 @@ def _result(around: Around, chosen: str, objective: str) -> str:
     return f"{_amount(around.costs[chosen], objective)}, {why}"
 
 
-def _lost(around: Around, name: str, objective: str) -> str:
+def _lost(around: Neighbourhood, name: str, objective: str) -> str:
     if name in around.costs:
         return _amount(around.costs[name], objective)
     for cell, _ in around.cells:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from softmax_ce.profile.errors import ProfileError
+from softmax_ce.choice.profile.errors import ProfileError
 
 Check = Callable[[Any], None]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from softmax_ce.profile.format import Cell, Profile
+from softmax_ce.choice.profile.format import Cell, Profile
 
 STEPS = 4  # the figures are those of a shape at most 9 % away in either direction
 
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class Neighbourhood:
     """What a profile says of one shape.
 
     Attributes
@@ -87,7 +87,7 @@ class Grid:
         names = [*self._names, None]  # -1 is the last
         self.choices = [[names[index] for index in line] for line in chosen.tolist()]
 
-    def around(self, rows: int, classes: int) -> Around:
+    def around(self, rows: int, classes: int) -> Neighbourhood:
         """What the table's entry for this shape rests on."""
         row, column = bisect_right(self.row_edges, rows), bisect_right(self.class_edges, classes)
         at_rows, at_classes = self._row_sizes[row], self._class_sizes[column]
@@ -95,7 +95,7 @@ class Grid:
         by_name = {name: float(log[0, 0]) for name, log in zip(self._names, logs, strict=True)}
         costs = {name: self._cost(log, at_rows, at_classes) for name, log in by_name.items() if not math.isnan(log)}
         cells = self._cells_around(at_rows, at_classes)
-        return Around(at_rows, at_classes, cells, costs, self.choices[row][column])
+        return Neighbourhood(at_rows, at_classes, cells, costs, self.choices[row][column])
 
     def _choose(self, rows: Sequence[int], classes: Sequence[int]) -> tuple[NDArray[np.intp], list[Floats]]:
         """For all shapes the index into the names, -1 for none, and each name's log cost: (rows, classes) all.

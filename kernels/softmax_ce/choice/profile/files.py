@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce.profile.errors import ProfileError
+from softmax_ce.choice.profile.errors import ProfileError
 
 MOST_BYTES = 8 << 20  # some 6000 cells of four backends; parsing them takes a second
 MOST_DEPTH = 32  # a profile needs 6

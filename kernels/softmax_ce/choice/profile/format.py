@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softmax_ce.profile import files, where
-from softmax_ce.profile.errors import ProfileError
-from softmax_ce.profile.schema import schema, validate
+from softmax_ce.choice.profile import files, where
+from softmax_ce.choice.profile.errors import ProfileError
+from softmax_ce.choice.profile.schema import schema, validate
 
 TIE = 0.03
 MOST_DISTINCT = 64  # row counts, or class counts, measured for one dtype, operation and number of threads
@@ -104,7 +104,7 @@ class Profile:
     Attributes
     ----------
     fingerprint : dict
-        From :func:`softmax_ce.fingerprint.collect`.
+        From :func:`softmax_ce.choice.fingerprint.collect`.
     cells : tuple of Cell
     order : tuple of str
         Every backend that occurs, from the simplest dependency on: the first of several that tie runs.

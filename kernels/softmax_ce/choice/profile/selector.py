@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from softmax_ce.profile.format import Cell, Profile
-from softmax_ce.profile.grid import Grid
+from softmax_ce.choice.profile.format import Cell, Profile
+from softmax_ce.choice.profile.grid import Grid
 
 # An operation that was not measured follows one that was: a backend's eligibility is the same for all three.
 _STANDS_IN = {
