@@ -41,13 +41,13 @@ trust: $(STAMP) ## the tests that take longer: other CPUs, huge arrays
 # SEED repeats a run. What fails is kept in .fuzz/ and tried first the next time.
 fuzz: TIME = 5m
 fuzz: $(STAMP) ## random calls and damaged files; make fuzz TIME=1h takes longer than five minutes
-	@PYTHONPATH=tests $(BIN)/python -m fuzz --time $(TIME) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m tools.fuzz --time $(TIME) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 sanitize: $(STAMP) ## the suite under gcc's sanitizers and with every index checked: half an hour
-	@tests/sanitize.sh $(BIN)/python $(ARGS)
+	@tools/sanitize.sh $(BIN)/python $(ARGS)
 
 mutants: $(STAMP) ## mutation testing of the sources: an hour or two; TIME=10m stops earlier, the next run goes on
-	@PYTHONPATH=tests $(BIN)/python -m mutation $(if $(TIME),--time $(TIME)) $(ARGS)
+	@$(BIN)/python -m tools.mutation $(if $(TIME),--time $(TIME)) $(ARGS)
 
 lint: $(STAMP) ## ruff, cython-lint, mypy and the workflows' schema
 	@$(BIN)/ruff check .
@@ -74,12 +74,12 @@ MACHINE ?= this-machine
 RANGE ?= HEAD~4..HEAD
 
 asv-quick: $(STAMP) ## run every asv benchmark once on the working tree, keep nothing: a minute
-	@$(BIN)/python -m softmax_ce_bench.history.machine quick "$(ASV_HOME)"
+	@$(BIN)/python -m tools.history.machine quick "$(ASV_HOME)"
 	@$(ASV) run --quick --dry-run --show-stderr --machine quick --environment existing:$(BIN)/python $(ARGS)
 
 # Commits that have results are left out, so that an interrupted run goes on where it stopped.
 asv: $(STAMP) ## measure commits: make asv RANGE=v0.1..HEAD; four to five minutes a commit
-	@$(BIN)/python -m softmax_ce_bench.history.machine "$(MACHINE)" "$(ASV_HOME)"
+	@$(BIN)/python -m tools.history.machine "$(MACHINE)" "$(ASV_HOME)"
 	@$(ASV) run --machine "$(MACHINE)" --python "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" \
 		--skip-existing-successful --show-stderr $(ARGS) "$(RANGE)"
 
@@ -92,35 +92,35 @@ asv-preview: $(STAMP) ## show the page in a browser: it loads its data from a lo
 
 history: $(STAMP) ## print the steps in what was measured, and draw build/history.png
 	@mkdir -p build
-	@$(BIN)/python -m softmax_ce_bench.history --machine "$(MACHINE)" --figure build/history.png $(ARGS)
+	@$(BIN)/python -m tools.history --machine "$(MACHINE)" --figure build/history.png $(ARGS)
 
 gate-credentials: $(STAMP) ## measure how often the gate is right, and write docs/gate.md: an hour, goes on where it ended
-	@$(BIN)/python -m softmax_ce_bench.gate.credentials $(ARGS)
+	@$(BIN)/python -m tools.gate_credentials $(ARGS)
 
 exp-error: $(STAMP) ## measure the compiled exp over every float32 in [-104, -0]: a minute
-	@$(BIN)/python -m softmax_ce_bench.exp_error --exhaustive
+	@$(BIN)/python -m tools.exp_error --exhaustive
 
 roofline: $(STAMP) ## how far the kernels are from the hardware's limit and from other libraries: six minutes
-	@$(BIN)/python -m softmax_ce_bench.roofline $(ARGS)
+	@$(BIN)/python -m tools.roofline $(ARGS)
 
 peers: $(STAMP) ## install the libraries that roofline compares with: PyTorch, JAX (1 GB)
 	@$(PIP_INSTALL) --editable '.[peers]'
 
 replay: $(STAMP) ## run the C kernels on the suite's cases without Python, on every instruction set of this CPU
-	@PYTHONPATH=tests $(BIN)/python -m cross host $(ARGS)
+	@$(BIN)/python -m tools.cross host $(ARGS)
 
 aarch64: $(STAMP) ## the same compiled for aarch64, under emulation: needs its gcc and qemu-user
-	@PYTHONPATH=tests $(BIN)/python -m cross aarch64 $(ARGS)
+	@$(BIN)/python -m tools.cross aarch64 $(ARGS)
 
 wheel: PYTHONS = $(BIN)/python
 wheel: $(STAMP) ## build an sdist and wheels into dist/, install and check them: PYTHONS="python3.11 python3.12"
-	@PYTHONPATH=tests $(BIN)/python -m wheels build dist $(PYTHONS)
+	@$(BIN)/python -m tools.wheels build dist $(PYTHONS)
 
 clean: ## remove .venv, build products and caches
 	rm -rf $(VENV) build dist .asv .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf kernels/*.egg-info bench/*.egg-info *.egg-info
 	rm -f $(BUILD_ERRORS) $(CYTHON_DIR)/_kernels.c $(CEILINGS_DIR)/_loops.c $(CYTHON_DIR)/*.so $(CEILINGS_DIR)/*.so
-	find kernels bench tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find kernels bench tests tools docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that a change in Python code needs nothing; a change in a C or Cython source only recompiles.
 # A build that failed is tried again each time: a compiler may have come.

@@ -39,7 +39,7 @@ FLAGS = ["-O3", "-g0", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ff
 # stops at an option that it does not know.
 GCC_FLAGS = ["-fschedule-insns", "-fsched-pressure"]
 
-# For tests/sanitize.sh: gcc's sanitizers, named as -fsanitize takes them, and Cython's own checks of every index.
+# For tools/sanitize.sh: gcc's sanitizers, named as -fsanitize takes them, and Cython's own checks of every index.
 SANITIZERS = os.environ.get("SOFTMAX_CE_SANITIZE", "")
 SANITIZE = (
     [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"] if SANITIZERS else []

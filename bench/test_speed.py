@@ -14,8 +14,8 @@ import softmax_ce as sce
 from softmax_ce import profile
 from softmax_ce.choice import auto, fingerprint
 from softmax_ce.choice.profile import where
-from softmax_ce_bench import operations
-from softmax_ce_bench.workloads import SHAPES, synthetic
+from softmax_ce_bench.inputs.workloads import SHAPES, synthetic
+from softmax_ce_bench.measure import operations
 
 
 @cache

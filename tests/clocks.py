@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from softmax_ce_bench import load, timing
+from softmax_ce_bench.measure import load, timing
 
 TICK = 1e-4  # seconds
 ROUNDS = 8

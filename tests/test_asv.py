@@ -23,8 +23,8 @@ from asv_runner.discovery import disc_benchmarks, update_sys_path
 from asv_runner.run import _run
 
 import softmax_ce
-from softmax_ce_bench.history.machine import describe
-from softmax_ce_bench.oracle import evaluate
+from softmax_ce_bench.truth.oracle import evaluate
+from tools.history.machine import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = ROOT / "bench" / "suite"

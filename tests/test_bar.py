@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from softmax_ce_bench.cli import bar
+from softmax_ce_bench.terminal import bar
 
 
 class Shown:

@@ -19,10 +19,11 @@ import softmax_ce as sce
 from helpers import run_python
 from softmax_ce import registry, threads
 from softmax_ce.choice import auto
-from softmax_ce_bench import __main__, cli, conformance, peers, timing
+from softmax_ce_bench import __main__, cli, conformance, peers
 from softmax_ce_bench import compare as comparing
-from softmax_ce_bench.cli.options import Duration
+from softmax_ce_bench.measure import timing
 from softmax_ce_bench.report import record
+from softmax_ce_bench.terminal.options import Duration
 
 HOW_TO_GET = f"pip install {'a-' * 50}command-that-must-not-be-wrapped"
 

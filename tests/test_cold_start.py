@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from softmax_ce_bench import cold_start
+from softmax_ce_bench.measure import cold_start
 
 
 class _Runner:

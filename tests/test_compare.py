@@ -18,10 +18,11 @@ import clocks
 import softmax_ce as sce
 import wrong_backends
 from softmax_ce import registry
-from softmax_ce_bench import ceilings, compare, digits, timing, workloads
-from softmax_ce_bench.compare import BASE, OPERATIONS, Plan, PlanError, budget, crew, first_call, judge, memory, peak
-from softmax_ce_bench.compare import plan as planning
-from softmax_ce_bench.compare.model import (
+from softmax_ce_bench import ceilings, compare
+from softmax_ce_bench.compare import BASE, OPERATIONS, Plan, PlanError, budget, crew, first_call
+from softmax_ce_bench.compare import request as planning
+from softmax_ce_bench.compare.decision import fastest
+from softmax_ce_bench.compare.result import (
     Candidate,
     Cell,
     ColdStart,
@@ -36,11 +37,13 @@ from softmax_ce_bench.compare.model import (
     Settings,
     Timing,
 )
-from softmax_ce_bench.compare.ranking import fastest
+from softmax_ce_bench.inputs import digits, workloads
+from softmax_ce_bench.inputs.workloads import Shape, synthetic
+from softmax_ce_bench.measure import memory, peak, timing
+from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.peers import WorkerError
 from softmax_ce_bench.report import comparison, record, words
-from softmax_ce_bench.stats import Ratio, paired_ratio
-from softmax_ce_bench.workloads import Shape, synthetic
+from softmax_ce_bench.truth import judge
 
 AVAILABLE = [info.name for info in sce.backends() if info.available]
 SMALL = Shape("small", 60, 40, "small enough for a test")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
-from cross import build, vectors
 from softmax_ce_bench.conformance.cases import Case
+from tools.cross import build, vectors
 
 # Enough to go through the program's every step. make replay and make aarch64 take more, and make replay takes every
 # instruction set, whose compilation is too long for a test.

@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from helpers import environment_without
-from softmax_ce_bench import cli, streams
-from softmax_ce_bench.cli import common
+from softmax_ce_bench import cli
 from softmax_ce_bench.gate import run as gating
 from softmax_ce_bench.report import difference, record
+from softmax_ce_bench.terminal import console as common
+from softmax_ce_bench.terminal import streams
 from test_show_diff import full_run, timed
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX files")

@@ -12,7 +12,7 @@ from conftest import available
 from helpers import run_python
 
 _CODE = """
-from softmax_ce_bench.exp_error import float32_error, float64_error
+from tools.exp_error import float32_error, float64_error
 print(*float32_error(stride=499), *float64_error(samples=1 << 18))
 """
 

@@ -17,7 +17,7 @@ from softmax_ce.choice import auto, explanation
 from softmax_ce.choice.profile import where
 from softmax_ce.contract import BackendInfo
 from softmax_ce.profile import ProfileWarning
-from softmax_ce_bench import info
+from softmax_ce_bench.measure import info
 
 X = np.zeros((8, 10), np.float32)
 Y = np.zeros(8, int)

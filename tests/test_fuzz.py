@@ -16,19 +16,19 @@ import pytest
 from click.testing import CliRunner
 
 import wrong_backends
-from fuzz import calls, kept, memory, mutations, overlaps, properties, runner, state, values
-from fuzz.__main__ import main
-from fuzz.explore import Failure, Outcome, explore
 from softmax_ce import checks, staging
 from softmax_ce.choice.profile import files
 from softmax_ce.choice.profile import format as profile_format
-from softmax_ce_bench import workloads
-from softmax_ce_bench.cli import options
+from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.report import record
+from softmax_ce_bench.terminal import options
 from test_wrong_backends import registered
+from tools.fuzz import calls, kept, memory, mutations, overlaps, properties, runner, state, values
+from tools.fuzz.__main__ import main
+from tools.fuzz.explore import Failure, Outcome, explore
 
 _EXAMPLES = {"losses": 150, "records": 60, "profiles": 100}  # others: 250. A few seconds in all
-_TESTS = str(Path(__file__).parent)
+_PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 
 @pytest.mark.parametrize("name", [one.name for one in properties.ALL])
@@ -126,8 +126,8 @@ def test_a_planted_fault_is_found(
 
 _PLANTED = """
 import ctypes, sys, time
-sys.path.insert(0, {tests!r})
-from fuzz import properties, worker
+sys.path[:0] = {paths!r}
+from tools.fuzz import properties, worker
 def fault(case):
     if "9" in case["typed"]:
         {fault}
@@ -137,7 +137,7 @@ sys.exit(worker.main(sys.argv[1:]))
 
 
 def _with(fault: str) -> tuple[str, ...]:
-    return sys.executable, "-c", _PLANTED.format(tests=_TESTS, fault=fault)
+    return sys.executable, "-c", _PLANTED.format(paths=_PATHS, fault=fault)
 
 
 def test_a_process_that_dies_is_noticed_with_its_case() -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from softmax_ce_bench.gate import builds, cells, decision
-from softmax_ce_bench.gate.credentials import page
-from softmax_ce_bench.gate.credentials.arms import ALIKE, ARMS, BUILDS, LEVELS, Arm, following, work
-from softmax_ce_bench.gate.credentials.mutants import BROKEN, REALISTIC
-from softmax_ce_bench.gate.credentials.store import Run, Store, StoreError
-from softmax_ce_bench.gate.credentials.summary import Rate, summarize
 from softmax_ce_bench.gate.decision import Verdict
+from tools.gate_credentials import page
+from tools.gate_credentials.arms import ALIKE, ARMS, BUILDS, LEVELS, Arm, following, work
+from tools.gate_credentials.mutants import BROKEN, REALISTIC
+from tools.gate_credentials.store import Run, Store, StoreError
+from tools.gate_credentials.summary import Rate, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = [cell.text for cell in cells.of(["numpy", "numba", "cython"])]

@@ -8,7 +8,7 @@ import scipy.stats
 
 from softmax_ce_bench.gate import decision
 from softmax_ce_bench.gate.decision import Exit, Found, Verdict
-from softmax_ce_bench.stats import Ratio
+from softmax_ce_bench.measure.stats import Ratio
 
 N = decision.ROUNDS
 RNG = np.random.default_rng(7)

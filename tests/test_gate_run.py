@@ -23,9 +23,9 @@ from softmax_ce_bench.gate.builds import Edit, Source
 from softmax_ce_bench.gate.cells import CONTROL
 from softmax_ce_bench.gate.decision import MOST_ROUNDS, ROUNDS, Exit, Verdict
 from softmax_ce_bench.gate.session import Build, BuildError
+from softmax_ce_bench.inputs.workloads import Shape
 from softmax_ce_bench.report import gating
 from softmax_ce_bench.report.html import forest
-from softmax_ce_bench.workloads import Shape
 from test_html import Page
 
 CELLS = cells.of(["numpy", "cython"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from softmax_ce_bench import git
+from softmax_ce_bench.measure import git
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

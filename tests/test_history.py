@@ -27,10 +27,10 @@ from asv.runner import BenchmarkResult
 from asv_runner.discovery import list_benchmarks
 from click.testing import CliRunner
 
-from softmax_ce_bench.history import HistoryError, Series, read, steps
-from softmax_ce_bench.history.__main__ import main
-from softmax_ce_bench.history.figure import draw, main_cells
 from test_html import CHROMIUM
+from tools.history import HistoryError, Series, read, steps
+from tools.history.__main__ import main
+from tools.history.figure import draw, main_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITS, STEP = 8, 4  # Cython takes half of the time from the commit STEP on

@@ -17,12 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from softmax_ce_bench import cli
-from softmax_ce_bench.compare.model import BreakEven, Ceiling, ColdStart, Inputs
+from softmax_ce_bench.compare.result import BreakEven, Ceiling, ColdStart, Inputs
+from softmax_ce_bench.measure.stats import Ratio
 from softmax_ce_bench.report import comparison, record, words
 from softmax_ce_bench.report.html import page, palette
 from softmax_ce_bench.report.html.findings import best_single, findings
 from softmax_ce_bench.report.html.selection import regrets
-from softmax_ce_bench.stats import Ratio
 from test_compare import a_run, made
 from test_show_diff import full_run, places_of
 
@@ -365,7 +365,7 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_is_done(tmp_path,
 
 def test_a_missing_library_is_refused_with_the_command_that_gets_it(tmp_path, run, monkeypatch):
     (tmp_path / "run.json").write_text(record.as_text(record.as_dict(run)), encoding="utf-8")
-    monkeypatch.setattr("softmax_ce_bench.cli.outputs.find_spec", lambda name: None)
+    monkeypatch.setattr("softmax_ce_bench.terminal.outputs.find_spec", lambda name: None)
     result = CliRunner().invoke(cli.main, ["show", str(tmp_path / "run.json"), "--html", str(tmp_path / "report.html")])
     assert result.exit_code == 2
     assert "--html needs jinja2 and matplotlib" in result.stderr

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mutation import compiled_part, equivalents
-from mutation.operators import Mutant, mutants
-from mutation.results import Count, Results, table
-from mutation.server import Server, Verdict
-from mutation.tree import PACKAGE, ROOT
-from mutation.worker import Unfit, replace_code
+from tools.mutation import compiled_part, equivalents
+from tools.mutation.operators import Mutant, mutants
+from tools.mutation.results import Count, Results, table
+from tools.mutation.server import Server, Verdict
+from tools.mutation.tree import PACKAGE, ROOT
+from tools.mutation.worker import Unfit, replace_code
 
 SOURCE = '''\
 """A module to be mutated."""
@@ -64,7 +64,7 @@ class SmallTree:
     root: Path
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(self.root), str(ROOT / "tests")]),
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(self.root), str(ROOT), str(ROOT / "tests")]),
                 "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
-from softmax_ce_bench import oracle
 from softmax_ce_bench.conformance import cases
+from softmax_ce_bench.truth import oracle
 
 _OPTIONS: list[dict[str, Any]] = [
     {},

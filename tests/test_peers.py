@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
-from softmax_ce_bench import oracle, reference, timing
-from softmax_ce_bench.operations import LOSSES, NORMALIZERS
+from softmax_ce_bench.inputs.workloads import Shape, Workload, synthetic
+from softmax_ce_bench.measure import timing
+from softmax_ce_bench.measure.operations import LOSSES, NORMALIZERS
 from softmax_ce_bench.peers import BY_NAME, PEERS, Peer, Remote, Worker, WorkerError, adapters
-from softmax_ce_bench.workloads import Shape, Workload, synthetic
+from softmax_ce_bench.truth import oracle, reference
 
 SHAPE = Shape("small", 40, 9, "")
 SINGLE_AND_DOUBLE = ("float32", "float64")

@@ -27,16 +27,19 @@ from softmax_ce.choice import fingerprint
 from softmax_ce.choice.profile import files
 from softmax_ce.choice.profile.format import MOST_DISTINCT
 from softmax_ce.choice.profile.schema import schema
-from softmax_ce_bench import cli, compare, timing
+from softmax_ce_bench import cli, compare
 from softmax_ce_bench import pick as picking
-from softmax_ce_bench.compare.model import Cell, Control, Entry, Errors, Inputs, Operation, Options, Timing
-from softmax_ce_bench.compare.plan import of_shapes
+from softmax_ce_bench.compare.request import of_shapes
+from softmax_ce_bench.compare.result import Cell, Control, Entry, Errors, Inputs, Operation, Options, Timing
 from softmax_ce_bench.conformance import harness
-from softmax_ce_bench.pick import figures, grids, recheck, regret, session, validation
-from softmax_ce_bench.pick.choice import Evidence, Undecided, decide
+from softmax_ce_bench.measure import timing
+from softmax_ce_bench.measure.stats import Ratio, paired_ratio
+from softmax_ce_bench.pick import figures, grids, recheck, regret
+from softmax_ce_bench.pick import run as session
+from softmax_ce_bench.pick.decision import Evidence, Undecided, decide
 from softmax_ce_bench.pick.request import MaxError, Request, RequestError, simplest_first
-from softmax_ce_bench.stats import Ratio, paired_ratio
 from test_outputs import Reader
+from tools import pick_validation as validation
 
 MS = 1e-3
 OPERATIONS = ("forward", "backward", "fused")
@@ -482,7 +485,7 @@ def test_a_profile_that_does_not_hold_is_found(pick, tmp_path, monkeypatch):
     def measured(numpy, contaminated=False):
         def run(plan, listener, clock):
             cell = replace(found({"numpy": numpy, "cython": 2 * MS}, rows=16, classes=10), threads=1)
-            real = session.compare.model.Run("now", (), real_machine, None, (), contaminated=contaminated)
+            real = session.compare.result.Run("now", (), real_machine, None, (), contaminated=contaminated)
             real.cells.append(cell)
             return real
 

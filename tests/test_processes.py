@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
+from softmax_ce_bench.measure.process import deaf_children
 from softmax_ce_bench.peers.worker import Worker
-from softmax_ce_bench.processes import deaf_children
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals are masked on POSIX systems")
 

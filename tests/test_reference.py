@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from softmax_ce_bench import oracle, reference
+from softmax_ce_bench.truth import oracle, reference
 
 
 def right(logits: Any, targets: Any, **options: Any) -> tuple[float, Any]:

@@ -16,9 +16,12 @@ from rich.console import Console
 
 import clocks
 import softmax_ce as sce
-from softmax_ce_bench import ceilings, operations, peers, timing, workloads
+from softmax_ce_bench import ceilings, peers
+from softmax_ce_bench.inputs import workloads
+from softmax_ce_bench.measure import operations, timing
+from softmax_ce_bench.measure.stats import Ratio
 from softmax_ce_bench.report.record import as_text
-from softmax_ce_bench.roofline import (
+from tools.roofline import (
     __main__,
     axes,
     candidates,
@@ -32,8 +35,7 @@ from softmax_ce_bench.roofline import (
     sessions,
     tables,
 )
-from softmax_ce_bench.roofline.candidates import CEILING, Candidate
-from softmax_ce_bench.stats import Ratio
+from tools.roofline.candidates import CEILING, Candidate
 
 ROUNDS = 8
 FULL = sessions.Scope(
@@ -339,7 +341,7 @@ def test_the_command_starts_itself_anew_with_the_variables(monkeypatch: pytest.M
         with pytest.raises(SystemExit):
             __main__.hold_to("avx2")
         ((program, command, environment),) = started[:1]
-        assert command == [program, "-m", "softmax_ce_bench.roofline", "--isa", "avx2", "--quick"]
+        assert command == [program, "-m", "tools.roofline", "--isa", "avx2", "--quick"]
         assert environment["SOFTMAX_CE_ISA"] == "avx2"
     for name, value in isa.variables("avx2").items():
         monkeypatch.setenv(name, value)

@@ -14,8 +14,8 @@ import pytest
 
 import softmax_ce as sce
 from conftest import available
-from cross import build, vectors
 from helpers import run_python
+from tools.cross import build, vectors
 
 _FUSED = ("avx512", "avx2", "model")
 _JUDGED = ("loss", "gradient", "lse", "log_sum")

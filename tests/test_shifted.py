@@ -9,8 +9,8 @@ import pytest
 
 import softmax_ce as sce
 from softmax_ce._backends import _rows, shifted
-from softmax_ce_bench import oracle
 from softmax_ce_bench.conformance.harness import assert_same_bits
+from softmax_ce_bench.truth import oracle
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 1000, 4097])

@@ -22,9 +22,9 @@ from click.testing import CliRunner
 import clocks
 from softmax_ce_bench import cli
 from softmax_ce_bench import compare as comparing
-from softmax_ce_bench.compare.model import BreakEven, Ceiling, ColdStart, Control, DigitsFit, NotMeasured, Run
+from softmax_ce_bench.compare.result import BreakEven, Ceiling, ColdStart, Control, DigitsFit, NotMeasured, Run
+from softmax_ce_bench.measure.stats import Ratio
 from softmax_ce_bench.report import comparison, difference, markdown, record
-from softmax_ce_bench.stats import Ratio
 from test_compare import a_run, made, printed
 
 SCHEMA = json.loads(record.SCHEMA_FILE.read_text(encoding="utf-8"))

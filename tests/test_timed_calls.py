@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
-from softmax_ce_bench import operations, reference, workloads
-from softmax_ce_bench.compare import cell, peak
-from softmax_ce_bench.compare import plan as planning
+from softmax_ce_bench.compare import cell
+from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.gate import worker
-from softmax_ce_bench.roofline import candidates
-from softmax_ce_bench.roofline.candidates import Candidate
-from softmax_ce_bench.workloads import Shape
+from softmax_ce_bench.inputs import workloads
+from softmax_ce_bench.inputs.workloads import Shape
+from softmax_ce_bench.measure import operations, peak
+from softmax_ce_bench.truth import reference
+from tools.roofline import candidates
+from tools.roofline.candidates import Candidate
 
 SHAPE = Shape("small", 64, 10, "")
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from softmax_ce.contract import BackendInfo
-from softmax_ce_bench import load, timing
-from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio, paired_ratio
+from softmax_ce_bench.measure import load, timing
+from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio, paired_ratio
 
 
 class Clock:

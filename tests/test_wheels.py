@@ -15,8 +15,8 @@ import pytest
 
 import softmax_ce as sce
 from conftest import available
-from wheels import contents, linking, machine_code
-from wheels.commands import Wrong
+from tools.wheels import contents, linking, machine_code
+from tools.wheels.commands import Wrong
 
 x86_64_linux = pytest.mark.skipif(
     sys.platform != "linux" or not (shutil.which("gcc") and shutil.which("objdump")),

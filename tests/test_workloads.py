@@ -11,9 +11,9 @@ import click
 import numpy as np
 import pytest
 
-from softmax_ce_bench import digits, workloads
-from softmax_ce_bench.cli.options import Weight
-from softmax_ce_bench.workloads import SHAPES, Shape, WorkloadError, from_files, synthetic
+from softmax_ce_bench.inputs import digits, workloads
+from softmax_ce_bench.inputs.workloads import SHAPES, Shape, WorkloadError, from_files, synthetic
+from softmax_ce_bench.terminal.options import Weight
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)

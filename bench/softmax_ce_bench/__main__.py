@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from softmax_ce_bench import streams
+from softmax_ce_bench.terminal import streams
 
 # What the extra brings. A missing one is answered with the command that installs them all, not with a traceback.
 _EXTRA = {"click", "jinja2", "matplotlib", "mpmath", "rich", "sklearn", "threadpoolctl"}

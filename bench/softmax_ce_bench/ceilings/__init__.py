@@ -18,7 +18,7 @@ import numpy as np
 from softmax_ce import threads as pool
 
 if TYPE_CHECKING:
-    from softmax_ce_bench.timing import Call
+    from softmax_ce_bench.measure.timing import Call
 
 LOOPS = {
     "read": "read",

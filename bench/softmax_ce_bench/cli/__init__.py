@@ -6,14 +6,14 @@ import click
 
 import softmax_ce as sce
 from softmax_ce_bench.cli.check import check
-from softmax_ce_bench.cli.common import WIDTH
 from softmax_ce_bench.cli.compare import compare
 from softmax_ce_bench.cli.diff import diff
 from softmax_ce_bench.cli.gate import gate
-from softmax_ce_bench.cli.group import INTERRUPTED, Group
 from softmax_ce_bench.cli.info import info
 from softmax_ce_bench.cli.pick import pick
 from softmax_ce_bench.cli.show import show
+from softmax_ce_bench.terminal.console import WIDTH
+from softmax_ce_bench.terminal.group import INTERRUPTED, Group
 
 __all__ = ["INTERRUPTED", "WIDTH", "main"]
 

@@ -10,10 +10,10 @@ from rich.progress import Progress, TaskID
 
 from softmax_ce.contract import NATIVE_DTYPES
 from softmax_ce_bench import conformance
-from softmax_ce_bench import info as facts
-from softmax_ce_bench.cli.bar import progress
-from softmax_ce_bench.cli.common import Refused, available, console, interruptible
+from softmax_ce_bench.measure import info as facts
 from softmax_ce_bench.report import tables
+from softmax_ce_bench.terminal.bar import progress
+from softmax_ce_bench.terminal.console import Refused, available, console, interruptible
 
 CHECKED_DTYPES = (*NATIVE_DTYPES, "float16", "bfloat16")
 

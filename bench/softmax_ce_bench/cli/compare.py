@@ -12,16 +12,17 @@ import click
 from rich.console import Console
 
 from softmax_ce_bench import compare as comparing
-from softmax_ce_bench import peers, workloads
-from softmax_ce_bench.cli.bar import Bar, progress
-from softmax_ce_bench.cli.common import Refused, as_page, available
-from softmax_ce_bench.cli.group import INTERRUPTED
-from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Number, Several, Shapes, Weight
-from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs
-from softmax_ce_bench.compare import plan as planning
-from softmax_ce_bench.compare.model import Cell, Options, Run
-from softmax_ce_bench.printable import printable
+from softmax_ce_bench import peers
+from softmax_ce_bench.compare import request as planning
+from softmax_ce_bench.compare.result import Cell, Options, Run
+from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.report import comparison, markdown, record
+from softmax_ce_bench.report.printable import printable
+from softmax_ce_bench.terminal.bar import Bar, progress
+from softmax_ce_bench.terminal.console import Refused, as_page, available
+from softmax_ce_bench.terminal.group import INTERRUPTED
+from softmax_ce_bench.terminal.options import DTYPES, Counts, Duration, Number, Several, Shapes, Weight
+from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 _FILE = OutputFile()
 

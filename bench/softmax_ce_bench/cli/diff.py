@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from softmax_ce_bench.cli.common import Refused, console
-from softmax_ce_bench.cli.options import Number
-from softmax_ce_bench.printable import printable
 from softmax_ce_bench.report import difference, record
+from softmax_ce_bench.report.printable import printable
+from softmax_ce_bench.terminal.console import Refused, console
+from softmax_ce_bench.terminal.options import Number
 
 SLOWER, INCONCLUSIVE = 1, 3
 

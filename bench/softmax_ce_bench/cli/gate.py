@@ -11,21 +11,21 @@ from typing import Any
 
 import click
 
-from softmax_ce_bench import workloads
-from softmax_ce_bench.cli.bar import Bar, progress
-from softmax_ce_bench.cli.common import Refused, interruptible
-from softmax_ce_bench.cli.options import DTYPES, Duration, Several, Shapes
-from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs
 from softmax_ce_bench.gate import builds, cells
 from softmax_ce_bench.gate import instructions as counting
 from softmax_ce_bench.gate import run as gating
 from softmax_ce_bench.gate.builds import Source
-from softmax_ce_bench.gate.model import Result
+from softmax_ce_bench.gate.result import Result
 from softmax_ce_bench.gate.session import BuildError
-from softmax_ce_bench.printable import printable
+from softmax_ce_bench.inputs import workloads
+from softmax_ce_bench.inputs.workloads import Shape
 from softmax_ce_bench.report import gating as report
 from softmax_ce_bench.report import record
-from softmax_ce_bench.workloads import Shape
+from softmax_ce_bench.report.printable import printable
+from softmax_ce_bench.terminal.bar import Bar, progress
+from softmax_ce_bench.terminal.console import Refused, interruptible
+from softmax_ce_bench.terminal.options import DTYPES, Duration, Several, Shapes
+from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 _FILE = OutputFile()
 _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)

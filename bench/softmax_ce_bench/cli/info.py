@@ -6,9 +6,9 @@ import json
 
 import click
 
-from softmax_ce_bench import info as facts
-from softmax_ce_bench.cli.common import console
+from softmax_ce_bench.measure import info as facts
 from softmax_ce_bench.report import tables
+from softmax_ce_bench.terminal.console import console
 
 
 @click.command(short_help="What to paste into a bug report.")

@@ -23,17 +23,17 @@ from softmax_ce.dtypes import compute_dtype
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import pick as picking
-from softmax_ce_bench import workloads
-from softmax_ce_bench.cli.bar import Bar, progress
-from softmax_ce_bench.cli.common import Refused, console
-from softmax_ce_bench.cli.group import INTERRUPTED
-from softmax_ce_bench.cli.options import DTYPES, Counts, Duration, Several, Shapes
-from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs
-from softmax_ce_bench.compare import plan as planning
+from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.conformance import AssertionsOff
+from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.pick import grids, recheck
 from softmax_ce_bench.pick.request import BOUND, COLD_START, MEMORY, SECONDS, ULP, MaxError
 from softmax_ce_bench.report import picking as report
+from softmax_ce_bench.terminal.bar import Bar, progress
+from softmax_ce_bench.terminal.console import Refused, console
+from softmax_ce_bench.terminal.group import INTERRUPTED
+from softmax_ce_bench.terminal.options import DTYPES, Counts, Duration, Several, Shapes
+from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 CONTAMINATED = 3
 _GO_WITH = {

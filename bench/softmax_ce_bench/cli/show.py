@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from softmax_ce_bench.cli.common import Refused, as_page
-from softmax_ce_bench.cli.outputs import Destination, OutputFile, Outputs
-from softmax_ce_bench.printable import printable
 from softmax_ce_bench.report import comparison, markdown, record
+from softmax_ce_bench.report.printable import printable
+from softmax_ce_bench.terminal.console import Refused, as_page
+from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 
 @click.command(short_help="Show a stored run again.")

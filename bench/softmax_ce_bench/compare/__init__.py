@@ -4,12 +4,12 @@ Correctness comes before time: a candidate whose results are beyond the error bo
 with the reason, and neither timed nor ranked there. A backend that is not stable is timed where it happens
 to be right, but ranked nowhere.
 
-:mod:`~softmax_ce_bench.compare.plan` says what is to be compared, :mod:`~softmax_ce_bench.compare.run` does it, and
-:mod:`~softmax_ce_bench.compare.model` holds what was found.
+:mod:`~softmax_ce_bench.compare.request` says what is to be compared, :mod:`~softmax_ce_bench.compare.run` does it, and
+:mod:`~softmax_ce_bench.compare.result` holds what was found.
 """
 
-from softmax_ce_bench.compare.model import EVERY, OPERATIONS, Run
-from softmax_ce_bench.compare.plan import BASE, Plan, PlanError
+from softmax_ce_bench.compare.request import BASE, Plan, PlanError
+from softmax_ce_bench.compare.result import EVERY, OPERATIONS, Run
 from softmax_ce_bench.compare.run import Listener, run
 
 __all__ = ["BASE", "EVERY", "OPERATIONS", "Listener", "Plan", "PlanError", "Run", "run"]

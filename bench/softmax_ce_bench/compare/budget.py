@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from softmax_ce_bench import timing
-from softmax_ce_bench.timing import Clock, Sampler
+from softmax_ce_bench.measure import timing
+from softmax_ce_bench.measure.timing import Clock, Sampler
 
 _ASSUMED = 1e-9  # seconds an element, of what has not been measured yet
 _LIKE = 8  # times as large, a call still takes about as long an element
@@ -95,8 +95,8 @@ class Budget:
 class Timely:
     """A sampler that gives up when the time is up before the first round is complete, and says whose error one is.
 
-    Later rounds need no look at the clock: :func:`softmax_ce_bench.timing.measure` begins none that would not end in
-    time.
+    Later rounds need no look at the clock: :func:`softmax_ce_bench.measure.timing.measure` begins none that would not
+    end in time.
 
     Attributes
     ----------

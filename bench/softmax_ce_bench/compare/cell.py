@@ -12,13 +12,13 @@ import numpy as np
 
 import softmax_ce as sce
 from softmax_ce.threads import available_cpus
-from softmax_ce_bench import ceilings, load, operations, peers, timing, workloads
+from softmax_ce_bench import ceilings, peers
 from softmax_ce_bench.compare import crew as crews
-from softmax_ce_bench.compare import memory
 from softmax_ce_bench.compare.budget import Budget, Failed, Timely
 from softmax_ce_bench.compare.crew import Crew
-from softmax_ce_bench.compare.judge import Judge, raised
-from softmax_ce_bench.compare.model import (
+from softmax_ce_bench.compare.decision import fastest
+from softmax_ce_bench.compare.request import BASE, Plan, Planned
+from softmax_ce_bench.compare.result import (
     RANKED,
     REJECTED,
     SKIPPED,
@@ -32,11 +32,12 @@ from softmax_ce_bench.compare.model import (
     Operation,
     Timing,
 )
-from softmax_ce_bench.compare.plan import BASE, Plan, Planned
-from softmax_ce_bench.compare.ranking import fastest
-from softmax_ce_bench.stats import Ratio, paired_ratio
-from softmax_ce_bench.timing import Sampler, Samples
-from softmax_ce_bench.workloads import Workload
+from softmax_ce_bench.inputs import workloads
+from softmax_ce_bench.inputs.workloads import Workload
+from softmax_ce_bench.measure import load, memory, operations, timing
+from softmax_ce_bench.measure.stats import Ratio, paired_ratio
+from softmax_ce_bench.measure.timing import Sampler, Samples
+from softmax_ce_bench.truth.judge import Judge, raised
 
 _SERIAL_IN_PEERS = 1 << 15  # elements: PyTorch's grain, below which it works on one thread
 

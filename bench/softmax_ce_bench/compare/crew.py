@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench import peers
-from softmax_ce_bench.compare.judge import Judge, raised
-from softmax_ce_bench.compare.model import Errors
-from softmax_ce_bench.operations import NORMALIZERS
+from softmax_ce_bench.compare.result import Errors
+from softmax_ce_bench.inputs.workloads import Workload
+from softmax_ce_bench.measure.operations import NORMALIZERS
 from softmax_ce_bench.peers import Remote, Worker, WorkerError
-from softmax_ce_bench.workloads import Workload
+from softmax_ce_bench.truth.judge import Judge, raised
 
 _SENT = 1 << 24  # bytes
 

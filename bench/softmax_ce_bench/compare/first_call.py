@@ -13,17 +13,17 @@ from pathlib import Path
 from statistics import median
 
 import softmax_ce as sce
-from softmax_ce_bench import cold_start, peers
-from softmax_ce_bench.compare import peak
-from softmax_ce_bench.compare.judge import raised
-from softmax_ce_bench.compare.model import PEER, BreakEven, Cell, ColdStart, Run
-from softmax_ce_bench.compare.plan import Plan, Planned
+from softmax_ce_bench import peers
+from softmax_ce_bench.compare.request import Plan, Planned
+from softmax_ce_bench.compare.result import PEER, BreakEven, Cell, ColdStart, Run
+from softmax_ce_bench.measure import cold_start, peak
+from softmax_ce_bench.truth.judge import raised
 
 _PROCESSES, _WHERE_IT_COMPILES = 3, 2
 # About how many seconds everything takes for one candidate: to decide whether there is time for it.
 _AHEAD, _COMPILING, _PEER = 6.0, 60.0, 20.0
 
-# As softmax_ce_bench.cold_start has it for backends: one row of 10 classes.
+# As softmax_ce_bench.measure.cold_start has it for backends: one row of 10 classes.
 _PEER_CODE = """
 import json, sys, time
 import numpy as np

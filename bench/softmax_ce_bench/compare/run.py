@@ -7,16 +7,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 import softmax_ce as sce
-from softmax_ce_bench import digits, operations, peers, timing
-from softmax_ce_bench.compare import cell, first_call, machine
+from softmax_ce_bench import peers
+from softmax_ce_bench.compare import cell, first_call
 from softmax_ce_bench.compare.budget import Budget, OutOfTime
 from softmax_ce_bench.compare.crew import Crew
-from softmax_ce_bench.compare.judge import CHECKED_ELEMENTS
-from softmax_ce_bench.compare.model import BACKEND, PEER, Candidate, Cell, DigitsFit, NotMeasured, Run, Settings
-from softmax_ce_bench.compare.plan import BASE, DIGITS, Plan, Planned, Source
-from softmax_ce_bench.compare.ranking import TIE
-from softmax_ce_bench.stats import CONFIDENCE
-from softmax_ce_bench.timing import Clock
+from softmax_ce_bench.compare.decision import TIE
+from softmax_ce_bench.compare.request import BASE, DIGITS, Plan, Planned, Source
+from softmax_ce_bench.compare.result import BACKEND, PEER, Candidate, Cell, DigitsFit, NotMeasured, Run, Settings
+from softmax_ce_bench.inputs import digits
+from softmax_ce_bench.measure import machine, operations, timing
+from softmax_ce_bench.measure.stats import CONFIDENCE
+from softmax_ce_bench.measure.timing import Clock
+from softmax_ce_bench.truth.judge import CHECKED_ELEMENTS
 
 BUFFERS, ALLOCATED = "buffers", "allocated"
 _INCLUDES = {

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 import softmax_ce as sce
-from softmax_ce_bench import oracle
 from softmax_ce_bench.conformance import cases
 from softmax_ce_bench.conformance.harness import NATIVE, Subject, check, judge, judge_all, worst_of
+from softmax_ce_bench.truth import oracle
 
 
 def _apply(subject: Subject, wanted: list[cases.Case]) -> float:

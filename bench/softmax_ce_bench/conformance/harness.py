@@ -13,8 +13,8 @@ import softmax_ce as sce
 from softmax_ce.contract import BackendInfo
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce.threads import sharing_from
-from softmax_ce_bench import oracle
-from softmax_ce_bench.workloads import dtype_of
+from softmax_ce_bench.inputs.workloads import dtype_of
+from softmax_ce_bench.truth import oracle
 
 ALL_DTYPES = ("float32", "float64", "float16", "bfloat16")
 NATIVE = ("float32", "float64")

@@ -12,8 +12,8 @@ import numpy as np
 
 import softmax_ce as sce
 from softmax_ce.threads import sharing_from
-from softmax_ce_bench import oracle
 from softmax_ce_bench.conformance.harness import NATIVE, Subject, assert_same_bits, check
+from softmax_ce_bench.truth import oracle
 
 _SHAPES = ((5, 2), (7, 10), (6, 33), (9, 257), (3, 5000))
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from softmax_ce_bench import git
 from softmax_ce_bench.gate.session import BuildError
-from softmax_ce_bench.processes import deaf_children
+from softmax_ce_bench.measure import git
+from softmax_ce_bench.measure.process import deaf_children
 
 BUILD_SECONDS = 900.0
 WORKING_TREE = "working tree"

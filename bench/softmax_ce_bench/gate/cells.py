@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from softmax_ce_bench.workloads import Shape
+from softmax_ce_bench.inputs.workloads import Shape
 
 OPERATIONS = ("forward", "backward", "fused")
 CONTROL = "control"

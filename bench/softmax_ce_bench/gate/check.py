@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench import oracle
-from softmax_ce_bench.compare.judge import UNDECLARED
 from softmax_ce_bench.gate.cells import Cell
 from softmax_ce_bench.gate.process import ProcessError
 from softmax_ce_bench.gate.session import Build, BuildError, Recipe, Session, workload
+from softmax_ce_bench.truth import oracle
+from softmax_ce_bench.truth.judge import UNDECLARED
 
 
 def backends(session: Session, build: Build) -> dict[str, tuple[str | None, bool]]:

@@ -20,8 +20,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-from softmax_ce_bench.stats import Ratio, paired_ratio
-from softmax_ce_bench.timing import CONTAMINATED
+from softmax_ce_bench.measure.stats import Ratio, paired_ratio
+from softmax_ce_bench.measure.timing import CONTAMINATED
 
 ROUNDS = 16
 FEWEST_ROUNDS = 15  # with fewer, nothing is said

@@ -25,7 +25,7 @@ from pathlib import Path
 from softmax_ce_bench.gate.cells import Cell
 from softmax_ce_bench.gate.process import environment
 from softmax_ce_bench.gate.session import Build, BuildError, Session
-from softmax_ce_bench.processes import deaf_children
+from softmax_ce_bench.measure.process import deaf_children
 
 COUNT_SECONDS = 1800.0  # the default cells take three minutes, and one and a half before that to compile
 _ELEMENTS = 1 << 15  # of logits: cells with fewer are called several times ...

@@ -11,7 +11,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from softmax_ce_bench.processes import THREAD_VARIABLES, deaf_children
+from softmax_ce_bench.measure.process import THREAD_VARIABLES, deaf_children
 
 ANSWER_SECONDS = 120.0  # importing, and compiling with an empty cache, take half a minute on a slow machine
 

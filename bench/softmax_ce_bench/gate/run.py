@@ -11,17 +11,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from softmax_ce_bench import load
-from softmax_ce_bench.compare import machine
 from softmax_ce_bench.gate import builds, cells, decision, instructions
 from softmax_ce_bench.gate.builds import Source
 from softmax_ce_bench.gate.cells import CONTROL, OPERATIONS, WORKLOADS, Cell
 from softmax_ce_bench.gate.check import Reference, backends
 from softmax_ce_bench.gate.decision import Found
-from softmax_ce_bench.gate.model import Measured, Result
+from softmax_ce_bench.gate.result import Measured, Result
 from softmax_ce_bench.gate.session import Build, BuildError, Session
-from softmax_ce_bench.stats import paired_ratio
-from softmax_ce_bench.workloads import Shape
+from softmax_ce_bench.inputs.workloads import Shape
+from softmax_ce_bench.measure import load, machine
+from softmax_ce_bench.measure.stats import paired_ratio
 
 _MORE = 8  # rounds by which a cell that scatters is extended at a time
 

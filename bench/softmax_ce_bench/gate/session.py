@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench import workloads
 from softmax_ce_bench.gate.cells import CONTROL, Cell
 from softmax_ce_bench.gate.process import Process, ProcessError
-from softmax_ce_bench.workloads import Shape, Workload
+from softmax_ce_bench.inputs import workloads
+from softmax_ce_bench.inputs.workloads import Shape, Workload
 
 SAMPLE_SECONDS = 2.5e-4  # some thousand times what reading the clock costs
 SAMPLES = 5  # a visit

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench import operations, timing
+from softmax_ce_bench.measure import operations, timing
 
 
 class Desk:

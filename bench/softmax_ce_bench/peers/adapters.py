@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench.timing import Call
-from softmax_ce_bench.workloads import IGNORE_INDEX
+from softmax_ce_bench.inputs.workloads import IGNORE_INDEX
+from softmax_ce_bench.measure.timing import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Prepared:
     Attributes
     ----------
     calls : mapping
-        Operation, as of :data:`softmax_ce_bench.operations.TABLE` -> function without arguments. A library that has no
-        gradient without the loss computes both for "backward".
+        Operation, as of :data:`softmax_ce_bench.measure.operations.TABLE` -> function without arguments. A library that
+        has no gradient without the loss computes both for "backward".
     result : callable
         Computes, and gives the loss and the gradient, in the logits' shape, as NumPy has them.
     as_array : callable

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from softmax_ce_bench.operations import LOSSES, TABLE
+from softmax_ce_bench.inputs.workloads import IGNORE_INDEX, Workload
+from softmax_ce_bench.measure.operations import LOSSES, TABLE
 from softmax_ce_bench.peers import adapters
 from softmax_ce_bench.peers.adapters import Prepared
-from softmax_ce_bench.workloads import IGNORE_INDEX, Workload
 
 _DTYPES = ("float32", "float64")
 
@@ -37,7 +37,7 @@ class Peer:
     soft_targets, ignored_rows : bool
         Whether it knows soft labels, and labels of -100.
     operations : tuple of str
-        What it has, of :data:`softmax_ce_bench.operations.TABLE`.
+        What it has, of :data:`softmax_ce_bench.measure.operations.TABLE`.
     dtypes : tuple of str
         Of the logits that it is called with.
     options : tuple of str

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench import timing
+from softmax_ce_bench.inputs.workloads import Workload
+from softmax_ce_bench.measure import timing
+from softmax_ce_bench.measure.process import THREAD_VARIABLES, deaf_children
 from softmax_ce_bench.peers.adapters import Prepared
 from softmax_ce_bench.peers.table import BY_NAME
-from softmax_ce_bench.processes import THREAD_VARIABLES, deaf_children
-from softmax_ce_bench.workloads import Workload
 
 # After a parallel region OpenMP's helpers go on looking for work for some milliseconds, on CPUs that the next
 # candidate needs.
@@ -119,7 +119,7 @@ class Worker:
 
 
 class Remote:
-    """A worker's operation as a :class:`softmax_ce_bench.timing.Sampler`."""
+    """A worker's operation as a :class:`softmax_ce_bench.measure.timing.Sampler`."""
 
     def __init__(self, worker: Worker, operation: str, variant: str = "") -> None:
         self._worker = worker

@@ -3,11 +3,11 @@
 Eligible first: a backend must pass the conformance checks, then be right on the workload itself. Those that are left
 are measured by :mod:`softmax_ce_bench.compare`; the least cost wins, and of those that tie with it the simplest.
 
-:mod:`~softmax_ce_bench.pick.request` says what is asked for, :mod:`~softmax_ce_bench.pick.session` does it,
+:mod:`~softmax_ce_bench.pick.request` says what is asked for, :mod:`~softmax_ce_bench.pick.run` does it,
 :mod:`~softmax_ce_bench.pick.recheck` measures a stored profile again.
 """
 
 from softmax_ce_bench.pick.request import OBJECTIVES, MaxError, Request, RequestError
-from softmax_ce_bench.pick.session import Outcome, pick
+from softmax_ce_bench.pick.run import Outcome, pick
 
 __all__ = ["OBJECTIVES", "MaxError", "Outcome", "Request", "RequestError", "pick"]

@@ -8,7 +8,7 @@ import softmax_ce as sce
 from softmax_ce.contract import BackendInfo
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce_bench import conformance
-from softmax_ce_bench.workloads import dtype_of
+from softmax_ce_bench.inputs.workloads import dtype_of
 
 _LONGEST = 300  # characters of a reason
 

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import softmax_ce as sce
-from softmax_ce_bench import cold_start
-from softmax_ce_bench.compare import peak
-from softmax_ce_bench.compare.plan import Plan, Planned
-from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio, paired_ratio
+from softmax_ce_bench.compare.request import Plan, Planned
+from softmax_ce_bench.measure import cold_start, peak
+from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio, paired_ratio
 
 MEMORY_SECONDS = (
     1.2  # about what one measurement of memory takes: a process that imports, and compiled code from a cache
@@ -47,7 +46,7 @@ def cold_starts(names: Iterable[str], run: cold_start.Runner = cold_start.fresh_
     ----------
     names : iterable of str
     run : callable
-        In place of :func:`softmax_ce_bench.cold_start.fresh_process`.
+        In place of :func:`softmax_ce_bench.measure.cold_start.fresh_process`.
 
     Returns
     -------

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from softmax_ce_bench import workloads
-from softmax_ce_bench.compare import plan as planning
+from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.budget import Budget
-from softmax_ce_bench.compare.plan import Source
+from softmax_ce_bench.compare.request import Source
+from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.pick.figures import MEMORY_SECONDS
 
 ROUNDS = 12  # a cell should get

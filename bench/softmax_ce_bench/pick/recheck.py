@@ -10,14 +10,15 @@ import softmax_ce as sce
 from softmax_ce import profile
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare
-from softmax_ce_bench.compare.model import OPERATIONS, Run
-from softmax_ce_bench.compare.model import Cell as Found
-from softmax_ce_bench.compare.plan import Plan, Source
-from softmax_ce_bench.pick import eligibility, figures, grids, session
-from softmax_ce_bench.pick.choice import FEW, Evidence, Undecided, decide
+from softmax_ce_bench.compare.request import Plan, Source
+from softmax_ce_bench.compare.result import OPERATIONS, Run
+from softmax_ce_bench.compare.result import Cell as Found
+from softmax_ce_bench.measure.stats import Ratio, paired_ratio
+from softmax_ce_bench.measure.timing import Clock
+from softmax_ce_bench.pick import eligibility, figures, grids
+from softmax_ce_bench.pick import run as session
+from softmax_ce_bench.pick.decision import FEW, Evidence, Undecided, decide
 from softmax_ce_bench.pick.request import BOUND, MEMORY, TIME, ULP, MaxError, Request
-from softmax_ce_bench.stats import Ratio, paired_ratio
-from softmax_ce_bench.timing import Clock
 
 LOSS = 0.10  # of a stored winner: more is told
 HOLDS, LOSES, UNSURE = "holds", "loses", "unsure"

@@ -7,8 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from softmax_ce_bench.compare import memory
-from softmax_ce_bench.compare.model import BACKEND, OPERATIONS, PEER, REJECTED, SKIPPED, UNRANKED, Cell, Entry, Run
+from softmax_ce_bench.compare.result import BACKEND, OPERATIONS, PEER, REJECTED, SKIPPED, UNRANKED, Cell, Entry, Run
+from softmax_ce_bench.measure import memory
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
 

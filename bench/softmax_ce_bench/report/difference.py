@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Group
 from rich.text import Text
 
-from softmax_ce_bench.compare.model import Cell, Entry, Machine, Run
+from softmax_ce_bench.compare.result import Cell, Entry, Machine, Run
+from softmax_ce_bench.measure.stats import CONFIDENCE, FEWEST_ROUNDS, Ratio
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
-from softmax_ce_bench.stats import CONFIDENCE, FEWEST_ROUNDS, Ratio
 
 THRESHOLD = 0.07  # a smaller change is not called one: two sessions of one build differ by some per cent
 # What makes two machines the same, as for a profile. Versions may differ, for they may be what is compared; so may the

@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from softmax_ce_bench.gate.decision import CLAIM, NOTED, SIGNIFICANT, SLOWER, Exit, Verdict
-from softmax_ce_bench.gate.model import Measured, Result
+from softmax_ce_bench.gate.result import Measured, Result
+from softmax_ce_bench.measure.stats import Ratio
+from softmax_ce_bench.measure.timing import CONTAMINATED
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
-from softmax_ce_bench.stats import Ratio
-from softmax_ce_bench.timing import CONTAMINATED
 
 _NAMED = 4  # cells in the sentence
 LOOKS = {Verdict.SLOWER: "bold red", Verdict.UNSURE: "yellow", Verdict.ONCE: "yellow", Verdict.NOTED: "yellow",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from softmax_ce_bench.compare.model import Cell, Run
-from softmax_ce_bench.printable import printable
+from softmax_ce_bench.compare.result import Cell, Run
 from softmax_ce_bench.report import comparison, words
+from softmax_ce_bench.report.printable import printable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|])")
 

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from softmax_ce.choice.fingerprint import Difference
 from softmax_ce.profile import Cell, Measured, Neighbourhood, Profile
-from softmax_ce_bench.compare import memory
+from softmax_ce_bench.measure import memory
 from softmax_ce_bench.pick import regret
 from softmax_ce_bench.pick.recheck import HOLDS, LOSES, LOSS, UNSURE, Recheck, Verdict, losers
 from softmax_ce_bench.pick.request import MEMORY, TIME
-from softmax_ce_bench.pick.session import Outcome
+from softmax_ce_bench.pick.run import Outcome
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
 

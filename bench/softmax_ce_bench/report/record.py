@@ -1,8 +1,8 @@
 """A comparison as a JSON file that is either whole or not there, and back.
 
 compare.schema.json, beside this file, is the format's description. Reading checks every field against the types of
-:mod:`softmax_ce_bench.compare.model`: a file may come from anywhere. Its strings may hold any character, as files'
-names do; whoever prints them escapes them (:mod:`softmax_ce_bench.printable`).
+:mod:`softmax_ce_bench.compare.result`: a file may come from anywhere. Its strings may hold any character, as files'
+names do; whoever prints them escapes them (:mod:`softmax_ce_bench.report.printable`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from softmax_ce_bench.compare import model
-from softmax_ce_bench.compare.model import Run
-from softmax_ce_bench.stats import Ratio
+from softmax_ce_bench.compare import result as model
+from softmax_ce_bench.compare.result import Run
+from softmax_ce_bench.measure.stats import Ratio
 
 SCHEMA_FILE = Path(__file__).with_name("compare.schema.json")
 LARGEST = 256 << 20  # bytes; a run of a hundred cells takes a few megabytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from softmax_ce_bench.compare.model import PEER, Cell, ColdStart, Machine, Run
-from softmax_ce_bench.stats import FEWEST_ROUNDS, Ratio
+from softmax_ce_bench.compare.result import PEER, Cell, ColdStart, Machine, Run
+from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio
 
 _NAMED = 6  # cells in a sentence, at most
 _SHOWN = ("numpy", "numba", "scikit-learn", "scipy")  # packages whose versions change the times

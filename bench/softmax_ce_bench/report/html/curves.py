@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from softmax_ce_bench.compare.model import Ceiling, Cell, Run
+from softmax_ce_bench.compare.result import Ceiling, Cell, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from softmax_ce_bench.compare.model import REJECTED, Run
+from softmax_ce_bench.compare.result import REJECTED, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
-from softmax_ce_bench.compare import memory
-from softmax_ce_bench.compare.model import BACKEND, PEER, RANKED, REJECTED, UNRANKED, Cell, Run
+from softmax_ce_bench.compare.result import BACKEND, PEER, RANKED, REJECTED, UNRANKED, Cell, Run
+from softmax_ce_bench.measure import memory
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html.selection import can_be_drawn, regrets, timing

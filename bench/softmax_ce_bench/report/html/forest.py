@@ -8,12 +8,12 @@ from markupsafe import Markup
 
 from softmax_ce_bench.gate.cells import CONTROL
 from softmax_ce_bench.gate.decision import SLOWER, Verdict
-from softmax_ce_bench.gate.model import Result
+from softmax_ce_bench.gate.result import Result
+from softmax_ce_bench.measure.timing import CONTAMINATED
 from softmax_ce_bench.report import gating, templates
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour
 from softmax_ce_bench.report.html.picture import Picture
-from softmax_ce_bench.timing import CONTAMINATED
 
 _HERE = Path(__file__).parent
 _LEAST = 0.12  # the axis reaches at least so far from 1: noise is not to look like news

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from softmax_ce_bench.compare.model import BACKEND, RANKED, REJECTED, Cell, Run
+from softmax_ce_bench.compare.result import BACKEND, RANKED, REJECTED, Cell, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from softmax_ce_bench.compare.model import Run
-from softmax_ce_bench.printable import printable
+from softmax_ce_bench.compare.result import Run
 from softmax_ce_bench.report import comparison, templates, words
 from softmax_ce_bench.report.html import curves, errors, findings, maps, speedups, starts, tables
 from softmax_ce_bench.report.html.picture import Part
+from softmax_ce_bench.report.printable import printable
 
 _HERE = Path(__file__).parent
 

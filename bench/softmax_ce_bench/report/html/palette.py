@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from softmax_ce_bench.compare.model import PEER, Run
+from softmax_ce_bench.compare.result import PEER, Run
 
 # Dark enough on white, and light enough on black, for lines (3 to 1); told apart in the common kinds of colour
 # blindness, where markers help: after Okabe and Ito. The base has the first, a grey.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from softmax_ce_bench.compare.model import RANKED, Cell, Run, Timing
-from softmax_ce_bench.stats import Ratio
+from softmax_ce_bench.compare.result import RANKED, Cell, Run, Timing
+from softmax_ce_bench.measure.stats import Ratio
 
 MOST_SLICES = 4  # pictures of one kind; more would bury the reader
 _LARGEST = 2**50  # rows or classes: no array has more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from softmax_ce_bench.compare.model import Cell, Run
+from softmax_ce_bench.compare.result import Cell, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour, marks, short

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from softmax_ce_bench.compare import memory
-from softmax_ce_bench.compare.model import Cell, ColdStart, Run
+from softmax_ce_bench.compare.result import Cell, ColdStart, Run
+from softmax_ce_bench.measure import memory
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from softmax_ce_bench.compare.model import PEER, REJECTED, SKIPPED, Entry, Run
+from softmax_ce_bench.compare.result import PEER, REJECTED, SKIPPED, Entry, Run
 from softmax_ce_bench.report import comparison, words
 
 

@@ -1,0 +1,44 @@
+"""Who is fastest, ties called ties."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from softmax_ce_bench.compare.result import RANKED, Entry
+from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio
+
+TIE = 0.03  # a smaller gap is called a tie
+
+
+def fastest(entries: Iterable[Entry], operation: str, rounds: int) -> tuple[str, ...]:
+    """The fastest ranked candidate, then those that it ties with, the faster first.
+
+    Empty when none is ranked, or when there are too few rounds to tell.
+    """
+    if rounds < FEWEST_ROUNDS:
+        return ()
+    return least(
+        {
+            entry.name: inverse(entry.timings[operation].speedup)
+            for entry in entries
+            if entry.status == RANKED and operation in entry.timings
+        }
+    )
+
+
+def least(costs: Mapping[str, Ratio]) -> tuple[str, ...]:
+    """Whose cost is the least, then those that tie with it, the lower first.
+
+    Two tie when their intervals overlap or the gap is below `TIE`.
+    """
+    if not costs:
+        return ()
+    names = sorted(costs, key=lambda name: costs[name].median)
+    best = costs[names[0]]
+    return tuple(name for name in names if best.overlaps(costs[name]) or costs[name].median < best.median * (1 + TIE))
+
+
+def inverse(ratio: Ratio) -> Ratio:
+    """A speed-up as a cost, and the other way round."""
+    return Ratio(1 / ratio.median, 1 / ratio.high, 1 / ratio.low if ratio.low else math.inf)

@@ -1,0 +1,254 @@
+"""What is to be compared: the grid of cells, and whether it fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmax_ce_bench import peers
+from softmax_ce_bench.compare.result import OPERATIONS, Options
+from softmax_ce_bench.inputs import digits, workloads
+from softmax_ce_bench.inputs.workloads import Shape, Workload
+from softmax_ce_bench.measure import memory
+
+BASE = "numpy"  # always measured: what speed-ups are relative to where the written formula cannot be
+WRITTEN = "numpy-written"  # what a user would run otherwise
+DIGITS = Shape("digits", 1797, 10, "logits of softmax regression on handwritten digits")
+SECONDS = 30.0
+
+
+class PlanError(ValueError):
+    """What was asked for cannot be done; the message is one line and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a workload comes from. Nothing is allocated until it is made.
+
+    Attributes
+    ----------
+    set : str
+        The named set, or "shapes", or "own".
+    shape : Shape
+        Its name, rows, classes and regime; the recipe too, unless `files` or the digits.
+    dtype : str
+    soft : bool
+        Soft targets.
+    files : tuple of two Paths, or None
+        The user's own arrays.
+    ignore_index : int
+        Of those.
+    """
+
+    set: str
+    shape: Shape
+    dtype: str
+    soft: bool = False
+    files: tuple[Path, Path] | None = None
+    ignore_index: int = workloads.IGNORE_INDEX
+
+    def maker(self, fit: digits.Fit | None = None) -> Callable[[], Workload]:
+        """A function that makes the workload, here or in another process; `fit` is the base's on the digits."""
+        if self.files is not None:
+            return partial(workloads.from_files, *self.files, self.ignore_index)
+        make: Callable[[], Workload]
+        if self.shape is DIGITS:
+            assert fit is not None
+            make = partial(workloads.from_digits, fit, self.dtype)
+        else:
+            make = partial(workloads.synthetic, self.shape, self.dtype)
+        return partial(_softened, make) if self.soft else make
+
+    @property
+    def elements(self) -> int:
+        """Logits."""
+        return self.shape.rows * self.shape.classes
+
+    @property
+    def text(self) -> str:
+        """Names the workload within a run."""
+        size = f"{self.shape.rows}x{self.shape.classes}"
+        words = (*((self.shape.name,) * (self.shape.name != size)), size, self.dtype, *(("soft",) * self.soft))
+        return " ".join(words)
+
+
+def _softened(make: Callable[[], Workload]) -> Workload:
+    return workloads.softened(make())
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A cell to be measured: a workload and a number of threads."""
+
+    source: Source
+    threads: int | None
+    options: Options
+
+    @property
+    def key(self) -> str:
+        """Names the cell: unique in a run, and the same in another run."""
+        defaults = Options()
+        changed = (
+            f"{name.replace('_', '-')}={getattr(self.options, name)}"
+            for name in Options.__slots__
+            if getattr(self.options, name) != getattr(defaults, name)
+        )
+        threads = "auto threads" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return ", ".join((self.source.text, *changed, threads))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What to compare, and how.
+
+    Attributes
+    ----------
+    backends : tuple of str
+        Available ones.
+    sources : tuple of Source
+    peers : tuple of str
+        Installed ones.
+    operations : tuple of str
+        Of `OPERATIONS`.
+    threads : tuple of int or None
+        Each as for :func:`softmax_ce.cross_entropy`.
+    seconds : float
+        For everything.
+    counts_loading : bool
+        False: the seconds begin once the backends have been loaded and compiled.
+    options : Options
+    weight : ndarray or None
+        The user's own class weights, where the options say "file".
+    allocate : bool
+        Backends allocate their results, in place of writing into buffers.
+    ceilings : bool
+        Time the copy and read loops, too.
+    cold_start : bool or None
+        Measure what happens before the first call; None: if there is time left.
+    command : tuple of str
+        For the record.
+    base : str
+        What speed-ups are relative to: `BASE`, or a peer in this process that takes part in every cell.
+    """
+
+    backends: tuple[str, ...]
+    sources: tuple[Source, ...]
+    peers: tuple[str, ...] = ()
+    operations: tuple[str, ...] = OPERATIONS
+    threads: tuple[int | None, ...] = (None,)
+    seconds: float = SECONDS
+    counts_loading: bool = False
+    options: Options = field(default_factory=Options)
+    weight: Any = None
+    allocate: bool = False
+    ceilings: bool = True
+    cold_start: bool | None = False
+    command: tuple[str, ...] = ()
+    base: str = BASE
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The backends to be measured; the plain NumPy one first, which everything is held against."""
+        return (BASE, *(name for name in self.backends if name != BASE))
+
+    @property
+    def cells(self) -> tuple[Planned, ...]:
+        """In the order in which they are measured: one workload's one after the other."""
+        return tuple(Planned(source, count, self.options) for source in self.sources for count in self.threads)
+
+    def call_options(self, classes: int) -> dict[str, Any]:
+        """What softmax_ce's functions are given beside the reduction."""
+        chosen = self.options
+        given: dict[str, Any] = {}
+        if chosen.weight == "file":
+            given["weight"] = self.weight
+        elif chosen.weight == "drawn":
+            given["weight"] = 0.5 + np.random.default_rng(8).random(classes)
+        for name in ("label_smoothing", "z_loss", "ignore_index"):
+            if getattr(chosen, name) != getattr(Options(), name):
+                given[name] = getattr(chosen, name)
+        return given
+
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is allocated.
+
+        Raises
+        ------
+        PlanError
+            The same cell twice, weights that do not fit the classes, a cell that does not fit into memory.
+        """
+        keys = [cell.key for cell in self.cells]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise PlanError(f"{twice} is asked for twice")
+        for source in self.sources:
+            if self.weight is not None and self.weight.shape != (source.shape.classes,):
+                raise PlanError(
+                    f"there are {source.shape.classes} classes in {source.text}, "
+                    f"and the weights have the shape {self.weight.shape}"
+                )
+        free = memory.available()
+        for source in self.sources:
+            needed = memory.needed(source.elements, source.dtype, soft=source.soft)
+            if free is not None and needed > free:
+                each = memory.size(memory.array(source.elements, source.dtype))
+                raise PlanError(
+                    f"{source.text} needs about {memory.size(needed)} (logits and gradient {each} each), "
+                    f"and {memory.size(free)} are free"
+                )
+
+    def peers_that_fit(self, source: Source) -> tuple[str, ...]:
+        """Each peer makes the workload once more, in a process of its own, and keeps several arrays of its size."""
+        free = memory.available()
+        if free is None:
+            return self.peers
+        left = free - memory.needed(source.elements, source.dtype, soft=source.soft)
+        each = memory.needed_by_peer(source.elements, source.dtype)
+        elsewhere = [name for name in self.peers if not peers.BY_NAME[name].in_process]
+        fitting = elsewhere[: max(0, int(left // each))]
+        return tuple(name for name in self.peers if name in fitting or name not in elsewhere)
+
+
+def built_in(name: str, dtypes: tuple[str, ...], *, soft: bool = False) -> Iterator[Source]:
+    """The workloads of a named set, in each dtype; the digits before those of the quick one."""
+    shapes = ((DIGITS,) if name == "quick" else ()) + workloads.SETS[name]
+    for dtype in dtypes:
+        for shape in shapes:
+            yield Source(name, shape, dtype, soft)
+
+
+def of_shapes(shapes: tuple[tuple[int, int], ...], dtypes: tuple[str, ...], *, soft: bool = False) -> Iterator[Source]:
+    """Wide logits of the shapes asked for, in each dtype."""
+    for dtype in dtypes:
+        for rows, classes in shapes:
+            yield Source("shapes", Shape(f"{rows}x{classes}", rows, classes, "a shape as asked for"), dtype, soft)
+
+
+def own(logits: Path, targets: Path, ignore_index: int = workloads.IGNORE_INDEX) -> Source:
+    """The user's own arrays.
+
+    Raises
+    ------
+    WorkloadError
+        As :func:`softmax_ce_bench.inputs.workloads.from_files`.
+    """
+    found = workloads.from_files(logits, targets, ignore_index)  # memory-mapped
+    shape = Shape(found.name, *found.shape, found.regime)
+    files = (logits.absolute(), targets.absolute())
+    return Source("own", shape, found.dtype, found.targets.ndim == 2, files, ignore_index)
+
+
+def base_for(peer_names: tuple[str, ...], sources: tuple[Source, ...], options: Options) -> str:
+    """What speed-ups are to be relative to: the written formula, if it takes part in every cell; else `BASE`."""
+    plain = options == Options() and all(source.dtype in ("float32", "float64") for source in sources)
+    return WRITTEN if plain and WRITTEN in peer_names else BASE
+
+
+def installed_peers() -> tuple[str, ...]:
+    """The names of all that can be imported here."""
+    return tuple(peer.name for peer in peers.PEERS if peer.why_missing is None)

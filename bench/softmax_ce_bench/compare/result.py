@@ -1,0 +1,278 @@
+"""What a run found, as plain values: filled while it measures, stored as it is, and all that tables are made from.
+
+The fields, their units and how each was come by are described in one place, report/compare.schema.json. A float that
+is infinite is null there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from softmax_ce_bench.measure.operations import LOSSES, TABLE
+from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio
+
+SCHEMA = "softmax-ce/compare"
+VERSION = 3  # 2 had no normalizers
+
+OPERATIONS = LOSSES  # what is compared unasked, and picked
+EVERY = tuple(TABLE)
+RANKED, UNRANKED, REJECTED, SKIPPED = "ranked", "unranked", "rejected", "skipped"
+BACKEND, PEER = "backend", "peer"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a run was made, and with what."""
+
+    cpu: str
+    instruction_sets: tuple[str, ...]
+    cpus_available: int
+    cpus_installed: int | None
+    os: str
+    thread_variables: dict[str, str]
+    python: str
+    softmax_ce: str
+    commit: str | None
+    packages: dict[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How it was measured, and what the words mean."""
+
+    base: str
+    operations: tuple[str, ...]
+    results: str
+    time_budget: float
+    sample_seconds: float
+    most_rounds: int
+    checked_elements: int
+    confidence: float
+    tie: float
+    contaminated_beyond: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A backend or a peer, measured or missing."""
+
+    name: str
+    kind: str
+    title: str
+    version: str | None
+    details: str
+    includes: str
+    stable: bool
+    available: bool
+    why_unavailable: str | None
+    how_to_get: str
+
+
+@dataclass(frozen=True, slots=True)
+class DigitsFit:
+    """Softmax regression on the digits with one backend's gradient."""
+
+    backend: str
+    steps: int
+    final_loss: float
+    accuracy: float
+    difference: float
+    difference_over_bound: float
+    passed: bool
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What was run on."""
+
+    name: str
+    set: str
+    regime: str
+    rows: int
+    classes: int
+    dtype: str
+    targets: str
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every call was given beside logits and targets."""
+
+    weight: str = "none"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    ignore_index: int = -100
+    reduction: str = "mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The frozen control, measured twice in every round."""
+
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+    ratio: Ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """A loop that only moves bytes, in the same rounds."""
+
+    loop: str
+    bytes: int
+    seconds: tuple[float, ...]
+    time: Ratio
+    gb_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of a cell: what it must move, and who is fastest."""
+
+    bytes: int
+    ceiling: str | None
+    fastest: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizerErrors:
+    """The worst errors of a normalizer on the checked rows."""
+
+    over_bound: float
+    ulp: float
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The worst errors on the checked rows."""
+
+    over_bound: float
+    loss_over_bound: float
+    grad_over_bound: float
+    loss_ulp: float
+    grad_ulp: float
+    normalizers: dict[str, NormalizerErrors] = field(default_factory=dict)
+
+    def over_bound_of(self, operation: str) -> float:
+        """The worst error over its bound, of what an operation computes."""
+        if operation not in LOSSES:
+            return self.normalizers[operation].over_bound if operation in self.normalizers else math.inf
+        both = max(self.loss_over_bound, self.grad_over_bound)
+        return {"forward": self.loss_over_bound, "backward": self.grad_over_bound}.get(operation, both)
+
+    def ulp_of(self, operation: str) -> tuple[float, ...]:
+        """The worst errors in units in the last place: of the loss and of the gradient, of those it computes."""
+        if operation not in LOSSES:
+            return (self.normalizers[operation].ulp,) if operation in self.normalizers else ()
+        both = self.loss_ulp, self.grad_ulp
+        return {"forward": both[:1], "backward": both[1:]}.get(operation, both)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One candidate and operation in one cell."""
+
+    seconds: tuple[float, ...]
+    calls: int
+    time: Ratio
+    speedup: Ratio
+    gb_per_s: float
+    of_ceiling: Ratio | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One candidate in one cell."""
+
+    name: str
+    status: str
+    reason: str | None
+    errors: Errors | None
+    timings: dict[str, Timing]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All candidates on one workload, with one number of threads."""
+
+    key: str
+    inputs: Inputs
+    options: Options
+    threads: int | None
+    checked_rows: int
+    telling_rows: int
+    rounds: int
+    took: float
+    timer_overhead: float
+    control: Control
+    drifted: bool
+    crowded: bool
+    cpus_of_others: float | None
+    ceilings: tuple[Ceiling, ...]
+    why_no_ceilings: str | None
+    operations: dict[str, Operation]
+    entries: tuple[Entry, ...]
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are rounds enough for an interval."""
+        return self.rounds >= FEWEST_ROUNDS
+
+
+@dataclass(frozen=True, slots=True)
+class NotMeasured:
+    """A cell that was planned and is not there."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """From how many calls on a candidate has made up for its slower start, against the base."""
+
+    cell: str
+    operation: str
+    cold: float
+    cached: float
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """One candidate in fresh processes."""
+
+    name: str
+    failed: str | None
+    import_seconds: float | None
+    first_call_cold: float | None
+    first_call_cached: float | None
+    second_call: float | None
+    peak_memory: int | None
+    peak_memory_cell: str | None
+    break_even: tuple[BreakEven, ...]
+
+
+@dataclass(slots=True)
+class Run:
+    """A whole run, filled as it proceeds."""
+
+    date: str
+    command: tuple[str, ...]
+    machine: Machine
+    settings: Settings
+    candidates: tuple[Candidate, ...]
+    schema: str = SCHEMA
+    version: int = VERSION
+    seconds: float = 0.0
+    complete: bool = False
+    contaminated: bool = False
+    fits: list[DigitsFit] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+    not_measured: list[NotMeasured] = field(default_factory=list)
+    cold_starts: list[ColdStart] = field(default_factory=list)
+
+    def candidate(self, name: str) -> Candidate:
+        """By its name."""
+        return next(candidate for candidate in self.candidates if candidate.name == name)

@@ -1,6 +1,0 @@
-"""How often the gate is right: measured on this machine with the gate's own code, on real builds.
-
-:mod:`mutants` says what is changed in a build to make it slower, :mod:`arms` which build is held against which and
-how often, :mod:`campaign` runs the gate, :mod:`store` keeps what it found, :mod:`summary` counts and resamples,
-:mod:`page` and :mod:`plots` put it into docs/gate.md. ``python -m softmax_ce_bench.gate.credentials`` does all of it.
-"""

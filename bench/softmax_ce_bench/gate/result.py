@@ -1,0 +1,91 @@
+"""What a run of the gate found, as plain values: what tables and pictures are made from, and what --json stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from softmax_ce_bench.compare.result import Machine
+from softmax_ce_bench.gate.cells import Cell
+from softmax_ce_bench.gate.decision import Exit, Found, Verdict
+from softmax_ce_bench.measure.stats import Ratio
+
+SCHEMA = "softmax-ce/gate"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One cell.
+
+    Attributes
+    ----------
+    cell : Cell
+    base, head : tuple of float
+        Seconds a call, one a round, of the first measurement.
+    first : Found
+    second : Found or None
+        Of the second measurement, which only a cell has that the first called slower.
+    verdict : Verdict
+    instructions : tuple of two floats, or None
+        Of base and head, a call; None where they were not counted.
+    """
+
+    cell: Cell
+    base: tuple[float, ...]
+    head: tuple[float, ...]
+    first: Found
+    second: Found | None
+    verdict: Verdict
+    instructions: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run.
+
+    Attributes
+    ----------
+    base, head : str
+        As they were asked for.
+    base_commit, head_commit : str
+    started : str
+        Date and time, UTC.
+    seconds : float
+        What the measuring took.
+    control : Ratio
+        The frozen control in head's processes over base's, over all rounds.
+    control_rounds : int
+    cells : tuple of Measured
+    notes : tuple of str
+        What was left out, and why.
+    exit : Exit
+    out_of_time : bool
+        Whether the time was up before everything was known.
+    others : float or None
+        CPUs that other programs used meanwhile.
+    machine : Machine
+    command : tuple of str
+    """
+
+    base: str
+    head: str
+    base_commit: str
+    head_commit: str
+    started: str
+    seconds: float
+    control: Ratio
+    control_rounds: int
+    cells: tuple[Measured, ...]
+    notes: tuple[str, ...]
+    exit: Exit
+    out_of_time: bool
+    others: float | None
+    machine: Machine
+    command: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Dicts, lists, strings, numbers and None, as --json writes them."""
+        from softmax_ce_bench.report.record import plain
+
+        return {"schema": SCHEMA, "version": VERSION, **plain(self)}

@@ -1,0 +1,177 @@
+"""A pick from beginning to end: screen, measure, decide."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import softmax_ce as sce
+from softmax_ce import profile
+from softmax_ce.choice import fingerprint
+from softmax_ce.threads import available_cpus
+from softmax_ce_bench import compare
+from softmax_ce_bench.compare.cell import label
+from softmax_ce_bench.compare.request import BASE, Plan, Planned
+from softmax_ce_bench.compare.result import Cell, Run
+from softmax_ce_bench.measure.timing import Clock
+from softmax_ce_bench.pick import eligibility, figures, grids
+from softmax_ce_bench.pick.decision import Evidence, Undecided, decide
+from softmax_ce_bench.pick.request import BOUND, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pick found.
+
+    Attributes
+    ----------
+    request : Request
+    run : Run
+        The comparison that it rests on.
+    profile : Profile or None
+        None: not one cell has a winner.
+    evidence : Evidence
+    undecided : tuple of (str, str)
+        Each cell without a winner, and why.
+    """
+
+    request: Request
+    run: Run
+    profile: profile.Profile | None
+    evidence: Evidence
+    undecided: tuple[tuple[str, str], ...]
+
+
+def pick(request: Request, listener: compare.Listener | None = None, clock: Clock = time.perf_counter) -> Outcome:
+    """Measure, and decide.
+
+    Parameters
+    ----------
+    request : Request
+    listener : Listener, optional
+        As of :func:`softmax_ce_bench.compare.run`.
+    clock : callable
+        Seconds.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    RequestError, PlanError
+        Before anything is measured.
+    AssertionsOff
+        Python runs with -O, under which nothing can be checked.
+    """
+    request.check()
+    listener = listener or compare.Listener()
+    dtypes = tuple(dict.fromkeys(source.dtype for source in request.sources)) or request.dtypes
+    if not request.counts_loading:
+        load(dtypes, listener)
+    end = clock() + request.seconds
+
+    def tell(text: str) -> None:
+        listener.stage(text, 0.0, max(0.0, end - clock()))
+
+    counts = [count or available_cpus() for count in request.threads]
+    evidence = Evidence(eligibility.screen(dtypes, (1, *counts), request.allow, request.deny, tell))
+    eligible = tuple(
+        name for name in request.whole_order if any((name, dtype) not in evidence.reasons for dtype in dtypes)
+    )
+    sources = request.sources
+    if not sources:
+        sources = grids.fitting(
+            end - clock(), dtypes, len(request.threads), _labels(eligible, request.operations),
+            len(eligible) * len(request.operations) * request.wants_memory,
+        )  # fmt: skip
+    plan = Plan(eligible, sources, operations=request.operations, threads=request.threads, command=(request.command,))
+    run, cells = measure(plan, request, evidence, listener, end, clock)
+    found: list[profile.Cell] = []
+    undecided = [(left_out.key, left_out.reason) for left_out in run.not_measured]
+    for cell in cells:
+        for operation in request.operations:
+            try:
+                found.append(decide(cell, operation, request, evidence))
+            except Undecided as error:
+                undecided.append((f"{operation} {cell.key}", str(error)))
+    return Outcome(request, run, _profile(request, run, found), evidence, tuple(undecided))
+
+
+def load(dtypes: Iterable[str], listener: compare.Listener) -> None:
+    """Load the backends and compile what must be, before the time begins."""
+    for info in sce.backends():
+        listener.stage(f"compiling {info.name}, if it must be", 0.0, float("inf"))
+        if info.available:
+            with suppress(Exception):  # whatever it raised, it will raise again when it is checked
+                sce.get_backend(info.name).warmup({*dtypes, "float32", "float64"})
+
+
+def measure(
+    plan: Plan, request: Request, evidence: Evidence, listener: compare.Listener, end: float, clock: Clock
+) -> tuple[Run, list[Cell]]:
+    """Time everything in a plan, then what else the request wants, which goes into the evidence.
+
+    Returns
+    -------
+    Run, and its cells
+    """
+    left = max(1.0, end - clock())
+    memories = len(plan.backends) * len(plan.operations) * len(plan.cells) * request.wants_memory
+    plan = Plan(
+        plan.backends, plan.sources, operations=plan.operations, threads=plan.threads, command=plan.command,
+        # Memory is measured afterwards: the times make way for it, but never by more than half.
+        seconds=left - min(memories * figures.MEMORY_SECONDS, left / 2), counts_loading=True, ceilings=False,
+    )  # fmt: skip
+    run = compare.run(plan, listener, clock)
+    if request.wants_memory:
+        _memory(plan, run, evidence, listener, end, clock)
+    if request.wants_cold_start and not evidence.cold_starts:
+        listener.stage("cold starts, in fresh processes", 1.0, float("inf"))
+        evidence.cold_starts = figures.cold_starts(plan.names)
+    return run, run.cells
+
+
+def _memory(plan: Plan, run: Run, evidence: Evidence, listener: compare.Listener, end: float, clock: Clock) -> None:
+    planned: dict[str, Planned] = {each.key: each for each in plan.cells}
+    for cell in run.cells:
+        for operation in plan.operations:
+            for name in plan.backends:
+                if clock() > end:
+                    return
+                listener.stage(f"memory: {name} on {cell.key}", 1.0, end - clock())
+                with suppress(RuntimeError):  # its process ended: there is no figure
+                    found = figures.memory(plan, planned[cell.key], name, operation)
+                    if found is not None:
+                        evidence.memory[cell.key, operation, name] = found
+
+
+def _labels(names: tuple[str, ...], operations: tuple[str, ...]) -> list[str]:
+    """What is timed in each round: candidates, and the control twice."""
+    return [*(label(name, o) for name in {BASE, *names} for o in operations), "control", "control again"]
+
+
+def _profile(request: Request, run: Run, cells: list[profile.Cell]) -> profile.Profile | None:
+    if not cells:
+        return None
+    worst = max((cell.control.ratio.drift for cell in run.cells), default=0.0)
+    max_error = request.max_error
+    return profile.Profile(
+        fingerprint=fingerprint.collect(),
+        cells=tuple(cells),
+        order=request.whole_order,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=request.command,
+        objective=request.objective,
+        max_error=max_error.value if max_error is not None and max_error.unit == BOUND else None,
+        notes={
+            **request.notes,
+            "contaminated": run.contaminated,
+            "control_drift": worst,
+            "seconds": run.seconds,
+            **({"max_error_ulp": max_error.value} if max_error is not None and max_error.unit != BOUND else {}),
+        },
+    )

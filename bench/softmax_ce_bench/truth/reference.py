@@ -1,0 +1,212 @@
+"""Right or wrong on a workload as large as it is timed: its mean loss, and a few rows of the gradient.
+
+Why beside :mod:`softmax_ce_bench.truth.oracle`: that one proves the error of every element, in extended precision and
+with a dozen arrays of the logits' size, which is out of the question for hundreds of megabytes; and its bounds are made
+for the declared arithmetic of our backends, not for libraries of which nothing is declared. Here the gradient's rows
+come from the oracle, the loss over all rows is summed in float64 block by block, and the tolerance is wide enough for
+any sound float32 implementation. A wrong formula is far beyond it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from softmax_ce_bench.inputs.workloads import IGNORE_INDEX
+from softmax_ce_bench.truth import oracle
+
+ROWS = 8  # of the gradient that are compared
+_BLOCK = 1 << 18  # elements at a time in float64: the block and its exponentials stay in cache
+# Of the loss, relative, and of a probability, absolute. Subtracting a log-sum-exp of some 100 from a logit in
+# float32 leaves an error of 1e-5 in the exponent; 16-bit results are judged by their own roundoff.
+TOLERANCE = 1e-4
+_DOUBLE = oracle.Arithmetic(lambda a: np.asarray(a).astype(np.float64), np.exp, np.log1p)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What is right.
+
+    Attributes
+    ----------
+    rows : ndarray
+        Which rows of the gradient there are here.
+    loss : float
+        The mean.
+    grad : ndarray, shape (len(rows), C)
+        Of the mean.
+    unit : float
+        What an error of the gradient is measured in: one over the mean's divisor.
+    """
+
+    rows: Any
+    loss: float
+    grad: Any
+    unit: float
+
+    def complaint(self, loss: float | None, grad: Any, loss_error: float = 0.0) -> str | None:
+        """Why a result is wrong, or None.
+
+        Parameters
+        ----------
+        loss : float or None
+            The mean; None is not judged.
+        grad : ndarray or None
+            The rows of the gradient named by `rows`.
+        loss_error : float
+            Relative error that the loss may have beyond `TOLERANCE`: of a library that rounds it to 16 bits.
+        """
+        allowed = (TOLERANCE + loss_error) * max(1.0, abs(self.loss))
+        if loss is not None and not _close(float(loss), self.loss, allowed).all():
+            return f"its loss is {float(loss):.6g}, right is {self.loss:.6g}"
+        if grad is None:
+            return None
+        allowed = TOLERANCE * self.unit
+        if grad.dtype.itemsize == 2:
+            kind = _limits(grad.dtype)
+            allowed += float(kind.eps) * self.unit + float(kind.smallest_subnormal)
+        found = grad.astype(np.float64)
+        wrong = ~_close(found, self.grad, allowed)
+        if wrong.any():
+            k, j = np.argwhere(wrong)[0]
+            return f"its gradient at row {self.rows[k]}, class {j} is {found[k, j]:.6g}, right is {self.grad[k, j]:.6g}"
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalized:
+    """What is right of softmax, log_softmax or logsumexp.
+
+    Attributes
+    ----------
+    rows : ndarray
+        Which rows of the result there are here.
+    values : ndarray
+        Theirs.
+    """
+
+    rows: Any
+    values: Any
+
+    def complaint(self, found: Any) -> str | None:
+        """Why those rows of a result are wrong, or None."""
+        allowed: Any = np.fmax(1.0, np.where(np.isfinite(self.values), np.abs(self.values), 1.0))
+        allowed = allowed * (TOLERANCE + (float(_limits(found.dtype).eps) if found.dtype.itemsize == 2 else 0.0))
+        wrong = ~_close(found.astype(np.float64), self.values, allowed)
+        if not wrong.any():
+            return None
+        at = tuple(np.argwhere(wrong)[0])
+        place = f"row {self.rows[at[0]]}" + "".join(f", class {j}" for j in at[1:])
+        return f"its result at {place} is {float(found[at]):.6g}, right is {self.values[at]:.6g}"
+
+
+def normalized(logits: Any, operation: str) -> Normalized:
+    """The reference for a normalizer.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (N, C)
+    operation : {"softmax", "log_softmax", "logsumexp"}
+
+    Returns
+    -------
+    Normalized
+    """
+    chosen = _chosen(len(logits))
+    truth = oracle.evaluate(logits[chosen], np.zeros(len(chosen), np.int64), arithmetic=_DOUBLE)
+    return Normalized(chosen, oracle.normalizer(truth, operation).astype(np.float64))
+
+
+def evaluate(
+    logits: Any,
+    targets: Any,
+    *,
+    weight: Any = None,
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    grad_output: Any = None,
+) -> Truth:
+    """The reference: the mean loss, and the gradient of that or of what the reduction gives.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (N, C)
+    targets : ndarray, shape (N,) or (N, C)
+        Labels, or soft ones.
+    weight : ndarray, shape (C,), optional
+    ignore_index : int
+    label_smoothing, z_loss : float
+    reduction : {"mean", "none"}
+    grad_output : ndarray, shape (N,), optional
+        As for :func:`softmax_ce.cross_entropy_with_grad`; the last with reduction "none".
+
+    Returns
+    -------
+    Truth
+    """
+    n_rows, classes = logits.shape
+    of_class = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
+    counted = np.arange(n_rows) if targets.ndim == 2 else np.flatnonzero(targets != ignore_index)
+    divisor = float(len(counted) if targets.ndim == 2 else of_class[targets[counted]].sum())
+    total = squares = 0.0
+    step = max(1, _BLOCK // classes)
+    with np.errstate(all="ignore"):
+        for start in range(0, len(counted), step):
+            rows = counted[start : start + step]
+            cost, lse = _costs(logits[rows].astype(np.float64), targets[rows], of_class, label_smoothing)
+            total += cost.sum()
+            squares += (lse * lse).sum() if z_loss else 0.0
+        # Of the losses that "none" gives, a caller takes the plain mean.
+        of_mean = reduction == "mean"
+        loss = total / (divisor if of_mean else n_rows)
+        loss += z_loss * squares / (len(counted) if of_mean else n_rows) if z_loss else 0.0
+        chosen = _chosen(n_rows)
+        unit, upstream = 1 / divisor, 1 / divisor
+        if not of_mean:
+            upstream = 1.0 if grad_output is None else np.asarray(grad_output, np.float64)[chosen]
+            unit = float(np.abs(upstream).max())
+        rows_truth = oracle.evaluate(
+            logits[chosen],
+            targets[chosen],
+            weight=weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            # The mean divides that term by the rows.
+            z_loss=z_loss * divisor / max(len(counted), 1) if of_mean else z_loss,
+            grad_output=upstream,
+            arithmetic=_DOUBLE,
+        )
+    return Truth(chosen, loss, rows_truth.grad, unit)
+
+
+def _chosen(n_rows: int) -> Any:
+    """The rows that are compared: from the first to the last."""
+    return np.unique(np.linspace(0, n_rows - 1, ROWS).astype(np.int64))
+
+
+def _limits(dtype: Any) -> Any:
+    return import_module("ml_dtypes").finfo(dtype)  # untyped; NumPy's own dtypes too
+
+
+def _costs(x: Any, targets: Any, weight: Any, smoothing: float) -> tuple[Any, Any]:
+    """Each row's sum of target times (lse - x), and its log-sum-exp."""
+    top = x.max(axis=1)
+    lse = top + np.log(np.exp(x - top[:, None]).sum(axis=1))
+    share = weight / x.shape[1]
+    if targets.ndim == 2:
+        mass = weight * (1 - smoothing) * targets + smoothing * share
+        return np.where(mass != 0, mass * (lse[:, None] - x), 0).sum(axis=1), lse
+    cost = (1 - smoothing) * weight[targets] * (lse - x[np.arange(len(x)), targets])
+    if smoothing:
+        cost += smoothing * np.where(share != 0, share * (lse[:, None] - x), 0).sum(axis=1)
+    return cost, lse
+
+
+def _close(found: Any, right: Any, allowed: Any) -> Any:
+    """Elementwise; a NaN or an infinity is close to the same alone."""
+    return np.isclose(found, right, rtol=0, atol=allowed, equal_nan=True)

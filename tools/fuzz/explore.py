@@ -1,0 +1,110 @@
+"""Search for a case of which a property does not hold, in this process."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, settings
+
+if TYPE_CHECKING:
+    from tools.fuzz.properties import Property
+
+_BATCH = 500  # cases; then Hypothesis starts anew with another seed
+_SHRINKING = 20.0  # seconds for a smaller case
+
+
+class NotApplicable(Exception):
+    """A property says nothing of this case."""
+
+
+class _TimeIsUp(BaseException):
+    """Leaves Hypothesis, which takes any Exception for a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The smallest case that failed.
+
+    Attributes
+    ----------
+    case : JSON value
+    found : str
+        The traceback.
+    """
+
+    case: Any
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a search came to: how many cases the property was asked of, and the failure if there was one."""
+
+    executions: int
+    failure: Failure | None
+
+
+def explore(
+    of: Property,
+    seed: int,
+    *,
+    seconds: float | None = None,
+    examples: int | None = None,
+    before: Callable[[Any], None] = lambda case: None,
+    shrink: bool = True,
+) -> Outcome:
+    """Try cases until one fails, the time is up or there have been enough. The seed decides which.
+
+    Parameters
+    ----------
+    of : Property
+    seed : int
+    seconds, examples : optional
+        Either, or both.
+    before : callable
+        Told each case before it is tried.
+    shrink : bool
+        Look for a smaller case once one has failed.
+    """
+    end = None if seconds is None else time.monotonic() + seconds
+    executions, failure = 0, None
+
+    def attempt(case: Any) -> None:
+        nonlocal executions, failure, end
+        if end is not None and time.monotonic() > end:
+            raise _TimeIsUp
+        before(case)
+        try:
+            of.check(case)
+        except NotApplicable:
+            hypothesis.reject()
+        except Exception:
+            if failure is None:
+                end = time.monotonic() + _SHRINKING
+            if failure is None or len(json.dumps(case)) <= len(json.dumps(failure.case)):
+                failure = Failure(case, traceback.format_exc())
+            raise
+        executions += 1
+
+    batch = 0
+    while failure is None and (examples is None or batch * _BATCH < examples):
+        count = _BATCH if examples is None else min(_BATCH, examples - batch * _BATCH)
+        search = settings(
+            max_examples=count, deadline=None, database=None, report_multiple_bugs=False, print_blob=False,
+            suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink)[: 1 + shrink],
+        )(hypothesis.given(of.cases)(attempt))  # fmt: skip
+        try:
+            hypothesis.seed((seed << 32) + batch)(search)()
+        except _TimeIsUp:
+            break
+        except Exception:
+            if failure is None:
+                raise
+        batch += 1
+    return Outcome(executions, failure)

@@ -1,0 +1,186 @@
+"""Valid calls of the losses: every backend within its bounds, and the same bits whichever way the call is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import softmax_ce as sce
+from softmax_ce.contract import BackendInfo
+from softmax_ce_bench.conformance.harness import assert_same_bits
+from softmax_ce_bench.truth import oracle
+from tools.fuzz import calls
+from tools.fuzz.calls import Call
+
+_MODERATE = 40.0  # below it, an unshifted exponential neither overflows nor underflows
+_ORACLES = ("weight", "sample_weight", "ignore_index", "label_smoothing", "z_loss", "grad_output")
+
+
+def check(case: dict[str, Any]) -> None:
+    """One case on every backend that is available."""
+    call = calls.build(case)
+    counted = _Counted.of(call)
+    if counted.empty and call.options.get("on_empty") == "raise":
+        for info in calls.backends():
+            _must_refuse_an_empty_mean(call, info.name)
+        return
+    truth = _Reference.of(call, counted) if _in_domain(call, counted) else None
+    for info in calls.backends():
+        _check_backend(case, info, truth)
+
+
+def _check_backend(case: dict[str, Any], info: BackendInfo, truth: _Reference | None) -> None:
+    call = calls.build(case)  # anew: the last backend may have written over the logits
+    plain = _plain_call(call, info.name)
+    if truth is not None and (info.stable or is_moderate(call.logits)):
+        truth.judge(info, call, plain)
+    found = call.run(info.name)
+    for name, array in found.items():
+        _check_form(call, name, array)
+        assert_same_bits(call.to_rows(name, array), plain[name], f"{name} of {info.name}, against the plain call")
+    _check_memory(call, found)
+
+
+def _plain_call(call: Call, backend: str) -> dict[str, Any]:
+    """All three results on one thread, from contiguous rows; the gradient in the dtype that the call has it in."""
+    options = {name: value for name, value in call.options.items() if name != "on_empty" or value != "raise"}
+    grad = np.empty(call.logits.shape, call.result)
+    with calls.strict():
+        found = sce.cross_entropy_with_grad(
+            call.logits, call.targets, **options, return_lse=True, grad_out=grad, threads=1, backend=backend
+        )
+    return dict(zip(("loss", "grad", "lse"), (np.asarray(found[0]).reshape(-1), *found[1:]), strict=True))
+
+
+def _check_form(call: Call, name: str, array: Any) -> None:
+    """Shape, dtype, and that a buffer which was given is what is returned."""
+    reduced = name == "loss" and call.arguments.get("reduction", "mean") != "none"
+    shape = call.rooms["logits"].view.shape if name == "grad" else () if reduced else call.outer
+    dtype = call.result if name == "grad" else call.compute
+    assert np.shape(array) == shape, f"{name} has shape {np.shape(array)}, not {shape}"
+    assert array.dtype == dtype, f"{name} has dtype {array.dtype}, not {dtype}"
+    buffer = call.arguments.get({"loss": "out", "grad": "grad_out", "lse": "lse_out"}[name])
+    assert buffer is None or array is buffer, f"{name} is another object than the buffer"
+    assert buffer is not None or isinstance(array, np.ndarray if shape else np.generic), f"{name} is {type(array)}"
+
+
+def _check_memory(call: Call, found: dict[str, Any]) -> None:
+    """Inputs as they were, and nothing written beside the outputs."""
+    for name, room in call.rooms.items():
+        if any(room.view is array for array in found.values()):
+            assert room.margin_untouched(), f"something was written beside {name}"
+        else:
+            assert room.untouched(), f"{name} was written to"
+
+
+def _must_refuse_an_empty_mean(call: Call, backend: str) -> None:
+    try:
+        call.run(backend)
+    except ValueError as error:
+        assert "no row counts" in str(error), f"the message for an empty mean is {error}"
+    else:
+        raise AssertionError('on_empty="raise" raised nothing')
+    for name, room in call.rooms.items():
+        assert room.untouched(), f"{name} was written to before the error"
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What a mean divides by: the sum of sample_weight * weight[y] over the counted rows, and of sample_weight."""
+
+    weighted: float
+    plain: float
+    empty: bool
+
+    @classmethod
+    def of(cls, call: Call) -> _Counted:
+        rows, classes = call.logits.shape
+        sample = call.options.get("sample_weight", np.ones(rows))
+        by_label = np.ones(rows)
+        if call.is_hard:
+            counts = call.targets != call.options["ignore_index"]
+            sample = np.where(counts, sample, 0.0)
+            by_label = call.options.get("weight", np.ones(classes))[np.where(counts, call.targets, 0)]
+        natural = call.options.get("reduction", "mean") == "mean" and "denominator" not in call.options
+        with np.errstate(all="ignore"):  # beyond the range of float64 the bounds are not asked for
+            weighted, plain = float((sample * by_label).sum()), float(sample.sum())
+        return cls(weighted, plain, natural and not ((sample > 0) & (by_label > 0)).any())
+
+
+def _in_domain(call: Call, counted: _Counted) -> bool:
+    """Whether the bounds hold here: they are made for factors that neither overflow nor underflow."""
+    if counted.empty:
+        return False
+    options = call.options
+    upstream = np.abs(np.asarray(options.get("grad_output", 1.0), float))
+    factors = [options.get("weight", 1.0), options.get("sample_weight", 1.0), upstream]
+    factors += [options.get("label_smoothing", 0.0), options.get("denominator", 1.0)]
+    if not call.is_hard:
+        factors.append(call.targets.astype(np.float64))
+    ordinary = all(bool(((np.asarray(f) == 0) | ((f >= 1e-6) & (f <= 1e4))).all()) for f in factors)
+    return ordinary and options.get("z_loss", 0.0) <= 100
+
+
+def is_moderate(logits: Any) -> bool:
+    """Whether an unshifted exponential stands these logits."""
+    x = logits.astype(np.float64)
+    return bool((np.abs(x[np.isfinite(x)]) <= _MODERATE).all())
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """The oracle's rows, made so that their sum over the divisor is the mean."""
+
+    truth: oracle.Truth
+    scaled: oracle.Truth
+    divisor: float
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, call: Call, counted: _Counted) -> _Reference:
+        options = {name: call.options[name] for name in _ORACLES if name in call.options}
+        divisor = 1.0
+        if call.options.get("reduction", "mean") == "mean":
+            divisor = call.options.get("denominator", counted.weighted)
+            if "denominator" not in call.options:
+                # The z-loss is divided by the sample weights alone, the rest by the class weights too.
+                options["z_loss"] = options.get("z_loss", 0.0) * counted.weighted / counted.plain
+        upstream = np.asarray(options.pop("grad_output", 1.0), float)
+        truth = oracle.evaluate(call.logits, call.targets, **options)
+        scaled = oracle.evaluate(call.logits, call.targets, **options, grad_output=upstream / divisor)
+        return cls(truth, scaled, divisor, options)
+
+    def judge(self, info: BackendInfo, call: Call, found: dict[str, Any]) -> None:
+        """The plain call's results within this backend's bounds."""
+        dtype = call.result if call.result == call.compute else call.logits.dtype
+        truth, scaled = self.truth, self.scaled
+        bound, grad_bound = (oracle.bounds(info, one, dtype) for one in (truth, scaled))
+        limits = np.finfo(call.compute)
+        unit = (8 + len(call.logits)) * 2.0**-53  # of divisors and sums, which are float64
+        with np.errstate(all="ignore"):  # of rows that are not finite, on which nothing is to be allowed
+            pull = np.abs(4 * scaled.lse) * scaled.z_loss
+            z_pull = np.abs(scaled.gain) * pull
+            rounding = np.nan_to_num((unit * (np.abs(scaled.grad) + z_pull[:, None])).astype(float))
+            factors = np.maximum(pull, z_pull + np.abs(scaled.gain) * scaled.target.sum(axis=1))
+        # Beyond the format's range a factor is infinite, and 0 times it is no number.
+        if np.where(scaled.broken, 0, factors).max(initial=0) < float(limits.max) / 16:
+            _judge(found["grad"], scaled.grad, grad_bound.grad + rounding, f"gradient of {info.name}")
+        _judge(found["lse"], truth.lse, bound.lse, f"log-sum-exp of {info.name}")
+        if call.options.get("reduction", "mean") == "none":
+            _judge(found["loss"], truth.loss, bound.loss, f"loss of {info.name}")
+            return
+        with calls.strict():
+            rows = sce.cross_entropy(call.logits, call.targets, **self.options, reduction="none", backend=info.name)
+        _judge(rows, truth.loss, bound.loss, f"row losses of {info.name}")
+        sizes = np.abs(np.where(np.isfinite(truth.loss), truth.loss, 0))
+        if sizes.max(initial=0) > 1e-12 * float(limits.max):
+            return  # a row beyond the format's range makes the sum infinite, or not, as its weights were scaled
+        allowed = (bound.loss.sum() + (float(limits.eps) + unit) * sizes.sum()) / self.divisor
+        _judge(found["loss"], [truth.loss.sum() / self.divisor], [allowed], f"loss of {info.name}")
+
+
+def _judge(result: Any, truth: Any, bound: Any, what: str) -> None:
+    worst = oracle.over_bound(result, truth, bound)
+    assert worst <= 1, f"{what}: {worst:.4g} times the error bound; {np.asarray(result)} and not {np.asarray(truth)}"

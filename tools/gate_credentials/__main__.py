@@ -1,0 +1,81 @@
+"""``python -m tools.gate_credentials``: measure how often the gate is right, and write it down."""
+
+from __future__ import annotations
+
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softmax_ce_bench.gate import builds, decision, session
+from softmax_ce_bench.gate.session import BuildError
+from softmax_ce_bench.measure import machine
+from softmax_ce_bench.terminal.bar import Bar, progress
+from softmax_ce_bench.terminal.console import Refused, console, interruptible
+from softmax_ce_bench.terminal.options import Duration
+from tools.gate_credentials import campaign, page
+from tools.gate_credentials.store import Store, StoreError
+from tools.gate_credentials.summary import summarize
+
+FOLDER = Path("build/gate-credentials")
+
+
+@click.command()
+@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True,
+              help="Where the builds and the runs are kept, to go on with.")  # fmt: skip
+@click.option("--time-budget", type=Duration(), default="1h", show_default=True, metavar="TIME",
+              help="Of this invocation; a later one goes on.")  # fmt: skip
+@click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="So many times as many runs.")
+@click.option("--publish/--no-publish", default=None,
+              help="Write docs/gate.md and its pictures.  [default: once all runs are there]")  # fmt: skip
+@click.option("--repository", type=click.Path(path_type=Path), default=Path(), help="The checkout.  [default: this]")
+def main(folder: Path, time_budget: float, scale: int, publish: bool | None, repository: Path) -> None:
+    """Measure the gate's false alarms and its power on this machine: the last commit against itself, and against
+    builds that are slower on purpose."""
+    deadline = time.monotonic() + time_budget
+    shown_on = console()
+    try:
+        root = builds.repository(repository)
+        source = builds.revision(root, "HEAD")
+        store = Store(folder / "runs.jsonl", _about(source.commit))
+    except (BuildError, StoreError) as error:
+        raise Refused(str(error)) from None
+    with interruptible(f"What was measured is in {store.path}; the same command goes on."), progress(shown_on) as shown:
+        bar = Bar(shown)
+        try:
+            sites = campaign.prepare(source, folder.resolve(), bar.draw)
+            complete = campaign.run(source, sites, store, deadline, bar.draw, scale=scale)
+            shown_on.print(f"{sum(store.counts().values())} runs are in {store.path}.", markup=False, soft_wrap=True)
+            if publish or (complete and publish is None):
+                bar.draw("resampling", 1.0)
+                broken = campaign.broken_build(source, folder)
+                target = root / "docs" / "gate.md"
+                page.publish(summarize(store.runs()), store.about, date.today().isoformat(), broken, target)
+                shown_on.print(f"Written to {target}, with its pictures.", markup=False, soft_wrap=True)
+        except (BuildError, page.PageError) as error:
+            raise Refused(str(error)) from None
+    if not complete:
+        shown_on.print("The time is up before all are there: the same command goes on.")
+
+
+def _about(commit: str) -> dict[str, Any]:
+    """What all runs of a store have in common."""
+    here = machine.collect()
+    return {
+        "commit": commit,
+        "cpu": here.cpu,
+        "cpus": here.cpus_available,
+        "python": here.python,
+        "packages": {name: here.packages.get(name) for name in ("numpy", "numba")},
+        "settings": {
+            "rounds": decision.ROUNDS, "most_rounds": decision.MOST_ROUNDS, "slower": decision.SLOWER,
+            "significant": decision.SIGNIFICANT, "samples": session.SAMPLES, "passes": session.PASSES,
+            "sample_seconds": session.SAMPLE_SECONDS, "run_seconds": campaign.RUN_SECONDS,
+        },
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

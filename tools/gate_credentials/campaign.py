@@ -1,0 +1,121 @@
+"""Runs of the gate, arm by arm, until all are there or the time is up."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from softmax_ce_bench.gate import builds
+from softmax_ce_bench.gate.builds import Source
+from softmax_ce_bench.gate.run import Request, Tell, compare
+from softmax_ce_bench.gate.session import Build, BuildError
+from softmax_ce_bench.measure.process import deaf_children
+from tools.gate_credentials.arms import ARMS, BUILDS, CLEAN, CLONE, Arm, following
+from tools.gate_credentials.mutants import BROKEN
+from tools.gate_credentials.store import Store
+
+RUN_SECONDS = 120.0  # of one run, at most
+
+# A neighbour that computes and that moves memory, some tens of megabytes again and again.
+_NEIGHBOUR = """
+import os, numpy as np
+parent, x = os.getppid(), np.random.default_rng(0).standard_normal(4_000_000)
+while os.getppid() == parent:
+    np.exp(x).sum()
+"""
+
+
+def prepare(source: Source, folder: Path, tell: Tell) -> dict[str, Path]:
+    """Build what is not there yet of `BUILDS`; their folders by name."""
+    sites = {name: folder / name for name in BUILDS}
+    missing = [name for name, site in sites.items() if not (site / "softmax_ce").is_dir()]
+    made = [name for name in missing if name != CLONE]
+    if made:
+        tell(f"building {', '.join(made)}", 0.0, math.nan)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            new = [(source, Path(unfinished) / name) for name in made]
+            builds.make(new, [BUILDS[name] for name in made])
+            for name, (_, site) in zip(made, new, strict=True):
+                os.replace(site, sites[name])
+    if CLONE in missing:  # the same files: what a second build would give
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            shutil.copytree(sites[CLEAN], Path(unfinished) / CLONE, ignore=shutil.ignore_patterns("numba"))
+            os.replace(Path(unfinished) / CLONE, sites[CLONE])
+    return sites
+
+
+def broken_build(source: Source, folder: Path) -> str:
+    """What the gate says of a build that does not compile.
+
+    Raises
+    ------
+    AssertionError
+        It said nothing.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        try:
+            builds.make([(source, Path(name) / "site")], [BROKEN])
+        except BuildError as error:
+            return str(error)
+    raise AssertionError("a build whose source is no C was made")
+
+
+def run(
+    source: Source, sites: dict[str, Path], store: Store, deadline: float, tell: Tell,
+    arms: Sequence[Arm] = ARMS, scale: int = 1,
+) -> bool:  # fmt: skip
+    """Run the gate until every arm has its runs, or the time is up. Whether it is complete.
+
+    A run is begun only if one as long as the longest so far would end in time.
+    """
+    taken: list[float] = []
+    while True:
+        counts = store.counts()
+        arm = following(counts, arms, scale)
+        if arm is None:
+            return True
+        begin = time.monotonic()
+        if begin + max(taken, default=0.0) > deadline:
+            return False
+        total = scale * sum(each.runs for each in arms)
+        done = sum(counts.values())
+        left = (total - done) * (sum(taken) / len(taken) if taken else math.nan)
+        told = partial(_told, tell, f"run {done + 1} of {total}, {arm.name}", done / total, left)
+        request = Request(
+            source, source, workloads=arm.workloads, seconds=RUN_SECONDS, seed=counts.get(arm.name, 0),
+            command=("gate-credentials",),
+        )  # fmt: skip
+        pair = Build("base", sites[arm.base], arm.environment), Build("head", sites[arm.head], arm.environment)
+        with tempfile.TemporaryDirectory(prefix="softmax-ce-gate-") as folder, neighbour(arm.loaded):
+            store.add(arm, compare(request, pair, Path(folder), told))
+        taken.append(time.monotonic() - begin)
+
+
+def _told(tell: Tell, title: str, done: float, left: float, text: str, *_of_the_run: float) -> None:
+    """How far the campaign is, in place of the run."""
+    tell(f"{title}: {text}", done, left)
+
+
+@contextmanager
+def neighbour(wanted: bool) -> Iterator[None]:
+    """A busy neighbour meanwhile; the system decides where it runs."""
+    if not wanted:
+        yield
+        return
+    with deaf_children():
+        process = subprocess.Popen([sys.executable, "-c", _NEIGHBOUR])
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,92 @@
+"""``python -m tools.mutation``: put faults into the sources, and count those that the tests notice."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any
+
+import click
+
+from tools.mutation import compiled_part, python_part
+from tools.mutation.results import REQUIRED_COMPILED, REQUIRED_PYTHON, Count, Results, table
+from tools.mutation.tree import BUILD
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_NUMBA_SAMPLE = 100  # each is compiled anew: seconds
+
+
+class Duration(click.ParamType):
+    """90s, 20m, 2h; a bare number is minutes."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
+        if not found:
+            self.fail(f"{value!r} is no duration such as 90s, 20m or 2h", param, ctx)
+        return float(found[1]) * _UNITS[found[2] or "m"]
+
+
+@click.command()
+@click.argument("part", type=click.Choice(["all", "python", "numba", "compiled"]), default="all")
+@click.option(
+    "--time",
+    "seconds",
+    type=Duration(),
+    default="2h",
+    show_default=True,
+    help="Begin no mutant after this; 0: report only.",
+)
+@click.option("--only", default="", help="Sources whose name has this in it.")
+@click.option("--sample", default=0, help="So many of the Python mutants, by chance. 0: all; of Numba's 100.")
+@click.option("--seed", default=1, show_default=True, help="Of the order in which they are tried.")
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Copies of the tree to work in at once.")
+@click.option("--fresh", is_flag=True, help="Forget what was found before.")
+def main(part: str, seconds: float, only: str, sample: int, seed: int, jobs: int, fresh: bool) -> None:
+    """Mutation testing of softmax_ce, in copies of the tree below build/mutation.
+
+    A run that is cut short, by --time or by Ctrl-C, goes on where it was the next time. Exit code 0: at least 95 % of
+    the Python mutants that were tried are killed, and every one of the table; 1: not; 2: an error.
+    """
+    results = Results(fresh=fresh)
+    enough = True
+    try:
+        if part in ("all", "compiled"):
+            count = compiled_part.run(seconds=seconds, only=only, results=results, say=click.echo)
+            enough &= _report("compiled", {"C and Cython, by hand": count}, REQUIRED_COMPILED)
+        for numba, name in ((False, "python"), (True, "numba")):
+            if part in ("all", name):
+                counts = python_part.run(
+                    numba=numba, seconds=seconds, only=only, sample=sample or (numba and _NUMBA_SAMPLE), seed=seed,
+                    jobs=jobs, results=results, say=click.echo,
+                )  # fmt: skip
+                enough &= _report(name, counts, REQUIRED_PYTHON)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (RuntimeError, ValueError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    sys.exit(0 if enough else 1)
+
+
+def _report(name: str, counts: dict[str, Count], required: float) -> bool:
+    """Print survivors and table; whether enough were killed."""
+    whole = Count()
+    for count in counts.values():
+        whole += count
+    for line in whole.survived:
+        click.echo(f"survived: {line}")
+    rows = [*counts.items(), ("all", whole)] if len(counts) > 1 else list(counts.items())
+    text = table(rows)
+    click.echo(text)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    (BUILD / f"{name}.md").write_text("\n".join([text, "", *whole.survived, ""]), encoding="utf-8")
+    return whole.killed >= required * whole.judged
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The reviewed list of mutants that no test can notice: ``equivalent.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.mutation.operators import Mutant
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalent:
+    """Mutants of one line that change nothing a caller could see.
+
+    Attributes
+    ----------
+    file : str
+        As in :class:`mutation.operators.Mutant`.
+    text : str
+        The line, stripped. Where it stands several times in the file, all of them.
+    changes : tuple of str
+        As in Mutant.change. One that ends with " -> *" takes every replacement of that text.
+    reason : str
+    """
+
+    file: str
+    text: str
+    changes: tuple[str, ...]
+    reason: str
+
+    def covers(self, mutant: Mutant, change: str) -> bool:
+        """Whether one of the changes listed is this mutant's."""
+        if mutant.file != self.file or mutant.text != self.text:
+            return False
+        return mutant.change == change or (change.endswith(" -> *") and mutant.change.startswith(change[:-1]))
+
+
+def read() -> list[Equivalent]:
+    """The list."""
+    entries = tomllib.loads(Path(__file__).with_name("equivalent.toml").read_text(encoding="utf-8"))["equivalent"]
+    return [Equivalent(**{**entry, "changes": tuple(entry["changes"])}) for entry in entries]
+
+
+def split(mutants: Iterable[Mutant], listed: Iterable[Equivalent]) -> tuple[list[Mutant], list[Mutant]]:
+    """The mutants to be noticed, and the equivalent ones.
+
+    Raises
+    ------
+    ValueError
+        An entry of the list fits no mutant: the source has changed, and it must be looked at again.
+    """
+    pairs = [(entry, change) for entry in listed for change in entry.changes]
+    used: set[tuple[str, str, str]] = set()
+    real, equivalent = [], []
+    for mutant in mutants:
+        fitting = [(entry, change) for entry, change in pairs if entry.covers(mutant, change)]
+        used.update((entry.file, entry.text, change) for entry, change in fitting)
+        (equivalent if fitting else real).append(mutant)
+    for entry, change in pairs:
+        if (entry.file, entry.text, change) not in used:
+            raise ValueError(f"equivalent.toml: {entry.file} has no mutant {change!r} of the line {entry.text!r}")
+    return real, equivalent

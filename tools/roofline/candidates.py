@@ -1,0 +1,177 @@
+"""What is timed: a name for each, and the callable that it stands for on one workload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+import softmax_ce as sce
+from softmax_ce_bench import ceilings
+from softmax_ce_bench.inputs.workloads import Workload
+from softmax_ce_bench.measure import operations
+from softmax_ce_bench.measure.timing import Clock, Local
+from softmax_ce_bench.truth import reference
+from softmax_ce_bench.truth.reference import Truth
+
+CEILING = "ceiling"
+IGNORED = 3  # a label like any other
+SMOOTHING, Z_LOSS = 0.1, 1e-4  # usual values
+SIXTEEN_BITS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}  # with the step from 1 to the next number
+# What a call can have beside logits and labels, a dtype of 16 bits among it: see Stand.variant.
+OPTIONS = ("weight", "bfloat16", "float16", "ignore", "none", "soft", "smoothing", "z-loss")
+# Every option of the function, at its default. What compares equal to a default costs a call no more than leaving it
+# out; float() makes an object of its own.
+WRITTEN_OUT: dict[str, Any] = {
+    "weight": None, "sample_weight": None, "ignore_index": int("-100"), "label_smoothing": float("0"),
+    "z_loss": float("0"), "reduction": "".join(("me", "an")), "denominator": None, "on_empty": "".join(("n", "an")),
+    "axis": -1, "grad_output": None, "return_lse": False, "backend": None, "out": None, "grad_out": None,
+    "lse_out": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A name for what is timed.
+
+    Attributes
+    ----------
+    who : str
+        A backend, a peer, or `CEILING`.
+    what : str
+        A loop of :func:`softmax_ce_bench.ceilings.call`; else an operation of
+        :data:`softmax_ce_bench.measure.operations.TABLE`, or the fused one with one of `OPTIONS`, on half of its
+        classes ("masked"), without any argument ("bare") or with all of them ("written-out").
+    new : bool
+        The results are allocated in the call.
+    threads : int or None
+        In place of the session's.
+    """
+
+    who: str
+    what: str = "fused"
+    new: bool = False
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        """As records and tables call it."""
+        return " ".join(
+            (self.who, self.what, *(("allocating",) if self.new else ()), *((f"x{self.threads}",) * bool(self.threads)))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A workload with what an option adds.
+
+    Attributes
+    ----------
+    logits, targets : ndarray
+    options : dict
+        Keywords of the call, the same in softmax_ce, in the reference and in the peers.
+    """
+
+    logits: Any
+    targets: Any
+    options: dict[str, Any]
+
+
+class Stand:
+    """A workload with the buffers that every backend and ceiling share, so that none has the warmer ones.
+
+    Parameters
+    ----------
+    workload : Workload
+        Hard labels.
+    truth : Truth
+        Of the plain call.
+    threads : int or None
+        As for :func:`softmax_ce.cross_entropy`.
+    clock : callable
+    """
+
+    def __init__(self, workload: Workload, truth: Truth, threads: int | None, clock: Clock) -> None:
+        self.workload = workload
+        self._buffers = operations.Buffers(workload.logits)
+        self._threads = threads
+        self._clock = clock
+        self._variants: dict[str, Variant] = {}
+        self._truths = {"": truth}
+
+    def variant(self, what: str) -> tuple[str, Variant]:
+        """What an operation runs on, and under which name: empty, and the workload itself, where nothing is added."""
+        name = what if what in (*OPTIONS, "masked") else ""
+        if name not in self._variants:
+            self._variants[name] = self._made(name)
+        return name, self._variants[name]
+
+    def _made(self, name: str) -> Variant:
+        x, y = self.workload.logits, self.workload.targets
+        rows, classes = x.shape
+        if name in SIXTEEN_BITS:
+            return Variant(x.astype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name), y, {})
+        if name == "soft":  # spread over all classes, as a teacher's: not a row of zeros with a one
+            targets = np.random.default_rng(7).random(x.shape, np.float32).astype(x.dtype, copy=False)
+            targets /= targets.sum(axis=1, keepdims=True)
+            return Variant(x, targets, {})
+        if name == "masked":  # as a decoder's constraint does it, the label's class apart
+            forbidden = np.random.default_rng(6).integers(0, 2, x.shape, np.int8).astype(bool)
+            forbidden[np.arange(rows), y] = False
+            return Variant(np.where(forbidden, x.dtype.type(-np.inf), x), y, {})
+        options: dict[str, dict[str, Any]] = {
+            "weight": {"weight": 0.5 + np.random.default_rng(8).random(classes)},
+            "ignore": {"ignore_index": IGNORED},
+            "none": {"reduction": "none", "grad_output": 0.5 + np.random.default_rng(9).random(rows)},
+            "smoothing": {"label_smoothing": SMOOTHING},
+            "z-loss": {"z_loss": Z_LOSS},
+        }
+        return Variant(x, y, options.get(name, {}))
+
+    def truth(self, what: str = "") -> Truth:
+        """What is right, for a loss with an option."""
+        name, made = self.variant(what)
+        if name not in self._truths:
+            self._truths[name] = reference.evaluate(made.logits, made.targets, **made.options)
+        return self._truths[name]
+
+    def build(self, candidate: Candidate) -> tuple[Local, str | None]:
+        """A sampler, and why its result is wrong, if it is: every candidate is run once and judged.
+
+        Raises
+        ------
+        Exception
+            Whatever the candidate raises.
+        """
+        threads = candidate.threads or self._threads
+        if candidate.who == CEILING:
+            run = ceilings.call(candidate.what, self.workload.logits, self._buffers.array, threads)
+            run()
+            return Local(run, clock=self._clock), None
+        run = self._call(candidate, threads)
+        return Local(run, clock=self._clock), self._complaint(candidate.what, run())
+
+    def _call(self, candidate: Candidate, threads: int | None) -> Callable[[], Any]:
+        what = candidate.what
+        name, made = self.variant(what)
+        options = {"backend": candidate.who, "threads": threads, **made.options}
+        if what == "bare":
+            return operations.call(sce, "fused", made.logits, made.targets)
+        if what == "written-out":
+            return operations.call(sce, "fused", made.logits, made.targets, threads=threads, **WRITTEN_OUT)
+        buffers = self._buffers
+        if name in (*SIXTEEN_BITS, "none"):  # other dtypes, other shapes
+            buffers = operations.Buffers(made.logits, made.options.get("reduction", "mean"))
+        operation = what if what in operations.TABLE else "fused"
+        return operations.call(sce, operation, made.logits, made.targets, None if candidate.new else buffers, **options)
+
+    def _complaint(self, what: str, result: Any) -> str | None:
+        if what in operations.NORMALIZERS:
+            right = reference.normalized(self.workload.logits, what)
+            return right.complaint(result[right.rows])
+        truth = self.truth(what)
+        loss, grad = {"forward": (result, None), "backward": (None, result)}.get(what, result)
+        loss = None if loss is None else float(np.mean(loss, dtype=np.float64))
+        return truth.complaint(loss, None if grad is None else grad[truth.rows])

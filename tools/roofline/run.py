@@ -1,0 +1,362 @@
+"""Session after session: make the workload, judge every candidate, time the right ones."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+import softmax_ce as sce
+from softmax_ce.choice import auto
+from softmax_ce.threads import available_cpus
+from softmax_ce_bench import ceilings, peers
+from softmax_ce_bench.inputs import workloads
+from softmax_ce_bench.inputs.workloads import Shape, Workload
+from softmax_ce_bench.measure import info, load, timing
+from softmax_ce_bench.measure.operations import NORMALIZERS, TABLE
+from softmax_ce_bench.measure.stats import Ratio, paired_ratio
+from softmax_ce_bench.measure.timing import Clock, Sampler, Samples
+from softmax_ce_bench.peers import Remote, Worker, WorkerError
+from softmax_ce_bench.truth import reference
+from softmax_ce_bench.truth.reference import Truth
+from tools.roofline import isa, machine, pool_cost
+from tools.roofline.axes import AxisStand
+from tools.roofline.candidates import CEILING, SIXTEEN_BITS, Candidate, Stand
+from tools.roofline.goals import BY_KEY, Goal
+from tools.roofline.sessions import Comparison, Scope, Session, sessions
+
+_LONGEST_SHARES = 2.0  # how far a session may go beyond its share for want of rounds
+_POOL_SHARE = 0.03  # of the time
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes
+    ----------
+    quick : bool
+        Fewer cells.
+    seconds : float
+        For everything after the backends have been loaded.
+    array_mb : float
+        Largest logits, in 10**6 bytes.
+    only : tuple of str
+        Globs of session keys; empty for all.
+    most_rounds : int
+        A session's, whatever the time.
+    """
+
+    quick: bool = False
+    seconds: float = 300.0
+    array_mb: float = machine.ARRAY_MB
+    only: tuple[str, ...] = ()
+    most_rounds: int = timing.MOST_ROUNDS
+
+    def wants(self, key: str) -> bool:
+        """Whether a session was asked for."""
+        return not self.only or any(fnmatch.fnmatchcase(key, glob) for glob in self.only)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """One session's times.
+
+    Attributes
+    ----------
+    session : Session
+    samples : Samples
+        Keyed by the candidates' names.
+    rejected : dict
+        Candidate's name -> why it was not timed.
+    others : float or None
+        CPUs that other programs kept busy meanwhile.
+    crowded : bool
+        They left fewer than the threads need.
+    """
+
+    session: Session
+    samples: Samples
+    rejected: dict[str, str]
+    others: float | None = None
+    crowded: bool = False
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the control differed from itself by more than a session may."""
+        return self.samples.control_ratio.drift > timing.CONTAMINATED
+
+    def ratio(self, comparison: Comparison) -> Ratio | None:
+        """The comparison's ratio; None when one of its sides was not timed."""
+        above = self._seconds(comparison.above)
+        below = np.ones(self.samples.rounds) if comparison.below is None else self._seconds(comparison.below)
+        return None if above is None or below is None else paired_ratio(above * comparison.scale, below)
+
+    def _seconds(self, candidate: Candidate) -> Any:
+        return self.samples.seconds.get(str(candidate))
+
+
+@dataclass(slots=True)
+class Report:
+    """A whole run, filled as it proceeds.
+
+    Attributes
+    ----------
+    plan : Plan
+    scope : Scope
+    machine : dict
+        As from :func:`softmax_ce_bench.measure.info.collect`, with the peers' versions, the caches and the
+        instruction set.
+    date : str
+        When it began: ISO 8601, UTC.
+    outcomes : list of Outcome
+    pool : PoolCost or None
+        None until it was measured.
+    left_out : list of str
+        Sessions for which there was no time.
+    """
+
+    plan: Plan
+    scope: Scope
+    machine: dict[str, Any]
+    date: str
+    outcomes: list[Outcome] = field(default_factory=list)
+    pool: pool_cost.PoolCost | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    def cells(self, goal: Goal, allocating: bool = False) -> list[tuple[Outcome, Comparison, Ratio]]:
+        """What was measured for a goal, in one of the two tables."""
+        found = []
+        for outcome in self.outcomes:
+            for comparison in outcome.session.comparisons:
+                if BY_KEY[comparison.goal] is goal and comparison.allocating == allocating:
+                    ratio = outcome.ratio(comparison)
+                    if ratio is not None:
+                        found.append((outcome, comparison, ratio))
+        return found
+
+
+class Listener:
+    """Told how a run proceeds. This one does nothing."""
+
+    def stage(self, text: str, done: float) -> None:
+        """A step begins or goes on; `done` in [0, 1] is its fraction of the whole run."""
+
+    def measured(self, outcome: Outcome) -> None:
+        """One session is done."""
+
+
+def prepare(plan: Plan) -> Report:
+    """Find out what there is to measure: backends, peers, cores, caches. Measures nothing."""
+    facts = info.collect() | machine.collect(plan.array_mb) | {"isa": isa.in_use(), "isas": list(isa.supported())}
+    facts["peers"] = [
+        {
+            "name": peer.name,
+            "title": peer.title,
+            "version": peer.version,
+            "includes": peer.includes,
+            "why_missing": peer.why_missing,
+            "how_to_get": peer.how_to_get,
+        }
+        for peer in peers.PEERS
+    ]
+    scope = Scope(
+        backends=tuple(b["name"] for b in facts["backends"] if b["available"] and b["stable"]),
+        default=auto.default_name(),
+        peers=tuple(peer.name for peer in peers.PEERS if peer.why_missing is None),
+        cores=available_cpus(),
+        array_bytes=facts["array_bytes"],
+        large_bytes=facts["large_bytes"],
+        quick=plan.quick,
+    )
+    return Report(plan, scope, facts, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def chosen(report: Report) -> list[Session]:
+    """The plan's sessions, without the candidates that cannot be had here."""
+    every = [session for session in sessions(report.scope) if report.plan.wants(session.key)]
+    if ceilings.why_unavailable is None:
+        return every
+    without = (replace(s, candidates=tuple(c for c in s.candidates if c.who != CEILING)) for s in every)
+    return [session for session in without if session.candidates]
+
+
+def run(report: Report, listener: Listener | None = None, clock: Clock = time.perf_counter) -> Report:
+    """Measure as planned, into the report, which is complete up to the last session whenever this is interrupted."""
+    listener = listener or Listener()
+    for name in report.scope.backends:
+        listener.stage(f"compiling {name}, if it must be", 0.0)
+        with suppress(Exception):  # whatever it raised, it will raise again when it is checked, and be rejected
+            sce.get_backend(name).warmup()
+    todo = chosen(report)
+    end = clock() + report.plan.seconds * (1 - _POOL_SHARE)
+    whole = left = sum(session.weight for session in todo)
+    crew = _Crew(report.scope.cores)
+    try:
+        for session in todo:
+            if session is not todo[0] and clock() >= end:
+                report.left_out.append(session.key)
+                continue
+            crew.gather(session, listener)
+            share = max(0.0, end - clock()) * session.weight / left
+            progress = _Progress(listener, session.key, 1 - left / whole, session.weight / whole)
+            outcome = _one(session, crew, share, report, progress, clock)
+            left -= session.weight
+            if outcome is not None:
+                report.outcomes.append(outcome)
+                listener.measured(outcome)
+    finally:
+        crew.dismiss()
+    if report.plan.wants(pool_cost.KEY):
+        listener.stage(f"{pool_cost.KEY}: the cost of the threads", 1.0)
+        report.pool = pool_cost.measure(report.plan.seconds * _POOL_SHARE, report.plan.most_rounds)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """A session's part of the whole run."""
+
+    listener: Listener
+    key: str
+    start: float
+    share: float
+
+    def __call__(self, text: str, fraction: float = 0.0) -> None:
+        self.listener.stage(f"{self.key}: {text}", self.start + self.share * fraction)
+
+
+class _Crew:
+    """The peers' processes for the present number of threads."""
+
+    def __init__(self, cores: int) -> None:
+        self.workers: dict[str, Worker] = {}
+        self._cores = cores
+        self._threads = 0
+
+    def gather(self, session: Session, listener: Listener) -> None:
+        """Workers for a session's peers, new ones where the number of threads is another."""
+        threads = session.threads or self._cores
+        if threads != self._threads:
+            self.dismiss()
+            self._threads = threads
+        wanted = {c.who for c in session.candidates if c.who in peers.BY_NAME} - set(self.workers)
+        new = {name: Worker(name, threads) for name in sorted(wanted)}
+        for name, worker in new.items():  # all of them at once
+            listener.stage(f"{session.key}: starting {peers.BY_NAME[name].title}", 0.0)
+            self.workers[name] = worker
+            with suppress(WorkerError):
+                worker.send("start")
+        for worker in new.values():
+            _trouble(worker)  # it will be told again when a workload is loaded
+
+    def dismiss(self) -> None:
+        """End the processes."""
+        for worker in self.workers.values():
+            worker.close()
+        self.workers = {}
+
+    def reading(self) -> load.Reading | None:
+        """The load on the machine; the workers' is ours."""
+        reading = load.read()
+        own = sum(worker.cpu_seconds for worker in self.workers.values())
+        return None if reading is None else replace(reading, own=reading.own + own)
+
+
+def _one(
+    session: Session, crew: _Crew, share: float, report: Report, progress: _Progress, clock: Clock
+) -> Outcome | None:
+    """Judge and time one session; None when nothing in it is right."""
+    begin = clock()
+    progress("making the numbers")
+    stand: Stand | AxisStand
+    if session.axis is None:
+        stand = Stand(*_numbers(session.shape, session.dtype), session.threads, clock)
+    else:
+        stand = AxisStand(session.axis, session.threads, clock)
+    remote = {name: w for name, w in crew.workers.items() if any(c.who == name for c in session.candidates)}
+    for worker in remote.values():  # all of them at once
+        with suppress(WorkerError):
+            worker.send("load", stand.workload)
+    troubles = {name: _trouble(worker) for name, worker in remote.items()}
+    samplers: dict[str, Sampler] = {}
+    rejected: dict[str, str] = {}
+    for candidate in session.candidates:
+        progress(f"checking {candidate}")
+        try:
+            if candidate.who in remote:
+                trouble = troubles[candidate.who]
+                sampler, complaint = _remote(candidate, remote[candidate.who], trouble, stand)
+            else:
+                sampler, complaint = stand.build(candidate)
+        except Exception as error:  # a backend or a library may raise anything; the others still run
+            rejected[str(candidate)] = f"raised {type(error).__name__}: {error}"
+        else:
+            if complaint is None:
+                samplers[str(candidate)] = sampler
+            else:
+                rejected[str(candidate)] = complaint
+    if not samplers:
+        return None
+    before = crew.reading()
+    samples = timing.measure(
+        samplers,
+        seconds=share - (clock() - begin),
+        most_seconds=_LONGEST_SHARES * share - (clock() - begin),
+        most_rounds=report.plan.most_rounds,
+        on_round=lambda fraction: progress(f"timing {len(samplers)} candidates", fraction),
+        clock=clock,
+    )
+    others = load.cpus_of_others(before, crew.reading())
+    crowded = load.is_crowded(others, _threads(session))
+    return Outcome(session, samples, rejected, others, crowded)
+
+
+def _threads(session: Session) -> int:
+    """The most threads that one of a session's candidates works on."""
+    asked = [candidate.threads for candidate in session.candidates if candidate.threads is not None]
+    shape = session.shape
+    return max([load.threads_used(session.threads, shape.rows, shape.classes, sce.backends()), *asked])
+
+
+@lru_cache(maxsize=3)  # several sessions have the same numbers
+def _numbers(shape: Shape, dtype: str) -> tuple[Workload, Truth]:
+    workload = workloads.synthetic(shape, dtype)
+    return workload, reference.evaluate(workload.logits, workload.targets)
+
+
+def _trouble(worker: Worker) -> str | None:
+    """Why a worker could not load its workload, or None."""
+    try:
+        worker.answer()
+    except WorkerError as error:
+        return str(error)
+    return None
+
+
+def _remote(
+    candidate: Candidate, worker: Worker, trouble: str | None, stand: Stand | AxisStand
+) -> tuple[Sampler, str | None]:
+    """A peer's sampler; an option is loaded beside the plain workload."""
+    what = candidate.what
+    if trouble is not None:
+        return Remote(worker, what), trouble
+    if what in NORMALIZERS:
+        right = reference.normalized(stand.workload.logits, what)
+        return Remote(worker, what), right.complaint(worker.ask("normalized", what, right.rows))
+    if isinstance(stand, AxisStand):
+        truth, name = stand.truth(), ""
+    else:
+        truth = stand.truth(what)
+        name, made = stand.variant(what)
+        if name:
+            workload = Workload(name, "", made.logits, made.targets)
+            worker.ask("load", workload, name, made.options)
+    sampler = Remote(worker, what if what in TABLE else "fused", name)
+    return sampler, truth.complaint(*worker.ask("result", truth.rows, name), SIXTEEN_BITS.get(name, 0.0))
