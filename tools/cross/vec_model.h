@@ -121,3 +121,24 @@ static inline double a_line(const A a[1]) {
     return sum.lane[0];
 }
 static inline V a_lanes(A a) { EACH((real)a.lane[i]); } /* rounded, each lane to its own */
+
+/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
+    V made;
+    *bad = 0;
+    for (int i = 0; i < W; i++) {
+        const int64_t y = ((const volatile int64_t *)label)[i];
+        *bad |= (unsigned)((uint64_t)y >= (uint64_t)classes || y == ignored) << i;
+        made.lane[i] = (real)y;
+    }
+    return made;
+}
+/* Entries of a row side by side, two each. */
+static inline void v_load_pairs(const real *p, V *first, V *second) {
+    for (int i = 0; i < W; i++)
+        first->lane[i] = p[2 * i], second->lane[i] = p[2 * i + 1];
+}
+static inline void v_store_pairs(real *p, V first, V second) {
+    for (int i = 0; i < W; i++)
+        p[2 * i] = first.lane[i], p[2 * i + 1] = second.lane[i];
+}

@@ -12,6 +12,7 @@
 #define PAIR 2        /* blocks under way at once */
 #define PAIRED 32     /* classes up to which they are */
 #define LANE_UNROLL 4 /* classes summed in R before they are added in float64 */
+#define SELECTED 16   /* classes up to which what lies at a label is selected, column by column, not looked up by row */
 
 /* W x W entries at a time. Whole vectors are read and written as long as they stay in the block, beyond the row too:
  * the next row is written later. So many rows of a whole block, the first ones, can be taken so to their ends: `whole`. */
@@ -21,6 +22,10 @@ INLINE ptrdiff_t whole_rows(ptrdiff_t classes) {
 }
 
 INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, ptrdiff_t whole, V *column) {
+    if (classes == 2 && n == W) {
+        v_load_pairs(x, &column[0], &column[1]);
+        return;
+    }
     for (ptrdiff_t j = 0; j < classes; j += W) {
         V rows[W];
 #pragma GCC unroll 16
@@ -37,6 +42,10 @@ INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, ptrdiff_
 
 INLINE void store_columns(real *g, ptrdiff_t classes, ptrdiff_t n, ptrdiff_t whole, V *column, unsigned left) {
     whole = left ? 0 : whole;
+    if (classes == 2 && n == W && whole) {
+        v_store_pairs(g, column[0], column[1]);
+        return;
+    }
     for (ptrdiff_t j = 0; j < classes; j += W)
         v_transpose(column + j);
     for (ptrdiff_t r = 0; r < whole; r++)
@@ -90,15 +99,43 @@ INLINE V lane_target(const sce_call *call, const V *soft, ptrdiff_t j, enum mode
 typedef struct {
     V column[LANES + W], soft[LANES + W];
     ptrdiff_t whole;              /* see whole_rows */
-    ptrdiff_t label[W];           /* 0 where the row is left */
+    ptrdiff_t at[W];              /* labels, 0 where the row is left; where they are looked up */
+    V label;                      /* the same as reals; where they are selected */
     V weight, top;                /* row_weight, the maximum */
     V x_label, mass, at_base;     /* at the label: the logit, T less the base, the base */
     V rest, s, inverse, log_sum, spread, cost;
     unsigned left;                /* rows, a bit each, that are not ordinary */
 } block;
 
-/* What is one number at each row's label, row by row: a search through all classes would take longer. */
-INLINE void look_up_labels(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+/* What is one number at each row's label; and a bit for each row without one. Up to SELECTED classes, labels are
+ * compared with every class, all lanes at once. */
+INLINE unsigned select_labels(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+    const real *scale = call->class_scale, *base = call->base_mass;
+    const int64_t *from = call->labels + i * call->labels_step;
+    int64_t labels[W] = {0};
+    unsigned none;
+    if (n < W || call->labels_step == 0) {
+        for (ptrdiff_t r = 0; r < n; r++)
+            labels[r] = ((const volatile int64_t *)from)[r * call->labels_step];
+        from = labels;
+    }
+    b->label = v_labels(from, call->classes, call->ignore_index, &none);
+    b->x_label = b->column[0];
+    b->mass = v_set(scale[0]);
+    b->at_base = mode == LABEL_AND_BASE ? v_set(base[0]) : v_set(0);
+    for (ptrdiff_t j = 1; j < call->classes; j++) {
+        const M here = v_eq(b->label, v_set((real)j));
+        b->x_label = v_blend(here, b->x_label, b->column[j]);
+        if (call->class_scale_step)
+            b->mass = v_blend(here, b->mass, v_set(scale[j]));
+        if (mode == LABEL_AND_BASE && call->base_mass_step)
+            b->at_base = v_blend(here, b->at_base, v_set(base[j]));
+    }
+    return none;
+}
+
+/* Of more classes, row by row: a search through all of them would take longer. */
+INLINE unsigned look_up_labels(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
     const real *scale = call->class_scale, *base = call->base_mass, *x = (const real *)b->column;
     const int64_t *labels = call->labels + i * call->labels_step;
     real x_label[W] = {0}, mass[W] = {0}, at_base[W] = {0};
@@ -110,17 +147,17 @@ INLINE void look_up_labels(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_
         const int counts = (uint64_t)y < (uint64_t)call->classes && y != call->ignore_index;
         const ptrdiff_t label = counts ? y : 0;
         none |= (unsigned)!counts << r;
-        b->label[r] = label;
+        b->at[r] = label;
         x_label[r] = x[label * W + r];
         if (call->class_scale_step)
             mass[r] = scale[label];
         if (mode == LABEL_AND_BASE)
             at_base[r] = base[label * call->base_mass_step];
     }
-    b->left |= none;
     b->x_label = v_from_lanes(x_label);
     b->mass = call->class_scale_step ? v_from_lanes(mass) : v_set(*scale);
     b->at_base = mode == LABEL_AND_BASE ? v_from_lanes(at_base) : v_set(0);
+    return none;
 }
 
 /* First step: transpose, the maxima, and what lies at the label. */
@@ -138,8 +175,11 @@ INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n
     }
     b->top = v_max(b->column[classes - 1], v_max(other, top));
     b->x_label = b->mass = b->at_base = v_set(0);
-    if (mode == ONE_LABEL || mode == LABEL_AND_BASE)
-        look_up_labels(call, b, i, n, mode);
+    if (mode != ONE_LABEL && mode != LABEL_AND_BASE)
+        return;
+    const unsigned none =
+        classes <= SELECTED ? select_labels(call, b, i, n, mode) : look_up_labels(call, b, i, n, mode);
+    b->left |= none;
 }
 
 /* `count` <= LANE_UNROLL columns from j on: exponentials, raised, in place of the logits; the sum of those below the
@@ -162,17 +202,41 @@ INLINE V exps_of_columns(block *b, ptrdiff_t j, int count, V *tops, enum mode mo
     return sum;
 }
 
+/* The next rows, and where the gradient goes: a block is as many lines as it has columns. */
+INLINE void prefetch_columns(const sce_call *call, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count) {
+#if defined(V_PREFETCH)
+    const real *next = (const real *)call->logits + (i + W) * call->classes;
+    const real *grad = call->grad ? (real *)call->grad + i * call->classes : next;
+    for (ptrdiff_t k = first; k < first + count; k++) {
+        __builtin_prefetch(next + k * W);
+        __builtin_prefetch(grad + k * W, 1);
+    }
+#else
+    (void)call, (void)i, (void)first, (void)count;
+#endif
+}
+
+/* Two classes have one exponential: that of the maximum is 1, and both are the maximum where they are equal. */
+INLINE void sum_two_classes(const sce_call *call, block *b) {
+    const V gap = v_max(v_sub(b->column[0], b->column[1]), v_sub(b->column[1], b->column[0]));
+    const V e = v_exp_raised(v_sub(v_set(0), gap)), one = v_set(1 / LOWER);
+    for (int j = 0; j < 2; j++)
+        b->column[j] = v_blend(v_eq(b->column[j], b->top), e, one);
+    b->rest = v_fma(e, v_set(LOWER), v_set(0));
+    b->spread = v_set((real)call->base_total);
+    b->cost = v_set(0);
+}
+
 /* Second step: the sums over the classes. */
 INLINE void sum_block(const sce_call *call, block *b, ptrdiff_t i, enum mode mode) {
     const ptrdiff_t classes = call->classes;
+    if (classes == 2 && mode == ONE_LABEL) {
+        prefetch_columns(call, i, 0, 2);
+        sum_two_classes(call, b);
+        return;
+    }
     V tops = v_set(-1); /* one of them is the 1 of s = 1 + rest */
     A sum = a_zero(), cost = a_zero(), total = a_zero();
-#if defined(V_PREFETCH)
-    const real *next = (const real *)call->logits + (i + W) * classes;
-    const real *grad = call->grad ? (real *)call->grad + i * classes : next;
-#else
-    (void)i;
-#endif
     for (ptrdiff_t j = 0; j < classes; j += LANE_UNROLL) {
         const ptrdiff_t count = classes - j < LANE_UNROLL ? classes - j : LANE_UNROLL;
         if (mode == LABEL_AND_BASE || mode == SOFT) {
@@ -185,12 +249,7 @@ INLINE void sum_block(const sce_call *call, block *b, ptrdiff_t i, enum mode mod
             total = a_add(total, part_total);
             cost = a_add(cost, part_cost);
         }
-#if defined(V_PREFETCH) /* the next rows, and where the gradient goes: a block is as many lines as it has columns */
-        for (ptrdiff_t k = j; k < j + count; k++) {
-            __builtin_prefetch(next + k * W);
-            __builtin_prefetch(grad + k * W, 1);
-        }
-#endif
+        prefetch_columns(call, i, j, count);
         sum = a_add(sum, count == 4   ? exps_of_columns(b, j, 4, &tops, mode)
                          : count == 3 ? exps_of_columns(b, j, 3, &tops, mode)
                          : count == 2 ? exps_of_columns(b, j, 2, &tops, mode)
@@ -237,7 +296,9 @@ INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse,
     *at_label = v_set(0);
     if (mode != SOFT) {
         /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
-        const V e_label = v_exp(v_sub(b->x_label, b->top));
+        const V raised = classes == 2 ? v_blend(v_eq(b->label, v_set(0)), b->column[1], b->column[0])
+                                      : v_exp_raised(v_sub(b->x_label, b->top));
+        const V e_label = v_fma(raised, v_set(LOWER), v_set(0)); /* as in v_exp */
         const V others = v_blend(v_eq(b->x_label, b->top), v_sub(b->s, e_label), b->rest);
         const V own = v_mul(v_sub(v_mul(pull, e_label), v_mul(b->mass, others)), b->inverse);
         *at_label = v_mul(gain, v_sub(own, b->at_base));
@@ -247,16 +308,21 @@ INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse,
     const V by = v_blend(is_large, scale, v_mul(scale, v_set(LOWER)));
     const int all_large = m_bits(is_large) == ~0u >> (32 - W);
     const V lower = v_blend(is_large, v_set(LOWER), v_set(1));
+    /* Without mass, the label is a class like the others. */
+    const int selected = mode != SOFT && classes <= SELECTED;
+    const V label = selected ? v_blend(v_eq(b->mass, v_set(0)), b->label, v_set(-1)) : v_set(-1);
     for (ptrdiff_t j = 0; j < classes; j++) {
         V value = all_large ? v_fma(b->column[j], by, v_set(0)) : v_fma(v_mul(b->column[j], by), lower, v_set(0));
         if (mode != ONE_LABEL)
             value = v_mul(gain, v_sub(value, lane_target(call, b->soft, j, mode)));
+        if (selected)
+            value = v_blend(v_eq(label, v_set((real)j)), value, *at_label);
         b->column[j] = value;
     }
     return not_finite(v_add(v_mul(gain, share), *at_label));
 }
 
-/* The label's entry of each row that has mass there; without, the label is a class like the others. */
+/* The label's entry of each row that has mass there, of more classes than are selected. */
 INLINE void put_at_labels(const sce_call *call, const block *b, ptrdiff_t i, ptrdiff_t n, V at_label, unsigned left) {
     const ptrdiff_t step = call->column_step ? call->column_step : 1, row = call->column_step ? 1 : call->classes;
     real *g = (real *)call->grad + i * row, lanes[W];
@@ -265,12 +331,12 @@ INLINE void put_at_labels(const sce_call *call, const block *b, ptrdiff_t i, ptr
     if (n == W && (left & ~0u >> (32 - W)) == 0) {
 #pragma GCC unroll 16
         for (ptrdiff_t r = 0; r < W; r++)
-            g[r * row + b->label[r] * step] = lanes[r];
+            g[r * row + b->at[r] * step] = lanes[r];
         return;
     }
     for (ptrdiff_t r = 0; r < n; r++)
         if (!(left >> r & 1))
-            g[r * row + b->label[r] * step] = lanes[r];
+            g[r * row + b->at[r] * step] = lanes[r];
 }
 
 /* Third step: everything that is wanted of the block. `original` is the call that may be handed on. */
@@ -292,7 +358,7 @@ INLINE void finish_block(const sce_call *call, const sce_call *original, block *
         V at_label;
         left_grad = gradient_of_block(call, b, row_gain(call, b->weight, i, n), lse, &at_label, mode) & ~left;
         store_rows(call, i, n, b->whole, b->column, (left | left_grad) & lanes);
-        if (mode != SOFT)
+        if (mode != SOFT && call->classes > SELECTED)
             put_at_labels(call, b, i, n, at_label, left | left_grad);
     }
     if (call->loss)
@@ -315,6 +381,8 @@ INLINE void lane_group(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, int
                        enum mode mode) {
     sce_call own = *call; /* nobody else's: what is written cannot change it */
     own.classes = classes;
+    if (classes < 1)
+        __builtin_unreachable(); /* the compiler would warn of columns that nobody has loaded */
     block b[PAIR];
     for (int k = 0; k < count; k++) {
         b[k].whole = whole;

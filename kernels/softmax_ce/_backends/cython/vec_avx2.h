@@ -70,7 +70,6 @@ static inline A a_add(A a, V v) {
 }
 static inline V a_lanes(A a) { return _mm256_set_m128(_mm256_cvtpd_ps(a.hi), _mm256_cvtpd_ps(a.lo)); }
 
-static inline int m_any(M m) { return _mm256_movemask_ps(m) != 0; }
 static inline unsigned m_bits(M m) { return (unsigned)_mm256_movemask_ps(m); }
 /* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)) */
 static inline V v_significand(V y, V *k) {
@@ -82,6 +81,32 @@ static inline V v_significand(V y, V *k) {
 static inline V v_from_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 static inline void v_to_half(uint16_t *p, V v) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
+    __m256i a = _mm256_loadu_si256((const __m256i *)label), b = _mm256_loadu_si256((const __m256i *)(label + 4));
+    __asm__("" : "+x"(a), "+x"(b)); /* the compiler may not read again what another thread may have changed */
+    const __m256 c = _mm256_castsi256_ps(a), d = _mm256_castsi256_ps(b);
+    const __m256i low = _mm256_castps_si256(_mm256_shuffle_ps(c, d, 0x88)); /* of labels 0, 1, 4, 5, 2, 3, 6, 7 */
+    const __m256i high = _mm256_castps_si256(_mm256_shuffle_ps(c, d, 0xdd));
+    const __m256i end = _mm256_set1_epi32((int)classes - 1), zero = _mm256_setzero_si256();
+    const __m256i out = _mm256_set1_epi32((uint64_t)ignored < (uint64_t)classes ? (int)ignored : -1);
+    const __m256i good = _mm256_and_si256(_mm256_cmpeq_epi32(high, zero),
+                                          _mm256_cmpeq_epi32(_mm256_min_epu32(low, end), low));
+    const __m256i counts = _mm256_permute4x64_epi64(_mm256_andnot_si256(_mm256_cmpeq_epi32(low, out), good), 0xd8);
+    *bad = ~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(counts)) & 0xff;
+    return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(low, 0xd8));
+}
+/* Entries of a row side by side, two each. */
+static inline void v_load_pairs(const real *p, V *first, V *second) {
+    const V a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
+    const V c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
+    *first = _mm256_shuffle_ps(c, d, 0x88), *second = _mm256_shuffle_ps(c, d, 0xdd);
+}
+static inline void v_store_pairs(real *p, V first, V second) {
+    const V a = _mm256_unpacklo_ps(first, second), b = _mm256_unpackhi_ps(first, second);
+    _mm256_storeu_ps(p, _mm256_permute2f128_ps(a, b, 0x20));
+    _mm256_storeu_ps(p + 8, _mm256_permute2f128_ps(a, b, 0x31));
 }
 /* W rows of W columns, in place */
 static inline void v_transpose(V r[W]) {
@@ -154,7 +179,6 @@ static inline A a_zero(void) { return _mm256_setzero_pd(); }
 static inline A a_add(A a, V v) { return _mm256_add_pd(a, v); }
 static inline V a_lanes(A a) { return a; }
 
-static inline int m_any(M m) { return _mm256_movemask_pd(m) != 0; }
 static inline unsigned m_bits(M m) { return (unsigned)_mm256_movemask_pd(m); }
 /* y = 2**k * m for y >= 1, m in [sqrt(1/2), sqrt(2)); k is small and not negative */
 static inline V v_significand(V y, V *k) {
@@ -163,6 +187,26 @@ static inline V v_significand(V y, V *k) {
     n = _mm256_srli_epi64(n, 52);
     *k = _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(n), magic), magic);
     return _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(y), _mm256_slli_epi64(n, 52)));
+}
+static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
+    __m256i y = _mm256_loadu_si256((const __m256i *)label);
+    __asm__("" : "+x"(y));
+    const __m256i inside = _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), y),
+                                               _mm256_cmpgt_epi64(_mm256_set1_epi64x(classes), y));
+    const __m256i counts = _mm256_andnot_si256(_mm256_cmpeq_epi64(y, _mm256_set1_epi64x(ignored)), inside);
+    *bad = ~(unsigned)_mm256_movemask_pd(_mm256_castsi256_pd(counts)) & 0xf;
+    const __m256d magic = _mm256_set1_pd(0x1p52); /* a small label becomes the last bits of 2^52 */
+    return _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(y), magic), magic);
+}
+static inline void v_load_pairs(const real *p, V *first, V *second) {
+    const V a = _mm256_loadu_pd(p), b = _mm256_loadu_pd(p + 4);
+    const V c = _mm256_permute2f128_pd(a, b, 0x20), d = _mm256_permute2f128_pd(a, b, 0x31);
+    *first = _mm256_unpacklo_pd(c, d), *second = _mm256_unpackhi_pd(c, d);
+}
+static inline void v_store_pairs(real *p, V first, V second) {
+    const V a = _mm256_unpacklo_pd(first, second), b = _mm256_unpackhi_pd(first, second);
+    _mm256_storeu_pd(p, _mm256_permute2f128_pd(a, b, 0x20));
+    _mm256_storeu_pd(p + 4, _mm256_permute2f128_pd(a, b, 0x31));
 }
 /* W rows of W columns, in place */
 static inline void v_transpose(V r[W]) {
@@ -182,16 +226,4 @@ static inline double a_line(const A a[2]) {
 #endif
     __m128d h = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
-}
-
-/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
-static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
-    real lanes[W];
-    *bad = 0;
-    for (int r = 0; r < W; r++) {
-        const int64_t y = ((const volatile int64_t *)label)[r];
-        *bad |= (unsigned)((uint64_t)y >= (uint64_t)classes || y == ignored) << r;
-        lanes[r] = (real)y;
-    }
-    return v_load(lanes);
 }

@@ -39,11 +39,11 @@ static inline M v_not_less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_
 static inline M v_above(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_ps((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_ps(a); }
-static inline int m_any(M m) { return m != 0; }
 static inline unsigned m_bits(M m) { return m; }
 /* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
 static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
     __m512i lo = _mm512_loadu_si512(label), hi = _mm512_loadu_si512(label + 8);
+    __asm__("" : "+v"(lo), "+v"(hi)); /* the compiler may not read again what another thread may have changed */
     __m512i end = _mm512_set1_epi64(classes), out = _mm512_set1_epi64(ignored);
     *bad = (unsigned)(_mm512_cmpge_epu64_mask(lo, end) | _mm512_cmpeq_epi64_mask(lo, out)) |
            (unsigned)(_mm512_cmpge_epu64_mask(hi, end) | _mm512_cmpeq_epi64_mask(hi, out)) << 8;
@@ -60,6 +60,18 @@ static inline V v_significand(V y, V *k) {
 static inline V v_from_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline void v_to_half(uint16_t *p, V v) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+/* Entries of a row side by side, two each. */
+static inline void v_load_pairs(const real *p, V *first, V *second) {
+    const V a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *first = _mm512_permutex2var_ps(a, even, b);
+    *second = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
+}
+static inline void v_store_pairs(real *p, V first, V second) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    _mm512_storeu_ps(p, _mm512_permutex2var_ps(first, low, second));
+    _mm512_storeu_ps(p + 16, _mm512_permutex2var_ps(first, _mm512_add_epi32(low, _mm512_set1_epi32(8)), second));
 }
 /* W rows of W columns, in place */
 static inline void v_transpose(V r[W]) {
@@ -127,11 +139,11 @@ static inline M v_not_less(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLT_
 static inline M v_above(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
 static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_pd((M)~m, a); }
 static inline real v_hmax(V a) { return _mm512_reduce_max_pd(a); }
-static inline int m_any(M m) { return m != 0; }
 static inline unsigned m_bits(M m) { return m; }
 /* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
 static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
     __m512i y = _mm512_loadu_si512(label);
+    __asm__("" : "+v"(y));
     *bad = (unsigned)_mm512_cmpge_epu64_mask(y, _mm512_set1_epi64(classes)) |
            (unsigned)_mm512_cmpeq_epi64_mask(y, _mm512_set1_epi64(ignored));
     return _mm512_cvtepi64_pd(y);
@@ -142,6 +154,15 @@ static inline V v_significand(V y, V *k) {
     n = _mm512_srli_epi64(n, 52);
     *k = _mm512_cvtepi64_pd(n);
     return _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(y), _mm512_slli_epi64(n, 52)));
+}
+static inline void v_load_pairs(const real *p, V *first, V *second) {
+    const V a = _mm512_loadu_pd(p), b = _mm512_loadu_pd(p + 8);
+    *first = _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b);
+    *second = _mm512_permutex2var_pd(a, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), b);
+}
+static inline void v_store_pairs(real *p, V first, V second) {
+    _mm512_storeu_pd(p, _mm512_permutex2var_pd(first, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), second));
+    _mm512_storeu_pd(p + 8, _mm512_permutex2var_pd(first, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), second));
 }
 /* W rows of W columns, in place */
 static inline void v_transpose(V r[W]) {

@@ -94,11 +94,6 @@ static inline void v_stream(real *p, V v) { _mm_stream_pd(p, v); }
 static inline void v_stream(real *p, V v) { v_store(p, v); }
 #endif
 
-static inline int m_any(M m) {
-    uint64_t halves[2];
-    memcpy(halves, &m, sizeof halves);
-    return (halves[0] | halves[1]) != 0;
-}
 static inline unsigned m_bits(M m) {
     unsigned bits = 0;
     for (int i = 0; i < W; i++)
@@ -164,4 +159,13 @@ static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored,
         lanes[r] = (real)y;
     }
     return v_load(lanes);
+}
+/* Entries of a row side by side, two each. */
+static inline void v_load_pairs(const real *p, V *first, V *second) {
+    for (int r = 0; r < W; r++)
+        (*first)[r] = p[2 * r], (*second)[r] = p[2 * r + 1];
+}
+static inline void v_store_pairs(real *p, V first, V second) {
+    for (int r = 0; r < W; r++)
+        p[2 * r] = first[r], p[2 * r + 1] = second[r];
 }
