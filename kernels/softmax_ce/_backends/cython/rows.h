@@ -47,7 +47,7 @@ typedef struct {
     enum sce_format format;
     ptrdiff_t class_stride;
     ptrdiff_t shape[SCE_ROW_AXES], strides[SCE_ROW_AXES]; /* of the rows; the first axes may have one entry */
-    int direct; /* rows lie in memory as the row kernels want them, and may be read or written there */
+    int direct; /* rows follow each other in memory as the row kernels want them, and may be read or written there */
 } sce_array;
 
 static inline ptrdiff_t sce_distance(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
@@ -65,6 +65,8 @@ typedef struct {
     ptrdiff_t step;       /* entries from class to class in a tile where rows lie side by side */
     void *tile, *targets; /* for logits and then the gradient; for soft targets */
     uint16_t *bits;       /* for 16-bit floats that are not cast at once */
+    const char *ahead;    /* where the next tile's logits begin in memory, if rows lie side by side there; else NULL */
+    ptrdiff_t ahead_stride, ahead_item; /* bytes from class to class, and from row to row */
 } sce_tiles;
 
 /* One kernel call; names, shapes and meaning as in softmax_ce/contract.py. A step of 0: one entry for all. */
@@ -95,6 +97,7 @@ typedef struct {
     sce_chunk *chunks;                     /* scratch: two entries for each chunk of a row */
     sce_sums *sums;                        /* scratch of a row in parts: SCE_SCALARS fills it, SCE_GRADIENT reads it */
     void *exps;                            /* scratch: a row's exponentials, NULL where they are not kept */
+    enum sce_format format;                /* of logits and gradient, where rows are taken one by one */
 } sce_call;
 
 typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);

@@ -14,6 +14,10 @@
 
 #include "exp.h"
 #include "rows_load.h"
+#if defined(REAL_F32)
+#include "narrow.h"
+#endif
+#include "formats.h"
 #include "rows_output.h"
 #include "rows_sums.h"
 
@@ -21,9 +25,13 @@ INLINE ptrdiff_t chunk_size(ptrdiff_t classes, ptrdiff_t k) {
     return classes - k * SCE_CHUNK < SCE_CHUNK ? classes - k * SCE_CHUNK : SCE_CHUNK;
 }
 
-INLINE void fill(real *grad, ptrdiff_t n, real value) {
-    for (ptrdiff_t j = 0; j < n; j++)
-        grad[j] = value;
+INLINE void fill(real *grad, ptrdiff_t n, real value, enum sce_format format) {
+    if (format == SCE_REAL)
+        for (ptrdiff_t j = 0; j < n; j++)
+            grad[j] = value;
+    else
+        for (ptrdiff_t j = 0; j < n; j++)
+            to_memory((char *)entry(grad, j, format), 1, v_set(value), format);
 }
 
 typedef struct {
@@ -43,6 +51,7 @@ INLINE pipeline new_pipeline(const sce_call *call, ptrdiff_t stop, real *scratch
     line.chunks[0] = call->chunks;
     line.chunks[1] = call->chunks + line.n_chunks;
     line.out.stream = call->stream;
+    line.out.format = call->format;
     line.out.classes = call->classes;
     line.out.label = -1;
     line.scratch = scratch;
@@ -50,42 +59,47 @@ INLINE pipeline new_pipeline(const sce_call *call, ptrdiff_t stop, real *scratch
 }
 
 /* Where no distribution is: lse is the top, be it infinite, unless there is a NaN. */
-static __attribute__((noinline)) double broken_log_sum(const real *x, ptrdiff_t classes) {
-    for (ptrdiff_t j = 0; j < classes; j++)
-        if (x[j] != x[j])
+static __attribute__((noinline)) double broken_log_sum(const real *x, ptrdiff_t classes,
+                                                     enum sce_format format) {
+    for (ptrdiff_t j = 0; j < classes; j++) {
+        const real one = format == SCE_REAL ? x[j] : entry_at(x, j, format);
+        if (one != one)
             return NAN;
+    }
     return 0;
 }
 
 /* First step of row i, all its chunks, with the row before it written beside. `e`: where its exponentials go, or those
  * of one chunk where they are not kept. */
-INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode) {
+INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode,
+                        enum sce_format format) {
     const sce_call *call = line->call;
     const ptrdiff_t classes = call->classes;
-    const real *x = (const real *)call->logits + i * classes;
+    const real *x = entry(call->logits, i * classes, format);
     for (ptrdiff_t k = 0; k < line->n_chunks; k++) {
         const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
+        const real *here = entry(x, j, format);
         sce_chunk *chunk = line->chunks[0] + k;
-        if (line->top_of != x + j) {
-            maximum here = max_of(x + j, n);
-            line->top = max_rest(&here, &line->top_at);
+        if (line->top_of != here) {
+            maximum own = max_of(here, n);
+            line->top = max_rest(&own, &line->top_at, format);
         }
         const real top = line->top;
         /* Rows follow each other in memory, so the next chunk is what comes next, in this row or the one after. */
         const ptrdiff_t ahead = k + 1 < line->n_chunks ? classes - j - n : i + 1 < line->stop ? classes : 0;
-        maximum next = max_of(x + j + n, ahead < SCE_CHUNK ? ahead : SCE_CHUNK);
+        maximum next = max_of(entry(here, n, format), ahead < SCE_CHUNK ? ahead : SCE_CHUNK);
         begin_chunk(&line->out, line->chunks[1], k, mode);
-        sum_chunk(x + j, n, top, line->top_at, is_kept ? e + j : e, &next, &line->out, mode, chunk);
+        sum_chunk(here, n, top, line->top_at, is_kept ? e + j : e, &next, &line->out, mode, format, chunk);
         if (mode == LABEL_AND_BASE || mode == SOFT)
             sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, t, mode, chunk);
         line->top_of = ahead ? next.x : NULL;
         if (ahead)
-            line->top = max_rest(&next, &line->top_at);
+            line->top = max_rest(&next, &line->top_at, format);
     }
     line->out.grad = NULL;
     sce_sums row = combine(line->chunks[0], line->n_chunks);
     if (row.broken)
-        row.log_sum = broken_log_sum(x, classes);
+        row.log_sum = broken_log_sum(x, classes, format);
     return row;
 }
 
@@ -108,8 +122,8 @@ INLINE void begin_gradient(pipeline *line, ptrdiff_t i, const sce_sums *row, ptr
                            const real *e, const target_row *t, enum mode mode) {
     const sce_call *call = line->call;
     output *out = &line->out;
-    out->grad = (real *)call->grad + i * call->classes;
-    out->from = e ? e : (const real *)call->logits + i * call->classes;
+    out->grad = entry(call->grad, i * call->classes, call->format);
+    out->from = e ? e : entry(call->logits, i * call->classes, call->format);
     out->is_kept = e != NULL;
     sce_chunk *own = line->chunks[0];
     line->chunks[0] = line->chunks[1];
@@ -156,7 +170,7 @@ INLINE int row_counts(const sce_call *call, ptrdiff_t i, ptrdiff_t label, enum m
 /* What a row gets of a row's sums, the gradient of an ordinary row apart; whether there is one to write. */
 INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row, double mass, real x_label, int counts,
                          enum mode mode) {
-    real *grad = call->grad ? (real *)call->grad + i * call->classes : NULL;
+    real *grad = call->grad ? entry(call->grad, i * call->classes, call->format) : NULL;
     real *loss = call->loss ? (real *)call->loss + i : NULL;
     if (call->row_max)
         ((real *)call->row_max)[i] = (real)row->top;
@@ -166,7 +180,7 @@ INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row,
         if (loss)
             *loss = counts ? (real)NAN : 0;
         if (grad)
-            fill(grad, call->classes, counts ? (real)NAN : 0);
+            fill(grad, call->classes, counts ? (real)NAN : 0, call->format);
         return 0;
     }
     if (loss) {
@@ -181,7 +195,8 @@ INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row,
 }
 
 /* One row. `label` is -1 where there is none; mass is T at it, less the base. */
-INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t, enum mode mode) {
+INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t, enum mode mode,
+                    enum sce_format format) {
     const sce_call *call = line->call;
     const int counts = row_counts(call, i, label, mode);
     if (!counts && !call->row_max && !call->log_sum) {
@@ -189,14 +204,14 @@ INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, c
         write_scalars(call, i, &nothing, 0, 0, 0, mode);
         return;
     }
-    const real x_label = label >= 0 ? ((const real *)call->logits)[i * call->classes + label] : 0;
+    const real x_label = label >= 0 ? entry_at(call->logits, i * call->classes + label, format) : 0;
     real *e = call->exps ? call->exps : line->scratch;
-    const sce_sums row = sum_row(line, i, e, call->exps != NULL, t, mode);
+    const sce_sums row = sum_row(line, i, e, call->exps != NULL, t, mode, format);
     if (write_scalars(call, i, &row, mass, x_label, counts, mode))
         begin_gradient(line, i, &row, label, mass, x_label, call->exps, t, mode);
 }
 
-INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
+INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode, enum sce_format format) {
     real scratch[SCE_CHUNK + LINE];
     pipeline line = new_pipeline(call, stop, scratch);
     target_row t = {NULL, call->class_scale, call->class_scale_step, call->base_mass, call->base_mass_step};
@@ -207,21 +222,25 @@ INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum
             t.soft = (const real *)call->targets + i * call->classes;
         else if (mode != LOG_PROBS)
             label = label_of(call, i, &mass);
-        one_row(&line, i, label, mass, &t, mode);
+        one_row(&line, i, label, mass, &t, mode, format);
     }
     write_chunks(&line.out, line.chunks[1], 0, line.n_chunks, mode);
     end_line(&line.out);
 }
 
 /* One body for each mode. */
-#define ROWS_OF(name, mode)                                                                                            \
+#define ROWS_OF(name, mode, format)                                                                                    \
     static __attribute__((noinline)) void name(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {                \
-        all_rows(call, start, stop, mode);                                                                             \
+        all_rows(call, start, stop, mode, format);                                                                     \
     }
-ROWS_OF(rows_one_label, ONE_LABEL)
-ROWS_OF(rows_label_and_base, LABEL_AND_BASE)
-ROWS_OF(rows_soft, SOFT)
-ROWS_OF(rows_log_probs, LOG_PROBS)
+ROWS_OF(rows_one_label, ONE_LABEL, SCE_REAL)
+ROWS_OF(rows_label_and_base, LABEL_AND_BASE, SCE_REAL)
+ROWS_OF(rows_soft, SOFT, SCE_REAL)
+ROWS_OF(rows_log_probs, LOG_PROBS, SCE_REAL)
+#if defined(REAL_F32)
+ROWS_OF(rows_f16, ONE_LABEL, SCE_F16)
+ROWS_OF(rows_bf16, ONE_LABEL, SCE_BF16)
+#endif
 
 static void rows_one_by_one(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
     (mode == SOFT        ? rows_soft
@@ -273,9 +292,9 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
         for (ptrdiff_t k = first; k < last; k++) {
             const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
             ptrdiff_t at;
-            const real top = max_rest(&next, &at);
+            const real top = max_rest(&next, &at, SCE_REAL);
             next = max_of(x + j + n, k + 1 < last ? chunk_size(classes, k + 1) : 0);
-            sum_chunk(x + j, n, top, at, kept ? kept + j : scratch, &next, &line.out, mode, chunks + k);
+            sum_chunk(x + j, n, top, at, kept ? kept + j : scratch, &next, &line.out, mode, SCE_REAL, chunks + k);
             if (mode == LABEL_AND_BASE || mode == SOFT)
                 sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, &t, mode, chunks + k);
         }
@@ -286,7 +305,7 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
     if (part == SCE_SCALARS) {
         *call->sums = combine(chunks, line.n_chunks);
         if (call->sums->broken)
-            call->sums->log_sum = broken_log_sum(x, classes);
+            call->sums->log_sum = broken_log_sum(x, classes, SCE_REAL);
         write_scalars(call, i, call->sums, mass, x_label, counts, mode);
     } else if (counts && !call->sums->broken) {
         begin_gradient(&line, i, call->sums, label, mass, x_label, kept, &t, mode);
@@ -312,9 +331,5 @@ void EXP_NAME(const void *t, void *e, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i += W)
         store((real *)e + i, n - i, v_exp(load((const real *)t + i, n - i, 0)));
 }
-
-#if defined(REAL_F32)
-#include "narrow.h"
-#endif
 
 #include "strided.h"

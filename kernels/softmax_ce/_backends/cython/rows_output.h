@@ -6,6 +6,7 @@
 typedef struct {
     real *grad; /* NULL: no row waits */
     const real *from;
+    enum sce_format format; /* of the gradient, and of `from` if that is the logits */
     int is_kept;
     target_row t;
     ptrdiff_t j, begin, end, classes; /* of the chunk */
@@ -23,8 +24,9 @@ typedef struct {
     real part[W] __attribute__((aligned(64)));
 } output;
 
-INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, int is_kept, int is_small) {
-    V e = load(out->from + j, n, 0);
+INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, int is_kept, int is_small,
+                  enum sce_format format) {
+    V e = load_entries(out->from, j, n, 0, is_kept ? SCE_REAL : format);
     if (mode == LOG_PROBS)
         return v_sub(v_sub(e, out->top), out->scale);
     if (!is_kept)
@@ -35,28 +37,37 @@ INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, i
 }
 
 /* n <= W entries from class j on to p, in the cache. */
-INLINE void put(const output *out, real *p, ptrdiff_t j, ptrdiff_t n, enum mode mode) {
-    const V value = value_at(out, j, n, mode, out->is_kept, out->is_small);
-    store(p, n, with_lane(value, out->label - j, v_set(out->at_label)));
+INLINE void put(const output *out, real *p, ptrdiff_t j, ptrdiff_t n, enum mode mode, enum sce_format format) {
+    const V value = value_at(out, j, n, mode, out->is_kept, out->is_small, out->format);
+    to_memory((char *)p, n, with_lane(value, out->label - j, v_set(out->at_label)), format);
 }
 
 INLINE void end_line(output *out) {
     if (out->line && out->low == 0 && out->high == W)
-        v_stream(out->line, v_load(out->part));
-    else if (out->line)
+        stream_to_memory((char *)out->line, v_load(out->part), out->format);
+    else if (out->line && out->format == SCE_REAL)
         memcpy(out->line + out->low, out->part + out->low, (size_t)(out->high - out->low) * sizeof(real));
+    else if (out->line)
+        for (ptrdiff_t k = out->low; k < out->high; k++)
+            to_memory((char *)entry(out->line, k, out->format), 1, v_set(out->part[k]), out->format);
     out->line = NULL;
 }
 
+/* Which lane of a vector in memory begins here. */
+INLINE ptrdiff_t lane_of(const real *p, enum sce_format format) {
+    return (ptrdiff_t)((uintptr_t)p / (uintptr_t)item_size(format) % W);
+}
+
 INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode) {
-    real *p = out->grad + out->j;
-    const ptrdiff_t lane = (ptrdiff_t)((uintptr_t)p / sizeof(real) % W);
-    if (out->line != p - lane || out->high != lane) {
+    real *p = entry(out->grad, out->j, out->format);
+    const ptrdiff_t lane = lane_of(p, out->format);
+    real *line = entry(p, -lane, out->format);
+    if (out->line != line || out->high != lane) {
         end_line(out);
-        out->line = p - lane;
+        out->line = line;
         out->low = lane;
     }
-    put(out, out->part + lane, out->j, n, mode);
+    put(out, out->part + lane, out->j, n, mode, SCE_REAL);
     out->high = lane + n;
     out->j += n;
     if (out->high == W)
@@ -67,15 +78,14 @@ INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode) {
 enum out_kind { NO_OUT, TO_CACHE, PAST_CACHE };
 
 /* A block from class j on. */
-INLINE void write_vectors(const output *out, ptrdiff_t j, enum mode mode, int is_kept, enum out_kind kind) {
-    real *p = out->grad + j;
-#pragma GCC unroll 16
-    for (int k = 0; k < BLOCK / W; k++) {
-        const V value = value_at(out, j + k * W, W, mode, is_kept, 0);
-        if (kind == PAST_CACHE)
-            v_stream(p + k * W, value);
-        else
-            v_store(p + k * W, value);
+INLINE void write_vectors(const output *out, ptrdiff_t j, enum mode mode, int is_kept, enum out_kind kind,
+                          enum sce_format format) {
+    char *p = (char *)entry(out->grad, j, format);
+#pragma GCC unroll 8
+    for (ptrdiff_t k = 0; k < BLOCK; k += 2 * W) {
+        const V first = value_at(out, j + k, W, mode, is_kept, 0, format);
+        const V second = value_at(out, j + k + W, W, mode, is_kept, 0, format);
+        write_two(p + k * item_size(format), first, second, kind == PAST_CACHE, format);
     }
 }
 
@@ -83,16 +93,17 @@ INLINE void write_vectors(const output *out, ptrdiff_t j, enum mode mode, int is
 static __attribute__((noinline)) void write_some(output *out, enum mode mode) {
     const ptrdiff_t end = out->j + BLOCK < out->end ? out->j + BLOCK : out->end;
     for (; out->j + W <= end; out->j += W) {
-        const V value = value_at(out, out->j, W, mode, out->is_kept, out->is_small);
+        const V value = value_at(out, out->j, W, mode, out->is_kept, out->is_small, out->format);
+        char *p = (char *)entry(out->grad, out->j, out->format);
         if (out->stream)
-            v_stream(out->grad + out->j, with_lane(value, out->label - out->j, v_set(out->at_label)));
+            stream_to_memory(p, with_lane(value, out->label - out->j, v_set(out->at_label)), out->format);
         else
-            v_store(out->grad + out->j, value);
+            to_memory(p, W, value, out->format);
     }
     if (out->j < end && out->stream) {
         put_in_line(out, end - out->j, mode);
     } else if (out->j < end) {
-        put(out, out->grad + out->j, out->j, end - out->j, mode);
+        put(out, entry(out->grad, out->j, out->format), out->j, end - out->j, mode, out->format);
         out->j = end;
     }
 }
@@ -102,7 +113,7 @@ INLINE void write_rest(output *out, enum mode mode) {
     while (out->j < out->end)
         write_some(out, mode);
     if (!out->stream && out->begin <= out->label && out->label < out->end)
-        out->grad[out->label] = out->at_label;
+        to_memory((char *)entry(out->grad, out->label, out->format), 1, v_set(out->at_label), out->format);
     out->begin = out->end;
 }
 
@@ -116,9 +127,10 @@ INLINE void begin_chunk(output *out, const sce_chunk *chunk, ptrdiff_t k, enum m
         const real scale = (real)(out->share * chunk[k].shrink);
         out->is_small = scale > (real)-0x1p-50 && scale < (real)0x1p-50; /* lowered, it might be no normal number */
         out->scale = v_set(out->is_small ? scale : scale * LOWER);
+        out->is_small |= out->format == SCE_BF16 && !(scale - scale == 0); /* what is written by blocks holds no NaN */
         out->top = v_set(chunk[k].top > -INFINITY ? (real)chunk[k].top : 0);
     }
-    const ptrdiff_t lane = (ptrdiff_t)((uintptr_t)(out->grad + out->j) / sizeof(real) % W), n = out->end - out->j;
+    const ptrdiff_t lane = lane_of(entry(out->grad, out->j, out->format), out->format), n = out->end - out->j;
     if (out->stream && lane)
         put_in_line(out, W - lane < n ? W - lane : n, mode);
 }

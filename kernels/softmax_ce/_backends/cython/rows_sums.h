@@ -17,29 +17,31 @@ INLINE void note_block(maximum *m, V largest) {
     m->block = v_sub(m->block, v_set(1));
 }
 
-INLINE void max_block(maximum *m) {
-    const real *x = m->x + m->done;
+INLINE void max_block(maximum *m, enum sce_format format) {
+    const real *x = entry(m->x, m->done, format);
 #if defined(V_PREFETCH) /* where the processor's own prefetcher does not follow three streams: what comes next, into L2 */
-    for (int k = 0; k < UNROLL; k++)
-        __builtin_prefetch((const char *)(x + k * LINE) + SCE_PREFETCH, 0, 2);
+    for (ptrdiff_t k = 0; k < BLOCK * item_size(format); k += SCE_LINE)
+        __builtin_prefetch((const char *)x + k + SCE_PREFETCH, 0, 2);
 #endif
-    V even = v_load(x), odd = v_load(x + W);
-    for (int k = 2; k < BLOCK / W; k += 2) {
-        even = v_max(v_load(x + k * W), even);
-        odd = v_max(v_load(x + (k + 1) * W), odd);
+    V even, odd, one, other;
+    any_order(x, 0, &even, &odd, format);
+    for (ptrdiff_t k = 2 * W; k < BLOCK; k += 2 * W) {
+        any_order(x, k, &one, &other, format);
+        even = v_max(one, even);
+        odd = v_max(other, odd);
     }
     note_block(m, v_max(odd, even));
     m->done += BLOCK;
 }
 
 /* The maximum of all, once the last entries are in; *block: the first block that has it, -1 where it is -inf. */
-INLINE real max_rest(maximum *m, ptrdiff_t *block) {
+INLINE real max_rest(maximum *m, ptrdiff_t *block, enum sce_format format) {
     while (m->done + BLOCK <= m->n)
-        max_block(m);
+        max_block(m, format);
     if (m->done < m->n) {
         V largest = v_set((real)-INFINITY);
         for (; m->done < m->n; m->done += W)
-            largest = v_max(load(m->x + m->done, m->n - m->done, (real)-INFINITY), largest);
+            largest = v_max(load_entries(m->x, m->done, m->n - m->done, (real)-INFINITY, format), largest);
         note_block(m, largest);
     }
     const real top = v_hmax(m->top);
@@ -72,22 +74,39 @@ INLINE void sum_targets(const real *x, ptrdiff_t j, ptrdiff_t n, real shift, con
     chunk->cost = a_line(cost);
 }
 
-/* Raised exp(x - shift) of block b of a chunk of n entries at x, into e, and its sums over the lanes into `sums`. */
-INLINE void exps_of_block(const real *x, ptrdiff_t n, ptrdiff_t b, V shift, real *e, V sums[]) {
+/* Raised exp(x - shift) of GROUP vectors of a chunk of n entries at x, a line apart from k on, into e; and their sum. */
+INLINE V exps_of_group(const real *x, ptrdiff_t n, ptrdiff_t k, V shift, real *e, V sum, enum sce_format format) {
+    V v[GROUP];
+#pragma GCC unroll 4
+    for (ptrdiff_t i = 0, j = k; i < GROUP; i++, j += LINE)
+        v[i] = v_sub(j < n ? load_entries(x, j, n - j, (real)-INFINITY, format) : v_set((real)-INFINITY), shift);
+    v_exps_raised(v, GROUP);
+#pragma GCC unroll 4
+    for (ptrdiff_t i = 0, j = k; i < GROUP; i++, j += LINE) {
+        if (j < n)
+            v_store(e + j, v[i]);
+        sum = v_add(sum, v[i]);
+    }
+    return sum;
+}
+
+/* Block b of a chunk of n entries at x: its exponentials into e, and their sums over the lanes into `sums`. */
+INLINE void exps_of_block(const real *x, ptrdiff_t n, ptrdiff_t b, V shift, real *e, V sums[],
+                          enum sce_format format) {
     for (ptrdiff_t h = 0; h < LINE_VECTORS; h++) {
+        const ptrdiff_t begin = b * BLOCK + h * W;
         V sum = v_set(0);
-        for (ptrdiff_t k = b * BLOCK + h * W; k < (b + 1) * BLOCK && k < n; k += GROUP * LINE) {
-            V v[GROUP];
+        if (LINE_VECTORS == 1) {
+            /* Here gcc keeps the loop unless told: 41 instructions a vector, and unrolled 31 (AVX-512). */
 #pragma GCC unroll 4
-            for (ptrdiff_t i = 0, j = k; i < GROUP; i++, j += LINE)
-                v[i] = v_sub(j < n ? load(x + j, n - j, (real)-INFINITY) : v_set((real)-INFINITY), shift);
-            v_exps_raised(v, GROUP);
-#pragma GCC unroll 4
-            for (ptrdiff_t i = 0, j = k; i < GROUP; i++, j += LINE) {
-                if (j < n)
-                    v_store(e + j, v[i]);
-                sum = v_add(sum, v[i]);
+            for (ptrdiff_t group = 0; group < UNROLL / GROUP; group++) {
+                if (begin + group * GROUP * LINE >= n)
+                    break;
+                sum = exps_of_group(x, n, begin + group * GROUP * LINE, shift, e, sum, format);
             }
+        } else {
+            for (ptrdiff_t k = begin; k < (b + 1) * BLOCK && k < n; k += GROUP * LINE)
+                sum = exps_of_group(x, n, k, shift, e, sum, format);
         }
         sums[b * LINE_VECTORS + h] = sum;
     }
@@ -95,12 +114,13 @@ INLINE void exps_of_block(const real *x, ptrdiff_t n, ptrdiff_t b, V shift, real
 
 /* The sums of the block that has the first maximum again, without what equals it: how many that are. Afterwards and not
  * on the way, where nobody could predict which block it is. */
-INLINE int sum_top_block(const real *x, ptrdiff_t n, ptrdiff_t b, V top, const real *e, V sums[]) {
+INLINE int sum_top_block(const real *x, ptrdiff_t n, ptrdiff_t b, V top, const real *e, V sums[],
+                         enum sce_format format) {
     int tops = 0;
     for (ptrdiff_t h = 0; h < LINE_VECTORS; h++) {
         V sum = v_set(0);
         for (ptrdiff_t k = b * BLOCK + h * W; k < (b + 1) * BLOCK && k < n; k += LINE) {
-            const M is_top = v_eq(load(x + k, n - k, (real)-INFINITY), top);
+            const M is_top = v_eq(load_entries(x, k, n - k, (real)-INFINITY, format), top);
             tops += __builtin_popcount(m_bits(is_top));
             sum = v_add(sum, v_zero_where(is_top, v_load(e + k)));
         }
@@ -112,7 +132,8 @@ INLINE int sum_top_block(const real *x, ptrdiff_t n, ptrdiff_t b, V top, const r
 /* Blocks [first, last) of a chunk, with as many of the next maximum and, unless `kind` says no, of the row that waits:
  * the loop where the time goes. What it changes is held in variables of its own. */
 INLINE void exps_of_blocks(const real *x, ptrdiff_t first, ptrdiff_t last, V shift, real *e, V sums[],
-                           maximum *next_maximum, output *out, enum mode mode, int is_kept, enum out_kind kind) {
+                           maximum *next_maximum, output *out, enum mode mode, int is_kept, enum out_kind kind,
+                           enum sce_format format) {
     const output row = *out;
     maximum next = *next_maximum;
     ptrdiff_t j = row.j;
@@ -121,11 +142,11 @@ INLINE void exps_of_blocks(const real *x, ptrdiff_t first, ptrdiff_t last, V shi
             out->j = j;
             write_some(out, mode);
         } else if (kind != NO_OUT) {
-            write_vectors(&row, j, mode, is_kept, kind);
+            write_vectors(&row, j, mode, is_kept, kind, format);
         }
         j += kind == NO_OUT ? 0 : BLOCK;
-        exps_of_block(x, (b + 1) * BLOCK, b, shift, e, sums);
-        max_block(&next);
+        exps_of_block(x, (b + 1) * BLOCK, b, shift, e, sums, format);
+        max_block(&next, format);
     }
     *next_maximum = next;
     out->j = j;
@@ -136,7 +157,7 @@ INLINE ptrdiff_t lesser(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 /* The chunk of n classes at x, whose maximum is known to be in block `at`; its exponentials into e. Meanwhile the next
  * chunk's maximum, and a chunk of output, always ahead of the exponentials, which may take its place. */
 INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e, maximum *next, output *out,
-                         sce_chunk *chunk, enum mode mode) {
+                         sce_chunk *chunk, enum mode mode, enum sce_format format) {
     const V shift = v_set(top == -INFINITY ? 0 : top); /* -inf - -inf would be NaN */
     V sums[(SCE_CHUNK / BLOCK + 1) * LINE_VECTORS];
     const ptrdiff_t whole = n / BLOCK;
@@ -153,19 +174,19 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, rea
             last = lesser(last, b + next_blocks);
         maximum *beside = next_blocks ? next : &none;
         if (kind == NO_OUT)
-            exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, NO_OUT);
+            exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, NO_OUT, format);
         else if (out->is_kept)
-            kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, TO_CACHE)
-                             : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, PAST_CACHE);
+            kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, TO_CACHE, format)
+                             : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, PAST_CACHE, format);
         else
-            kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, TO_CACHE)
-                             : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, PAST_CACHE);
+            kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, TO_CACHE, format)
+                             : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, PAST_CACHE, format);
         b = last;
     }
     write_rest(out, mode);
     if (whole * BLOCK < n)
-        exps_of_block(x, n, whole, shift, e, sums);
-    const int tops = at < 0 ? 0 : sum_top_block(x, n, at, v_set(top), e, sums);
+        exps_of_block(x, n, whole, shift, e, sums, format);
+    const int tops = at < 0 ? 0 : sum_top_block(x, n, at, v_set(top), e, sums, format);
     A rest[LINE_VECTORS];
     for (int h = 0; h < LINE_VECTORS; h++)
         rest[h] = a_zero();
@@ -177,20 +198,29 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, rea
     chunk->mass = chunk->cost = 0;
 }
 
-/* One body for each mode. */
-#define SUM_CHUNK_OF(name, mode)                                                                                       \
+/* One body for each mode, and for logits and gradient of 16 bits. */
+#define SUM_CHUNK_OF(name, mode, format)                                                                               \
     static __attribute__((noinline)) void name(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e,            \
                                                maximum *next, output *out, sce_chunk *chunk) {                         \
-        sum_chunk_of(x, n, top, at, e, next, out, chunk, mode);                                                        \
+        sum_chunk_of(x, n, top, at, e, next, out, chunk, mode, format);                                                \
     }
-SUM_CHUNK_OF(sum_chunk_one_label, ONE_LABEL)
-SUM_CHUNK_OF(sum_chunk_label_and_base, LABEL_AND_BASE)
-SUM_CHUNK_OF(sum_chunk_soft, SOFT)
-SUM_CHUNK_OF(sum_chunk_log_probs, LOG_PROBS)
+SUM_CHUNK_OF(sum_chunk_one_label, ONE_LABEL, SCE_REAL)
+SUM_CHUNK_OF(sum_chunk_label_and_base, LABEL_AND_BASE, SCE_REAL)
+SUM_CHUNK_OF(sum_chunk_soft, SOFT, SCE_REAL)
+SUM_CHUNK_OF(sum_chunk_log_probs, LOG_PROBS, SCE_REAL)
+#if defined(REAL_F32)
+SUM_CHUNK_OF(sum_chunk_f16, ONE_LABEL, SCE_F16)
+SUM_CHUNK_OF(sum_chunk_bf16, ONE_LABEL, SCE_BF16)
+#else
+#define sum_chunk_f16 sum_chunk_one_label
+#define sum_chunk_bf16 sum_chunk_one_label
+#endif
 
 INLINE void sum_chunk(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e, maximum *next, output *out,
-                      enum mode mode, sce_chunk *chunk) {
-    (mode == SOFT        ? sum_chunk_soft
+                      enum mode mode, enum sce_format format, sce_chunk *chunk) {
+    (format == SCE_F16   ? sum_chunk_f16
+     : format == SCE_BF16 ? sum_chunk_bf16
+     : mode == SOFT      ? sum_chunk_soft
      : mode == ONE_LABEL ? sum_chunk_one_label
      : mode == LOG_PROBS ? sum_chunk_log_probs
                          : sum_chunk_label_and_base)(x, n, top, at, e, next, out, chunk);

@@ -2,82 +2,9 @@
  *
  * A tile of rows at a time is copied to a scratch, computed there by the kernels for rows in a row, and its gradient
  * copied back. Few classes whose positions do not lie apart are copied class by class, so that rows lie side by side in
- * the tile as rows_lanes.h has them in its lanes; others row by row. What a row gets is what it gets in either case. */
-
-#if defined(REAL_F32)
-typedef uint16_t halves __attribute__((vector_size(2 * W)));
-typedef uint32_t words __attribute__((vector_size(4 * W)));
-
-/* What widen_bf16 and narrow_bf16 do, in vectors: of a loop over W the compiler makes steps of one. */
-INLINE V from_bf16(const uint16_t *p) {
-    halves bits;
-    memcpy(&bits, p, sizeof bits);
-    const words wide = __builtin_convertvector(bits, words) << 16;
-    V v;
-    memcpy(&v, &wide, sizeof v);
-    return v;
-}
-
-INLINE void to_bf16(uint16_t *p, V v) {
-    words bits;
-    memcpy(&bits, &v, sizeof bits);
-    const words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, is_nan = (words)((bits & 0x7fffffff) > 0x7f800000);
-    const halves narrow = __builtin_convertvector((is_nan & 0x7fc0) | (~is_nan & rounded), halves);
-    memcpy(p, &narrow, sizeof narrow);
-}
-#endif
-
-/* n entries, W or fewer, as a vector. */
-INLINE V from_memory(const char *p, ptrdiff_t n, enum sce_format format) {
-#if defined(REAL_F32)
-    if (format != SCE_REAL) {
-        uint16_t bits[W] = {0};
-        if (n >= W)
-            memcpy(bits, p, sizeof bits);
-        else
-            for (ptrdiff_t k = 0; k < n; k++)
-                bits[k] = ((const uint16_t *)p)[k];
-        if (format == SCE_BF16)
-            return from_bf16(bits);
-#if defined(V_HALF)
-        return v_from_half(bits);
-#else
-        uint32_t wide[W]; /* not float: the casts take them for integers */
-        widen_f16(bits, wide, W);
-        return v_load((const real *)wide);
-#endif
-    }
-#endif
-    (void)format;
-    return load((const real *)p, n, 0);
-}
-
-INLINE void to_memory(char *p, ptrdiff_t n, V v, enum sce_format format) {
-#if defined(REAL_F32)
-    if (format != SCE_REAL) {
-        uint16_t bits[W];
-        if (format == SCE_BF16) {
-            to_bf16(bits, v);
-        } else {
-#if defined(V_HALF)
-            v_to_half(bits, v);
-#else
-            uint32_t wide[W];
-            v_store((real *)wide, v);
-            narrow_f16(wide, bits, W);
-#endif
-        }
-        if (n >= W)
-            memcpy(p, bits, sizeof bits);
-        else
-            for (ptrdiff_t k = 0; k < n; k++)
-                ((uint16_t *)p)[k] = bits[k];
-        return;
-    }
-#endif
-    (void)format;
-    store((real *)p, n, v);
-}
+ * the tile as rows_lanes.h has them in its lanes; others row by row. What a row gets is what it gets in either case.
+ *
+ * Long rows of 16 bits that follow each other, with one label a row, are not copied: the row kernels cast them. */
 
 /* Entries that lie apart, `stride` bytes in memory and `step` in the tile: of 16 bits if there are `bits`, their tile. */
 INLINE void copy_apart(char *p, ptrdiff_t stride, real *q, uint16_t *bits, ptrdiff_t step, ptrdiff_t n, int back) {
@@ -95,16 +22,16 @@ INLINE void copy_apart(char *p, ptrdiff_t stride, real *q, uint16_t *bits, ptrdi
 
 /* Entries side by side in both; streamed past the caches on the way back if so wanted, whole lines of them. */
 INLINE void copy_together(char *p, real *q, ptrdiff_t n, int back, enum sce_format format, int stream) {
-    const ptrdiff_t item = format == SCE_REAL ? (ptrdiff_t)sizeof(real) : 2;
-    if (back && stream && format == SCE_REAL) {
+    const ptrdiff_t item = item_size(format);
+    if (back && stream) {
         const ptrdiff_t line = 64 / item, head = (ptrdiff_t)(-(uintptr_t)p & 63) / item;
         if (head + line <= n) {
             ptrdiff_t k = 0;
             for (; k < head; k += W)
-                store((real *)p + k, head - k, load(q + k, head - k, 0));
+                to_memory(p + k * item, head - k < W ? head - k : W, load(q + k, head - k, 0), format);
             for (k = head; k + line <= n; k += line)
                 for (ptrdiff_t j = k; j < k + line; j += W)
-                    v_stream((real *)p + j, v_load(q + j));
+                    stream_to_memory(p + j * item, v_load(q + j), format);
             p += k * item;
             q += k;
             n -= k;
@@ -169,7 +96,7 @@ INLINE void cast_box(const box *b, int back, enum sce_format format) {
 }
 
 INLINE void copy_box(const box *b, int back, enum sce_format format, int stream) {
-    const ptrdiff_t item = format == SCE_REAL ? (ptrdiff_t)sizeof(real) : 2;
+    const ptrdiff_t item = item_size(format);
     int in_memory = -1, in_tile = -1, closest = 0; /* axes: side by side in memory, in the tile; the inner one else */
     for (int axis = 0; axis < 3; axis++) {
         if (b->stride[axis] == item && b->n[axis] > 1)
@@ -241,6 +168,11 @@ INLINE ptrdiff_t box_at(const sce_array *array, ptrdiff_t row, ptrdiff_t count, 
 INLINE void copy_rows(const sce_array *array, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, real *tile,
                       uint16_t *bits, ptrdiff_t step, int stream, int back, enum sce_format format) {
     const ptrdiff_t row_step = step ? 1 : classes, class_step = step ? step : 1;
+    if (array->direct && !step) {
+        copy_together(array->data + first * classes * item_size(format), tile, (last - first) * classes, back, format,
+                      stream);
+        return;
+    }
     for (ptrdiff_t row = first; row < last;) {
         box b;
         const ptrdiff_t rows = box_at(array, row, last - row, &b);
@@ -258,7 +190,7 @@ INLINE void copy_rows(const sce_array *array, ptrdiff_t first, ptrdiff_t last, p
     static __attribute__((noinline)) void name(const sce_array *array, ptrdiff_t first, ptrdiff_t last,                \
                                                ptrdiff_t classes, real *tile, uint16_t *bits, ptrdiff_t step,          \
                                                int stream) {                                                           \
-        copy_rows(array, first, last, classes, tile, bits, step, stream, back, format);                                              \
+        copy_rows(array, first, last, classes, tile, bits, step, stream, back, format);                                \
     }
 COPY_OF(load_real, 0, SCE_REAL)
 COPY_OF(store_real, 1, SCE_REAL)
@@ -273,12 +205,28 @@ COPY_OF(store_bf16, 1, SCE_BF16)
 #define BY_FORMAT(direction, format) direction##_real
 #endif
 
+/* Whether the row kernels read or write an array where it is. */
+INLINE int is_here(const sce_array *array, ptrdiff_t step) {
+    return array->direct && array->format == SCE_REAL && !step;
+}
+
 static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
     const sce_strided *s = call->strided;
-    const sce_tiles *tiles = call->tiles;
+    sce_tiles *tiles = call->tiles;
     const sce_array *x = &s->logits, *t = &s->targets, *g = &s->grad;
     const ptrdiff_t classes = call->classes, step = classes <= LANES && tiles->side_by_side ? tiles->step : 0;
-    const int x_here = x->direct && !step, t_here = t->direct && !step, g_here = g->direct && !step;
+    const int x_here = is_here(x, step), t_here = is_here(t, step), g_here = is_here(g, step);
+#if defined(REAL_F32)
+    if (x->format != SCE_REAL && x->direct && (g->data == NULL || (g->format == x->format && g->direct)) &&
+        classes > LANES && mode_of(call) == ONE_LABEL) {
+        sce_call rows = *call;
+        rows.logits = x->data;
+        rows.grad = g->data;
+        rows.format = x->format;
+        (x->format == SCE_F16 ? rows_f16 : rows_bf16)(&rows, start, stop);
+        return;
+    }
+#endif
     for (ptrdiff_t first = start, last; first < stop; first = last) {
         const ptrdiff_t offset = first % tiles->span, past = (offset + tiles->phase) % tiles->rows;
         last = first + tiles->rows - past;
@@ -292,6 +240,14 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
         block.grad = g->data == NULL ? NULL : g_here ? (real *)g->data + first * classes : tiles->tile;
         if (!g_here)
             block.stream = 0; /* the tile is to stay in the cache */
+        tiles->ahead = NULL;
+        if (last < stop && x->strides[SCE_ROW_AXES - 1] == item_size(x->format)) {
+            box next;
+            box_at(x, last, 1, &next);
+            tiles->ahead = next.p;
+            tiles->ahead_stride = x->class_stride;
+            tiles->ahead_item = item_size(x->format);
+        }
         if (!x_here)
             BY_FORMAT(load, x->format)(x, first, last, classes, tiles->tile, tiles->bits, step, 0);
         if (t->data && !t_here)

@@ -120,7 +120,7 @@ cdef int _fill_strided(
     if call.grad is not NULL:
         call.keep = keep_bytes
         if strided.grad.data != strided.logits.data:
-            call.stream = rows * classes * size >= stream_bytes
+            call.stream = cnp.PyArray_NBYTES(grad) >= stream_bytes
     return size == sizeof(double)
 
 
@@ -143,7 +143,7 @@ cdef int _array(sce_array *to, cnp.ndarray array, ptrdiff_t size, ptrdiff_t rows
     to.data = <char *> cnp.PyArray_DATA(array)
     to.format = SCE_REAL if itemsize == size else SCE_F16 if kind == c"f" else SCE_BF16
     to.class_stride = 0 if classes == 1 else array.strides[axes]
-    to.direct = to.format == SCE_REAL and cnp.PyArray_IS_C_CONTIGUOUS(array)
+    to.direct = cnp.PyArray_IS_C_CONTIGUOUS(array)
     for axis in range(SCE_ROW_AXES):
         to.shape[axis], to.strides[axis] = 1, 0
     for axis in range(axes):

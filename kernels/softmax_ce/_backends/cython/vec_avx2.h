@@ -108,6 +108,37 @@ static inline void v_store_pairs(real *p, V first, V second) {
     _mm256_storeu_ps(p, _mm256_permute2f128_ps(a, b, 0x20));
     _mm256_storeu_ps(p + 8, _mm256_permute2f128_ps(a, b, 0x31));
 }
+#define V_BF16
+static inline V v_from_bf16(const uint16_t *p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+/* Rounded, in the lower halves; a NaN might become something else. */
+static inline __m256i v_rounded_bf16(V v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+}
+static inline void v_to_bf16(uint16_t *p, V v) {
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i half = _mm256_blendv_epi8(v_rounded_bf16(v), _mm256_set1_epi32(0x7fc0), nan);
+    _mm_storeu_si128((__m128i *)p, _mm_packus_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+}
+/* Two vectors without a NaN, to an address that is a multiple of half their size in memory if `stream`. */
+static inline void v_numbers_to_bf16(uint16_t *p, V first, V second, int stream) {
+    const __m256i mixed = _mm256_packus_epi32(v_rounded_bf16(first), v_rounded_bf16(second));
+    const __m256i both = _mm256_permute4x64_epi64(mixed, 0xd8);
+    if (stream) {
+        _mm_stream_si128((__m128i *)p, _mm256_castsi256_si128(both));
+        _mm_stream_si128((__m128i *)(p + W), _mm256_extracti128_si256(both, 1));
+    } else {
+        _mm256_storeu_si256((__m256i *)p, both);
+    }
+}
+#define V_STREAM_HALVES
+static inline void v_stream_halves(uint16_t *p, const uint16_t *bits) {
+    _mm_stream_si128((__m128i *)p, _mm_loadu_si128((const __m128i *)bits));
+}
 /* W rows of W columns, in place */
 static inline void v_transpose(V r[W]) {
     V t[8];

@@ -73,6 +73,38 @@ static inline void v_store_pairs(real *p, V first, V second) {
     _mm512_storeu_ps(p, _mm512_permutex2var_ps(first, low, second));
     _mm512_storeu_ps(p + 16, _mm512_permutex2var_ps(first, _mm512_add_epi32(low, _mm512_set1_epi32(8)), second));
 }
+#define V_BF16
+static inline V v_from_bf16(const uint16_t *p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+/* Rounded, in the lower halves; a NaN might become something else. */
+static inline __m512i v_rounded_bf16(V v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+}
+static inline void v_to_bf16(uint16_t *p, V v) {
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i half = _mm512_mask_mov_epi32(v_rounded_bf16(v), nan, _mm512_set1_epi32(0x7fc0));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(half));
+}
+/* Two vectors without a NaN, to an address that is a multiple of a vector's size in memory if `stream`. */
+static inline void v_numbers_to_bf16(uint16_t *p, V first, V second, int stream) {
+    const __m256i low = _mm512_cvtepi32_epi16(v_rounded_bf16(first));
+    const __m256i high = _mm512_cvtepi32_epi16(v_rounded_bf16(second));
+    if (stream) {
+        _mm256_stream_si256((__m256i *)p, low);
+        _mm256_stream_si256((__m256i *)(p + W), high);
+    } else {
+        _mm256_storeu_si256((__m256i *)p, low);
+        _mm256_storeu_si256((__m256i *)(p + W), high);
+    }
+}
+#define V_STREAM_HALVES
+static inline void v_stream_halves(uint16_t *p, const uint16_t *bits) {
+    _mm256_stream_si256((__m256i *)p, _mm256_loadu_si256((const __m256i *)bits));
+}
 /* W rows of W columns, in place */
 static inline void v_transpose(V r[W]) {
     __m512d t[16];

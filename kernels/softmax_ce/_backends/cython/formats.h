@@ -1,0 +1,164 @@
+/* Entries in memory as vectors: reals, and 16-bit floats, which are cast on the way. */
+
+#if defined(REAL_F32)
+typedef uint16_t halves __attribute__((vector_size(2 * W)));
+typedef uint32_t words __attribute__((vector_size(4 * W)));
+
+/* What widen_bf16 and narrow_bf16 do, in vectors: of a loop over W the compiler makes steps of one. */
+#if defined(V_BF16)
+INLINE V from_bf16(const uint16_t *p) { return v_from_bf16(p); }
+
+INLINE void to_bf16(uint16_t *p, V v) { v_to_bf16(p, v); }
+#else
+INLINE V from_bf16(const uint16_t *p) {
+    halves bits;
+    memcpy(&bits, p, sizeof bits);
+    const words wide = __builtin_convertvector(bits, words) << 16;
+    V v;
+    memcpy(&v, &wide, sizeof v);
+    return v;
+}
+
+INLINE void to_bf16(uint16_t *p, V v) {
+    words bits;
+    memcpy(&bits, &v, sizeof bits);
+    const words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, is_nan = (words)((bits & 0x7fffffff) > 0x7f800000);
+    const halves narrow = __builtin_convertvector((is_nan & 0x7fc0) | (~is_nan & rounded), halves);
+    memcpy(p, &narrow, sizeof narrow);
+}
+#endif
+#endif
+
+/* n entries, W or fewer, as a vector. */
+INLINE V from_memory(const char *p, ptrdiff_t n, enum sce_format format) {
+#if defined(REAL_F32)
+    if (format != SCE_REAL) {
+        uint16_t bits[W] = {0};
+        if (n >= W)
+            memcpy(bits, p, sizeof bits);
+        else
+            for (ptrdiff_t k = 0; k < n; k++)
+                bits[k] = ((const uint16_t *)p)[k];
+        if (format == SCE_BF16)
+            return from_bf16(bits);
+#if defined(V_HALF)
+        return v_from_half(bits);
+#else
+        uint32_t wide[W]; /* not float: the casts take them for integers */
+        widen_f16(bits, wide, W);
+        return v_load((const real *)wide);
+#endif
+    }
+#endif
+    (void)format;
+    return load((const real *)p, n, 0);
+}
+
+INLINE void to_memory(char *p, ptrdiff_t n, V v, enum sce_format format) {
+#if defined(REAL_F32)
+    if (format != SCE_REAL) {
+        uint16_t bits[W];
+        if (format == SCE_BF16) {
+            to_bf16(bits, v);
+        } else {
+#if defined(V_HALF)
+            v_to_half(bits, v);
+#else
+            uint32_t wide[W];
+            v_store((real *)wide, v);
+            narrow_f16(wide, bits, W);
+#endif
+        }
+        if (n >= W)
+            memcpy(p, bits, sizeof bits);
+        else
+            for (ptrdiff_t k = 0; k < n; k++)
+                ((uint16_t *)p)[k] = bits[k];
+        return;
+    }
+#endif
+    (void)format;
+    store((real *)p, n, v);
+}
+
+/* A whole vector past the caches, to an address that is a multiple of its size. */
+INLINE void stream_to_memory(char *p, V v, enum sce_format format) {
+#if defined(REAL_F32)
+    if (format != SCE_REAL) {
+        uint16_t bits[W];
+        to_memory((char *)bits, W, v, format);
+#if defined(V_STREAM_HALVES)
+        v_stream_halves((uint16_t *)p, bits);
+#else
+        memcpy(p, bits, sizeof bits);
+#endif
+        return;
+    }
+#endif
+    (void)format;
+    v_stream((real *)p, v);
+}
+
+INLINE ptrdiff_t item_size(enum sce_format format) {
+    return format == SCE_REAL ? (ptrdiff_t)sizeof(real) : (ptrdiff_t)sizeof(uint16_t);
+}
+
+/* The entry j of a row that is real, or of 16 bits and only called so. */
+INLINE real *entry(const void *row, ptrdiff_t j, enum sce_format format) {
+    return (real *)((char *)(uintptr_t)row + j * item_size(format));
+}
+
+/* W entries from entry j of a row on, or the n that are left and then `fill`. */
+INLINE V load_entries(const real *row, ptrdiff_t j, ptrdiff_t n, real fill, enum sce_format format) {
+    if (format == SCE_REAL)
+        return load(row + j, n, fill);
+    const V v = from_memory((const char *)entry(row, j, format), n < W ? n : W, format);
+    if (n >= W)
+        return v;
+    real lanes[W];
+    v_store(lanes, v);
+    for (ptrdiff_t k = n; k < W; k++)
+        lanes[k] = fill;
+    return v_load(lanes);
+}
+
+/* 2 W entries of which the maximum is wanted, in any order. Of bfloat16 the halves of W words are numbers when the
+ * others are masked or shifted out, which takes fewer steps than to widen. */
+INLINE void any_order(const real *row, ptrdiff_t j, V *one, V *other, enum sce_format format) {
+#if defined(REAL_F32)
+    if (format == SCE_BF16) {
+        words bits;
+        memcpy(&bits, entry(row, j, format), sizeof bits);
+        const words lower = bits << 16, upper = bits & 0xffff0000;
+        memcpy(one, &lower, sizeof lower);
+        memcpy(other, &upper, sizeof upper);
+        return;
+    }
+#endif
+    *one = load_entries(row, j, W, 0, format);
+    *other = load_entries(row, j + W, W, 0, format);
+}
+
+/* Two vectors that follow each other; of bfloat16, of numbers alone. */
+INLINE void write_two(char *p, V first, V second, int stream, enum sce_format format) {
+#if defined(V_BF16) && defined(REAL_F32)
+    if (format == SCE_BF16) {
+        v_numbers_to_bf16((uint16_t *)p, first, second, stream);
+        return;
+    }
+#endif
+    const ptrdiff_t size = W * item_size(format);
+    if (stream) {
+        stream_to_memory(p, first, format);
+        stream_to_memory(p + size, second, format);
+    } else {
+        to_memory(p, W, first, format);
+        to_memory(p + size, W, second, format);
+    }
+}
+
+INLINE real entry_at(const real *row, ptrdiff_t j, enum sce_format format) {
+    real lanes[W];
+    v_store(lanes, load_entries(row, j, 1, 0, format));
+    return lanes[0];
+}
