@@ -177,10 +177,10 @@ def test_an_output_that_overlaps_x_in_part(normalise: Any) -> None:
         normalise(room[:20].reshape(4, 5), out=out)
 
 
-@pytest.mark.parametrize("bad", [-1.0, -5e-324, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_first_bad_weight_is_named(bad: float) -> None:
-    with pytest.raises(ValueError, match=rf"^weight must be finite and not negative; entry 3 is {bad}$"):
-        checks.check_weight("weight", [0.0, 0.5, 2.0, bad, -7.0], (5,))
+    with pytest.raises(ValueError, match=rf"^weight must be finite; entry 3 is {bad}$"):
+        checks.check_weight("weight", [0.0, -0.5, 2.0, bad, math.nan], (5,))
 
 
 def test_weights_are_copied_and_flat() -> None:

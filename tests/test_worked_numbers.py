@@ -397,6 +397,84 @@ def test_independent_labels_want_a_sigmoid_each(info):
     _close(info, loss, math.log(2) + math.log1p(math.exp(-12) / 2), scores)
 
 
+# ---------------------------------------------------------------------- weights of either sign
+
+
+def test_advantages_weigh_rows_by_hand(info):
+    # Three rows of two classes with losses ln 2, ln 4 and ln 4/3: p = 1/2, 1/4, 3/4. Advantages 2, -1, 3.
+    logits, advantages = np.log([[0.5, 0.5], [0.25, 0.75], [0.75, 0.25]]), np.array([2.0, -1.0, 3.0])
+    labels, costs = [0, 0, 0], np.log([2.0, 4.0, 4 / 3])
+    call = {"sample_weight": advantages, "backend": info.name}
+    rows = sce.cross_entropy(logits, labels, reduction="none", **call)
+    _close(info, rows, advantages * costs)
+    total = 2 * math.log(2) - math.log(4) + 3 * math.log(4 / 3)
+    for reduction, divisor, more in (("sum", 1, {}), ("mean", 4, {}), ("mean", 3, {"denominator": 3})):
+        loss, gradient = sce.cross_entropy_with_grad(logits, labels, reduction=reduction, **more, **call)
+        _close(info, loss, total / divisor)
+        _close(info, gradient, np.array([[-1.0, 1.0], [0.75, -0.75], [-0.75, 0.75]]) / divisor)
+
+
+def test_weights_that_cancel_are_no_denominator(info):
+    logits, call = np.log([[0.5, 0.5], [0.25, 0.75]]), {"backend": info.name}
+    loss, gradient = sce.cross_entropy_with_grad(logits, [0, 0], sample_weight=[1.5, -1.5], **call)
+    assert math.isnan(loss)
+    np.testing.assert_array_equal(gradient, 0)
+    assert sce.cross_entropy(logits, [0, 1], weight=[2.0, -2.0], on_empty="zero", **call) == 0
+    with pytest.raises(ValueError, match="the weights sum to 0"):
+        sce.cross_entropy(logits, [0, 1], weight=[2.0, -2.0], on_empty="raise", **call)
+    # 0.1 + 0.2 - 0.3 is 2^-55 exactly, as the three are rounded; added one by one it comes to twice that.
+    own = [0.1, 0.2, -0.3]
+    rows = np.log([[0.5, 0.5]] * 3)
+    _close_each(sce.cross_entropy_grad(rows, [0, 0, 0], sample_weight=own, **call)[:, 1], np.array(own) * 2.0**54)
+
+
+LN2, LN4, LN4_3 = math.log(2), math.log(4), math.log(4 / 3)
+SIGNED = [  # of the rows below, which cost ln 2, ln 4, ln 4/3 at class 0 and ln 2, ln 4/3, ln 4 at class 1
+    ([0, 1, 0], [1.0, -3.0], "mean", 2 * LN4_3 - LN2),  # over 1 - 3 + 1
+    ([0, 1, 0], [1.0, -3.0], "sum", LN2 - 2 * LN4_3),
+    ([0, 1, 1], [-1.0, -3.0], "mean", (LN2 + 3 * LN4_3 + 3 * LN4) / 7),
+    ([0, 0, 1], [2.0, -1.0], "none", [2 * LN2, 2 * LN4, -LN4]),
+]
+
+
+@pytest.mark.parametrize(("labels", "weight", "reduction", "right"), SIGNED)
+def test_class_weights_of_either_sign_by_hand_and_in_pytorch(info, labels, weight, reduction, right):
+    P = np.array([[0.5, 0.5], [0.25, 0.75], [0.75, 0.25]])
+    logits, labels = np.log(P), np.array(labels)
+    factors = np.array(weight)[labels]
+    loss, gradient = sce.cross_entropy_with_grad(logits, labels, weight=weight, reduction=reduction, backend=info.name)
+    _close(info, loss, right)
+    factors = factors / factors.sum() if reduction == "mean" else factors
+    _close(info, gradient, factors[:, None] * (P - np.eye(2)[labels]))
+    torch = pytest.importorskip("torch")
+    x = torch.tensor(logits, requires_grad=True)
+    theirs = torch.nn.functional.cross_entropy(
+        x, torch.tensor(labels), weight=torch.tensor(weight, dtype=torch.float64), reduction=reduction
+    )
+    theirs.sum().backward()
+    _close(info, loss, theirs.detach().numpy())
+    _close(info, gradient, x.grad.numpy())
+
+
+@pytest.mark.parametrize(("smoothing", "is_soft"), [(0.0, False), (0.0, True), (0.2, False)])
+def test_masks_under_weights_of_either_sign_in_pytorch(info, smoothing, is_soft):
+    torch = pytest.importorskip("torch")
+    logits = np.array([[0.5, -np.inf, 1.0], [0.5, 1.0, 2.0], [-np.inf, 1.0, -np.inf]])
+    labels = np.array([1, 0, 0])
+    targets = np.eye(3)[labels] if is_soft else labels
+    for weight in ([-1.0, -2.0, -0.5], [1.0, -2.0, 3.0], [1.0, -2.0, -3.0]):
+        loss = sce.cross_entropy(
+            logits, targets, weight=weight, label_smoothing=smoothing, reduction="none", backend=info.name
+        )
+        theirs = torch.nn.functional.cross_entropy(
+            torch.tensor(logits), torch.tensor(labels), weight=torch.tensor(weight, dtype=torch.float64),
+            label_smoothing=smoothing, reduction="none",
+        ).numpy()  # fmt: skip
+        np.testing.assert_array_equal(np.isnan(loss), np.isnan(theirs))
+        np.testing.assert_array_equal(np.isinf(loss) * np.sign(loss), np.isinf(theirs) * np.sign(theirs))
+        _close(info, loss[np.isfinite(loss)], theirs[np.isfinite(theirs)])
+
+
 # ---------------------------------------------------------------------- from formula to kernel
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 import wrong_backends
-from softmax_ce import registry
+from softmax_ce import registry, weights
 from softmax_ce_bench import conformance
 
 # What must notice each; more checks may.
@@ -25,6 +26,10 @@ NOTICED_BY = {
     "HalfTheZGradient": "every_option",
     "ForgottenUpstream": "upstream_vector_scales_rows",
     "SinglePrecisionSum": "every_width",
+    "WeightWithoutSign": "every_option",
+    "MassWithoutSign": "every_option",
+    "SumOfSizes": "reductions",
+    "CancelledBase": "every_option",
     "RowsOfTheCall": "rows_are_independent",
 }
 
@@ -52,6 +57,14 @@ def test_the_honest_backend_passes() -> None:
 def test_a_wrong_backend_is_rejected(wrong: type[wrong_backends.Honest]) -> None:
     found = failures(wrong())
     assert NOTICED_BY[wrong.__name__] in found, f"rejected by {sorted(found)} only"
+
+
+def test_a_denominator_of_absolute_weights_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the backend: a mean that divides by the sum of the weights' absolute values."""
+    exact = weights._sum
+    monkeypatch.setattr(weights, "_sum", lambda terms, powers: exact([np.abs(terms[0])], powers))
+    found = failures(wrong_backends.Honest())
+    assert {"reductions", "weights_that_nearly_cancel", "no_row_counts"} <= set(found)
 
 
 def test_every_wrong_backend_has_its_check() -> None:

@@ -58,6 +58,12 @@ class Honest:
     def rows(self, array: Any, rows: slice) -> Any:
         return array[rows]
 
+    def row_weight(self, weight: Any) -> Any:
+        return weight
+
+    def label_mass(self, mass: Any) -> Any:
+        return mass
+
     def soft_cost(self, target: Any, gap: Any) -> Any:
         return np.where(target != 0, target * gap, 0.0).sum(axis=1)
 
@@ -74,8 +80,8 @@ class Honest:
             y = np.broadcast_to(rows_of(labels, rows), count)
             known = (y >= 0) & (y < classes)
             label = np.where(known, y, 0)
-            mass = np.broadcast_to(label_mass, classes)[label].astype(float)
-            weight = np.broadcast_to(rows_of(row_weight, rows), count)
+            mass = self.label_mass(np.broadcast_to(label_mass, classes)[label].astype(float))
+            weight = self.row_weight(np.broadcast_to(rows_of(row_weight, rows), count))
             counts = self.counts(known, y == ignore_index, weight)
             target = (
                 np.zeros((count, classes)) if base_mass is None else np.tile(self.base(base_mass, classes), (count, 1))
@@ -110,7 +116,7 @@ class Honest:
                 if base_mass is not None:
                     target = target + self.base(base_mass, classes)
                 total = target.sum(axis=1)
-            weight = np.broadcast_to(rows_of(row_weight, rows), count)
+            weight = self.row_weight(np.broadcast_to(rows_of(row_weight, rows), count))
             nothing = np.zeros(count)
             self._rows(
                 logits, rows, target, total, nothing, None, z_loss, weight != 0, weight, upstream,
@@ -245,6 +251,35 @@ class SinglePrecisionSum(Honest):
         return super().sum_others(e.astype(np.float32), at_top)
 
 
+class WeightWithoutSign(Honest):
+    """Takes a row's weight for its absolute value, forward and backward."""
+
+    def row_weight(self, weight: Any) -> Any:
+        return np.abs(weight)
+
+
+class MassWithoutSign(Honest):
+    """Takes a class weight for its absolute value."""
+
+    def label_mass(self, mass: Any) -> Any:
+        return np.abs(mass)
+
+
+class SumOfSizes(Honest):
+    """Sums absolute values, losses and weights alike: right as long as nothing is negative."""
+
+    def total(self, vector: Any, divisor: float) -> float:
+        return float(np.abs(vector).sum(dtype=np.float64)) / divisor
+
+
+class CancelledBase(Honest):
+    """Smoothed masses that sum to 0 are taken for none."""
+
+    def base(self, base_mass: Any, classes: int) -> Any:
+        base = super().base(base_mass, classes)
+        return base if base.sum() else np.zeros(classes)
+
+
 class RowsOfTheCall(Honest):
     """Depends on how the rows were cut: a row's neighbours change its bits."""
 
@@ -265,5 +300,9 @@ WRONG = [
     HalfTheZGradient,
     ForgottenUpstream,
     SinglePrecisionSum,
+    WeightWithoutSign,
+    MassWithoutSign,
+    SumOfSizes,
+    CancelledBase,
     RowsOfTheCall,
 ]

@@ -218,11 +218,12 @@ def check_threads(value: Any) -> int | None:
 
 
 def check_weight(name: str, value: Any, shape: tuple[int, ...]) -> Any:
-    """Weights as a new flat float64 array: of this shape, finite, not negative."""
+    """Weights as a new flat float64 array: of this shape, finite, of either sign."""
     weight = check_vector(name, value, shape)
-    if not (np.isfinite(weight).all() and (weight >= 0).all()):
-        bad = int(np.argmin(np.isfinite(weight) & (weight >= 0)))
-        raise ValueError(f"{name} must be finite and not negative; entry {bad} is {weight[bad]}")
+    finite = np.isfinite(weight)
+    if not finite.all():
+        bad = int(finite.argmin())
+        raise ValueError(f"{name} must be finite; entry {bad} is {weight[bad]}")
     return weight
 
 

@@ -15,6 +15,10 @@ with r = row_weight and v = upstream. A row counts when r_i != 0 and, for hard l
 lies in [0, C) and is not ``ignore_index``; a row that does not count has loss 0 and gradient 0,
 whatever its logits are. softmax is the gradient with mass 0, base_total 1, r = v = 1.
 
+Masses, soft labels, row weights and upstream gradients have either sign. A target T_ij that is not 0 at
+x_ij = -inf gives an infinite loss of the sign of r_i * T_ij, and NaN beside one of the other sign. base_total and
+a_i may be 0 where the masses are not, so base_mass alone says whether there are any.
+
 The shell has checked every argument before a kernel is called. A kernel allocates at most a
 scratch of a few row blocks, raises nothing, holds no state, and writes only rows
 [start, stop) of the outputs it was given. ``grad`` may be the same memory as ``logits``. What a
@@ -319,7 +323,7 @@ class Backend:
         log_sum, NaN throughout a row that has no distribution. Else it is composed of what ``hard`` gives.
     total : callable or None
         Optional: ``total(vector, divisor)``, the sum of a vector (R or float64) over a number, in float64, in a
-        fixed order; where the sum alone is infinite and the divisor above 1, each term is divided. A backend with
+        fixed order; where the sum alone is not finite, that of a 2**64th of each term is taken. A backend with
         ``short`` has it, so that both paths sum alike. Else NumPy's sum.
     strided : StridedKernels or None
         Optional: arrays of any strides and 16-bit floats without staging.

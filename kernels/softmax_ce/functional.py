@@ -30,9 +30,10 @@ _OPTIONS = """
         Hard labels: integers, the logits' shape less the class axis. Or soft labels: real numbers, the
         logits' shape; they are computed in the logits' precision.
     weight : array_like, shape (C,), optional
-        Class weights, finite and not negative.
+        Class weights, finite, of either sign.
     sample_weight : array_like, optional
-        One weight a row, in the shape of the "none" loss.
+        One weight a row, in the shape of the "none" loss; finite, of either sign. A weight multiplies its row's
+        loss, so -inf is the loss of a label at a logit of -inf under a negative one.
     ignore_index : int, default -100
         Rows with this label count for nothing, whether or not it lies in [0, C).
     label_smoothing : float, default 0.0
@@ -41,11 +42,12 @@ _OPTIONS = """
         Adds z_loss * logsumexp**2 to each counted row.
     reduction : {{"mean", "sum", "none"}}, default "mean"
         The mean over hard labels divides by the sum of sample_weight * weight[label] over the counted rows,
-        that over soft labels by the sum of sample_weight (as PyTorch does).
+        that over soft labels by the sum of sample_weight (as PyTorch does). The z-loss is divided by the sum of
+        sample_weight. Weights of either sign may cancel: a sum of exactly 0 is no denominator, and no row counts.
     denominator : float, optional
         Divides the sum in place of the mean's own denominator, for gradient accumulation.
     on_empty : {{"nan", "zero", "raise"}}, default "nan"
-        What "mean" gives when no row counts.
+        What "mean" gives when no row counts: all are ignored, or their weights come to 0.
     axis : int, default -1
         The class axis.{grad_output}
     return_lse : bool, default False
@@ -273,7 +275,7 @@ def _evaluate_in_full(
         grad_output=grad_output, total=chosen.total or numpy_total,
     )  # fmt: skip
     if factors.empty and on_empty == "raise":
-        raise ValueError("no row counts towards the mean: every one is ignored or has weight 0")
+        raise ValueError("no row counts towards the mean: each is ignored or has weight 0, or the weights sum to 0")
     run_kernel(chosen, problem, factors, ignore_index, outputs, threads)
     results = []
     if want_loss:
@@ -312,10 +314,8 @@ def _reduce(
         return outputs.finish_loss(problem.row_shape, out)
     if factors.empty:
         result = rounded(math.nan if on_empty == "nan" else 0.0, problem.compute)
-    elif problem.targets is None:
-        result = mean(outputs.loss, factors.denominator, problem.compute, total)
     else:
-        with np.errstate(invalid="ignore"):  # negative soft labels: there may be infinite losses of either sign
+        with np.errstate(invalid="ignore"):  # negative soft labels and weights: infinite losses of either sign
             result = mean(outputs.loss, factors.denominator, problem.compute, total)
     if out is None:
         return result

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 _ORDINARY = 1e38  # below it, a total fits into float32 without a flag
+_DOWN = 2.0**-64  # no sum of so small a part of as many losses as there may be overflows
 
 Total = Callable[[Any, float], float]  # as in the contract: the sum of a vector over a number
 
@@ -19,8 +20,8 @@ def numpy_total(values: Any, divisor: float) -> float:
         return float(np.add.reduce(values, dtype=np.float64)) / divisor
     with np.errstate(all="ignore"):
         total = float(np.add.reduce(values)) / divisor
-        if math.isinf(total) and divisor > 1:  # the sum of finite losses may overflow where their mean does not
-            total = float(np.add.reduce(values / divisor))
+        if not math.isfinite(total):  # the sum of finite losses may overflow on the way where it, or the mean, does not
+            total = float(np.add.reduce(values * _DOWN)) / divisor / _DOWN
     return total
 
 

@@ -72,7 +72,7 @@ def _check_weight(path: Path) -> None:
         assert str(path) in error.message, f"the message does not name the file: {error.message}"
         return
     assert weight.ndim == 1, f"class weights of shape {weight.shape}"
-    assert (np.isfinite(weight) & (weight >= 0)).all(), f"class weights {weight}"
+    assert np.isfinite(weight).all(), f"class weights {weight}"
 
 
 def _check_workload(logits: Path, targets: Path) -> None:

@@ -73,8 +73,8 @@ def _options() -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(
         {},
         optional={
-            "weight": values.vector_recipes(),
-            "sample_weight": values.vector_recipes(),
+            "weight": values.vector_recipes(signed=True),
+            "sample_weight": values.vector_recipes(signed=True),
             "ignore_index": st.sampled_from((-100, -1, 0, 1, 5, 255, -(2**63), 2**63 - 1)),
             "label_smoothing": st.one_of(st.sampled_from((0.0, 0.1, 1.0, 1e-300)), st.floats(1e-6, 1)),
             "z_loss": st.sampled_from((0.0, 1e-4, 1.0, 30.0, 1e30, 1e300)),

@@ -90,10 +90,10 @@ def _special(name: str, limits: Any) -> float:
 
 
 def vector_recipes(*, signed: bool = False) -> st.SearchStrategy[Any]:
-    """Descriptions of weights, or of upstream gradients, which may be negative."""
+    """Descriptions of weights or of upstream gradients. `signed`: of either sign, so that they may cancel."""
     return st.fixed_dictionaries(
         {
-            "kind": st.sampled_from(("ones", "uniform", "some zero", "one", "zero")),
+            "kind": st.sampled_from(("ones", "uniform", "some zero", "one", "zero", "apart")),
             "scale": st.sampled_from((1.0, 1.0, 1.0, 1e-3, 1e3, 1e-30, 1e30, 1e-300, 1e300)),
             "seed": SEEDS,
             "dtype": st.sampled_from(("float64", "float64", "float32", "float16", "int64", "bool", ">f8", "list")),
@@ -112,6 +112,8 @@ def vector(recipe: dict[str, Any], size: int) -> Any:
         values[: max(size - 1, 0)] = 0
     elif recipe["kind"] == "zero":
         values[:] = 0
+    elif recipe["kind"] == "apart":
+        values *= 2.0 ** rng.integers(-60, 60, size)
     values *= recipe["scale"]
     if recipe["signed"]:
         values *= rng.choice([-1, 1], size)

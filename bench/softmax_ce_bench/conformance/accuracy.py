@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -137,14 +138,16 @@ def reductions(subject: Subject) -> float:
     y[::7] = -100
     soft = rng.random((rows, classes))
     weight, sample = rng.uniform(0.5, 2, classes), rng.uniform(0, 2, rows)
+    signed, either = weight * rng.choice([-1, 1], classes), sample * rng.choice([-1, 1], rows)
     u = float(np.finfo(subject.compute).eps) / 2
     for targets in (y, soft):
         hard = targets.ndim == 1
         counted = targets >= 0 if hard else np.ones(rows, bool)
-        for w, s in ((None, None), (weight, None), (None, sample), (weight, sample)):
+        pairs = ((None, None), (weight, None), (None, sample), (weight, sample), (None, either), (signed, None))
+        for w, s in (*pairs, (signed, either), (-weight, -sample), (-weight, None), (None, -sample)):
             by_row = counted * (np.ones(rows) if s is None else s)
-            by_label = w[np.where(counted, targets, 0)] if hard and w is not None else 1
-            natural = float((by_row * by_label).sum())
+            by_label = w[np.where(counted, targets, 0)] if hard and w is not None else np.ones(rows)
+            natural = _exact_sum(by_row, by_label)
             options = {"weight": w, "sample_weight": s}
             truth, bound = subject.truth(x, targets, **options)
             for reduction, denominator, divisor in (("sum", None, 1.0), ("mean", None, natural), ("mean", 17.5, 17.5)):
@@ -152,10 +155,52 @@ def reductions(subject: Subject) -> float:
                 assert isinstance(loss, np.generic), f"{reduction} gives a {type(loss).__name__}, not a NumPy scalar"
                 assert loss.dtype == subject.compute, f"{reduction} gives {loss.dtype} for {subject.dtype}"
                 right = truth.loss.sum() / divisor
-                allowed = bound.loss.sum() / divisor + 2 * u * abs(float(right))
+                allowed = bound.loss.sum() / abs(divisor) + 2 * u * abs(float(right))
                 worst = max(worst, judge(subject, np.asarray([loss]), [right], [allowed], f"{reduction}, {options}"))
                 scaled = subject.truth(x, targets, grad_output=1 / divisor, **options)
                 worst = max(worst, judge(subject, grad, scaled[0].grad, scaled[1].grad, f"gradient of the {reduction}"))
+    return worst
+
+
+def _exact_sum(rows: Any, masses: Any) -> float:
+    """The sum of products, rounded once."""
+    return float(sum(Fraction(r) * Fraction(m) for r, m in zip(rows.tolist(), masses.tolist(), strict=True)))
+
+
+@check(stable=None, dtypes=NATIVE)
+def weights_that_nearly_cancel(subject: Subject) -> float:
+    """A mean's denominator is the exact sum of its weights; the error is at most sum |w| / |sum w| times a row's."""
+    x, y = subject.array(subject.rng(7).standard_normal((3, 4))), np.array([0, 3, 1])
+    one_hot = np.eye(4)[y]
+    worst = 0.0
+    for rows in (
+        [0.1, 0.2, -0.3],
+        [1e16, 1.0, -1e16],
+        [1.0, -1.0, 2.0**-60],
+        [1e300, -1e300, 1e-3],
+        [-3.0, 1e-200, 3.0],
+    ):
+        own = np.array(rows)
+        share = [Fraction(w) / sum(map(Fraction, rows)) for w in rows]
+        by_class = np.zeros(4)
+        by_class[y] = own
+        for targets, options in (
+            (y, {"sample_weight": own}),
+            (one_hot, {"sample_weight": own}),
+            (y, {"weight": by_class}),
+        ):
+            truth, bound = subject.truth(x, targets)
+            loss, grad = subject.both(x, targets, reduction="mean", **options)
+            # Half a unit each: of the denominator, the product with it and the division by it.
+            allowed = sum(abs(c) * Fraction(2 * float(b)) for c, b in zip(share, bound.loss, strict=True))
+            right = sum(c * Fraction(float(value)) for c, value in zip(share, truth.loss, strict=True))
+            if max(abs(right) + allowed, max(map(abs, share))) >= Fraction(float(np.finfo(subject.dtype).max) / 16):
+                continue  # the mean itself leaves the format
+            what = f"mean with weights {rows}"
+            worst = max(worst, judge(subject, [loss], [float(right)], [float(allowed)], what))
+            scaled = subject.truth(x, targets, grad_output=np.array([float(c) for c in share]))
+            slack = scaled[1].grad + 4 * 2.0**-53 * np.abs(scaled[0].grad)
+            worst = max(worst, judge(subject, grad, scaled[0].grad, slack, f"gradient, {what}"))
     return worst
 
 

@@ -38,7 +38,7 @@ _CASES: tuple[tuple[Any, Any, dict[str, Any], type[Exception], str], ...] = (
     (_X, _Y, {"ignore_index": 2**70}, ValueError, "ignore_index"),
     (_X, _T, {"ignore_index": 1}, ValueError, "sample_weight"),
     (_X, _Y, {"weight": np.ones(3)}, ValueError, "(4,)"),
-    (_X, _Y, {"weight": np.array([1, -1, 1, 1.0])}, ValueError, "entry 1"),
+    (_X, _Y, {"weight": np.array([1, -np.inf, -1, 1.0])}, ValueError, "entry 1"),
     (_X, _Y, {"weight": np.array([1, 1, np.inf, 1.0])}, ValueError, "entry 2"),
     (_X, _Y, {"weight": np.array([1, 1, 1, np.nan])}, ValueError, "entry 3"),
     (_X, _Y, {"weight": np.ones(4, complex)}, TypeError, "complex"),

@@ -79,6 +79,9 @@ def options() -> Iterator[Case]:
         sample = rng.uniform(0.1, 2, rows)
         sample[2] = 0
         upstream = rng.uniform(-2, 2, rows)
+        signs = 1 - 2.0 * (np.arange(classes) % 2)
+        cancelling = np.where(np.arange(classes) < classes // 2 * 2, signs, 0) if classes > 1 else -signs
+        row_signs = 1 - 2.0 * (np.arange(rows) % 2)
         each: dict[str, dict[str, Any]] = {
             "plain": {},
             "weight": {"weight": weight},
@@ -96,6 +99,18 @@ def options() -> Iterator[Case]:
                 "grad_output": upstream,
             },
             "weight with zeros, smoothing": {"weight": some_zero, "label_smoothing": 0.2},
+            "negative weight": {"weight": -weight},
+            "weight of either sign": {"weight": signs * weight},
+            "weight that sums to 0, smoothing": {"weight": cancelling, "label_smoothing": 0.2},
+            "weight that sums to 0, label_smoothing 1": {"weight": cancelling, "label_smoothing": 1.0},
+            "sample_weight of either sign": {"sample_weight": row_signs * sample},
+            "everything, of either sign": {
+                "weight": signs * weight,
+                "sample_weight": row_signs * sample,
+                "label_smoothing": 0.3,
+                "z_loss": 1e-3,
+                "grad_output": upstream,
+            },
         }
         for name, chosen in each.items():
             yield Case(f"hard, {classes} classes, {name}", x, y, chosen)

@@ -98,6 +98,36 @@ def masked_class_with_mass(subject: Subject) -> float:
 
 
 @check(stable=None)
+def negative_weight_at_minus_infinity(subject: Subject) -> float:
+    """-inf at a class with negative target mass: loss -inf, NaN beside one with positive mass; gradient finite."""
+    x, y = _ordinary(subject)
+    x[np.arange(6), y] = -np.inf
+    rows = np.full(6, -0.5)
+    worst = 0.0
+    for targets, options in (
+        (y, {"sample_weight": rows}),
+        (y, {"weight": np.full(5, -2.0)}),
+        (np.eye(5)[y], {"weight": np.full(5, -2.0)}),
+        (np.eye(5)[y], {"sample_weight": rows}),
+        (y, {"weight": np.full(5, -1.0), "label_smoothing": 0.1}),
+        (np.eye(5)[y] * -0.5, {}),
+    ):
+        loss, grad = subject.both(x, targets, **options)
+        assert (loss == -np.inf).all(), f"loss {loss!r} with {options}"
+        assert np.isfinite(grad.astype(float)).all(), f"gradient {grad!r} with {options}"
+        worst = max(worst, judge_all(subject, x, targets, f"negative mass at -inf, {options}", **options))
+    loss, grad = subject.both(x, y, weight=np.full(5, -2.0), sample_weight=rows)
+    assert (loss == np.inf).all(), f"loss {loss!r} where both weights are negative"
+    x, y = _ordinary(subject)
+    x[:, :2] = -np.inf
+    either = {"weight": np.array([1.0, -1, 1, 1, 1]), "label_smoothing": 0.1}
+    loss, grad = subject.both(x, np.full(6, 3), **either)
+    assert _nan(loss), f"loss {loss!r} with infinities of either sign"
+    assert np.isfinite(grad.astype(float)).all(), f"gradient {grad!r} with infinities of either sign"
+    return max(worst, judge_all(subject, x, np.full(6, 3), "masses of either sign at -inf", **either))
+
+
+@check(stable=None)
 def rows_that_do_not_count(subject: Subject) -> None:
     """Ignored or of weight 0: loss and gradient 0, whatever the logits are; the log-sum-exp is the true one."""
     x, y = _ordinary(subject)
@@ -129,6 +159,11 @@ def no_row_counts(subject: Subject) -> None:
         (y, {"sample_weight": zero}),
         (np.eye(5)[y], {"sample_weight": zero}),
         (y, {"weight": np.zeros(5), "reduction": "mean"}),
+        (y, {"sample_weight": np.array([1e16, 1, 0.25, -1e16, -1, -0.25]), "reduction": "mean"}),
+        (np.eye(5)[y], {"sample_weight": np.array([1e16, 1, 0.25, -1e16, -1, -0.25]), "reduction": "mean"}),
+        (np.array([0, 1] * 3), {"weight": np.array([0.1, -0.1, 1, 1, 1]), "reduction": "mean"}),
+        (np.array([0, 1] * 3), {"weight": np.array([0.1, -0.1, 1, 1, 1]), "reduction": "mean", "label_smoothing": 0.1}),
+        (y, {"sample_weight": np.array([1, -1, 2, -2, 3, -3.0]), "reduction": "mean", "z_loss": 0.1}),
     ):
         if "reduction" not in options:
             assert _zero(subject.loss(x, targets, **options)), "none gives a loss"

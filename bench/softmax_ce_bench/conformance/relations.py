@@ -198,6 +198,25 @@ def powers_of_two_scale_the_gradient(subject: Subject) -> None:
                 assert_same_bits(scaled[normal], expected[normal], f"gradient times 2**{exponent}, {options}")
 
 
+@check(stable=None)
+def negated_weights_negate(subject: Subject) -> None:
+    """Weights of the other sign: rows and sums change theirs, a mean, which divides by them, does not."""
+    for rows, classes in _SHAPES:
+        x, y = _rows(subject, rows, classes)
+        rng = subject.rng(4)
+        soft, weight, own = rng.random((rows, classes)), rng.uniform(0.2, 3, classes), rng.uniform(0.2, 3, rows)
+        for signs in (np.ones(rows), rng.choice([-1, 1], rows)):
+            for targets in (y, soft):
+                for options in ({}, {"label_smoothing": 0.1, "z_loss": 0.01}):
+                    for reduction, factor in (("none", -1), ("sum", -1), ("mean", 1)):
+                        more = {"reduction": reduction, "weight": weight, **options}
+                        plain = subject.both(x, targets, sample_weight=signs * own, **more)
+                        other = subject.both(x, targets, sample_weight=-signs * own, **more)
+                        for a, b, what in zip(plain, other, ("loss", "gradient"), strict=True):
+                            same = np.asarray(b).astype(float) == factor * np.asarray(a).astype(float)
+                            assert same.all(), f"{what}, {reduction} of {rows} x {classes}, negated weights, {options}"
+
+
 @check(dtypes=NATIVE, stable=None)
 def relations_within_bounds(subject: Subject) -> None:
     """Permutation, padding, merging, convexity and the loss's limits on seeded inputs."""

@@ -142,8 +142,8 @@ class Weight(_Type):
         except WorkloadError:
             self.fail(f"{value!r} is neither 'drawn' nor an .npy file", param, ctx)
         right = weight.ndim == 1 and weight.dtype.kind in "fiu"
-        if not right or not (np.isfinite(weight) & (weight >= 0)).all():
-            self.fail(f"{value}: class weights are one vector of finite numbers, none negative", param, ctx)
+        if not right or not np.isfinite(weight).all():
+            self.fail(f"{value}: class weights are one vector of finite numbers", param, ctx)
         if ctx is not None:
             ctx.meta.setdefault(self.FILES, []).append(Path(value))
         return weight.astype(np.float64)

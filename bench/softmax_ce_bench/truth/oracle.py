@@ -234,9 +234,11 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     log_softmax = lse[:, None] + u * np.abs(np.where(np.isfinite(gap), 2 * gap + log_sum[:, None], 0)) + floor
 
     # Loss. One number from the label, the tighter of two where the label has the largest logit.
-    total, mass, weight = target.sum(axis=1), t["mass"], np.abs(t["weight"])
+    # Masses may be negative and cancel in a sum; what is rounded on the way does not: hence absolute values.
+    signed, label_mass, weight = target.sum(axis=1), t["mass"], np.abs(t["weight"])
+    total, mass = np.abs(target).sum(axis=1), np.abs(label_mass)
     wide = 2 * e_exp + 2 * e_log * np.log(classes) + a_sum + (0 if shifted else 2)  # unshifted: the division, the cast
-    cost = np.where(target != 0, target * (np.where(target != 0, gap, 0) + log_sum[:, None]), 0).sum(axis=1)
+    cost = np.where(target != 0, np.abs(target) * (np.where(target != 0, gap, 0) + log_sum[:, None]), 0).sum(axis=1)
     loss = u * ((a_sum + 4) * cost + total * wide) + total * floor
     rows = np.arange(len(p))
     label = t["label"].astype(int)
@@ -249,14 +251,15 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     small = unit * u * (below + 2 * e_exp + a_sum + 2 * e_log + 1) + floor + rounding
     tight = hard_only & (gap[rows, label] == 0) & shifted
     loss = np.where(hard_only, mass * np.where(tight, np.minimum(one, small), one), loss)
-    z = truth.z_loss * (2 * np.abs(t["lse"]) * lse + 4 * u * t["lse"] ** 2)
+    z_loss = abs(truth.z_loss)  # in a mean, where it is weighed against the rest, of either sign
+    z = z_loss * (2 * np.abs(t["lse"]) * lse + 4 * u * t["lse"] ** 2)
     loss = np.where(weight > 0, weight * (loss + z), 0) + 2 * u * np.abs(t["loss"]) + tiny
 
     # Gradient: K p - T everywhere, and at a hard label from the other classes' share q.
     gain = np.abs(t["gain"])[:, None]
-    pull = np.abs(total + 2 * truth.z_loss * t["lse"])[:, None]
-    d_pull = (u * (a_sum + 4) * total + 2 * truth.z_loss * lse)[:, None]
-    grad = pull * softmax + p * d_pull + 4 * u * (pull * p + target)
+    pull = np.abs(signed + 2 * truth.z_loss * t["lse"])[:, None]
+    d_pull = (u * (a_sum + 4) * total + 2 * z_loss * lse)[:, None]
+    grad = pull * softmax + p * d_pull + 4 * u * (pull * p + np.abs(target))
     if shifted:
         at = np.flatnonzero(label >= 0)
         y = (at, label[at])
@@ -266,9 +269,10 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
         q = share.sum(axis=1)
         away = np.where(q > 0, far.sum(axis=1) / np.where(q > 0, q, 1), 0)  # mean of d over the others
         q_bound = q * u * (away + drift + 4 * e_exp + 2 * a_sum + 6) + floor
-        others = np.abs(total - mass + 2 * truth.z_loss * t["lse"])
-        there = mass * q_bound + others * softmax[rows, label] + p[rows, label] * d_pull[:, 0] * (others > 0)
-        there += 4 * u * (others * p[rows, label] + np.abs(target[rows, label] - mass))
+        others = np.abs(signed - label_mass + 2 * truth.z_loss * t["lse"])
+        some = (total > mass) | (truth.z_loss != 0)
+        there = mass * q_bound + others * softmax[rows, label] + p[rows, label] * d_pull[:, 0] * some
+        there += 4 * u * (others * p[rows, label] + np.abs(target[rows, label] - label_mass))
         grad[y] = there[at]
     grad = gain * (grad + floor) + u * np.abs(t["grad"]) + tiny
     if dtype != real:

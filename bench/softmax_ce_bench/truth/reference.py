@@ -9,6 +9,7 @@ any sound float32 implementation. A wrong formula is far beyond it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -39,13 +40,16 @@ class Truth:
     grad : ndarray, shape (len(rows), C)
         Of the mean.
     unit : float
-        What an error of the gradient is measured in: one over the mean's divisor.
+        What an error of the gradient is measured in: one over the mean's divisor, in absolute value.
+    cancelled : float
+        The sum of the weights' absolute values over that of the weights: by so much rows weigh more than their mean.
     """
 
     rows: Any
     loss: float
     grad: Any
     unit: float
+    cancelled: float = 1.0
 
     def complaint(self, loss: float | None, grad: Any, loss_error: float = 0.0) -> str | None:
         """Why a result is wrong, or None.
@@ -59,7 +63,7 @@ class Truth:
         loss_error : float
             Relative error that the loss may have beyond `TOLERANCE`: of a library that rounds it to 16 bits.
         """
-        allowed = (TOLERANCE + loss_error) * max(1.0, abs(self.loss))
+        allowed = (TOLERANCE + loss_error) * max(self.cancelled, abs(self.loss))
         if loss is not None and not _close(float(loss), self.loss, allowed).all():
             return f"its loss is {float(loss):.6g}, right is {self.loss:.6g}"
         if grad is None:
@@ -152,7 +156,9 @@ def evaluate(
     n_rows, classes = logits.shape
     of_class = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
     counted = np.arange(n_rows) if targets.ndim == 2 else np.flatnonzero(targets != ignore_index)
-    divisor = float(len(counted) if targets.ndim == 2 else of_class[targets[counted]].sum())
+    weights = np.ones(len(counted)) if targets.ndim == 2 else of_class[targets[counted]]
+    divisor = math.fsum(weights.tolist())  # exact, where weights of either sign cancel
+    cancelled = float(np.abs(weights).sum()) / abs(divisor) if divisor else 1.0
     total = squares = 0.0
     step = max(1, _BLOCK // classes)
     with np.errstate(all="ignore"):
@@ -166,7 +172,7 @@ def evaluate(
         loss = total / (divisor if of_mean else n_rows)
         loss += z_loss * squares / (len(counted) if of_mean else n_rows) if z_loss else 0.0
         chosen = _chosen(n_rows)
-        unit, upstream = 1 / divisor, 1 / divisor
+        unit, upstream = 1 / abs(divisor), 1 / divisor
         if not of_mean:
             upstream = 1.0 if grad_output is None else np.asarray(grad_output, np.float64)[chosen]
             unit = float(np.abs(upstream).max())
@@ -181,7 +187,7 @@ def evaluate(
             grad_output=upstream,
             arithmetic=_DOUBLE,
         )
-    return Truth(chosen, loss, rows_truth.grad, unit)
+    return Truth(chosen, loss, rows_truth.grad, unit, cancelled if of_mean else 1.0)
 
 
 def _chosen(n_rows: int) -> Any:

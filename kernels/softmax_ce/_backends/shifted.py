@@ -52,7 +52,7 @@ def hard(
             row.write_loss(value, z_loss, weight, counts, loss[rows])
         if out is not None:
             at_label = row.minus_others(at)
-            if base_total or z_loss:
+            if base_mass is not None or base_total or z_loss:  # masses of either sign may sum to 0
                 pull = row.pull(base_total, z_loss)
                 at_label = (mass * at_label + pull * row.flat[at]) / (1 + row.rest)
                 at_label = gain * (at_label if base_mass is None else at_label - _at(base_mass, y))

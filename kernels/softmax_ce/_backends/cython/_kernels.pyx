@@ -13,7 +13,7 @@ from softmax_ce.contract import INTEGERS, NUMBERS, ROW_ELEMENTS
 from softmax_ce.variables import word
 
 from cpython.long cimport PyLong_AsLongLongAndOverflow
-from libc.math cimport INFINITY, NAN, frexp, isinf, ldexp
+from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, ldexp
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport PTRDIFF_MAX, int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc

@@ -20,7 +20,7 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     ROOM = 1 << 16      # elements at most that are cast to a scratch
     SUMMED = 1 << 16    # rows at most whose denominators the full path sums in one go
-    FAR_APART = 32      # softmax_ce.fold treats weights whose ratio is beyond 2 to this with more care
+    FAR_APART = 32      # softmax_ce.weights treats weights whose ratio is beyond 2 to this with more care
 
 cdef enum reduction_kind:
     MEAN
@@ -54,6 +54,7 @@ cdef struct small_call:
     int held
 
 cdef ptrdiff_t ROW = ROW_ELEMENTS
+cdef double DOWN = 2.0**-64  # as in softmax_ce.reduction
 cdef tuple _NUMBERS = NUMBERS
 cdef tuple _INTEGERS = INTEGERS
 cdef object _BOOL = np.bool_
@@ -466,9 +467,10 @@ cdef ptrdiff_t _counted_rows(
 
 
 cdef double *_weights(small_call *call, value, int ndim, cnp.npy_intp *shape, bint near_one) except? NULL:
-    """Finite weights that are not negative, as doubles; NULL for anything else. `near_one`: as softmax_ce.fold."""
+    """Finite weights as doubles; NULL for anything else. `near_one`: as softmax_ce.weights, of one sign only."""
     cdef ptrdiff_t i, n = 1
     cdef double factor, largest = 0, smallest = INFINITY
+    cdef bint has_negative = False, has_positive = False
     cdef int power = 0
     cdef double *found = _doubles(call, value, ndim, shape)
     if found is NULL:
@@ -476,13 +478,15 @@ cdef double *_weights(small_call *call, value, int ndim, cnp.npy_intp *shape, bi
     for i in range(ndim):
         n *= shape[i]
     for i in range(n):
-        if not 0 <= found[i] < INFINITY:
+        if not fabs(found[i]) < INFINITY:
             return NULL
-        largest = max(largest, found[i])
+        has_negative |= found[i] < 0
+        has_positive |= found[i] > 0
+        largest = max(largest, fabs(found[i]))
         if found[i] != 0:
-            smallest = min(smallest, found[i])
+            smallest = min(smallest, fabs(found[i]))
     if near_one:
-        if smallest < ldexp(largest, -FAR_APART):
+        if smallest < ldexp(largest, -FAR_APART) or (has_negative and has_positive):
             return NULL
         frexp(largest, &power)
         factor = ldexp(1, -max(power, -1000))  # a power of two: exact, and finite
@@ -645,29 +649,29 @@ cdef object _scalar(bint wide, double value, buffer):
 
 cdef double _total(const real *values, ptrdiff_t n, double divisor) noexcept nogil:
     """The sum over the divisor, in float64 and in a fixed order, whoever asks."""
-    cdef double result = _divided_sum(values, n, 1) / divisor
-    if isinf(result) and divisor > 1:  # the sum of finite losses may overflow where their mean does not
-        result = _divided_sum(values, n, divisor)
+    cdef double result = _scaled_sum(values, n, 1) / divisor
+    if not isfinite(result):  # the sum of finite losses may overflow on the way where it, or the mean, does not
+        result = _scaled_sum(values, n, DOWN) / divisor / DOWN
     return result
 
 
-cdef double _divided_sum(const real *values, ptrdiff_t n, double divisor) noexcept nogil:
+cdef double _scaled_sum(const real *values, ptrdiff_t n, double scale) noexcept nogil:
     """Pairwise, as NumPy's sum: its error grows with the logarithm of n."""
     cdef double[8] lanes
     cdef ptrdiff_t i, k, half
     if n > 128:
         half = n // 16 * 8
-        return _divided_sum(values, half, divisor) + _divided_sum(values + half, n - half, divisor)
+        return _scaled_sum(values, half, scale) + _scaled_sum(values + half, n - half, scale)
     memset(lanes, 0, sizeof(lanes))
     for i in range(0, n - 7, 8):
-        if divisor == 1:
+        if scale == 1:
             for k in range(8):
                 lanes[k] += values[i + k]
         else:
             for k in range(8):
-                lanes[k] += values[i + k] / divisor
+                lanes[k] += values[i + k] * scale
     for i in range(n & ~7, n):
-        lanes[i & 7] += values[i] / divisor
+        lanes[i & 7] += values[i] * scale
     return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
 
 

@@ -10,6 +10,8 @@ from numba import njit
 from softmax_ce._backends.numba_jit.memory import keep_alive, load, load_first, pointer
 from softmax_ce._backends.numba_jit.vectors import filled, lanes_of, sum_lanes, widen
 
+_DOWN = 2.0**-64  # as in softmax_ce.reduction
+
 
 @njit(error_model="numpy")
 def _sum(values: Any, scale: float) -> float:
@@ -27,8 +29,8 @@ def _sum(values: Any, scale: float) -> float:
 
 
 def total_over(values: Any, divisor: float) -> float:
-    """Sum over divisor; where the sum alone is infinite, each term is scaled."""
+    """Sum over divisor; where the sum alone overflows, each term is scaled."""
     total = _sum(values, 1.0) / divisor
-    if divisor > 1 and np.isinf(total):
-        total = _sum(values, 1 / divisor)
+    if not np.isfinite(total):
+        total = _sum(values, _DOWN) / divisor / _DOWN
     return total
