@@ -8,7 +8,19 @@ CYTHON_DIR := kernels/softmax_ce/_backends/cython
 CEILINGS_DIR := bench/softmax_ce_bench/ceilings
 BUILD_ERRORS := $(addsuffix /build_error.txt,$(CYTHON_DIR) $(CEILINGS_DIR))
 SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(addprefix $(dir)/,*.pyx *.pxd *.pxi *.c *.h)))
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+# What a target needs beside the commands and the build: an extra of pyproject.toml, installed when it is first asked for.
+TESTS := $(VENV)/.with-test
+LINTERS := $(VENV)/.with-lint
+HISTORY := $(VENV)/.with-history
+MUTANTS := $(VENV)/.with-mutants
+WHEELS := $(VENV)/.with-wheels
+# Made when what Numba compiles is in its cache.
+COMPILED := $(VENV)/.compiled
+# Where it is set, as in some containers, each of the hundreds of processes that tests start would compile the sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+# Run a command; show what it says only if it fails.
+quietly = said=$$( { $(1); } 2>&1 ) || { printf '%s\n' "$$said" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick gate-credentials exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history fuzz mutants
@@ -32,35 +44,38 @@ report: $(STAMP) ## compare, and write build/report.html: about two minutes
 pick: $(STAMP) ## pick the backend for each shape, for production: two minutes
 	@$(BIN)/softmax-ce pick $(ARGS)
 
-test: $(STAMP) ## run all tests, the documentation's examples among them
-	@$(BIN)/python -m pytest $(ARGS)
+# As many processes as there are CPUs; each begins with a share of the tests, and takes over some of another's at the end.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal --durations=10
 
-trust: $(STAMP) ## the tests that take longer: other CPUs, huge arrays
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+test: $(TESTS) $(COMPILED) ## run all tests, the documentation's examples among them
+	@$(PYTEST) $(ARGS)
+
+trust: $(TESTS) $(COMPILED) ## the tests that take longer: other CPUs, huge arrays, C code for every instruction set
+	@$(PYTEST) -m slow $(ARGS)
 
 # SEED repeats a run. What fails is kept in .fuzz/ and tried first the next time.
 fuzz: TIME = 5m
-fuzz: $(STAMP) ## random calls and damaged files; make fuzz TIME=1h takes longer than five minutes
+fuzz: $(TESTS) ## random calls and damaged files; make fuzz TIME=1h takes longer than five minutes
 	@PYTHONPATH=tests $(BIN)/python -m tools.fuzz --time $(TIME) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-sanitize: $(STAMP) ## the suite under gcc's sanitizers and with every index checked: half an hour
+sanitize: $(TESTS) ## the suite under gcc's sanitizers and with every index checked: half an hour
 	@tools/sanitize.sh $(BIN)/python $(ARGS)
 
-mutants: $(STAMP) ## mutation testing of the sources: an hour or two; TIME=10m stops earlier, the next run goes on
+mutants: $(MUTANTS) ## mutation testing of the sources: an hour or two; TIME=10m stops earlier, the next run goes on
 	@$(BIN)/python -m tools.mutation $(if $(TIME),--time $(TIME)) $(ARGS)
 
-lint: $(STAMP) ## ruff, cython-lint, mypy and the workflows' schema
+lint: $(LINTERS) ## ruff, cython-lint, mypy and the workflows' schema
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels bench
 	@$(BIN)/mypy
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-format: $(STAMP) ## let ruff lay out the code
+format: $(LINTERS) ## let ruff lay out the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP) ## time the backends side by side with pytest-benchmark
+bench: $(TESTS) ## time the backends side by side with pytest-benchmark
 	@$(BIN)/python -m pytest bench/test_speed.py --benchmark-enable --benchmark-only --benchmark-sort=min \
 		--benchmark-columns=median,iqr,min,rounds $(ARGS)
 
@@ -73,24 +88,24 @@ MACHINE ?= this-machine
 # Commits, as git log takes them (a merge counts as one), or HASHFILE:PATH, or HASHFILE:- for a list on standard input.
 RANGE ?= HEAD~4..HEAD
 
-asv-quick: $(STAMP) ## run every asv benchmark once on the working tree, keep nothing: a minute
+asv-quick: $(HISTORY) ## run every asv benchmark once on the working tree, keep nothing: a minute
 	@$(BIN)/python -m tools.history.machine quick "$(ASV_HOME)"
 	@$(ASV) run --quick --dry-run --show-stderr --machine quick --environment existing:$(BIN)/python $(ARGS)
 
 # Commits that have results are left out, so that an interrupted run goes on where it stopped.
-asv: $(STAMP) ## measure commits: make asv RANGE=v0.1..HEAD; four to five minutes a commit
+asv: $(HISTORY) ## measure commits: make asv RANGE=v0.1..HEAD; four to five minutes a commit
 	@$(BIN)/python -m tools.history.machine "$(MACHINE)" "$(ASV_HOME)"
 	@$(ASV) run --machine "$(MACHINE)" --python "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" \
 		--skip-existing-successful --show-stderr $(ARGS) "$(RANGE)"
 
-asv-publish: $(STAMP) ## make the page of what was measured, .asv/html; make asv-preview shows it
+asv-publish: $(HISTORY) ## make the page of what was measured, .asv/html; make asv-preview shows it
 	@$(ASV) publish $(ARGS)
 	@$(BIN)/python bench/asv_page/local_libraries.py .asv/html
 
-asv-preview: $(STAMP) ## show the page in a browser: it loads its data from a local server
+asv-preview: $(HISTORY) ## show the page in a browser: it loads its data from a local server
 	@$(ASV) preview --browser $(ARGS)
 
-history: $(STAMP) ## print the steps in what was measured, and draw build/history.png
+history: $(HISTORY) ## print the steps in what was measured, and draw build/history.png
 	@mkdir -p build
 	@$(BIN)/python -m tools.history --machine "$(MACHINE)" --figure build/history.png $(ARGS)
 
@@ -103,8 +118,7 @@ exp-error: $(STAMP) ## measure the compiled exp over every float32 in [-104, -0]
 roofline: $(STAMP) ## how far the kernels are from the hardware's limit and from other libraries: six minutes
 	@$(BIN)/python -m tools.roofline $(ARGS)
 
-peers: $(STAMP) ## install the libraries that roofline compares with: PyTorch, JAX (1 GB)
-	@$(PIP_INSTALL) --editable '.[peers]'
+peers: $(VENV)/.with-peers ## install the libraries that roofline compares with: PyTorch, JAX (1 GB)
 
 replay: $(STAMP) ## run the C kernels on the suite's cases without Python, on every instruction set of this CPU
 	@$(BIN)/python -m tools.cross host $(ARGS)
@@ -113,7 +127,7 @@ aarch64: $(STAMP) ## the same compiled for aarch64, under emulation: needs its g
 	@$(BIN)/python -m tools.cross aarch64 $(ARGS)
 
 wheel: PYTHONS = $(BIN)/python
-wheel: $(STAMP) ## build an sdist and wheels into dist/, install and check them: PYTHONS="python3.11 python3.12"
+wheel: $(WHEELS) ## build an sdist and wheels into dist/, install and check them: PYTHONS="python3.11 python3.12"
 	@$(BIN)/python -m tools.wheels build dist $(PYTHONS)
 
 clean: ## remove .venv, build products and caches
@@ -123,13 +137,29 @@ clean: ## remove .venv, build products and caches
 	find kernels bench tests tools docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that a change in Python code needs nothing; a change in a C or Cython source only recompiles.
-# A build that failed is tried again each time: a compiler may have come.
+# A build that failed is tried again each time: a compiler may have come. What the build requires is installed first, once:
+# pip's isolated environment would download it again.
+BUILD_REQUIRES := $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
 $(STAMP): pyproject.toml $(SOURCES) $(if $(wildcard $(BUILD_ERRORS)),retry) | $(BIN)/pip
-	@echo "$(if $(filter pyproject.toml,$?),Installing the tools and building: this takes a minute or two.,Building the compiled parts.)"
-	@$(PIP_INSTALL) --editable $(if $(filter pyproject.toml,$?),'.[dev]',. --no-deps --no-build-isolation)
+	@echo "$(if $(filter pyproject.toml,$?),Installing what the commands need and building: this takes a minute or two.,Building the compiled parts.)"
+	@$(if $(filter pyproject.toml,$?),$(call quietly,$(BUILD_REQUIRES) | $(PIP_INSTALL) --requirement /dev/stdin))
+	@$(call quietly,$(PIP_INSTALL) --no-build-isolation --editable $(if $(filter pyproject.toml,$?),'.[bench]',. --no-deps))
 	@test ! -f $(CYTHON_DIR)/build_error.txt || { \
 		echo "The Cython backend could not be built: $$(cat $(CYTHON_DIR)/build_error.txt)" >&2; \
 		echo "Everything else works. The compiler's messages: SOFTMAX_CE_REQUIRE_ALL=1 make setup" >&2; }
+	@touch $@
+
+# The package is installed by now: pip adds what the extra names.
+$(VENV)/.with-%: pyproject.toml | $(STAMP)
+	@echo "Installing what $* needs."
+	@$(call quietly,$(PIP_INSTALL) 'softmax-ce[$*]')
+	@touch $@
+
+# By two processes, and before the tests: two of these would each compile everything.
+WARM_UP := $(BIN)/python -c 'import sys, softmax_ce; softmax_ce.get_backend("numba").warmup(sys.argv[1:])'
+$(COMPILED): $(wildcard kernels/softmax_ce/_version.py kernels/softmax_ce/_backends/numba_jit/*.py) | $(STAMP)
+	@echo "Compiling the Numba backend."
+	@$(WARM_UP) float32 2>&1 & $(WARM_UP) float64 2>&1; wait
 	@touch $@
 
 $(BIN)/pip:

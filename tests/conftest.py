@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 import softmax_ce as sce
-from softmax_ce import profile
+from softmax_ce import profile, threads
 from softmax_ce_bench import ceilings
 
 # Continuous integration sets this: a backend that is silently missing must fail there.
@@ -20,7 +20,15 @@ REQUIRE_ALL = os.environ.get("SOFTMAX_CE_REQUIRE_ALL", "") not in ("", "0")
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a slow machine fails no test
 hypothesis.settings.load_profile("untimed")
+_MOST_WORKERS = 8  # each collects all tests, and takes half a gigabyte
 _WORST: dict[tuple[str, str], tuple[float, str]] = defaultdict(lambda: (0.0, ""))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which `make test` uses
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: a process for each CPU that may be used, by affinity and quota; where that is one, this process."""
+    cpus = threads.available_cpus()
+    return min(cpus, _MOST_WORKERS) if cpus > 1 else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,13 +73,21 @@ def forget() -> Iterator[None]:
 
 
 @pytest.fixture
-def record_worst() -> Any:
+def record_worst(record_property: Any) -> Any:
     """Call with (backend, dtype, error over bound, check): the largest are printed at the end."""
 
     def record(backend: str, dtype: str, worst: float, check: str) -> None:
-        _WORST[backend, dtype] = max(_WORST[backend, dtype], (worst, check))
+        record_property("worst error over bound", (backend, dtype, float(worst), check))
 
     return record
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Gather what tests recorded, also those that ran in another process."""
+    for name, value in report.user_properties if report.when == "call" else ():
+        if name == "worst error over bound":
+            backend, dtype, worst, check = value
+            _WORST[backend, dtype] = max(_WORST[backend, dtype], (worst, check))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

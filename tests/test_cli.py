@@ -21,7 +21,7 @@ from softmax_ce import registry, threads
 from softmax_ce.choice import auto
 from softmax_ce_bench import __main__, cli, conformance, peers
 from softmax_ce_bench import compare as comparing
-from softmax_ce_bench.measure import timing
+from softmax_ce_bench.measure import cold_start, timing
 from softmax_ce_bench.report import record
 from softmax_ce_bench.terminal.options import Duration
 
@@ -231,7 +231,8 @@ print(result.exit_code, result.stderr.splitlines()[-1])
 # compare
 
 
-def test_compare_own_arrays(run, own, tmp_path, missing):
+def test_compare_own_arrays(run, own, tmp_path, missing, monkeypatch):
+    monkeypatch.setattr(cold_start, "fresh_process", lambda backend, cache: (0.1, 0.2, 0.001))  # nothing is compiled
     path = tmp_path / "out.json"
     result = run("compare", *own, "--time-budget", "10m", "--threads", "1", "--peers", "none", "--json", path)
     assert result.exit_code == 0, result.stderr

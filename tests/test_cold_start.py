@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import available
 from softmax_ce_bench.measure import cold_start
 
 
@@ -57,3 +58,10 @@ def test_a_real_process(tmp_path: Path) -> None:
     assert 0 < result.second[0] < 60
     assert 0 < result.first[0] < 60
     assert 0 < result.imported[0] < 60
+
+
+@pytest.mark.slow  # it compiles
+def test_a_real_process_that_compiles() -> None:
+    (result,) = cold_start.measure({available("numba"): False}, 1)
+    assert [len(times) for times in (result.imported, result.first, result.cached, result.second)] == [1] * 4
+    assert min(*result.first, *result.cached) > 0

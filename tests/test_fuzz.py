@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import json
 import sys
@@ -38,14 +39,24 @@ def test_a_fixed_run_finds_nothing(name: str) -> None:
     assert outcome.executions >= _EXAMPLES.get(name, 250) / 2
 
 
-def test_a_seed_decides_what_is_tried() -> None:
+def test_a_seed_decides_what_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def tried(seed: int) -> list[Any]:
         cases: list[Any] = []
         explore(properties.named("options"), seed, examples=50, before=cases.append)
         return cases
 
-    assert tried(1) == tried(1)
-    assert tried(1) != tried(2)
+    first = tried(1)
+    assert tried(1) == first
+    assert tried(2) != first
+
+    # Hypothesis looks for constants in what was imported since, if it is neither installed nor a test.
+    (tmp_path / "constants_of_a_module.py").write_text(f"WORDS = {[f'word {k}' for k in range(500)]}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("constants_of_a_module")
+    try:
+        assert tried(1) == first
+    finally:
+        del sys.modules["constants_of_a_module"]
 
 
 def test_a_case_survives_being_written_down() -> None:
@@ -68,7 +79,7 @@ def test_a_wrong_backend_is_found(wrong: type[wrong_backends.Honest], monkeypatc
     with registered(wrong()) as name:
         only = tuple(info for info in calls.backends() if info.name == name)
         monkeypatch.setattr(calls, "backends", lambda: only)
-        _found("losses", 12_000)
+        _found("losses", 12_000, seed=6)  # every seed finds them, this one within a few hundred cases
 
 
 def test_the_honest_backend_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,12 +89,10 @@ def test_the_honest_backend_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
         assert explore(properties.named("losses"), 0, examples=150).failure is None
 
 
-def _found(name: str, examples: int) -> str:
-    for seed in range(4):  # what a seed draws depends on what was imported before
-        failure = explore(properties.named(name), seed, examples=examples, shrink=False).failure
-        if failure is not None:
-            return failure.found
-    raise AssertionError(f"a planted fault was not found in 4 times {examples} cases")
+def _found(name: str, examples: int, seed: int = 0) -> str:
+    failure = explore(properties.named(name), seed, examples=examples, shrink=False).failure
+    assert failure is not None, f"a planted fault was not found in {examples} cases"
+    return failure.found
 
 
 def _writes_beside(original: Callable[..., None]) -> Callable[..., None]:

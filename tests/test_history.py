@@ -331,11 +331,11 @@ def _browse(html, address, wanted, profile):
             done = subprocess.run(
                 [
                     CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
-                    "--enable-logging=stderr", "--v=0", "--window-size=1300,900", "--timeout=20000",
+                    "--enable-logging=stderr", "--v=0", "--window-size=1300,900", "--timeout=300000",
                     "--virtual-time-budget=15000", "--dump-dom",
                     f"http://127.0.0.1:{server.server_port}/index.html#{address}",
                 ],
-                capture_output=True, text=True, timeout=120, check=True,
+                capture_output=True, text=True, timeout=600, check=True,
             )  # fmt: skip
         finally:
             server.shutdown()

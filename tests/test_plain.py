@@ -446,6 +446,9 @@ class Number:
     def __float__(self) -> float:
         return 0.5
 
+    def __repr__(self) -> str:  # a test's name says no address: processes that share the tests out compare names
+        return "Number()"
+
 
 UNUSUAL: list[dict[str, Any]] = [
     {"reduction": "median"}, {"reduction": None}, {"on_empty": "never"}, {"on_empty": 0}, {"ignore_index": 2.0},
@@ -462,7 +465,7 @@ UNUSUAL: list[dict[str, Any]] = [
     {"return_lse": np.zeros(2)}, {"return_lse": []}, {"threads": 0}, {"threads": 1.0}, {"threads": "2"},
     {"threads": np.array(2)}, {"threads": np.timedelta64(2)}, {"ignore_index": np.timedelta64(2)},
     {"axis": np.timedelta64(1)}, {"z_loss": np.timedelta64(0)}, {"grad_output": np.timedelta64(1)},
-    {"lse_out": np.empty(4, np.float32)}, {"backend": "none"}, {"backend": 3},
+    {"lse_out": np.zeros(4, np.float32)}, {"backend": "none"}, {"backend": 3},
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce.checks import Problem
+from softmax_ce.problem import Problem
 from softmax_ce.reduction import Total
 
 _FAR_APART = 32  # binary orders of magnitude between weights; the compiled short path leaves such to this module

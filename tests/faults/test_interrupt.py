@@ -11,7 +11,8 @@ from child import survive
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs address space without memory")
 
 # 0.05 s and a little on an idle machine (docs/reliability.md), in a call that would take some seconds. Here: a quarter
-# of the CPU time that the whole call would take, so that neither a slow machine nor a busy one fails.
+# of the CPU time that the whole call would take, and sent when it has taken a twentieth of that. So no machine is too
+# slow, too fast or too busy.
 INTERRUPT = """
 import os, signal, threading, time, numpy as np, scenario, zeros, softmax_ce as sce
 x = zeros.zeros({shape}, {dtype!r})
@@ -22,11 +23,13 @@ begun = time.process_time()
 sce.cross_entropy(part, y[: len(part)], backend={backend!r}, threads={threads})
 whole = 256 * (time.process_time() - begun)
 sent = []
-def interrupt():
+def interrupt(due):
+    while time.process_time() < due:
+        time.sleep(0.001)
     sent.append(time.process_time())
     os.kill(os.getpid(), signal.SIGINT)
 try:
-    threading.Timer(0.5, interrupt).start()
+    threading.Thread(target=interrupt, args=(time.process_time() + whole / 20,)).start()
     sce.cross_entropy(x, y, backend={backend!r}, threads={threads})
 except KeyboardInterrupt:
     print((time.process_time() - sent[0]) / whole)

@@ -1,5 +1,13 @@
 #include "model.h"
 
+#ifdef SCE_WITHOUT_MODEL
+
+const sce_isa *select_isa(const char *name) { return sce_select(name); }
+
+ptrdiff_t supported_isas(const char **names, ptrdiff_t room) { return sce_supported(names, room); }
+
+#else
+
 #include <string.h>
 
 void model_rows_f32(const sce_call *, ptrdiff_t, ptrdiff_t);
@@ -22,3 +30,5 @@ ptrdiff_t supported_isas(const char **names, ptrdiff_t room) {
     names[count] = model.name;
     return count + 1;
 }
+
+#endif

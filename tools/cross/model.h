@@ -4,7 +4,7 @@
 
 #include "rows.h"
 
-/* As sce_select and sce_supported, with the model as the last of all. */
+/* As sce_select and sce_supported, with the model as the last of all, unless SCE_WITHOUT_MODEL leaves it out. */
 const sce_isa *select_isa(const char *name);
 ptrdiff_t supported_isas(const char **names, ptrdiff_t room);
 

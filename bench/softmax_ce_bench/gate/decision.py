@@ -17,7 +17,6 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
@@ -161,4 +160,6 @@ def calls_slower(logs: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _p_value(above: Any, rounds: int) -> Any:
     """Probability that so many fair coins, or more, fall on one side."""
-    return scipy.stats.binom.sf(above - 1, rounds, 0.5)
+    from scipy.stats import binom  # takes a second to import, in which every other command has answered
+
+    return binom.sf(above - 1, rounds, 0.5)
