@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 quietly = said=$$( { $(1); } 2>&1 ) || { printf '%s\n' "$$said" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare report pick test trust sanitize lint format bench asv-quick gate-credentials exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history fuzz mutants
+.PHONY: help setup compare report pick docs test trust sanitize lint format bench asv-quick gate-credentials exp-error roofline peers replay aarch64 wheel clean retry asv asv-publish asv-preview history fuzz mutants
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ test: $(TESTS) $(COMPILED) ## run all tests, the documentation's examples among 
 trust: $(TESTS) $(COMPILED) ## the tests that take longer: other CPUs, huge arrays, C code for every instruction set
 	@$(PYTEST) -m slow $(ARGS)
 
+docs: $(VENV)/.with-docs ## build the documentation site into build/docs
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs $(ARGS)
+	@echo "Open build/docs/index.html"
+
 # SEED repeats a run. What fails is kept in .fuzz/ and tried first the next time.
 fuzz: TIME = 5m
 fuzz: $(TESTS) ## random calls and damaged files; make fuzz TIME=1h takes longer than five minutes
@@ -64,12 +68,15 @@ sanitize: $(TESTS) ## the suite under gcc's sanitizers and with every index chec
 mutants: $(MUTANTS) ## mutation testing of the sources: an hour or two; TIME=10m stops earlier, the next run goes on
 	@$(BIN)/python -m tools.mutation $(if $(TIME),--time $(TIME)) $(ARGS)
 
-lint: $(LINTERS) ## ruff, cython-lint, mypy and the workflows' schema
+lint: $(LINTERS) ## ruff, cython-lint, mypy, and the schemas of workflows, issue forms and the citation
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels bench
 	@$(BIN)/mypy
-	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml examples/ci/*.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 format: $(LINTERS) ## let ruff lay out the code
 	@$(BIN)/ruff check --fix .
@@ -109,7 +116,7 @@ history: $(HISTORY) ## print the steps in what was measured, and draw build/hist
 	@mkdir -p build
 	@$(BIN)/python -m tools.history --machine "$(MACHINE)" --figure build/history.png $(ARGS)
 
-gate-credentials: $(STAMP) ## measure how often the gate is right, and write docs/gate.md: an hour, goes on where it ended
+gate-credentials: $(STAMP) ## measure how often the gate is right, and write docs/measurements/gate.md: an hour, goes on where it ended
 	@$(BIN)/python -m tools.gate_credentials $(ARGS)
 
 exp-error: $(STAMP) ## measure the compiled exp over every float32 in [-104, -0]: a minute
@@ -134,7 +141,8 @@ clean: ## remove .venv, build products and caches
 	rm -rf $(VENV) build dist .asv .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf kernels/*.egg-info bench/*.egg-info *.egg-info
 	rm -f $(BUILD_ERRORS) $(CYTHON_DIR)/_kernels.c $(CEILINGS_DIR)/_loops.c $(CYTHON_DIR)/*.so $(CEILINGS_DIR)/*.so
-	find kernels bench tests tools docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf docs/*/generated
+	find kernels bench tests tools docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that a change in Python code needs nothing; a change in a C or Cython source only recompiles.
 # A build that failed is tried again each time: a compiler may have come. What the build requires is installed first, once:

@@ -20,8 +20,8 @@ from softmax_ce import contract, interpreters, registry, threads
 from softmax_ce.choice import auto
 from softmax_ce.contract import Accuracy, Backend, BackendInfo
 
-ACCURACY = Path(__file__).parent.parent / "docs" / "accuracy.md"
-# A, in the words of docs/accuracy.md.
+ACCURACY = Path(__file__).parent.parent / "docs" / "explanation" / "accuracy.md"
+# A, in the words of docs/explanation/accuracy.md.
 SUMS = {
     "pairwise": contract.pairwise,
     "float64 sum": contract.wide(),
@@ -44,7 +44,7 @@ SUMS = {
     ],
 )
 def test_what_a_sum_may_be_off_by(coefficient: Any, values: dict[int, float]) -> None:
-    """As docs/accuracy.md says."""
+    """As docs/explanation/accuracy.md says."""
     assert {classes: coefficient(classes) for classes in values} == values
     assert coefficient(0) >= 0
 

@@ -104,7 +104,7 @@ def test_false_alarms_of_a_suite_are_below_one_in_a_hundred():
 
 @pytest.mark.parametrize(("slowdown", "least"), [(1.10, 0.95), (1.20, 0.99), (1.50, 0.99)])
 def test_a_slowdown_is_caught_with_the_power_that_is_claimed(slowdown, least):
-    # With the scatter that was measured on a shared machine: docs/gate.md.
+    # With the scatter that was measured on a shared machine: docs/measurements/gate.md.
     trials = 20_000
     twice = [decision.calls_slower(noise((trials, N), 0.015, 0.005) + np.log(slowdown)) for _ in range(2)]
     assert (twice[0] & twice[1]).mean() >= least

@@ -1,4 +1,4 @@
-"""The numbers of docs/tutorial.md, on every backend.
+"""The numbers of docs/tutorial/from-probability-to-kernel.md, on every backend.
 
 Two kinds of comparison, with two tolerances:
 

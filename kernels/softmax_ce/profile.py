@@ -1,6 +1,7 @@
 """Profiles: a measured choice of backends, kept in a file that production follows.
 
-``softmax-ce pick`` measures and writes one; a call without ``backend=`` follows it. docs/profile.md has the rules.
+``softmax-ce pick`` measures and writes one; a call without ``backend=`` follows it.
+docs/reference/profile.md has the rules.
 Environment variables and the file are read once, at the first call that needs them; :func:`reload` reads them again.
 """
 

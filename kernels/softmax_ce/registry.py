@@ -27,7 +27,7 @@ OPTIONAL_PARTS = (
 
 # From the simplest to the fastest: automatic choice takes the last one that qualifies.
 # exp and log errors: NumPy's float32 AVX-512 exp is documented at 2.52 ULP; the compiled one is measured by
-# tools.exp_error, over every float32 (docs/accuracy.md).
+# tools.exp_error, over every float32 (docs/explanation/accuracy.md).
 _TABLE: tuple[BackendInfo, ...] = (
     BackendInfo(
         name="naive",

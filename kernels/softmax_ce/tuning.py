@@ -4,7 +4,7 @@ The one place for them: the compiled backend is given its thresholds when it is 
 same. No result depends on them, only the time that it takes.
 
 Two kinds of CPU were measured, float32, fused: Zen 5 (AVX-512; 1 MiB of L2 a core, 32 MiB of L3) and Zen 3 (AVX2;
-512 KiB, 32 MiB). `docs/performance.md` has the figures.
+512 KiB, 32 MiB). `docs/measurements/performance.md` has the figures.
 """
 
 from __future__ import annotations

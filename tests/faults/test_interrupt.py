@@ -10,7 +10,7 @@ from child import survive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs address space without memory")
 
-# 0.05 s and a little on an idle machine (docs/reliability.md), in a call that would take some seconds. Here: a quarter
+# 0.05 s and a little on an idle machine (the reliability page), in a call that would take some seconds. Here: a quarter
 # of the CPU time that the whole call would take, and sent when it has taken a twentieth of that. So no machine is too
 # slow, too fast or too busy.
 INTERRUPT = """

@@ -29,7 +29,7 @@ FOLDER = Path("build/gate-credentials")
               help="Of this invocation; a later one goes on.")  # fmt: skip
 @click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="So many times as many runs.")
 @click.option("--publish/--no-publish", default=None,
-              help="Write docs/gate.md and its pictures.  [default: once all runs are there]")  # fmt: skip
+              help="Write docs/measurements/gate.md and its pictures.  [default: once all runs are there]")  # fmt: skip
 @click.option("--repository", type=click.Path(path_type=Path), default=Path(), help="The checkout.  [default: this]")
 def main(folder: Path, time_budget: float, scale: int, publish: bool | None, repository: Path) -> None:
     """Measure the gate's false alarms and its power on this machine: the last commit against itself, and against
@@ -51,7 +51,7 @@ def main(folder: Path, time_budget: float, scale: int, publish: bool | None, rep
             if publish or (complete and publish is None):
                 bar.draw("resampling", 1.0)
                 broken = campaign.broken_build(source, folder)
-                target = root / "docs" / "gate.md"
+                target = root / "docs" / "measurements" / "gate.md"
                 page.publish(summarize(store.runs()), store.about, date.today().isoformat(), broken, target)
                 shown_on.print(f"Written to {target}, with its pictures.", markup=False, soft_wrap=True)
         except (BuildError, page.PageError) as error:

@@ -1,4 +1,4 @@
-"""Puts a summary into docs/gate.md, between two marks, and draws its pictures."""
+"""Puts a summary into docs/measurements/gate.md, between two marks, and draws its pictures."""
 
 from __future__ import annotations
 

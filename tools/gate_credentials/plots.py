@@ -1,4 +1,4 @@
-"""The two pictures of docs/gate.md: two equal builds' ratios, and the power curve."""
+"""The two pictures of docs/measurements/gate.md: two equal builds' ratios, and the power curve."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _AT_IMPORT = ""  # the context of what runs outside of every test
 def test_files() -> list[str]:
     """Every file of the suite whose tests are asked, as pytest names it."""
     files = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob("test_*.py"))]
-    documents = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md")))]
+    documents = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
     return [name for name in (*files, *documents) if name not in _LEFT_OUT]
 
 

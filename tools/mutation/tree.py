@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "mutation"
 PACKAGE = Path("kernels", "softmax_ce")
 
-_FOLDERS = ("kernels", "bench", "tools", "tests", "docs")
+_FOLDERS = ("kernels", "bench", "tools", "tests", "docs", "examples")
 _FILES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "asv.conf.json",
           "pyproject.toml", "setup.py")  # fmt: skip
 

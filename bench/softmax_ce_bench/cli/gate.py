@@ -58,7 +58,7 @@ def gate(
     tree as it is.
 
     Both are built in folders of their own, checked against the reference, and timed in turn in fresh processes on
-    one thread. How often the answer is right was measured: see docs/gate.md.
+    one thread. How often the answer is right was measured: see docs/measurements/gate.md.
 
     An output named - goes to standard output, and the tables to standard error.
 

@@ -2,7 +2,7 @@
 
 The reference evaluates the formula of softmax_ce.contract in 80-bit extended precision, or with mpmath
 where the platform's longdouble is no wider than float64. The bounds are first-order rounding-error bounds
-in the backend's own exp, log and summation errors; docs/accuracy.md says how they come about. A result is judged by its
+in the backend's own exp, log and summation errors; docs/explanation/accuracy.md derives them. A result is judged by its
 error over its bound: at most 1 is right, and a wrong formula is far beyond.
 """
 
