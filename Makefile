@@ -107,9 +107,8 @@ asv: $(HISTORY) ## measure commits: make asv RANGE=v0.1..HEAD; four to five minu
 
 asv-publish: $(HISTORY) ## make the page of what was measured, .asv/html; make asv-preview shows it
 	@$(ASV) publish $(ARGS)
-	@$(BIN)/python bench/asv_page/local_libraries.py .asv/html
 
-asv-preview: $(HISTORY) ## show the page in a browser: it loads its data from a local server
+asv-preview: $(HISTORY) ## show the page in a browser; it loads its libraries from the network
 	@$(ASV) preview --browser $(ARGS)
 
 history: $(HISTORY) ## print the steps in what was measured, and draw build/history.png

@@ -8,6 +8,7 @@ import pytest
 
 from conftest import available
 from softmax_ce_bench.measure import cold_start
+from tools.cold_start import spread
 
 
 class _Runner:
@@ -36,8 +37,8 @@ def test_rounds_on_a_synthetic_runner() -> None:
 
 
 def test_spread_is_median_and_range() -> None:
-    assert cold_start.spread([0.003, 0.001, 0.0025]) == "2.50 ms\n1.00 ms to 3.00 ms"
-    assert cold_start.spread([]) == "-"
+    assert spread([0.003, 0.001, 0.0025]) == "2.50 ms\n1.00 ms to 3.00 ms"
+    assert spread([]) == "-"
 
 
 def test_no_processes_is_an_error() -> None:

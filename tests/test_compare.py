@@ -19,7 +19,7 @@ import softmax_ce as sce
 import wrong_backends
 from softmax_ce import registry
 from softmax_ce_bench import ceilings, compare
-from softmax_ce_bench.compare import BASE, OPERATIONS, Plan, PlanError, budget, crew, first_call
+from softmax_ce_bench.compare import BASE, OPERATIONS, Plan, PlanError, budget, first_call
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.decision import fastest
 from softmax_ce_bench.compare.result import (
@@ -30,7 +30,6 @@ from softmax_ce_bench.compare.result import (
     Entry,
     Errors,
     Inputs,
-    Machine,
     Operation,
     Options,
     Run,
@@ -40,8 +39,10 @@ from softmax_ce_bench.compare.result import (
 from softmax_ce_bench.inputs import digits, workloads
 from softmax_ce_bench.inputs.workloads import Shape, synthetic
 from softmax_ce_bench.measure import memory, peak, timing
+from softmax_ce_bench.measure.machine import Machine
+from softmax_ce_bench.measure.peer_process import PeerProcesses
+from softmax_ce_bench.measure.process import ProcessError
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
-from softmax_ce_bench.peers import WorkerError
 from softmax_ce_bench.report import comparison, record, words
 from softmax_ce_bench.truth import judge
 
@@ -433,7 +434,9 @@ class Sampler:
 def timely(clock: Clock, seconds: float, takes: list[float]):
     shared = budget.Budget(seconds, clock)
     shared.start()
-    candidates = {str(k): budget.Timely(str(k), Sampler(clock, taken), shared) for k, taken in enumerate(takes)}
+    candidates = {
+        str(k): budget.DeadlineSampler(str(k), Sampler(clock, taken), shared) for k, taken in enumerate(takes)
+    }
     return timing.measure(
         candidates, seconds=seconds, most_seconds=seconds, clock=clock, control=lambda: None, most_rounds=50
     )
@@ -453,8 +456,8 @@ def test_whose_error_it_was_is_told():
     clock = Clock()
     shared = budget.Budget(1.0, clock)
     shared.start()
-    with pytest.raises(budget.Failed, match="who: gone") as failed:
-        budget.Timely("who", Sampler(clock, 1.0, OSError("gone")), shared).calibrate(1e-3)
+    with pytest.raises(budget.CandidateFailed, match="who: gone") as failed:
+        budget.DeadlineSampler("who", Sampler(clock, 1.0, OSError("gone")), shared).calibrate(1e-3)
     assert isinstance(failed.value.error, OSError)
 
 
@@ -508,7 +511,7 @@ class Peer:
 
     def answer(self):
         if self.error is not None:
-            raise WorkerError(self.error)
+            raise ProcessError(self.error)
         if self.questions[-1] == "normalized":
             function = getattr(sce, self.arguments[0])
             return self.spoil(0.0, function(self.workload.logits, backend=BASE)[self.arguments[1]])[1]
@@ -533,7 +536,7 @@ def peers_run(peer=Peer, **options):
         return workers[-1]
 
     plan = small_plan(peers=("scipy",), **options)
-    return compare.run(plan, crew=crew.Crew(make)), workers
+    return compare.run(plan, processes=PeerProcesses(make)), workers
 
 
 def test_a_peer_is_checked_timed_and_ranked_like_a_backend():
@@ -588,7 +591,7 @@ def test_peers_are_left_out_where_they_cannot_take_part(monkeypatch):
     run, _ = peers_run(dtype="float16")
     assert entry_of(run.cells[0], "scipy").reason.endswith("not float16")
     sklearn = Plan((), (source(),), peers=("sklearn",), operations=("softmax",), threads=(1,), seconds=600.0)
-    (cell,) = compare.run(sklearn, crew=crew.Crew(Peer)).cells
+    (cell,) = compare.run(sklearn, processes=PeerProcesses(Peer)).cells
     assert entry_of(cell, "sklearn").reason == "scikit-learn has no softmax"
     monkeypatch.setattr(planning.Plan, "peers_that_fit", lambda self, source: ())
     run, _ = peers_run()
@@ -597,7 +600,7 @@ def test_peers_are_left_out_where_they_cannot_take_part(monkeypatch):
 
 def test_the_written_formula_is_what_speed_ups_are_relative_to():
     plan = small_plan("numba" if "numba" in AVAILABLE else "naive", peers=("numpy-written",), base="numpy-written")
-    run = compare.run(plan, crew=crew.Crew(None))  # no process is started for it
+    run = compare.run(plan, processes=PeerProcesses(None))  # no process is started for it
     (cell,) = run.cells
     written = entry_of(cell, "numpy-written")
     assert run.settings.base == "numpy-written"

@@ -17,7 +17,7 @@ from softmax_ce.choice import auto, explanation
 from softmax_ce.choice.profile import where
 from softmax_ce.contract import BackendInfo
 from softmax_ce.profile import ProfileWarning
-from softmax_ce_bench.measure import info
+from softmax_ce_bench.measure import machine
 
 X = np.zeros((8, 10), np.float32)
 Y = np.zeros(8, int)
@@ -203,13 +203,13 @@ def test_it_computes_nothing_and_refuses_what_the_call_would() -> None:
 
 def test_info_tells_the_profile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profile.save(profiles.profile([cell(8, 10, {"numpy": 1.0})]), path)
-    assert info.collect()["profile"] == str(path)
+    assert machine.facts()["profile"] == str(path)
     path.write_text("{")
     profile.reload()
-    assert info.collect()["profile"].startswith(f"not followed: profile {path}: it is not JSON")
+    assert machine.facts()["profile"].startswith(f"not followed: profile {path}: it is not JSON")
     monkeypatch.setenv(where.BACKEND_VARIABLE, "cuda")
     profile.reload()
-    assert info.collect()["profile"].startswith("none: environment variable SOFTMAX_CE_BACKEND")
+    assert machine.facts()["profile"].startswith("none: environment variable SOFTMAX_CE_BACKEND")
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
+from softmax_ce.threads import available_cpus
 from softmax_ce_bench.inputs.workloads import Shape, Workload, synthetic
 from softmax_ce_bench.measure import timing
 from softmax_ce_bench.measure.operations import LOSSES, NORMALIZERS
-from softmax_ce_bench.peers import BY_NAME, PEERS, Peer, Remote, Worker, WorkerError, adapters
+from softmax_ce_bench.measure.peer_process import PeerSampler, PeerService, peer_process
+from softmax_ce_bench.measure.process import ProcessError
+from softmax_ce_bench.peers import BY_NAME, PEERS, Peer, adapters
 from softmax_ce_bench.truth import oracle, reference
 
 SHAPE = Shape("small", 40, 9, "")
@@ -53,7 +56,7 @@ def test_every_peer_is_right(peer: Peer) -> None:
     makers = [partial(synthetic, SHAPE)]
     makers += [soft] if peer.soft_targets else []
     makers += [ignoring] if peer.ignored_rows else []
-    with Worker(peer.name, 1) as worker:
+    with peer_process(peer.name, 1) as worker:
         for make in makers:
             for dtype in SINGLE_AND_DOUBLE:  # in this order: JAX is told to keep float64 by then
                 workload = make(dtype)
@@ -73,7 +76,7 @@ def test_every_peer_is_right(peer: Peer) -> None:
 def test_every_peers_normalizers_and_gradient_alone_are_right(peer: Peer) -> None:
     workload = synthetic(SHAPE, "float32")
     truth = reference.evaluate(workload.logits, workload.targets)
-    with Worker(peer.name, 1) as worker:
+    with peer_process(peer.name, 1) as worker:
         worker.ask("load", workload)
         for operation in NORMALIZERS:
             if operation in peer.operations:
@@ -112,7 +115,7 @@ def test_pytorchs_options_are_ours(options: dict[str, Any], dtype: str) -> None:
     ours = sce.cross_entropy_with_grad(workload.logits, workload.targets, **options)
     assert truth.complaint(float(np.mean(ours[0])), ours[1][truth.rows]) is None
     plain = synthetic(SHAPE, "float32")
-    with Worker("torch", 1) as worker:
+    with peer_process("torch", 1) as worker:
         worker.ask("load", plain)
         worker.ask("load", workload, "other", options)
         loss, grad = worker.ask("result", truth.rows, "other")
@@ -131,16 +134,16 @@ def test_pytorch_takes_more_axes() -> None:
     logits = rng.standard_normal((3, 5, 4, 2)).astype(np.float32)
     labels = rng.integers(0, 5, (3, 4, 2))
     truth = reference.evaluate(np.moveaxis(logits, 1, -1).reshape(-1, 5), labels.ravel())
-    with Worker("torch", 1) as worker:
+    with peer_process("torch", 1) as worker:
         worker.ask("load", Workload("", "", logits, labels))
         assert truth.complaint(*worker.ask("result", truth.rows)) is None
 
 
 def test_every_peer_is_timed_in_its_process(peer: Peer) -> None:
-    with Worker(peer.name, 1) as worker:
+    with peer_process(peer.name, 1) as worker:
         worker.ask("load", partial(synthetic, SHAPE, "float32"))
         samples = timing.measure(
-            {what: Remote(worker, what) for what in peer.operations}, seconds=0, sample_seconds=1e-5
+            {what: PeerSampler(worker, what) for what in peer.operations}, seconds=0, sample_seconds=1e-5
         )
         assert samples.rounds == 1
         assert all((seconds > 0).all() for seconds in samples.seconds.values())
@@ -161,13 +164,13 @@ def test_what_a_peer_cannot_do_is_said_before_it_is_asked(peer: Peer) -> None:
 
 
 def test_a_process_that_fails_says_why_and_goes_on() -> None:
-    with Worker("numpy-written", 1) as worker:
-        with pytest.raises(WorkerError, match="ValueError: NumPy, written out has no weight"):
+    with peer_process("numpy-written", 1) as worker:
+        with pytest.raises(ProcessError, match="ValueError: NumPy, written out has no weight"):
             worker.ask("load", partial(soft, "float32"), "", {"weight": np.ones(SHAPE.classes)})
-        with pytest.raises(WorkerError, match="no workload was loaded"):
+        with pytest.raises(ProcessError, match="no workload was loaded"):
             worker.ask("result", np.arange(2))
         worker.ask("load", partial(synthetic, SHAPE, "float32"))
-        with pytest.raises(WorkerError, match="process of numpy-written ended"):
+        with pytest.raises(ProcessError, match="process of numpy-written ended"):
             worker.ask("load", die)
 
 
@@ -176,12 +179,10 @@ def prepared(loss: float, forward_loss: float, grad: Any) -> adapters.Prepared:
 
 
 def test_a_peer_whose_losses_disagree_is_caught() -> None:
-    from softmax_ce_bench.peers.worker import _Desk
-
-    desk = _Desk("numpy-written", 1)
-    desk._prepared[""] = prepared(1.0, 1.5, np.zeros((40, 9)))
+    service = PeerService("numpy-written", available_cpus())
+    service._prepared[""] = prepared(1.0, 1.5, np.zeros((40, 9)))
     with pytest.raises(ArithmeticError, match=r"the loss alone is 1\.5, and with the gradient 1"):
-        desk.result(np.arange(3))
+        service.result(np.arange(3))
 
 
 @pytest.mark.parametrize("spoil", ["loss", "scale", "label", "shift"])

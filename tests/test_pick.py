@@ -30,7 +30,7 @@ from softmax_ce.choice.profile.schema import schema
 from softmax_ce_bench import cli, compare
 from softmax_ce_bench import pick as picking
 from softmax_ce_bench.compare.request import of_shapes
-from softmax_ce_bench.compare.result import Cell, Control, Entry, Errors, Inputs, Operation, Options, Timing
+from softmax_ce_bench.compare.result import Cell, Control, Entry, Inputs, Operation, Options, Timing
 from softmax_ce_bench.conformance import harness
 from softmax_ce_bench.measure import timing
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
@@ -38,6 +38,7 @@ from softmax_ce_bench.pick import figures, grids, recheck, regret
 from softmax_ce_bench.pick import run as session
 from softmax_ce_bench.pick.decision import Evidence, Undecided, decide
 from softmax_ce_bench.pick.request import MaxError, Request, RequestError, simplest_first
+from softmax_ce_bench.truth.errors import Errors
 from test_outputs import Reader
 from tools import pick_validation as validation
 

@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from softmax_ce_bench.measure.process import deaf_children
-from softmax_ce_bench.peers.worker import Worker
+from softmax_ce_bench.measure.peer_process import peer_process
+from softmax_ce_bench.measure.process import interrupts_held_off
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals are masked on POSIX systems")
 
@@ -19,7 +19,7 @@ ECHO = "import sys; print('ready', flush=True); print(sys.stdin.readline().strip
 
 
 def test_a_child_goes_on_after_an_interrupt() -> None:
-    with deaf_children():
+    with interrupts_held_off():
         child = subprocess.Popen([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     child.send_signal(signal.SIGINT)  # before Python has begun ...
@@ -33,7 +33,7 @@ def test_an_interrupt_meanwhile_comes_afterwards() -> None:
     reached = []
 
     def start() -> None:
-        with deaf_children():
+        with interrupts_held_off():
             signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             reached.append("the end of what must not be interrupted")
 
@@ -44,8 +44,8 @@ def test_an_interrupt_meanwhile_comes_afterwards() -> None:
 
 
 def test_a_peer_goes_on_after_an_interrupt_while_it_starts() -> None:
-    with Worker("numpy-written", 1) as worker:
-        worker.send("start")
-        os.kill(worker._process.pid, signal.SIGINT)
-        worker.answer()
-        assert worker.cpu_seconds > 0
+    with peer_process("numpy-written", 1) as child:
+        child.send("start")
+        os.kill(child.pid, signal.SIGINT)
+        child.answer()
+        assert child.cpu_seconds > 0

@@ -76,7 +76,7 @@ def comparing(operation: str, allocate: bool, tmp_path: Path) -> Any:
     """compare and pick, on a named workload."""
     plan = planning.Plan(("numpy",), (planning.Source("test", SHAPE, "float32"),), allocate=allocate,
                          operations=(operation,))  # fmt: skip
-    ready = cell.Ready(plan, plan.sources[0].maker())
+    ready = cell.PreparedWorkload(plan, plan.sources[0].maker())
     made = cell.calls(plan, plan.cells[0], ready, "numpy")[operation]
     return made, {"backend": "numpy", "reduction": "mean", "threads": None}
 
@@ -88,7 +88,7 @@ def comparing_files(operation: str, allocate: bool, tmp_path: Path) -> Any:
     np.save(tmp_path / "y.npy", made.targets)
     plan = planning.Plan(("numpy",), (planning.own(tmp_path / "x.npy", tmp_path / "y.npy"),), allocate=allocate,
                          operations=(operation,))  # fmt: skip
-    ready = cell.Ready(plan, plan.sources[0].maker())
+    ready = cell.PreparedWorkload(plan, plan.sources[0].maker())
     call = cell.calls(plan, plan.cells[0], ready, "numpy")[operation]
     return call, {"backend": "numpy", "reduction": "mean", "threads": None}
 
@@ -106,9 +106,9 @@ def gating(operation: str, allocate: bool, tmp_path: Path) -> Any:
         pytest.skip("the gate writes into buffers")
     made = workloads.synthetic(SHAPE, "float32")
     np.savez(tmp_path / "0.npz", logits=made.logits, labels=made.targets)
-    desk = worker.Desk(tmp_path)
-    desk.prepare(0, "numpy", operation, 0)
-    return desk._calls[0], {"backend": "numpy", "threads": 1}
+    service = worker.Service(tmp_path)
+    service.prepare(0, "numpy", operation, 0)
+    return service._calls[0], {"backend": "numpy", "threads": 1}
 
 
 def roofing(operation: str, allocate: bool, tmp_path: Path) -> Any:

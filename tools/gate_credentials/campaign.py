@@ -18,7 +18,7 @@ from softmax_ce_bench.gate import builds
 from softmax_ce_bench.gate.builds import Source
 from softmax_ce_bench.gate.run import Request, Tell, compare
 from softmax_ce_bench.gate.session import Build, BuildError
-from softmax_ce_bench.measure.process import deaf_children
+from softmax_ce_bench.measure.process import interrupts_held_off
 from tools.gate_credentials.arms import ARMS, BUILDS, CLEAN, CLONE, Arm, following
 from tools.gate_credentials.mutants import BROKEN
 from tools.gate_credentials.store import Store
@@ -111,7 +111,7 @@ def neighbour(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    with deaf_children():
+    with interrupts_held_off():
         process = subprocess.Popen([sys.executable, "-c", _NEIGHBOUR])
     try:
         time.sleep(0.5)

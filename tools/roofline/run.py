@@ -18,11 +18,13 @@ from softmax_ce.threads import available_cpus
 from softmax_ce_bench import ceilings, peers
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Shape, Workload
-from softmax_ce_bench.measure import info, load, timing
+from softmax_ce_bench.measure import load, timing
+from softmax_ce_bench.measure.machine import facts as machine_facts
 from softmax_ce_bench.measure.operations import NORMALIZERS, TABLE
+from softmax_ce_bench.measure.peer_process import PeerProcesses, PeerSampler
+from softmax_ce_bench.measure.process import Child
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.measure.timing import Clock, Sampler, Samples
-from softmax_ce_bench.peers import Remote, Worker, WorkerError
 from softmax_ce_bench.truth import reference
 from softmax_ce_bench.truth.reference import Truth
 from tools.roofline import isa, machine, pool_cost
@@ -111,7 +113,7 @@ class Report:
     plan : Plan
     scope : Scope
     machine : dict
-        As from :func:`softmax_ce_bench.measure.info.collect`, with the peers' versions, the caches and the
+        As from :func:`softmax_ce_bench.measure.machine.facts`, with the peers' versions, the caches and the
         instruction set.
     date : str
         When it began: ISO 8601, UTC.
@@ -154,7 +156,7 @@ class Listener:
 
 def prepare(plan: Plan) -> Report:
     """Find out what there is to measure: backends, peers, cores, caches. Measures nothing."""
-    facts = info.collect() | machine.collect(plan.array_mb) | {"isa": isa.in_use(), "isas": list(isa.supported())}
+    facts = machine_facts() | machine.collect(plan.array_mb) | {"isa": isa.in_use(), "isas": list(isa.supported())}
     facts["peers"] = [
         {
             "name": peer.name,
@@ -197,22 +199,22 @@ def run(report: Report, listener: Listener | None = None, clock: Clock = time.pe
     todo = chosen(report)
     end = clock() + report.plan.seconds * (1 - _POOL_SHARE)
     whole = left = sum(session.weight for session in todo)
-    crew = _Crew(report.scope.cores)
+    processes = PeerProcesses()
     try:
         for session in todo:
             if session is not todo[0] and clock() >= end:
                 report.left_out.append(session.key)
                 continue
-            crew.gather(session, listener)
+            _gather(session, processes, report.scope.cores, listener)
             share = max(0.0, end - clock()) * session.weight / left
             progress = _Progress(listener, session.key, 1 - left / whole, session.weight / whole)
-            outcome = _one(session, crew, share, report, progress, clock)
+            outcome = _one(session, processes, share, report, progress, clock)
             left -= session.weight
             if outcome is not None:
                 report.outcomes.append(outcome)
                 listener.measured(outcome)
     finally:
-        crew.dismiss()
+        processes.close()
     if report.plan.wants(pool_cost.KEY):
         listener.stage(f"{pool_cost.KEY}: the cost of the threads", 1.0)
         report.pool = pool_cost.measure(report.plan.seconds * _POOL_SHARE, report.plan.most_rounds)
@@ -232,45 +234,17 @@ class _Progress:
         self.listener.stage(f"{self.key}: {text}", self.start + self.share * fraction)
 
 
-class _Crew:
-    """The peers' processes for the present number of threads."""
-
-    def __init__(self, cores: int) -> None:
-        self.workers: dict[str, Worker] = {}
-        self._cores = cores
-        self._threads = 0
-
-    def gather(self, session: Session, listener: Listener) -> None:
-        """Workers for a session's peers, new ones where the number of threads is another."""
-        threads = session.threads or self._cores
-        if threads != self._threads:
-            self.dismiss()
-            self._threads = threads
-        wanted = {c.who for c in session.candidates if c.who in peers.BY_NAME} - set(self.workers)
-        new = {name: Worker(name, threads) for name in sorted(wanted)}
-        for name, worker in new.items():  # all of them at once
-            listener.stage(f"{session.key}: starting {peers.BY_NAME[name].title}", 0.0)
-            self.workers[name] = worker
-            with suppress(WorkerError):
-                worker.send("start")
-        for worker in new.values():
-            _trouble(worker)  # it will be told again when a workload is loaded
-
-    def dismiss(self) -> None:
-        """End the processes."""
-        for worker in self.workers.values():
-            worker.close()
-        self.workers = {}
-
-    def reading(self) -> load.Reading | None:
-        """The load on the machine; the workers' is ours."""
-        reading = load.read()
-        own = sum(worker.cpu_seconds for worker in self.workers.values())
-        return None if reading is None else replace(reading, own=reading.own + own)
+def _gather(session: Session, processes: PeerProcesses, cores: int, listener: Listener) -> None:
+    """Have processes for a session's peers. New ones start, and import their libraries, side by side."""
+    wanted = sorted({c.who for c in session.candidates if c.who in peers.BY_NAME})
+    new = processes.gather(wanted, session.threads or cores)
+    for name in new:
+        listener.stage(f"{session.key}: starting {peers.BY_NAME[name].title}", 0.0)
+    processes.start(new)  # what fails here will fail again when a workload is loaded
 
 
 def _one(
-    session: Session, crew: _Crew, share: float, report: Report, progress: _Progress, clock: Clock
+    session: Session, processes: PeerProcesses, share: float, report: Report, progress: _Progress, clock: Clock
 ) -> Outcome | None:
     """Judge and time one session; None when nothing in it is right."""
     begin = clock()
@@ -280,19 +254,15 @@ def _one(
         stand = Stand(*_numbers(session.shape, session.dtype), session.threads, clock)
     else:
         stand = AxisStand(session.axis, session.threads, clock)
-    remote = {name: w for name, w in crew.workers.items() if any(c.who == name for c in session.candidates)}
-    for worker in remote.values():  # all of them at once
-        with suppress(WorkerError):
-            worker.send("load", stand.workload)
-    troubles = {name: _trouble(worker) for name, worker in remote.items()}
+    remote = [name for name in peers.BY_NAME if any(c.who == name for c in session.candidates)]
+    troubles = processes.load(remote, stand.workload)
     samplers: dict[str, Sampler] = {}
     rejected: dict[str, str] = {}
     for candidate in session.candidates:
         progress(f"checking {candidate}")
         try:
             if candidate.who in remote:
-                trouble = troubles[candidate.who]
-                sampler, complaint = _remote(candidate, remote[candidate.who], trouble, stand)
+                sampler, complaint = _of_peer(candidate, processes[candidate.who], troubles.get(candidate.who), stand)
             else:
                 sampler, complaint = stand.build(candidate)
         except Exception as error:  # a backend or a library may raise anything; the others still run
@@ -304,7 +274,7 @@ def _one(
                 rejected[str(candidate)] = complaint
     if not samplers:
         return None
-    before = crew.reading()
+    before = processes.reading()
     samples = timing.measure(
         samplers,
         seconds=share - (clock() - begin),
@@ -313,7 +283,7 @@ def _one(
         on_round=lambda fraction: progress(f"timing {len(samplers)} candidates", fraction),
         clock=clock,
     )
-    others = load.cpus_of_others(before, crew.reading())
+    others = load.cpus_of_others(before, processes.reading())
     crowded = load.is_crowded(others, _threads(session))
     return Outcome(session, samples, rejected, others, crowded)
 
@@ -331,25 +301,16 @@ def _numbers(shape: Shape, dtype: str) -> tuple[Workload, Truth]:
     return workload, reference.evaluate(workload.logits, workload.targets)
 
 
-def _trouble(worker: Worker) -> str | None:
-    """Why a worker could not load its workload, or None."""
-    try:
-        worker.answer()
-    except WorkerError as error:
-        return str(error)
-    return None
-
-
-def _remote(
-    candidate: Candidate, worker: Worker, trouble: str | None, stand: Stand | AxisStand
+def _of_peer(
+    candidate: Candidate, child: Child, trouble: str | None, stand: Stand | AxisStand
 ) -> tuple[Sampler, str | None]:
     """A peer's sampler; an option is loaded beside the plain workload."""
     what = candidate.what
     if trouble is not None:
-        return Remote(worker, what), trouble
+        return PeerSampler(child, what), trouble
     if what in NORMALIZERS:
         right = reference.normalized(stand.workload.logits, what)
-        return Remote(worker, what), right.complaint(worker.ask("normalized", what, right.rows))
+        return PeerSampler(child, what), right.complaint(child.ask("normalized", what, right.rows))
     if isinstance(stand, AxisStand):
         truth, name = stand.truth(), ""
     else:
@@ -357,6 +318,6 @@ def _remote(
         name, made = stand.variant(what)
         if name:
             workload = Workload(name, "", made.logits, made.targets)
-            worker.ask("load", workload, name, made.options)
-    sampler = Remote(worker, what if what in TABLE else "fused", name)
-    return sampler, truth.complaint(*worker.ask("result", truth.rows, name), SIXTEEN_BITS.get(name, 0.0))
+            child.ask("load", workload, name, made.options)
+    sampler = PeerSampler(child, what if what in TABLE else "fused", name)
+    return sampler, truth.complaint(*child.ask("result", truth.rows, name), SIXTEEN_BITS.get(name, 0.0))

@@ -8,17 +8,15 @@ can be scored in the same rounds and on the same buffers. Without a C compiler t
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from softmax_ce import threads as pool
-
-if TYPE_CHECKING:
-    from softmax_ce_bench.measure.timing import Call
 
 LOOPS = {
     "read": "read",
@@ -61,7 +59,7 @@ def best_copy() -> str:
     return "stream" if why_unavailable is None and _loops.NON_TEMPORAL else "copy"
 
 
-def call(what: str, source: Any, target: Any, threads: int | None = None) -> Call:
+def call(what: str, source: Any, target: Any, threads: int | None = None) -> Callable[[], object]:
     """One of the loops over whole arrays, as a function without arguments.
 
     Parameters

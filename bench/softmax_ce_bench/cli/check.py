@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 
 from softmax_ce.contract import NATIVE_DTYPES
 from softmax_ce_bench import conformance
-from softmax_ce_bench.measure import info as facts
+from softmax_ce_bench.measure import machine
 from softmax_ce_bench.report import tables
 from softmax_ce_bench.terminal.bar import progress
 from softmax_ce_bench.terminal.console import Refused, available, console, interruptible
@@ -68,7 +68,7 @@ def check(backends: tuple[str, ...], dtypes: tuple[str, ...], threads: tuple[int
                 shown_on.print("", f"[bold]{name}", tables.checks_table(results[name]), sep="\n")
     shown_on.print(tables.conformance_table(results))
     if not backends:
-        shown_on.print(*tables.absent(facts.backends()), sep="\n", end="", crop=False)
+        shown_on.print(*tables.absent(machine.backends()), sep="\n", end="", crop=False)
     failed = sum(not result.passed for own in results.values() for result in own)
     if failed:
         shown_on.print(f"\n{failed} failed.", style="bold red")

@@ -16,10 +16,10 @@ from softmax_ce_bench import peers
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.result import Cell, Options, Run
 from softmax_ce_bench.inputs import workloads
-from softmax_ce_bench.report import comparison, markdown, record
+from softmax_ce_bench.report import comparison, markdown, pages, record
 from softmax_ce_bench.report.printable import printable
 from softmax_ce_bench.terminal.bar import Bar, progress
-from softmax_ce_bench.terminal.console import Refused, as_page, available
+from softmax_ce_bench.terminal.console import Refused, available
 from softmax_ce_bench.terminal.group import INTERRUPTED
 from softmax_ce_bench.terminal.options import DTYPES, Counts, Duration, Number, Several, Shapes, Weight
 from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
@@ -134,7 +134,7 @@ def compare(
             for option, what, make in (
                 ("--json", "Record", lambda run: record.as_text(record.as_dict(run))),
                 ("--markdown", "Tables", markdown.whole),
-                ("--html", "Report", as_page),
+                ("--html", "Report", pages.comparison),
             ):
                 written = outputs.write(option, partial(make, run))
                 if written is not None and not written.is_stdout:

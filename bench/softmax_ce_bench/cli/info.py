@@ -6,7 +6,7 @@ import json
 
 import click
 
-from softmax_ce_bench.measure import info as facts
+from softmax_ce_bench.measure import machine
 from softmax_ce_bench.report import tables
 from softmax_ce_bench.terminal.console import console
 
@@ -15,7 +15,7 @@ from softmax_ce_bench.terminal.console import console
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
     """Versions, processor, threads and backends: what to paste into a bug report."""
-    collected = facts.collect()
+    collected = machine.facts()
     if as_json:
         click.echo(json.dumps(collected, indent=1))
     else:

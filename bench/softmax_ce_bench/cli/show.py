@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from softmax_ce_bench.report import comparison, markdown, record
+from softmax_ce_bench.report import comparison, markdown, pages, record
 from softmax_ce_bench.report.printable import printable
-from softmax_ce_bench.terminal.console import Refused, as_page
+from softmax_ce_bench.terminal.console import Refused
 from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 
@@ -31,5 +31,5 @@ def show(file: Path, verbose: bool, markdown_file: Destination | None, html_file
         raise Refused(str(error)) from None
     outputs.console().print(comparison.whole(printable(run), verbose=verbose), crop=False)
     outputs.write("--markdown", partial(markdown.whole, run))
-    outputs.write("--html", partial(as_page, run))
+    outputs.write("--html", partial(pages.comparison, run))
     outputs.close()

@@ -21,7 +21,7 @@ class OutOfTime(Exception):
     """The time is up before one round was complete."""
 
 
-class Failed(Exception):
+class CandidateFailed(Exception):
     """A candidate raised while it was being timed."""
 
     def __init__(self, who: str, error: Exception) -> None:
@@ -92,7 +92,7 @@ class Budget:
 
 
 @dataclass(slots=True)
-class Timely:
+class DeadlineSampler:
     """A sampler that gives up when the time is up before the first round is complete, and says whose error one is.
 
     Later rounds need no look at the clock: :func:`softmax_ce_bench.measure.timing.measure` begins none that would not
@@ -116,7 +116,7 @@ class Timely:
         try:
             return self.sampler.calibrate(sample_seconds)
         except Exception as error:  # a backend or a library may raise anything
-            raise Failed(self.who, error) from error
+            raise CandidateFailed(self.who, error) from error
 
     def sample(self, calls: int) -> float:
         """As of the protocol."""
@@ -126,7 +126,7 @@ class Timely:
         try:
             return self.sampler.sample(calls)
         except Exception as error:
-            raise Failed(self.who, error) from error
+            raise CandidateFailed(self.who, error) from error
 
     def _check(self) -> None:
         if self.budget.left <= 0:

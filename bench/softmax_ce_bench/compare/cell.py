@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,8 @@ import numpy as np
 import softmax_ce as sce
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import ceilings, peers
-from softmax_ce_bench.compare import crew as crews
-from softmax_ce_bench.compare.budget import Budget, Failed, Timely
-from softmax_ce_bench.compare.crew import Crew
+from softmax_ce_bench.compare import peer_checks
+from softmax_ce_bench.compare.budget import Budget, CandidateFailed, DeadlineSampler
 from softmax_ce_bench.compare.decision import fastest
 from softmax_ce_bench.compare.request import BASE, Plan, Planned
 from softmax_ce_bench.compare.result import (
@@ -27,7 +26,6 @@ from softmax_ce_bench.compare.result import (
     Cell,
     Control,
     Entry,
-    Errors,
     Inputs,
     Operation,
     Timing,
@@ -35,17 +33,17 @@ from softmax_ce_bench.compare.result import (
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import load, memory, operations, timing
+from softmax_ce_bench.measure.peer_process import PeerProcesses, PeerSampler
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.measure.timing import Sampler, Samples
-from softmax_ce_bench.truth.judge import Judge, raised
+from softmax_ce_bench.truth.judge import Judge, Verdict, raised
 
 _SERIAL_IN_PEERS = 1 << 15  # elements: PyTorch's grain, below which it works on one thread
 
 Tell = Callable[[str, float], None]
-Verdict = tuple[Errors | None, str | None]
 
 
-class Ready:
+class PreparedWorkload:
     """A workload with the buffers that all backends and loops share, so that none has the warmer ones, and the
     reference on it. The same for every number of threads.
 
@@ -65,7 +63,7 @@ class Ready:
 
 
 @dataclass(slots=True)
-class _Field:
+class _Participants:
     """Who takes part in a cell, and why somebody does not."""
 
     verdicts: dict[str, Verdict]
@@ -75,7 +73,15 @@ class _Field:
     why_no_loops: str | None
 
 
-def measure(plan: Plan, planned: Planned, ready: Ready, crew: Crew, budget: Budget, share: float, tell: Tell) -> Cell:
+def measure(
+    plan: Plan,
+    planned: Planned,
+    ready: PreparedWorkload,
+    processes: PeerProcesses,
+    budget: Budget,
+    share: float,
+    tell: Tell,
+) -> Cell:
     """Check and time one cell.
 
     Parameters
@@ -83,8 +89,8 @@ def measure(plan: Plan, planned: Planned, ready: Ready, crew: Crew, budget: Budg
     plan : Plan
     planned : Planned
         The cell.
-    ready : Ready
-    crew : Crew
+    ready : PreparedWorkload
+    processes : PeerProcesses
     budget : Budget
     share : float
         Seconds for this cell.
@@ -103,13 +109,13 @@ def measure(plan: Plan, planned: Planned, ready: Ready, crew: Crew, budget: Budg
     begin = budget.clock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        here = _gathered(plan, planned, ready, crew, tell)
+        here = _gathered(plan, planned, ready, processes, tell)
     tell(f"{ready.workload.name}: warming up", 0.0)
-    before = _reading(crew)
+    before = processes.reading()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the written formula's, of -inf and the like
         samples = _timed(here, ready, budget, begin + share, tell, plan.base)
-    others = load.cpus_of_others(before, _reading(crew))
+    others = load.cpus_of_others(before, processes.reading())
     crowded = load.is_crowded(others, _threads(plan, planned, here, ready))
     learned = {name: float(np.median(seconds)) for name, seconds in samples.seconds.items()}
     budget.learn(planned.source.elements, learned)
@@ -161,7 +167,7 @@ def bytes_moved(operation: str, workload: Workload) -> int:
     return int(arrays * workload.logits.nbytes)
 
 
-def calls(plan: Plan, planned: Planned, ready: Ready, name: str) -> dict[str, Callable[[], object]]:
+def calls(plan: Plan, planned: Planned, ready: PreparedWorkload, name: str) -> dict[str, Callable[[], object]]:
     """A backend's operations as functions without arguments."""
     workload = ready.workload
     options: dict[str, Any] = {
@@ -171,7 +177,9 @@ def calls(plan: Plan, planned: Planned, ready: Ready, name: str) -> dict[str, Ca
     return {o: operations.call(sce, o, workload.logits, workload.targets, buffers, **options) for o in plan.operations}
 
 
-def _gathered(plan: Plan, planned: Planned, ready: Ready, crew: Crew, tell: Tell) -> _Field:
+def _gathered(
+    plan: Plan, planned: Planned, ready: PreparedWorkload, processes: PeerProcesses, tell: Tell
+) -> _Participants:
     """Check everybody; those who are right get samplers. The base is timed even where it is wrong."""
     title = ready.workload.name
     verdicts: dict[str, Verdict] = {}
@@ -193,22 +201,25 @@ def _gathered(plan: Plan, planned: Planned, ready: Ready, crew: Crew, tell: Tell
     guests = [name for name in plan.peers if name not in skipped and name not in here]
     if guests:
         tell(f"{title}: checking {', '.join(guests)}", 0.0)
-        crew.gather(guests, planned.threads or available_cpus())
-        verdicts |= crew.verdicts(guests, ready.judge, plan.operations)
+        processes.gather(guests, planned.threads or available_cpus())
+        verdicts |= peer_checks.verdicts(processes, guests, ready.judge, plan.operations)
         right = [guest for guest in guests if verdicts[guest][1] is None]
-        remote, failed = crew.samplers(right, ready.workload, ready.make, plan.operations)
-        samplers |= remote
+        failed = processes.load(right, ready.workload, ready.make)
         verdicts |= {name: (verdicts[name][0], reason) for name, reason in failed.items()}
+        samplers |= {
+            (name, o): PeerSampler(processes[name], o)
+            for name in right for o in plan.operations if name not in failed and o in peers.BY_NAME[name].operations
+        }  # fmt: skip
     loops, why_no_loops = _loops(plan, planned, ready)
-    return _Field(verdicts, skipped, samplers, loops, why_no_loops)
+    return _Participants(verdicts, skipped, samplers, loops, why_no_loops)
 
 
-def _inside(plan: Plan, ready: Ready, name: str) -> tuple[Verdict, dict[tuple[str, str], Sampler]]:
+def _inside(plan: Plan, ready: PreparedWorkload, name: str) -> tuple[Verdict, dict[tuple[str, str], Sampler]]:
     """The verdict on a peer that runs in this process, and its samplers."""
     peer, subset, workload = peers.BY_NAME[name], ready.judge.subset, ready.workload
     try:
         small = peer.prepare(subset.logits, subset.targets, 1)
-        more = {o: small.as_array(small.calls[o]()) for o in crews.normalizers_of(name, plan.operations)}
+        more = {o: small.as_array(small.calls[o]()) for o in peer_checks.normalizers_of(name, plan.operations)}
         verdict: Verdict = ready.judge.peer(*small.result(), more)
         calls = peer.prepare(workload.logits, workload.targets, 1).calls
     except Exception as error:  # as of any candidate
@@ -216,12 +227,12 @@ def _inside(plan: Plan, ready: Ready, name: str) -> tuple[Verdict, dict[tuple[st
     return verdict, {(name, o): timing.Local(calls[o]) for o in plan.operations if o in peer.operations}
 
 
-def _skipped(plan: Plan, planned: Planned, ready: Ready) -> dict[str, str]:
+def _skipped(plan: Plan, planned: Planned, ready: PreparedWorkload) -> dict[str, str]:
     """Why a peer does not take part, for each that does not."""
     fitting = plan.peers_that_fit(planned.source)
     found = {}
     for name in plan.peers:
-        reason = crews.why_not(name, ready.workload, ready.options, plan.options.reduction, plan.operations)
+        reason = peer_checks.why_not(name, ready.workload, ready.options, plan.options.reduction, plan.operations)
         if reason is None and name not in fitting:
             needed = memory.needed_by_peer(planned.source.elements, planned.source.dtype)
             reason = f"its process would need about {memory.size(needed)}, which are not free beside the others"
@@ -230,7 +241,7 @@ def _skipped(plan: Plan, planned: Planned, ready: Ready) -> dict[str, str]:
     return found
 
 
-def _loops(plan: Plan, planned: Planned, ready: Ready) -> tuple[dict[str, Sampler], str | None]:
+def _loops(plan: Plan, planned: Planned, ready: PreparedWorkload) -> tuple[dict[str, Sampler], str | None]:
     """The loops that do the operations' jobs, and why there are none."""
     if not plan.ceilings:
         return {}, "they were not asked for"
@@ -247,11 +258,13 @@ def _loops(plan: Plan, planned: Planned, ready: Ready) -> tuple[dict[str, Sample
     }, None
 
 
-def _timed(here: _Field, ready: Ready, budget: Budget, end: float, tell: Tell, base: str) -> Samples:
+def _timed(here: _Participants, ready: PreparedWorkload, budget: Budget, end: float, tell: Tell, base: str) -> Samples:
     """Samples of everybody; whoever raises is rejected, and the others begin again."""
     while True:
-        candidates = {label(*key): Timely(key[0], sampler, budget) for key, sampler in here.samplers.items()}
-        candidates |= {label(CEILING, loop): Timely(loop, sampler, budget) for loop, sampler in here.loops.items()}
+        candidates = {label(*key): DeadlineSampler(key[0], sampler, budget) for key, sampler in here.samplers.items()}
+        candidates |= {
+            label(CEILING, loop): DeadlineSampler(loop, sampler, budget) for loop, sampler in here.loops.items()
+        }
         text = f"{ready.workload.name}: timing {len({name for name, _ in here.samplers})} candidates in turn"
         try:
             return timing.measure(
@@ -261,25 +274,19 @@ def _timed(here: _Field, ready: Ready, budget: Budget, end: float, tell: Tell, b
                 on_round=partial(tell, text),
                 clock=budget.clock,
             )
-        except Failed as failure:
+        except CandidateFailed as failure:
             if failure.who in (BASE, base) or failure.who in here.loops:
                 raise failure.error from None
             here.verdicts[failure.who] = here.verdicts[failure.who][0], raised(failure.error)
             here.samplers = {key: sampler for key, sampler in here.samplers.items() if key[0] != failure.who}
 
 
-def _threads(plan: Plan, planned: Planned, here: _Field, ready: Ready) -> int:
+def _threads(plan: Plan, planned: Planned, here: _Participants, ready: PreparedWorkload) -> int:
     """The most threads that one of those who were timed works on."""
     infos = [sce.get_backend(name).info for name in plan.names]
     if any(name in peers.BY_NAME for name, _ in here.samplers):
         infos.append(sce.BackendInfo("", "", serial_elements=_SERIAL_IN_PEERS))
     return load.threads_used(planned.threads, *ready.workload.shape, infos)
-
-
-def _reading(crew: Crew) -> load.Reading | None:
-    """The load on the machine; the peers' processes are ours."""
-    reading = load.read()
-    return None if reading is None else replace(reading, own=reading.own + crew.cpu_seconds)
 
 
 CEILING = "ceiling:"
@@ -302,7 +309,9 @@ def _best(operation: str, loops: tuple[Ceiling, ...]) -> Ceiling | None:
     return min(own, key=lambda ceiling: ceiling.time.median, default=None)
 
 
-def _entry(name: str, here: _Field, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]], base: str) -> Entry:
+def _entry(
+    name: str, here: _Participants, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]], base: str
+) -> Entry:
     """What was found of one candidate."""
     if name in here.skipped:
         return Entry(name, SKIPPED, here.skipped[name], None, {})

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import softmax_ce as sce
@@ -22,22 +18,6 @@ from softmax_ce_bench.truth.judge import raised
 _PROCESSES, _WHERE_IT_COMPILES = 3, 2
 # About how many seconds everything takes for one candidate: to decide whether there is time for it.
 _AHEAD, _COMPILING, _PEER = 6.0, 60.0, 20.0
-
-# As softmax_ce_bench.measure.cold_start has it for backends: one row of 10 classes.
-_PEER_CODE = """
-import json, sys, time
-import numpy as np
-from softmax_ce_bench import peers
-logits, labels = np.zeros((1, 10), np.float32), np.zeros(1, np.int64)
-begin = time.perf_counter()
-prepared = peers.BY_NAME[sys.argv[1]].prepare(logits, labels, 1)
-imported = time.perf_counter()
-prepared.calls["fused"]()
-first = time.perf_counter()
-prepared.calls["fused"]()
-second = time.perf_counter()
-print(json.dumps([imported - begin, first - imported, second - first]))
-"""
 
 
 def estimate(plan: Plan) -> float:
@@ -60,7 +40,7 @@ def measure(run: Run, name: str, planned: Planned, memory: Callable[[], int | No
     """
     is_peer = run.candidate(name).kind == PEER
     ahead = is_peer or sce.get_backend(name).info.ahead_of_time
-    runner = peer_process if is_peer else cold_start.fresh_process
+    runner = cold_start.peer_process if is_peer else cold_start.fresh_process
     empty = ColdStart(name, None, None, None, None, None, None, None, ())
     try:
         (times,) = cold_start.measure({name: ahead}, _PROCESSES if ahead else _WHERE_IT_COMPILES, run=runner)
@@ -74,23 +54,6 @@ def measure(run: Run, name: str, planned: Planned, memory: Callable[[], int | No
         return replace(found, peak_memory=memory(), peak_memory_cell=planned.key)
     except Exception as error:  # whatever a candidate raises, the others are measured
         return replace(empty, failed=raised(error))
-
-
-def peer_process(name: str, cache: Path) -> Sequence[float]:
-    """Seconds to import a peer's library, for the first call and for the second, in a new process.
-
-    Parameters
-    ----------
-    name : str
-    cache : Path
-        Not used: no peer keeps compiled code unasked.
-    """
-    command = [sys.executable, "-c", _PEER_CODE, name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"a fresh process with {name} failed: {done.stderr.strip()[-200:]}")
-    seconds: list[float] = json.loads(done.stdout)
-    return seconds
 
 
 def with_break_even(run: Run) -> list[ColdStart]:

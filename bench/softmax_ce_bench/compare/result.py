@@ -6,11 +6,12 @@ is infinite is null there.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
+from softmax_ce_bench.measure.machine import Machine
 from softmax_ce_bench.measure.operations import LOSSES, TABLE
 from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio
+from softmax_ce_bench.truth.errors import Errors
 
 SCHEMA = "softmax-ce/compare"
 VERSION = 3  # 2 had no normalizers
@@ -19,22 +20,6 @@ OPERATIONS = LOSSES  # what is compared unasked, and picked
 EVERY = tuple(TABLE)
 RANKED, UNRANKED, REJECTED, SKIPPED = "ranked", "unranked", "rejected", "skipped"
 BACKEND, PEER = "backend", "peer"
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where a run was made, and with what."""
-
-    cpu: str
-    instruction_sets: tuple[str, ...]
-    cpus_available: int
-    cpus_installed: int | None
-    os: str
-    thread_variables: dict[str, str]
-    python: str
-    softmax_ce: str
-    commit: str | None
-    packages: dict[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,40 +119,6 @@ class Operation:
     bytes: int
     ceiling: str | None
     fastest: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NormalizerErrors:
-    """The worst errors of a normalizer on the checked rows."""
-
-    over_bound: float
-    ulp: float
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """The worst errors on the checked rows."""
-
-    over_bound: float
-    loss_over_bound: float
-    grad_over_bound: float
-    loss_ulp: float
-    grad_ulp: float
-    normalizers: dict[str, NormalizerErrors] = field(default_factory=dict)
-
-    def over_bound_of(self, operation: str) -> float:
-        """The worst error over its bound, of what an operation computes."""
-        if operation not in LOSSES:
-            return self.normalizers[operation].over_bound if operation in self.normalizers else math.inf
-        both = max(self.loss_over_bound, self.grad_over_bound)
-        return {"forward": self.loss_over_bound, "backward": self.grad_over_bound}.get(operation, both)
-
-    def ulp_of(self, operation: str) -> tuple[float, ...]:
-        """The worst errors in units in the last place: of the loss and of the gradient, of those it computes."""
-        if operation not in LOSSES:
-            return (self.normalizers[operation].ulp,) if operation in self.normalizers else ()
-        both = self.loss_ulp, self.grad_ulp
-        return {"forward": both[:1], "backward": both[1:]}.get(operation, both)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ import softmax_ce as sce
 from softmax_ce_bench import peers
 from softmax_ce_bench.compare import cell, first_call
 from softmax_ce_bench.compare.budget import Budget, OutOfTime
-from softmax_ce_bench.compare.crew import Crew
 from softmax_ce_bench.compare.decision import TIE
 from softmax_ce_bench.compare.request import BASE, DIGITS, Plan, Planned, Source
 from softmax_ce_bench.compare.result import BACKEND, PEER, Candidate, Cell, DigitsFit, NotMeasured, Run, Settings
 from softmax_ce_bench.inputs import digits
 from softmax_ce_bench.measure import machine, operations, timing
+from softmax_ce_bench.measure.peer_process import PeerProcesses
 from softmax_ce_bench.measure.stats import CONFIDENCE
 from softmax_ce_bench.measure.timing import Clock
 from softmax_ce_bench.truth.judge import CHECKED_ELEMENTS
@@ -56,8 +56,11 @@ class Listener:
 
 
 def run(
-    plan: Plan, listener: Listener | None = None, clock: Clock = time.perf_counter, crew: Crew | None = None
-) -> Run:
+    plan: Plan,
+    listener: Listener | None = None,
+    clock: Clock = time.perf_counter,
+    processes: PeerProcesses | None = None,
+) -> Run:  # fmt: skip
     """Compare as planned.
 
     Parameters
@@ -66,7 +69,7 @@ def run(
     listener : Listener, optional
     clock : callable
         Seconds.
-    crew : Crew, optional
+    processes : PeerProcesses, optional
 
     Returns
     -------
@@ -92,11 +95,11 @@ def run(
             sce.get_backend(name).warmup({source.dtype for source in plan.sources} | {"float64"})
     if not plan.counts_loading:
         budget.start()
-    crew = crew or Crew()
+    processes = processes or PeerProcesses()
     try:
-        _Sequence(plan, found, budget, crew, listener).go()
+        _Sequence(plan, found, budget, processes, listener).go()
     finally:
-        crew.dismiss()
+        processes.close()
         found.seconds = clock() - begin
         found.contaminated = any(cell.drifted or cell.crowded for cell in found.cells)
     found.complete = not found.not_measured
@@ -149,11 +152,11 @@ def _candidates(plan: Plan, results: str) -> tuple[Candidate, ...]:
 class _Sequence:
     """The steps of a run, one after the other."""
 
-    def __init__(self, plan: Plan, found: Run, budget: Budget, crew: Crew, listener: Listener) -> None:
+    def __init__(self, plan: Plan, found: Run, budget: Budget, processes: PeerProcesses, listener: Listener) -> None:
         self._plan = plan
         self._run = found
         self._budget = budget
-        self._crew = crew
+        self._processes = processes
         self._listener = listener
         self._done = 0.0
 
@@ -166,7 +169,7 @@ class _Sequence:
         # What is asked for gets its time, but never more than half.
         reserved = min(first_call.estimate(self._plan), self._budget.left / 2) if self._plan.cold_start else 0.0
         self._budget.deadline -= reserved
-        ready: tuple[Source, cell.Ready] | None = None
+        ready: tuple[Source, cell.PreparedWorkload] | None = None
         while todo:
             planned = todo[0]
             self._done = 1 - len(todo) / len(self._plan.cells)
@@ -175,7 +178,7 @@ class _Sequence:
                     if ready is None or ready[0] is not planned.source:
                         ready = None  # the last workload's arrays go first
                         self._tell(f"{planned.source.shape.name}: making the numbers")
-                        ready = planned.source, cell.Ready(self._plan, planned.source.maker(fit))
+                        ready = planned.source, cell.PreparedWorkload(self._plan, planned.source.maker(fit))
                     self._measure(planned, ready[1], todo)
                 except OutOfTime:
                     self._leave_out(planned)
@@ -185,11 +188,11 @@ class _Sequence:
         self._budget.deadline += reserved
         self._cold_start(fit)
 
-    def _measure(self, planned: Planned, ready: cell.Ready, todo: list[Planned]) -> None:
+    def _measure(self, planned: Planned, ready: cell.PreparedWorkload, todo: list[Planned]) -> None:
         share = self._budget.share([(each.source.elements, self._labels()) for each in todo])
         part = 1 / len(self._plan.cells)
         found = cell.measure(
-            self._plan, planned, ready, self._crew, self._budget, share,
+            self._plan, planned, ready, self._processes, self._budget, share,
             lambda text, fraction: self._tell(text, fraction * part),
         )  # fmt: skip
         self._run.cells.append(found)
@@ -235,7 +238,7 @@ class _Sequence:
             return
         if plan.cold_start is None and self._budget.left < first_call.estimate(plan):
             return
-        self._crew.dismiss()
+        self._processes.close()
         self._done = 1.0
         planned = first_call.largest(plan, found)
         assert planned is not None

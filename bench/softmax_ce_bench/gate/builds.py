@@ -23,7 +23,7 @@ from pathlib import Path
 
 from softmax_ce_bench.gate.session import BuildError
 from softmax_ce_bench.measure import git
-from softmax_ce_bench.measure.process import deaf_children
+from softmax_ce_bench.measure.process import interrupts_held_off
 
 BUILD_SECONDS = 900.0
 WORKING_TREE = "working tree"
@@ -207,7 +207,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
         "--wheel-dir", str(folder / "wheel"), str((folder / "tree").resolve()),
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SOFTMAX_CE_")}
-    with (folder / "log").open("wb") as log, deaf_children():
+    with (folder / "log").open("wb") as log, interrupts_held_off():
         return subprocess.Popen(
             command, env=environment | {"SOFTMAX_CE_REQUIRE_ALL": "1"}, cwd=folder, stdin=subprocess.DEVNULL,
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True,

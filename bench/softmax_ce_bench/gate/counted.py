@@ -1,6 +1,6 @@
 """The far end of :mod:`instructions`: one process with one build that tells callgrind which calls to count.
 
-``python -m softmax_ce_bench.gate.counted FOLDER`` with the build's folder first on the path, and on standard input a
+``python .../gate/counted.py FOLDER`` with the build's folder first on the path, and on standard input a
 JSON list with an entry ``[backend, operation, workload, calls]`` for each cell. Callgrind writes a file for each cell
 with the instructions of so many calls, and another one with those of twice as many. Without valgrind the same calls
 are made, and nothing is counted.
@@ -17,7 +17,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from softmax_ce_bench.gate.worker import Desk
+sys.path.append(str(Path(__file__).parents[2]))  # behind the build
+from softmax_ce_bench.gate.worker import Service
 
 # Valgrind looks for these instructions, which together change nothing: its documented interface for programs, as the
 # macro VALGRIND_DO_CLIENT_REQUEST_EXPR of valgrind.h has it for x86-64. Around them, int function(uint64_t words[6]).
@@ -62,8 +63,8 @@ class Callgrind:
         self._function(self._words)
 
 
-class CountingDesk(Desk):
-    """A desk whose calls are counted."""
+class CountingService(Service):
+    """A service whose calls are counted."""
 
     def count(self, callgrind: Callgrind, key: int, calls: int) -> None:
         """Have some calls counted under the name "key calls"."""
@@ -72,17 +73,17 @@ class CountingDesk(Desk):
 
 def main() -> None:
     """Make all calls."""
-    desk = CountingDesk(Path(sys.argv[1]))
+    service = CountingService(Path(sys.argv[1]))
     plan = json.load(sys.stdin)
     for key, (backend, operation, workload, _) in enumerate(plan):
-        desk.prepare(key, backend, operation, workload)
+        service.prepare(key, backend, operation, workload)
     callgrind = Callgrind()
     gc.collect()
     gc.disable()
     callgrind.start()
     for key, (*_, calls) in enumerate(plan):
         for many in (calls, 2 * calls):
-            desk.count(callgrind, key, many)
+            service.count(callgrind, key, many)
 
 
 if __name__ == "__main__":

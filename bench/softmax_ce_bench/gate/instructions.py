@@ -23,9 +23,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from softmax_ce_bench.gate.cells import Cell
-from softmax_ce_bench.gate.process import environment
+from softmax_ce_bench.gate.process import environment, interpreter
 from softmax_ce_bench.gate.session import Build, BuildError, Session
-from softmax_ce_bench.measure.process import deaf_children
+from softmax_ce_bench.measure.process import interrupts_held_off
 
 COUNT_SECONDS = 1800.0  # the default cells take three minutes, and one and a half before that to compile
 _ELEMENTS = 1 << 15  # of logits: cells with fewer are called several times ...
@@ -128,9 +128,9 @@ def _run(
             place = folder / build.side
             place.mkdir(exist_ok=True)
             (place / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-            command = [*prefix, sys.executable, "-s", "-P", "-m", "softmax_ce_bench.gate.counted", str(folder)]
+            command = [*prefix, *interpreter("counted.py"), str(folder)]
             around = environment(build.site) | dict(build.extra) | _SAME_CODE
-            with (place / "plan.json").open("rb") as given, (place / "said").open("wb") as said, deaf_children():
+            with (place / "plan.json").open("rb") as given, (place / "said").open("wb") as said, interrupts_held_off():
                 process = subprocess.Popen(command, env=around, cwd=place, stdin=given, stdout=said, stderr=said)
             running.append((build, process))
         for build, process in running:

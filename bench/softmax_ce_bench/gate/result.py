@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from softmax_ce_bench.compare.result import Machine
 from softmax_ce_bench.gate.cells import Cell
 from softmax_ce_bench.gate.decision import Exit, Found, Verdict
+from softmax_ce_bench.measure.machine import Machine
+from softmax_ce_bench.measure.plain import plain
 from softmax_ce_bench.measure.stats import Ratio
 
 SCHEMA = "softmax-ce/gate"
@@ -86,6 +87,4 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Dicts, lists, strings, numbers and None, as --json writes them."""
-        from softmax_ce_bench.report.record import plain
-
         return {"schema": SCHEMA, "version": VERSION, **plain(self)}

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench.gate.cells import CONTROL, Cell
-from softmax_ce_bench.gate.process import Process, ProcessError
+from softmax_ce_bench.gate.process import ProcessError, build_process
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Shape, Workload
+from softmax_ce_bench.measure.process import Child
 
 SAMPLE_SECONDS = 2.5e-4  # some thousand times what reading the clock costs
 SAMPLES = 5  # a visit
@@ -113,9 +114,9 @@ class Session:
                         least[side][name] = min(seconds, least[side].get(name, np.inf))
         return least
 
-    def process(self, build: Build) -> Process:
+    def process(self, build: Build) -> Child:
         """A fresh process with a build, for the caller to end."""
-        return Process(build.site, self._folder, dict(build.extra))
+        return build_process(build.site, self._folder, dict(build.extra))
 
     def workload(self, cell: Cell) -> int:
         """Which of the saved workloads a cell runs on."""
@@ -140,7 +141,7 @@ class Session:
             for key, cell in enumerate(todo):
                 self._calls[_name(cell)] = self._ask(0, processes[0], cell, "calibrate", key, SAMPLE_SECONDS)
 
-    def _prepare(self, processes: Sequence[Process], cells: Sequence[Cell | None]) -> None:
+    def _prepare(self, processes: Sequence[Child], cells: Sequence[Cell | None]) -> None:
         """Warm up both side by side: nothing is timed yet."""
         for key, cell in enumerate(cells):
             what = (None, "", 0) if cell is None else (cell.backend, cell.operation, self.workload(cell))
@@ -150,7 +151,7 @@ class Session:
                 with _blamed(build, _name(cell)):
                     process.answer()
 
-    def _ask(self, side: int, process: Process, cell: Cell | None, question: str, *arguments: object) -> Any:
+    def _ask(self, side: int, process: Child, cell: Cell | None, question: str, *arguments: object) -> Any:
         with _blamed(self._builds[side], _name(cell)):
             return process.ask(question, *arguments)
 

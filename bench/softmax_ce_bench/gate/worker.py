@@ -1,7 +1,8 @@
 """The far end: one process with one build, which does what it is told.
 
-``python -m softmax_ce_bench.gate.worker DESCRIPTOR FOLDER`` with the build's folder first on the path. Of the harness
-it imports the timing loop and nothing that would import softmax_ce: that is the build's, which may be older or newer.
+``python .../gate/worker.py DESCRIPTOR FOLDER`` with the build's folder first on the path: it is run by its path, since
+softmax_ce_bench need not be installed where the build is. Of the harness it imports the operations and the timing loop,
+and nothing that would import softmax_ce: that is the build's, which may be older or newer.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.append(str(Path(__file__).parents[2]))  # behind the build
 from softmax_ce_bench.measure import operations, timing
+from softmax_ce_bench.measure.process import serve_descriptor
 
 
-class Desk:
+class Service:
     """What a worker can be asked.
 
     Parameters
@@ -78,19 +81,7 @@ class Desk:
 def main() -> None:
     """Answer until the near end has gone."""
     descriptor, folder = sys.argv[1:]
-    desk: Desk | None = None
-    with Connection(int(descriptor)) as pipe:
-        while True:
-            try:
-                question, arguments = pipe.recv()
-            except (EOFError, OSError):
-                return
-            try:
-                desk = desk or Desk(Path(folder))
-                answer = True, getattr(desk, question)(*arguments)
-            except Exception as error:  # a build may raise anything: it is told
-                answer = False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            pipe.send(answer)
+    serve_descriptor(descriptor, partial(Service, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -7,37 +7,43 @@ Starting the interpreter and importing NumPy come before, and are not in these t
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import click
 import numpy as np
 
-import softmax_ce as sce
+from softmax_ce_bench.measure.process import ProcessError, run_script
 
 PROCESSES = 7
-_TIMEOUT = 300  # seconds a process, compiling included
 
 # One row of 10 classes: everything but the first call's own cost is small.
 _CODE = """
 import json, sys, time
 import numpy as np
 logits, labels = np.zeros((1, 10), np.float32), np.zeros(1, np.int64)
+{before}
 begin = time.perf_counter()
-import softmax_ce as sce
+{imports}
 imported = time.perf_counter()
-sce.cross_entropy_with_grad(logits, labels, backend=sys.argv[1])
+{call}
 first = time.perf_counter()
-sce.cross_entropy_with_grad(logits, labels, backend=sys.argv[1])
+{call}
 second = time.perf_counter()
 print(json.dumps([imported - begin, first - imported, second - first]))
 """
+_OF_BACKEND = _CODE.format(
+    before="",
+    imports="import softmax_ce as sce",
+    call="sce.cross_entropy_with_grad(logits, labels, backend=sys.argv[1])",
+)
+_OF_PEER = _CODE.format(
+    before="from softmax_ce_bench import peers",
+    imports="prepared = peers.BY_NAME[sys.argv[1]].prepare(logits, labels, 1)",
+    call="prepared.calls['fused']()",
+)
 
 Runner = Callable[[str, Path], Sequence[float]]
 
@@ -67,7 +73,7 @@ class ColdStart:
 
 
 def fresh_process(backend: str, cache: Path) -> Sequence[float]:
-    """Seconds to import softmax_ce, for the first call and for the second, in a new process.
+    """Return the seconds to import softmax_ce, for a backend's first call and for its second, in a new process.
 
     Parameters
     ----------
@@ -81,15 +87,30 @@ def fresh_process(backend: str, cache: Path) -> Sequence[float]:
 
     Raises
     ------
-    RuntimeError
-        The process failed; the message ends with what it said.
+    ProcessError
+        The process failed; the message ends with what it wrote.
     """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "XDG_CACHE_HOME": str(cache)}
-    command = [sys.executable, "-c", _CODE, backend]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"a fresh process with backend {backend!r} failed: {done.stderr.strip()}")
-    seconds: list[float] = json.loads(done.stdout)
+    return _seconds(f"backend {backend!r}", _OF_BACKEND, backend, environment)
+
+
+def peer_process(name: str, cache: Path) -> Sequence[float]:
+    """Return the seconds to import a peer's library, for the first call and for the second, in a new process.
+
+    Parameters
+    ----------
+    name : str
+    cache : Path
+        Not used: no peer keeps compiled code unasked.
+    """
+    return _seconds(name, _OF_PEER, name)
+
+
+def _seconds(what: str, code: str, name: str, environment: Mapping[str, str] | None = None) -> Sequence[float]:
+    try:
+        seconds: list[float] = run_script(code, name, environment=environment)
+    except ProcessError as error:
+        raise ProcessError(f"a fresh process with {what} failed: {error}") from None
     return seconds
 
 
@@ -138,34 +159,3 @@ def _one_round(result: ColdStart, ahead_of_time: bool, run: Runner) -> None:
         if not ahead_of_time:
             _, cached, _ = run(result.backend, Path(folder))
             result.cached.append(cached)
-
-
-def spread(seconds: Sequence[float]) -> str:
-    """Median, and the range below it; a dash where there is nothing."""
-    from softmax_ce_bench.report.words import duration  # here, since the report is made of what is measured here
-
-    if not seconds:
-        return "-"
-    return f"{duration(float(np.median(seconds)))}\n{duration(min(seconds))} to {duration(max(seconds))}"
-
-
-@click.command()
-@click.option("--processes", type=click.IntRange(min=1), default=PROCESSES, show_default=True, help="Fresh processes.")
-def main(processes: int) -> None:
-    """Measure the cold start of every available backend."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    available = {info.name: info.ahead_of_time for info in sce.backends() if info.available}
-    table = Table(box=box.SIMPLE_HEAD, title=f"Fresh processes: median and range of {processes}")
-    for heading in ("backend", "import\nsoftmax_ce", "first call", "first call,\ncached", "second call"):
-        table.add_column(heading, no_wrap=True)
-    for result in measure(available, processes):
-        times = (result.imported, result.first, result.cached, result.second)
-        table.add_row(result.backend, *map(spread, times), end_section=True)
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()

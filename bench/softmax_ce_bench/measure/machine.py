@@ -1,26 +1,118 @@
-"""Where a run is made, and with what."""
+"""The machine and what is installed on it, for a bug report or a record."""
 
 from __future__ import annotations
 
+import os
+import platform
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import softmax_ce as sce
-from softmax_ce_bench.compare.result import Machine
-from softmax_ce_bench.measure import git, info
+from softmax_ce import threads
+from softmax_ce.choice import auto, fingerprint
+from softmax_ce_bench.measure import git
+
+SCHEMA = "softmax-ce/info"
+SCHEMA_VERSION = 1
+
+_PACKAGES = ("numpy", "numba", "llvmlite", "cython", "scipy", "scikit-learn")
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a run was made, and with what."""
+
+    cpu: str
+    instruction_sets: tuple[str, ...]
+    cpus_available: int
+    cpus_installed: int | None
+    os: str
+    thread_variables: dict[str, str]
+    python: str
+    softmax_ce: str
+    commit: str | None
+    packages: dict[str, str | None]
+
+
+def facts() -> dict[str, Any]:
+    """The facts, in plain values that JSON can hold.
+
+    Every backend is loaded to find out whether it is available.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "schema": SCHEMA,
+        "version": SCHEMA_VERSION,
+        "softmax_ce": sce.__version__,
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "os": platform.platform(),
+        "packages": {name: fingerprint.package_version(name) for name in _PACKAGES},
+        "cpu": fingerprint.cpu_model(),
+        "instruction_sets": fingerprint.instruction_sets(),
+        "cpus_available": threads.available_cpus(),
+        "cpus_installed": os.cpu_count(),
+        "thread_variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "default_backend": auto.default_name(),
+        "profile": _profile(),
+        "backends": backends(),
+    }
+
+
+def _profile() -> str | None:
+    """The profile that calls without a backend follow, or why the one that is there is not followed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same is said in words here
+        try:
+            decision = auto.decide()
+        except (ValueError, ImportError) as error:  # strict mode, or a variable that names no backend
+            return f"none: {error}"
+    if decision.path is None:
+        return None
+    return decision.path if decision.source == "profile" else f"not followed: {decision.reason}"
+
+
+def backends() -> list[dict[str, Any]]:
+    """Every known backend's facts; why one is missing, and how to get it."""
+    return [_backend(info) for info in sce.backends()]
+
+
+def _backend(info: sce.BackendInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "summary": info.summary,
+        "available": info.available,
+        "stable": info.stable,
+        "details": sce.get_backend(info.name).details if info.available else "",
+        "why_unavailable": info.why_unavailable,
+        "how_to_get": info.how_to_get,
+    }
 
 
 def collect() -> Machine:
-    """This machine, as it is recorded."""
-    facts = info.collect()
+    """Return this machine, as it is recorded."""
+    found = facts()
     return Machine(
-        cpu=facts["cpu"],
-        instruction_sets=tuple(facts["instruction_sets"]),
-        cpus_available=facts["cpus_available"],
-        cpus_installed=facts["cpus_installed"],
-        os=facts["os"],
-        thread_variables=dict(facts["thread_variables"]),
-        python=facts["python"],
-        softmax_ce=facts["softmax_ce"],
+        cpu=found["cpu"],
+        instruction_sets=tuple(found["instruction_sets"]),
+        cpus_available=found["cpus_available"],
+        cpus_installed=found["cpus_installed"],
+        os=found["os"],
+        thread_variables=dict(found["thread_variables"]),
+        python=found["python"],
+        softmax_ce=found["softmax_ce"],
         commit=git.commit(Path(sce.__file__).parent),
-        packages=dict(facts["packages"]),
+        packages=dict(found["packages"]),
     )

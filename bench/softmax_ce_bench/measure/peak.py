@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import multiprocessing
-import signal
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from softmax_ce.threads import available_cpus
 from softmax_ce_bench import peers
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.measure import operations
+from softmax_ce_bench.measure.process import Child, spawned
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # see proc(5)
@@ -55,28 +53,12 @@ def measure(
 
     Raises
     ------
-    RuntimeError
+    ProcessError
         The process failed; the message says how.
     """
-    near, far = multiprocessing.get_context("spawn").Pipe()
-    arguments = (far, name, is_peer, make, threads, operation, options, allocate)
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments, daemon=True)
-    process.start()
-    far.close()
-    try:
-        if not near.poll(_SECONDS):
-            raise RuntimeError(f"no answer within {_SECONDS:.0f} s")
-        good, value = near.recv()
-    except EOFError:
-        raise RuntimeError("the process ended, perhaps for want of memory") from None
-    finally:
-        near.close()
-        process.join(2)
-        if process.is_alive():
-            process.kill()
-    if not good:
-        raise RuntimeError(value)
-    return None if value is None else int(value)
+    with Child(spawned(PeakService), seconds=_SECONDS) as child:
+        found = child.ask("measure", name, is_peer, make, threads, operation, options, allocate)
+    return None if found is None else int(found)
 
 
 def of_call(call: Callable[[], object]) -> int | None:
@@ -97,16 +79,15 @@ def of_call(call: Callable[[], object]) -> int | None:
     return max(0, peak - before)
 
 
-def _serve(
-    pipe: Connection, name: str, is_peer: bool, make: Callable[[], Any], threads: int | None, operation: str,
-    options: dict[str, Any], allocate: bool,
-) -> None:  # fmt: skip
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the near end's to handle
-    try:
-        answer: tuple[bool, Any] = True, of_call(_call(name, is_peer, make(), threads, operation, options, allocate))
-    except Exception as error:
-        answer = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    pipe.send(answer)
+class PeakService:
+    """What the fresh process can be asked."""
+
+    def measure(
+        self, name: str, is_peer: bool, make: Callable[[], Any], threads: int | None, operation: str,
+        options: dict[str, Any], allocate: bool,
+    ) -> int | None:  # fmt: skip
+        """Make the workload, and return what one call takes beyond it."""
+        return of_call(_call(name, is_peer, make(), threads, operation, options, allocate))
 
 
 def _call(

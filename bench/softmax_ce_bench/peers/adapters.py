@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench.inputs.workloads import IGNORE_INDEX
-from softmax_ce_bench.measure.timing import Call
+
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)

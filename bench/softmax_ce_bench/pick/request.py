@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from softmax_ce import registry
 from softmax_ce.contract import BackendInfo
 from softmax_ce_bench.compare.request import Source
-from softmax_ce_bench.compare.result import OPERATIONS, Errors
+from softmax_ce_bench.compare.result import OPERATIONS
+from softmax_ce_bench.truth.errors import Errors
 
 OBJECTIVES = TIME, MEMORY, COLD_START = "time", "memory", "coldstart"
 SECONDS = 120.0

@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from softmax_ce.choice.fingerprint import Difference
-from softmax_ce.choice.profile import Neighbourhood
-from softmax_ce.profile import Cell, Measured, Profile
+from softmax_ce.profile import Cell, Measured, Neighbourhood, Profile
 from softmax_ce_bench.measure import memory
 from softmax_ce_bench.pick import regret
 from softmax_ce_bench.pick.recheck import HOLDS, LOSES, LOSS, UNSURE, Recheck, Verdict, losers

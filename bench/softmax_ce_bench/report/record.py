@@ -22,6 +22,7 @@ from typing import Any
 
 from softmax_ce_bench.compare import result as model
 from softmax_ce_bench.compare.result import Run
+from softmax_ce_bench.measure.plain import plain
 from softmax_ce_bench.measure.stats import Ratio
 
 SCHEMA_FILE = Path(__file__).with_name("compare.schema.json")
@@ -133,24 +134,6 @@ def _read(path: Path) -> bytes:
 
 def _no_constant(name: str) -> float:
     raise RecordError(f"{name} is not JSON")
-
-
-def plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in _ordered(type(value))}
-    if isinstance(value, (tuple, list)):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
-
-
-def _ordered(kind: Any) -> list[dataclasses.Field[Any]]:
-    """The fields; what identifies a record comes first."""
-    fields = dataclasses.fields(kind)
-    return sorted(fields, key=lambda field: field.name not in ("schema", "version"))
 
 
 @lru_cache(maxsize=64)

@@ -13,7 +13,6 @@ from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook,
 from rich.segment import Segment
 
 import softmax_ce as sce
-from softmax_ce_bench.compare.result import Run
 from softmax_ce_bench.report.printable import text
 from softmax_ce_bench.terminal.group import INTERRUPTED
 
@@ -81,13 +80,6 @@ def available(names: tuple[str, ...]) -> tuple[str, ...]:
         except (ValueError, sce.BackendUnavailableError) as error:
             raise Refused(str(error)) from None
     return tuple(dict.fromkeys(names))
-
-
-def as_page(run: Run) -> str:
-    """A run as an HTML page."""
-    from softmax_ce_bench.report import html  # here: Matplotlib takes a while, and is not needed for anything else
-
-    return html.page(run)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ import numpy as np
 import softmax_ce as sce
 from softmax_ce.contract import Accuracy, BackendInfo
 from softmax_ce.dtypes import compute_dtype
-from softmax_ce_bench.compare.result import Errors, NormalizerErrors
 from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import operations
 from softmax_ce_bench.truth import oracle, reference
+from softmax_ce_bench.truth.errors import Errors, NormalizerErrors, worst_ulp
 
 CHECKED_ELEMENTS = 200_000  # in extended precision, at most: the oracle takes its time
+Verdict = tuple[Errors | None, str | None]  # the worst errors, and why a candidate is rejected
 # Of a library nothing is declared. What a plain implementation may do: exp and log within 4 ULP, one running sum.
 UNDECLARED = BackendInfo("undeclared", "", accuracy={name: Accuracy() for name in ("float32", "float64")})
 
@@ -36,9 +37,7 @@ class Judge:
         self._truth = oracle.evaluate(self.subset.logits, self.subset.targets, **options)
         self.telling_rows = int((self._truth.counts & ~self._truth.broken).sum())
 
-    def backend(
-        self, name: str, threads: int | None, normalizers: Iterable[str] = ()
-    ) -> tuple[Errors | None, str | None]:
+    def backend(self, name: str, threads: int | None, normalizers: Iterable[str] = ()) -> Verdict:
         """A backend's worst errors, and why it is rejected, if it is.
 
         Parameters
@@ -127,43 +126,6 @@ def raised(error: Exception) -> str:
     """What a candidate raised, in one line that can be printed."""
     said = "".join(c if c.isprintable() else " " for c in str(error))
     return f"raised {type(error).__name__}: {' '.join(said.split())[:200]}"
-
-
-def worst_ulp(result: Any, truth: Any) -> float:
-    """The worst error in units in the last place of the result's dtype at the true value.
-
-    Infinity where a NaN or an infinity is not where it must be.
-
-    Parameters
-    ----------
-    result : array_like
-    truth : array_like of longdouble, of the same shape
-
-    Returns
-    -------
-    float
-    """
-    result, truth = np.asarray(result), np.asarray(truth)
-    limits = _limits(result.dtype)
-    with np.errstate(all="ignore"):
-        right, got = truth.astype(np.float64), result.astype(np.float64)
-        usual = np.isfinite(right) & (np.abs(right) <= float(limits.max))
-        if not np.isfinite(got[usual]).all() or (np.isnan(right) & ~np.isnan(got)).any():
-            return np.inf
-        error = np.abs((result.astype(np.float64) - truth)[usual].astype(np.float64))
-        least = float(limits.smallest_subnormal)
-        _, exponent = np.frexp(np.abs(right[usual]))  # |x| in [2^(e-1), 2^e)
-        unit = np.where(right[usual] == 0, least, np.maximum(np.ldexp(float(limits.eps), exponent - 1), least))
-        return float((error / unit).max(initial=0.0))
-
-
-def _limits(dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "f":
-        return np.finfo(dtype)
-    import ml_dtypes
-
-    finfo: Any = ml_dtypes.finfo  # untyped
-    return finfo(dtype)
 
 
 def _errors(

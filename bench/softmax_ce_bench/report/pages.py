@@ -1,0 +1,12 @@
+"""HTML pages, made by modules that are imported here when one is wanted: Matplotlib takes a while to load."""
+
+from __future__ import annotations
+
+from softmax_ce_bench.compare.result import Run
+
+
+def comparison(run: Run) -> str:
+    """Return a comparison as an HTML page."""
+    from softmax_ce_bench.report import html
+
+    return html.page(run)
