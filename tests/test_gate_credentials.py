@@ -125,7 +125,9 @@ def test_the_summary_counts_what_happened(runs):
     assert len(found.by_backend) == 4 * 9
     levels = {each.share: each for each in found.by_level}
     np.testing.assert_allclose(levels[0.2].ratio, 1.2, rtol=0.01)
-    assert levels[0.05].resampled < 0.01 < 0.99 < levels[0.1].worst
+    assert levels[0.05].worst > 0.95
+    assert levels[0.1].worst > 0.99
+    assert found.unsure.value < 0.05
     curve = {round(slowdown, 3): (median, worst) for slowdown, median, worst in found.curve}
     assert curve[0.0] == (0, 0)
     assert curve[0.1][1] > 0.95

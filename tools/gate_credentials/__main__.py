@@ -70,9 +70,9 @@ def _about(commit: str) -> dict[str, Any]:
         "python": here.python,
         "packages": {name: here.packages.get(name) for name in ("numpy", "numba")},
         "settings": {
-            "rounds": decision.ROUNDS, "most_rounds": decision.MOST_ROUNDS, "slower": decision.SLOWER,
-            "significant": decision.SIGNIFICANT, "samples": session.SAMPLES, "passes": session.PASSES,
-            "sample_seconds": session.SAMPLE_SECONDS, "run_seconds": campaign.RUN_SECONDS,
+            "rounds": decision.ROUNDS, "growth": decision.GROWTH, "slower": decision.SLOWER,
+            "ruled_out": decision.RULED_OUT, "false_alarms": decision.FALSE_ALARMS, "missed": decision.MISSED,
+            "samples": session.SAMPLES, "passes": session.PASSES, "sample_seconds": session.SAMPLE_SECONDS,
         },
     }  # fmt: skip
 

@@ -74,7 +74,8 @@ ARMS = (
     *(Arm(work(share), CLEAN, "extra", 10, share) for share in LEVELS),
     *(Arm(f"mutants {k}", CLEAN, f"slow{k}", 10, mutants=mutants) for k, mutants in enumerate(REALISTIC, 1)),
     Arm(FASTER, "extra", CLEAN, 4, 0.10),
-    Arm(ALIKE_LOADED, CLEAN, CLONE, 6, loaded=True),
+    Arm(ALIKE_LOADED, CLEAN, CLONE, 30, loaded=True),
+    Arm(work(0.05, loaded=True), CLEAN, "extra", 10, 0.05, loaded=True),
     Arm(work(0.10, loaded=True), CLEAN, "extra", 4, 0.10, loaded=True),
 )
 

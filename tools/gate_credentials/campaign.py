@@ -23,8 +23,6 @@ from tools.gate_credentials.arms import ARMS, BUILDS, CLEAN, CLONE, Arm, followi
 from tools.gate_credentials.mutants import BROKEN
 from tools.gate_credentials.store import Store
 
-RUN_SECONDS = 120.0  # of one run, at most
-
 # A neighbour that computes and that moves memory, some tens of megabytes again and again.
 _NEIGHBOUR = """
 import os, numpy as np
@@ -91,7 +89,7 @@ def run(
         left = (total - done) * (sum(taken) / len(taken) if taken else math.nan)
         told = partial(_told, tell, f"run {done + 1} of {total}, {arm.name}", done / total, left)
         request = Request(
-            source, source, workloads=arm.workloads, seconds=RUN_SECONDS, seed=counts.get(arm.name, 0),
+            source, source, workloads=arm.workloads, seed=counts.get(arm.name, 0),
             command=("gate-credentials",),
         )  # fmt: skip
         pair = Build("base", sites[arm.base], arm.environment), Build("head", sites[arm.head], arm.environment)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from softmax_ce.choice.profile.files import write_text
+from softmax_ce_bench.gate.decision import CLAIM
 from softmax_ce_bench.report import templates
 from tools.gate_credentials import plots
-from tools.gate_credentials.arms import ALIKE, ARMS, LEVELS, Arm
+from tools.gate_credentials.arms import ALIKE, ALIKE_LOADED, ARMS, LEVELS, Arm
 from tools.gate_credentials.store import DISTURBED
 from tools.gate_credentials.summary import Power, Rate, Summary
 
@@ -50,9 +51,10 @@ def section(summary: Summary, about: dict[str, Any], machine: str, date: str, br
     by_backend: dict[str, list[Power]] = {}
     for each in summary.by_backend:
         by_backend.setdefault(each.what, []).append(each)
-    (alike,) = (outcome for outcome in summary.outcomes if outcome.arm.name == ALIKE)
+    (alike,) = (each for each in summary.outcomes if each.arm.name == (ALIKE_LOADED if summary.loaded else ALIKE))
     return templates.load(Path(__file__).parent / "credentials.md.jinja").render(
         begin=BEGIN, end=END, summary=summary, alike=alike, date=date, machine=machine, commit=about["commit"][:12],
+        claim=f"{100 * (CLAIM - 1):.0f} %",
         planned=sum(arm.runs for arm in ARMS), runs=sum(outcome.slower.of for outcome in summary.outcomes),
         cells=summary.alike.size // alike.slower.of,
         seconds=alike.seconds, disturbed=DISTURBED, broken=broken, by_backend=by_backend,

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from softmax_ce_bench.gate.decision import CLAIM, POWER, SLOWER
+from softmax_ce_bench.gate.decision import CLAIM, MISSED, SLOWER
 from tools.gate_credentials.summary import Summary
 
 _STYLE: dict[Any, Any] = {
@@ -30,7 +30,7 @@ def alike(summary: Summary, path: Path, caption: str) -> None:
         panel.hist(ratios, bins=np.arange(1 - edge, 1 + edge, 0.0025).tolist(), color=_BLUE)
         panel.axvline(1, color="black", linewidth=1)
         panel.axvline(SLOWER, color=_RED, linewidth=1.2, linestyle="--")
-        panel.annotate(f"counts as slower\n({SLOWER:.2f})", (SLOWER, 0.95), xycoords=("data", "axes fraction"),
+        panel.annotate(f"counts as slower\n({SLOWER:.3g})", (SLOWER, 0.95), xycoords=("data", "axes fraction"),
                        xytext=(-6, 0), textcoords="offset points", ha="right", va="top", color=_RED)  # fmt: skip
         panel.set_yscale("symlog", linthresh=1)
         panel.set_ylim(0)
@@ -57,7 +57,7 @@ def power(summary: Summary, path: Path, caption: str) -> None:
                 fmt="o", color="black", markersize=4, capsize=3, elinewidth=1,
                 label="real runs of slowed builds (95 %)" if k == 0 else None,
             )  # fmt: skip
-        panel.axhline(100 * POWER, color=_GREY, linewidth=1, linestyle=":")
+        panel.axhline(100 * (1 - MISSED), color=_GREY, linewidth=1, linestyle=":")
         panel.axvline(100 * (CLAIM - 1), color=_GREY, linewidth=1, linestyle=":")
         panel.axvline(100 * (SLOWER - 1), color=_RED, linewidth=1.2, linestyle="--", label="counts as slower")
         panel.set_xlim(0, 100 * _WIDEST)

@@ -2,8 +2,8 @@
 
 The two are told apart everywhere. A real run is the whole gate, on the machine, with its second measurement. A
 resampled run draws the rounds of one cell (of power), or whole rounds of all cells (of false alarms), with replacement
-from all the real runs of an arm, and decides by the same functions: it knows of no disturbance that lasts from one
-round to the next, and of no extension.
+from the first rounds of all real runs of an arm, and decides by the same functions, look after look up to `MOST_ROUNDS`
+rounds: it knows of no disturbance that lasts from one round to the next.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from softmax_ce_bench.gate import cells as gated
 from softmax_ce_bench.gate import decision
 from softmax_ce_bench.gate.cells import OPERATIONS
-from softmax_ce_bench.gate.decision import Exit, Verdict
-from tools.gate_credentials.arms import ALIKE, ARMS, INJECTED, LEVELS, Arm, work
+from softmax_ce_bench.gate.decision import Call, Exit, Verdict
+from tools.gate_credentials.arms import ALIKE, ALIKE_LOADED, ARMS, INJECTED, LEVELS, Arm, work
 from tools.gate_credentials.store import Run
 
+MOST_ROUNDS = decision.rounds_at(3)  # of a resampled measurement: what a busy machine has time for by default
+_CELLS = 45  # of a default run with three backends
+_BATCH = 200  # suites that are resampled at once
 RESAMPLED = 10_000  # suites; of power, so many measurements a cell
 _CONFIDENCE = 0.95
-_BINS = (0.0, 0.03, 0.05, 0.07, 0.10, 0.12, 0.15, 0.20, 0.50, np.inf)  # of slowdowns as measured
+_BINS = (0.0, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.10, 0.15, 0.20, 0.50, np.inf)  # of slowdowns as measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +60,21 @@ class Outcome:
     arm : Arm
     slower, inconclusive : Rate
         Of its runs: exit codes 1 and 3.
-    seconds : float
-        Median of a run's measuring.
+    seconds, longest : float
+        Median and most of a run's measuring.
     drift : float
         Largest of the control.
+    others : float
+        Median of the CPUs that other programs used.
     """
 
     arm: Arm
     slower: Rate
     inconclusive: Rate
     seconds: float
+    longest: float
     drift: float
+    others: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +112,13 @@ class Summary:
 
     Attributes
     ----------
+    loaded : bool
+        Whether the machine was busy in all runs; else it was left alone in those that are not of loaded arms.
     outcomes : tuple of Outcome
     disturbed : int
         Runs that were to be alone on the machine and were not; they count nowhere else.
-    false_alarms, near : Rate
-        Of resampled A/A suites: called slower in two measurements, and in the first of them.
+    false_alarms, near, unsure : Rate
+        Of resampled A/A suites: called slower in two measurements, in the first of them, and without a conclusion.
     false_cells : Rate
         Of cells in real A/A runs.
     alike : ndarray
@@ -128,10 +137,12 @@ class Summary:
         For each mutant: how many cells it concerns, their least, median and largest ratio.
     """
 
+    loaded: bool
     outcomes: tuple[Outcome, ...]
     disturbed: int
     false_alarms: Rate
     near: Rate
+    unsure: Rate
     false_cells: Rate
     alike: NDArray[np.float64]
     by_backend: tuple[Power, ...]
@@ -146,21 +157,26 @@ def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Ar
     """What a campaign's runs come to."""
     alone = [run for run in runs if not run.disturbed]
     of = {arm.name: [run for run in alone if run.arm == arm.name] for arm in arms}
-    alike = of[ALIKE]
+    loaded = not of[ALIKE]
+    alike = of[ALIKE_LOADED if loaded else ALIKE]
     cells = list(alike[0].logs) if alike else []
     injected = [cell.text for cell in gated.of(dict.fromkeys(cell.split()[0] for cell in cells), INJECTED)]
     backends = list(dict.fromkeys(cell.split()[0] for cell in cells))
-    near, false_alarms = _suites(alike, resampled)
-    levels = {share: of[work(share)] for share in LEVELS}
+    near, false_alarms, unsure = _suites(alike, resampled)
+    levels = {share: of.get(work(share, loaded=loaded), []) for share in LEVELS}
     mutants = [(mutant, of[arm.name]) for arm in arms if of[arm.name] for mutant in arm.mutants]
     changed = [[cell for cell in cells if mutant.concerns(cell)] for mutant, _ in mutants]
-    on_purpose = [arm.name for arm in arms if arm.mutants or arm.name in map(work, LEVELS)]
+    on_purpose = [
+        arm.name for arm in arms if arm.mutants or arm.name in [work(share, loaded=loaded) for share in LEVELS]
+    ]
     slowed = [of[name] for name in on_purpose if of[name]]
     return Summary(
+        loaded=loaded,
         outcomes=tuple(_outcome(arm, of[arm.name]) for arm in arms if of[arm.name]),
         disturbed=len(runs) - len(alone),
         false_alarms=false_alarms,
         near=near,
+        unsure=unsure,
         false_cells=_called([run.verdicts[cell] for run in alike for cell in run.verdicts]),
         alike=np.array([np.median(logs) for run in alike for logs in run.logs.values()]),
         by_backend=tuple(
@@ -201,7 +217,8 @@ def _outcome(arm: Arm, runs: Sequence[Run]) -> Outcome:
     drift = max(max(run.control, 1 / run.control) - 1 for run in runs)
     return Outcome(
         arm, Rate(exits.count(Exit.SLOWER), len(exits)), Rate(exits.count(Exit.INCONCLUSIVE), len(exits)),
-        float(np.median([run.seconds for run in runs])), drift,
+        float(np.median([run.seconds for run in runs])), max(run.seconds for run in runs), drift,
+        float(np.median([run.others or 0.0 for run in runs])),
     )  # fmt: skip
 
 
@@ -215,8 +232,7 @@ def _power(what: str, share: float, runs: Sequence[Run], cells: Sequence[str], r
     powers = []
     for cell in cells:
         logs = _pooled(runs, cell)
-        drawn = logs[rng.integers(0, logs.size, (resampled, decision.ROUNDS))]
-        powers.append(float(decision.calls_slower(drawn).mean()) ** 2)
+        powers.append(_twice(logs[rng.integers(0, logs.size, (resampled, MOST_ROUNDS))]))
     return Power(
         what, share, _range([_ratio(runs, cell) for cell in cells]), len(cells),
         _called(run.verdicts[cell] for run in runs for cell in cells),
@@ -245,20 +261,36 @@ def _by_slowdown(arms: Sequence[Sequence[Run]]) -> tuple[tuple[float, float, Rat
     return tuple((low, high, _called(verdicts)) for low, high, verdicts in bins if verdicts)
 
 
-def _suites(runs: Sequence[Run], resampled: int) -> tuple[Rate, Rate]:
-    """Resampled A/A suites in which some cell is called slower: once, and twice."""
+def _twice(logs: NDArray[np.float64]) -> float:
+    """Probability that two measurements call a cell slower, in a run of as many cells as the default one has."""
+    found, _ = decision.follow(logs, _CELLS)
+    return float((found == Call.SLOWER).mean()) ** 2
+
+
+def _suites(runs: Sequence[Run], resampled: int) -> tuple[Rate, Rate, Rate]:
+    """Resampled A/A suites in which some cell is called slower, once and twice, and those without a conclusion."""
     if not runs:
-        return Rate(0, 0), Rate(0, 0)
+        return Rate(0, 0), Rate(0, 0), Rate(0, 0)
     table = np.stack([_pooled(runs, cell) for cell in runs[0].logs])  # (cells, rounds): a round stays together
     rng = np.random.default_rng(1)
-    once = twice = 0
-    for _ in range(resampled):
-        first, second = (
-            decision.calls_slower(table[:, rng.integers(0, table.shape[1], decision.ROUNDS)]) for _ in range(2)
-        )
-        once += bool(first.any())
-        twice += bool((first & second).any())
-    return Rate(once, resampled), Rate(twice, resampled)
+    once = twice = unsure = 0
+    for begin in range(0, resampled, _BATCH):
+        suites = min(_BATCH, resampled - begin)
+        first, second = (_measured(table, rng.integers(0, table.shape[1], (suites, MOST_ROUNDS))) for _ in range(2))
+        slower = first == Call.SLOWER
+        again = slower & (second == Call.SLOWER)
+        open_ = (first == Call.OPEN) | (slower & (second == Call.OPEN))
+        once += int(slower.any(axis=0).sum())
+        twice += int(again.any(axis=0).sum())
+        unsure += int((open_.any(axis=0) & ~again.any(axis=0)).sum())
+    return Rate(once, resampled), Rate(twice, resampled), Rate(unsure, resampled)
+
+
+def _measured(table: NDArray[np.float64], rounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What is said of each cell in each suite, shape (cells, suites), of rounds drawn from a table."""
+    drawn = table[:, rounds]
+    found, _ = decision.follow(drawn.reshape(-1, drawn.shape[-1]), len(table))
+    return found.reshape(drawn.shape[:2])
 
 
 def _curve(runs: Sequence[Run], resampled: int) -> tuple[tuple[float, float, float], ...]:
@@ -267,9 +299,9 @@ def _curve(runs: Sequence[Run], resampled: int) -> tuple[tuple[float, float, flo
         return ()
     rng = np.random.default_rng(2)
     pooled = [_pooled(runs, cell) for cell in runs[0].logs]
-    drawn = [(logs - np.median(logs))[rng.integers(0, logs.size, (resampled // 4, decision.ROUNDS))] for logs in pooled]
+    drawn = [(logs - np.median(logs))[rng.integers(0, logs.size, (resampled // 4, MOST_ROUNDS))] for logs in pooled]
     points = []
     for slowdown in np.arange(0.0, 0.2001, 0.005):
-        twice = [float(decision.calls_slower(logs + np.log1p(slowdown)).mean()) ** 2 for logs in drawn]
+        twice = [_twice(logs + np.log1p(slowdown)) for logs in drawn]
         points.append((float(slowdown), float(np.median(twice)), min(twice)))
     return tuple(points)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -45,7 +44,7 @@ _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
     "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Of --shapes: f32, f64, f16, bf16.  [default: f32]"
 )
 @click.option("--time-budget", type=Duration(), metavar="TIME",
-              help="For measuring, once both are built: 60, 60s, 2m.  [default: as long as it takes]")  # fmt: skip
+              help="For measuring, once both are built: 60, 60s, 2m.  [default: twice 16 rounds]")  # fmt: skip
 @click.option("--instructions", is_flag=True,
               help="Also count instructions with valgrind: two minutes more. They never decide.")  # fmt: skip
 @click.option("--json", "json_file", type=_FILE, help="Also write what was found, with all times.")
@@ -63,7 +62,7 @@ def gate(
     An output named - goes to standard output, and the tables to standard error.
 
     Exits with 0 when no cell is slower; 1 when one is; 2 when something is wrong: a build fails or computes wrong
-    results, nothing was measured, or an output was not written; 3 when the machine was too noisy to tell.
+    results, nothing was measured, or an output was not written; 3 when it was not clear within the time.
     """
     outputs = Outputs({"--json": json_file, "--html": html_file}, (base_wheel, head_wheel))
     shown_on = outputs.console()
@@ -129,7 +128,7 @@ def _request(
     repository = None if base_wheel and head_wheel else builds.repository(Path.cwd())
     return gating.Request(
         _source(repository, base, base_wheel), _source(repository, head, head_wheel), backends, wanted, operations,
-        seconds=math.inf if time_budget is None else time_budget, instructions=instructions,
+        seconds=time_budget, instructions=instructions,
         command=tuple(sys.argv[1:]),
     )  # fmt: skip
 

@@ -1,17 +1,20 @@
 """From paired times to verdicts. Pure functions of numbers, whose error rates tests check by simulation.
 
-A cell counts as slower when its median ratio reaches `SLOWER` and a one-sided sign-flip test says so too, and when
-both happen again in a second measurement of its own. The test is the exact one that counts the rounds in which head is
-slower: under the hypothesis that the builds are alike, each round's sign is a coin. It looks at signs alone, since on a
-shared machine a round in which somebody else had the CPU is far off, and in a sum would outweigh the others; how much
-slower it is, is the median's matter.
+Two one-sided sign tests are made of a cell's rounds, each the exact one that counts rounds. Is the median ratio above
+`SLOWER`? Is it below `RULED_OUT`? Under either null hypothesis each round falls on the wrong side with probability 1/2
+at most, whatever the noise is like; a round in which another program had the CPU counts as one round, however far off
+it is. A cell is slower once it has been shown to be above `SLOWER`, and then a second time in a measurement of its own.
+It is clean once it has been shown to be below `RULED_OUT`. Between the two limits either answer is right.
 
-Whether a cell that is not slower has been shown not to be, is a question of power: would a slowdown of `CLAIM` have
-been found with these rounds and this scatter? The scatter is the cell's own, resampled.
+A cell that has shown neither goes on, and is looked at again. Looking often enough finds anything, so each look may
+err only so often that all looks together keep to the rate that is claimed: look k of a measurement spends
+1 / (k (k + 1)) of it. These add up to 1, so there may be any number of looks.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -20,17 +23,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
-from softmax_ce_bench.measure.timing import CONTAMINATED
 
-ROUNDS = 16
+ROUNDS = 16  # before the first look
 FEWEST_ROUNDS = 15  # with fewer, nothing is said
-MOST_ROUNDS = 48  # to which a cell is extended that scatters
-SLOWER = 1.07  # the median ratio that counts
-NOTED = 1.05  # reported, never gated
-SIGNIFICANT = 0.001
-CLAIM = 1.10  # the slowdown that is to be found ...
-POWER = 0.95  # ... with this probability, in both measurements
-_RESAMPLES = 1000
+GROWTH = 1.5  # from one look to the next
+SLOWER = 1.02  # a cell is slower if its median ratio is above this
+RULED_OUT = 1.04  # it is clean if its median ratio is below this
+CLAIM = 1.05  # a slowdown of so much is found; beyond the limits, so that few rounds tell
+FALSE_ALARMS = 0.01  # runs in which some cell no slower than `SLOWER` is called slower
+MISSED = 0.05  # cells at `RULED_OUT` or above that are called clean
+NOTED = 1.01  # by which a cell is slightly slower, or faster: reported, never gated
+DIFFERENT = 0.001  # its p-value at most
+MOVED = 0.02  # by which the control may differ from itself: as much as would make a cell slower
 
 
 class Exit(IntEnum):
@@ -53,113 +57,166 @@ class Verdict(StrEnum):
     UNSURE = "unsure"
 
 
+class Call(IntEnum):
+    """What a look at one measurement of a cell says."""
+
+    SLOWER = 1  # shown to be above `SLOWER`
+    CLEAN = -1  # shown to be below `RULED_OUT`
+    OPEN = 0  # neither
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One cell in one measurement.
+    """One cell in one measurement, at its latest look.
 
     Attributes
     ----------
     ratio : Ratio
         Median of head's time over base's, with its interval.
-    p_slower, p_faster : float
-        Of the sign-flip tests.
-    power : float
-        Probability that this measurement would have called a slowdown of `CLAIM` slower.
+    p_slower : float
+        Of the sign test against a ratio of `SLOWER` or less.
+    p_clean : float
+        Of the sign test against a ratio of `RULED_OUT` or more.
+    p_different : float
+        Of the two-sided sign test against equal times.
+    call : Call
+    look : int
+        Which one this was, from 1.
     rounds : int
     """
 
     ratio: Ratio
     p_slower: float
-    p_faster: float
-    power: float
+    p_clean: float
+    p_different: float
+    call: Call
+    look: int
     rounds: int
 
-    @property
-    def is_slower(self) -> bool:
-        """Whether this measurement calls it slower."""
-        return self.ratio.median >= SLOWER and self.p_slower <= SIGNIFICANT
 
-    @property
-    def is_powerful(self) -> bool:
-        """Whether two measurements like this would find a slowdown of `CLAIM` with probability `POWER`."""
-        return self.power**2 >= POWER
+def rounds_at(look: int, first: int = ROUNDS) -> int:
+    """How many rounds a measurement has at a look, from 1."""
+    return math.ceil(first * GROWTH ** (look - 1))
 
 
-def judge(base: ArrayLike, head: ArrayLike, seed: int = 0) -> Found:
-    """One cell's measurement.
+def level(total: float, look: int) -> float:
+    """What a look, from 1, may spend of the error rate of all looks."""
+    return total / (look * (look + 1))
+
+
+def alarm_rate(cells: int) -> float:
+    """How often one measurement of a cell may call it slower by mistake.
+
+    Two measurements must agree, and each of the cells of a run may raise the alarm.
+    """
+    return math.sqrt(FALSE_ALARMS / cells)
+
+
+def judge(base: ArrayLike, head: ArrayLike, look: int = 1, cells: int = 1, seed: int = 0) -> Found:
+    """Look at one cell's measurement.
 
     Parameters
     ----------
     base, head : array_like, shape (rounds,)
         Times, paired by round.
+    look : int
+        Which look this is, from 1.
+    cells : int
+        In the run.
     seed : int
-        Of the resampling.
+        Of the interval's bootstrap.
     """
-    ratio = paired_ratio(head, base, seed=seed)
     logs = np.log(np.asarray(head)) - np.log(np.asarray(base))
-    return Found(ratio, p_greater(logs), p_greater(-logs), power(logs, seed=seed), logs.size)
+    call = Call(int(calls(logs[None], look, cells)[0]))
+    p_different = min(1.0, 2 * min(p_above(logs), p_below(logs)))
+    ratio = paired_ratio(head, base, seed=seed)
+    return Found(ratio, p_above(logs, SLOWER), p_below(logs, RULED_OUT), p_different, call, look, logs.size)
+
+
+def calls(logs: NDArray[np.float64], look: int = 1, cells: int = 1) -> NDArray[np.int64]:
+    """What a look says of each row of log ratios, shape (measurements, rounds), as values of `Call`."""
+    rounds = logs.shape[1]
+    if rounds < FEWEST_ROUNDS:
+        return np.full(len(logs), Call.OPEN)
+    slower = p_above(logs, SLOWER) <= level(alarm_rate(cells), look)
+    clean = p_below(logs, RULED_OUT) <= level(MISSED / 2, look)  # either measurement may miss it
+    found: NDArray[np.int64] = np.where(slower, Call.SLOWER, np.where(clean, Call.CLEAN, Call.OPEN))
+    return found
+
+
+def follow(logs: NDArray[np.float64], cells: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What measurements come to that go on until they are called something or their rounds end.
+
+    Parameters
+    ----------
+    logs : ndarray, shape (measurements, rounds)
+        Log ratios.
+    cells : int
+        In the run.
+
+    Returns
+    -------
+    found : ndarray of int, shape (measurements,)
+        Values of `Call`.
+    rounds : ndarray of int, shape (measurements,)
+        How many each took.
+    """
+    found = np.full(len(logs), Call.OPEN)
+    rounds = np.full(len(logs), logs.shape[1])
+    look = 1
+    while (taken := rounds_at(look)) <= logs.shape[1]:
+        going = np.flatnonzero(found == Call.OPEN)
+        found[going] = calls(logs[going, :taken], look, cells)
+        rounds[going] = taken
+        look += 1
+    return found, rounds
 
 
 def verdict(first: Found, second: Found | None = None) -> Verdict:
     """What is said of a cell, with its second measurement if the first called it slower."""
-    if first.rounds < FEWEST_ROUNDS:
+    if first.call is Call.SLOWER:
+        again = Call.OPEN if second is None else second.call
+        return {Call.SLOWER: Verdict.SLOWER, Call.CLEAN: Verdict.ONCE, Call.OPEN: Verdict.UNSURE}[again]
+    if first.call is Call.OPEN:
         return Verdict.UNSURE
-    if first.is_slower:
-        if second is None or second.rounds < FEWEST_ROUNDS:
-            return Verdict.UNSURE
-        if second.is_slower:
-            return Verdict.SLOWER
-        return Verdict.ONCE if second.is_powerful else Verdict.UNSURE
-    if not first.is_powerful:
-        return Verdict.UNSURE
-    if first.p_slower <= SIGNIFICANT and first.ratio.median >= NOTED:
-        return Verdict.NOTED
-    if first.p_faster <= SIGNIFICANT and first.ratio.median <= 1 / NOTED:
-        return Verdict.FASTER
+    if first.p_different <= DIFFERENT and max(first.ratio.median, 1 / first.ratio.median) >= NOTED:
+        return Verdict.NOTED if first.ratio.median > 1 else Verdict.FASTER
     return Verdict.SAME
 
 
-def conclusion(verdicts: list[Verdict], control: Ratio) -> Exit:
+def conclusion(verdicts: Sequence[Verdict], control: Ratio) -> Exit:
     """What the whole run comes to. A control that moved makes everything else hearsay."""
-    if control.drift > CONTAMINATED:
+    if control.drift > MOVED:
         return Exit.INCONCLUSIVE
     if Verdict.SLOWER in verdicts:
         return Exit.SLOWER
     return Exit.INCONCLUSIVE if Verdict.UNSURE in verdicts else Exit.CLEAN
 
 
-def p_greater(logs: ArrayLike) -> float:
-    """One-sided p-value of the exact sign-flip test: is the centre above 0? A zero counts as not above."""
-    logs = np.asarray(logs, np.float64)
-    return float(_p_value(np.count_nonzero(logs > 0), logs.size))
-
-
-def power(logs: ArrayLike, slowdown: float = CLAIM, *, seed: int = 0, resamples: int = _RESAMPLES) -> float:
-    """Probability that as many rounds with this scatter call a true slowdown slower.
+def p_above(logs: ArrayLike, ratio: float = 1.0) -> Any:
+    """One-sided p-value of the exact sign test: is the median ratio above a value?
 
     Parameters
     ----------
-    logs : array_like, shape (rounds,)
-        log(head / base); their median is taken out.
-    slowdown : float
-        The true ratio.
-    seed, resamples : int
-        Of the bootstrap over rounds.
+    logs : array_like, shape (..., rounds)
+        log(head / base).
+    ratio : float
+        A round that is exactly there counts as not above.
+
+    Returns
+    -------
+    float or ndarray of float, shape (...)
     """
-    logs = np.asarray(logs, np.float64)
-    drawn = np.random.default_rng(seed).integers(0, logs.size, (resamples, logs.size))
-    return float(calls_slower((logs - np.median(logs))[drawn] + np.log(slowdown)).mean())
+    return _p_value(np.asarray(logs, np.float64) > math.log(ratio))
 
 
-def calls_slower(logs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """For each row of log ratios, shape (measurements, rounds): whether the measurement calls it slower."""
-    significant = _p_value(np.count_nonzero(logs > 0, axis=1), logs.shape[1]) <= SIGNIFICANT
-    large: NDArray[np.bool_] = np.median(logs, axis=1) >= np.log(SLOWER)
-    return significant & large
+def p_below(logs: ArrayLike, ratio: float = 1.0) -> Any:
+    """One-sided p-value of the exact sign test: is the median ratio below a value? See :func:`p_above`."""
+    return _p_value(np.asarray(logs, np.float64) < math.log(ratio))
 
 
-def _p_value(above: Any, rounds: int) -> Any:
-    """Probability that so many fair coins, or more, fall on one side."""
+def _p_value(wins: NDArray[np.bool_]) -> Any:
+    """Probability that as many rounds or more would be won if each were the toss of a fair coin."""
     from scipy.stats import binom  # takes a second to import, in which every other command has answered
 
-    return binom.sf(above - 1, rounds, 0.5)
+    return binom.sf(np.count_nonzero(wins, axis=-1) - 1, wins.shape[-1], 0.5)

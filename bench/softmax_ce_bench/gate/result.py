@@ -12,7 +12,7 @@ from softmax_ce_bench.measure.plain import plain
 from softmax_ce_bench.measure.stats import Ratio
 
 SCHEMA = "softmax-ce/gate"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Result:
         What was left out, and why.
     exit : Exit
     out_of_time : bool
-        Whether the time was up before everything was known.
+        Whether some cell was not clear yet when the time was up.
     others : float or None
         CPUs that other programs used meanwhile.
     machine : Machine

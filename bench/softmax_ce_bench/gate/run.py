@@ -1,4 +1,4 @@
-"""The gate from two sources to a verdict: build, check, measure, measure again what looks slower, conclude."""
+"""The gate from two sources to a verdict: build, check, measure, go on with what is not clear yet, conclude."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from softmax_ce_bench.gate import builds, cells, decision, instructions
 from softmax_ce_bench.gate.builds import Source
 from softmax_ce_bench.gate.cells import CONTROL, OPERATIONS, WORKLOADS, Cell
 from softmax_ce_bench.gate.check import Reference, backends
-from softmax_ce_bench.gate.decision import Found
+from softmax_ce_bench.gate.decision import Call, Found, Verdict
 from softmax_ce_bench.gate.result import Measured, Result
 from softmax_ce_bench.gate.session import Build, BuildError, Session
 from softmax_ce_bench.inputs.workloads import Shape
 from softmax_ce_bench.measure import load, machine
 from softmax_ce_bench.measure.stats import paired_ratio
-
-_MORE = 8  # rounds by which a cell that scatters is extended at a time
 
 Tell = Callable[[str, float, float], None]  # what is being done, the fraction done, seconds left (nan: not known)
 
@@ -39,11 +37,10 @@ class Request:
     workloads : tuple of (Shape, dtype)
     operations : tuple of str
     rounds : int
-        Of each measurement, at first.
-    most_rounds : int
-        To which a cell that scatters is extended.
-    seconds : float
-        For measuring, infinite unless limited. Building and checking come before.
+        Of each measurement, before the first look.
+    seconds : float or None
+        For measuring. Building and checking come before. None: the first rounds of all cells take what they take, and
+        cells that are not clear yet go on for as long again.
     instructions : bool
         Whether to count them, too.
     seed : int
@@ -56,8 +53,7 @@ class Request:
     workloads: tuple[tuple[Shape, str], ...] = WORKLOADS
     operations: tuple[str, ...] = OPERATIONS
     rounds: int = decision.ROUNDS
-    most_rounds: int = decision.MOST_ROUNDS
-    seconds: float = math.inf
+    seconds: float | None = None
     instructions: bool = False
     seed: int = 0
     command: tuple[str, ...] = ()
@@ -84,12 +80,11 @@ def compare(request: Request, pair: tuple[Build, Build], folder: Path, tell: Tel
     tell("checking what both compute", 0.0, math.nan)
     session, todo, notes = _checked(request, pair, folder)
     started, begin, before = datetime.now(UTC), time.monotonic(), _load()
-    measuring = _Measuring(session, request, begin + request.seconds, tell)
-    first = measuring.measure(todo, "measuring")
+    measuring = _Measuring(session, request, len(todo), tell)
+    measuring.run(todo)
     if not measuring.control[0]:
         raise BuildError("nothing was measured within the time; a longer --time-budget gives more")
-    second = measuring.measure([cell for cell in todo if first[cell].found.is_slower], "measuring again what is slower")
-    cells = tuple(_measured(cell, first[cell], second.get(cell)) for cell in todo)
+    cells = tuple(_measured(cell, *measuring.of[cell]) for cell in todo)
     seconds, others = time.monotonic() - begin, load.cpus_of_others(before, _load())
     if request.instructions:
         tell("counting instructions", 0.0, math.nan)
@@ -101,7 +96,8 @@ def compare(request: Request, pair: tuple[Build, Build], folder: Path, tell: Tel
         base_commit=request.base.commit, head_commit=request.head.commit,
         started=started.isoformat(timespec="seconds"), seconds=seconds,
         control=control, control_rounds=len(measuring.control[0]), cells=cells, notes=tuple(notes),
-        exit=decision.conclusion([measured.verdict for measured in cells], control), out_of_time=measuring.is_over,
+        exit=decision.conclusion([measured.verdict for measured in cells], control),
+        out_of_time=Verdict.UNSURE in [measured.verdict for measured in cells],
         others=others, machine=machine.collect(), command=request.command,
     )  # fmt: skip
 
@@ -113,74 +109,114 @@ def _load() -> load.Reading | None:
 
 
 @dataclass(slots=True)
-class _Paired:
-    """One cell's times, in one measurement."""
+class _Measurement:
+    """One measurement of a cell: its times, and what the latest look at them said."""
 
     base: list[float] = field(default_factory=list)
     head: list[float] = field(default_factory=list)
+    found: Found | None = None
 
+    @property
+    def rounds(self) -> int:
+        """How many there are."""
+        return len(self.base)
 
-@dataclass(frozen=True, slots=True)
-class _Measurement:
-    """A cell's times, with what they say."""
+    @property
+    def look(self) -> int:
+        """Which look comes next, from 1."""
+        return 1 if self.found is None else self.found.look + 1
 
-    times: _Paired
-    found: Found
+    @property
+    def is_open(self) -> bool:
+        """Whether it has shown nothing yet."""
+        return self.found is None or self.found.call is Call.OPEN
+
+    def judge(self, cells: int) -> None:
+        """Look at it."""
+        self.found = decision.judge(self.base, self.head, self.look, cells)
 
 
 class _Measuring:
-    """Rounds until each cell has enough, or the time is up."""
+    """Rounds until every cell is clear, or the time is up.
 
-    def __init__(self, session: Session, request: Request, deadline: float, tell: Tell) -> None:
+    Attributes
+    ----------
+    of : dict
+        Cell -> its measurements: one, or two if the first called it slower.
+    control : pair of lists
+        The control's times in base's and in head's processes.
+    """
+
+    def __init__(self, session: Session, request: Request, cells: int, tell: Tell) -> None:
+        self.of: dict[Cell, list[_Measurement]] = {}
         self.control: tuple[list[float], list[float]] = ([], [])
         self._session = session
         self._request = request
-        self._deadline = deadline
+        self._cells = cells
         self._tell = tell
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return time.monotonic() > self._deadline
-
-    def measure(self, cells: Sequence[Cell], text: str) -> dict[Cell, _Measurement]:
-        """One measurement of some cells: the rounds that all get, then more for those that scatter. A cell that the
-        time left nothing for is not in it."""
-        pairs = {cell: _Paired() for cell in cells}
-        self._rounds(pairs, self._request.rounds, text)
-        measured = _judged(pairs)
-        for _ in range(self._request.rounds + _MORE, self._request.most_rounds + 1, _MORE):
-            scattered = {cell: each.times for cell, each in measured.items() if not each.found.is_powerful}
-            if not scattered or self.is_over:
-                break
-            self._rounds(scattered, _MORE, f"{text}, longer where it scatters")
-            measured |= _judged(scattered)
-        return measured
-
-    def _rounds(self, pairs: dict[Cell, _Paired], count: int, text: str) -> None:
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Measure all cells; go on with those that are open, and begin again with those that are slower."""
+        self.of = {cell: [_Measurement()] for cell in cells}
         begin = time.monotonic()
-        for k in range(count):
-            if not pairs or self.is_over:
+        hard = begin + (math.inf if self._request.seconds is None else self._request.seconds)
+        for k in range(self._request.rounds):
+            if time.monotonic() > hard:
+                break
+            left = (time.monotonic() - begin) * (self._request.rounds - k) / k if k else math.nan
+            self._round(cells, "measuring", k / self._request.rounds, min(left, hard - time.monotonic()))
+        if not self.control[0]:
+            return
+        now = time.monotonic()
+        self._go_on(now, 2 * now - begin if math.isinf(hard) else hard, hard)
+        for measurements in self.of.values():
+            latest = measurements[-1]
+            if latest.is_open and (latest.found is None or latest.rounds > latest.found.rounds):
+                latest.judge(self._cells)  # the look that was due, with the rounds that there are
+
+    def _go_on(self, begin: float, soft: float, hard: float) -> None:
+        """Rounds of those that are open, until the soft end; a second measurement gets its first rounds even then.
+        Nothing goes on after the hard end."""
+        while (now := time.monotonic()) <= hard:
+            is_late = now > soft
+            todo = self._todo(is_late)
+            if is_late:
+                todo = [cell for cell in todo if self.of[cell][-1].rounds < self._request.rounds]
+            if not todo:
                 return
-            left = (time.monotonic() - begin) * (count - k) / k if k else math.nan
-            what = f"{len(pairs)} cell{'s' * (len(pairs) > 1)}, round {k + 1} of {count}"
-            self._tell(f"{text}: {what}", k / count, min(left, self._deadline - time.monotonic()))
-            base, head = self._session.round(list(pairs))
-            self.control[0].append(base[CONTROL])
-            self.control[1].append(head[CONTROL])
-            for cell, pair in pairs.items():
-                pair.base.append(base[cell.text])
-                pair.head.append(head[cell.text])
+            done = min(1.0, (now - begin) / (soft - begin)) if soft > begin else 1.0
+            self._round(todo, "going on with what is not clear yet", done, max(0.0, soft - now))
+
+    def _todo(self, is_late: bool) -> list[Cell]:
+        """The cells that are not clear. Those that are due are looked at, and begin again if they are slower; when it
+        is late, those are due that went on since their last look."""
+        todo = []
+        for cell, measurements in self.of.items():
+            latest = measurements[-1]
+            went_on = latest.found is not None and latest.rounds > latest.found.rounds
+            if latest.rounds >= decision.rounds_at(latest.look, self._request.rounds) or (is_late and went_on):
+                latest.judge(self._cells)
+                if latest.found is not None and latest.found.call is Call.SLOWER and len(measurements) == 1:
+                    measurements.append(_Measurement())
+            if measurements[-1].is_open:
+                todo.append(cell)
+        return todo
+
+    def _round(self, cells: Sequence[Cell], text: str, done: float, left: float) -> None:
+        self._tell(f"{text}: {len(cells)} cell{'s' * (len(cells) > 1)}, round {len(self.control[0]) + 1}", done, left)
+        base, head = self._session.round(cells)
+        self.control[0].append(base[CONTROL])
+        self.control[1].append(head[CONTROL])
+        for cell in cells:
+            self.of[cell][-1].base.append(base[cell.text])
+            self.of[cell][-1].head.append(head[cell.text])
 
 
-def _judged(pairs: dict[Cell, _Paired]) -> dict[Cell, _Measurement]:
-    return {cell: _Measurement(pair, decision.judge(pair.base, pair.head)) for cell, pair in pairs.items() if pair.base}
-
-
-def _measured(cell: Cell, first: _Measurement, second: _Measurement | None) -> Measured:
+def _measured(cell: Cell, first: _Measurement, second: _Measurement | None = None) -> Measured:
+    assert first.found is not None
     again = None if second is None else second.found
     verdict = decision.verdict(first.found, again)
-    return Measured(cell, tuple(first.times.base), tuple(first.times.head), first.found, again, verdict)
+    return Measured(cell, tuple(first.base), tuple(first.head), first.found, again, verdict)
 
 
 def _checked(request: Request, pair: tuple[Build, Build], folder: Path) -> tuple[Session, list[Cell], list[str]]:

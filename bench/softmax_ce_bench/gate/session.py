@@ -1,19 +1,22 @@
 """Paired times of two builds, from rounds of fresh processes.
 
-In every round each build gets a fresh process, so that what a process draws by lot - where its memory lies, what its
-hashes are - is drawn anew. The two start, and import, side by side; then both are held to one and the same CPU, drawn
-for the round, since two CPUs differ by what else they have to do. There they take turns in the order ABBA: in a first
-pass over all cells the leader comes first, in a second pass the other one, so that a machine that slowly gets faster or
-slower favours neither. The lead changes from round to round, the order of the cells from pass to pass.
+In every round each build gets a fresh process, and its shared objects are written anew, so that what is drawn by lot -
+where memory and code lie, what the hashes are - is drawn anew. The two start, and import, side by side; then both are
+held to one and the same CPU, drawn for the round, since two CPUs differ by what else they have to do. There they take
+turns in the order ABBA: in a first pass over all cells the leader comes first, in a second pass the other one, so that
+a machine that slowly gets faster or slower favours neither. The lead changes from round to round, the order of the
+cells from pass to pass.
 
 A visit is a few samples, of which the least counts; a build's time in a round is the least of its two visits. They are
 far apart, by all the other cells, since what disturbs one rarely lasts until the other: with the two side by side, ten
-times as many rounds were far off.
+times as many rounds were far off. When few cells are left, there are more passes, up to four times as many: starting
+the processes takes most of a round's time anyway.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ from softmax_ce_bench.measure.process import Child
 SAMPLE_SECONDS = 2.5e-4  # some thousand times what reading the clock costs
 SAMPLES = 5  # a visit
 PASSES = 2  # over all cells in a round
+_VISITS = 24  # that are to lie between two visits of a cell: with fewer cells, a round has more passes
 
 
 class BuildError(RuntimeError):
@@ -95,6 +99,8 @@ class Session:
         self._round += 1
         lead = self._round % 2
         least: Round = ({}, {})
+        for build in self._builds:
+            redraw(build.site)
         with ExitStack() as stack:
             todo: list[Cell | None] = [None, *cells]
             # The leader is started first, too: whoever is, tends to keep one and the same CPU.
@@ -104,7 +110,7 @@ class Session:
             cpu = int(self._rng.choice(self._cpus))
             for side in (0, 1):
                 self._ask(side, processes[side], None, "hold_to", cpu)
-            for turn in range(PASSES):
+            for turn in range(passes(len(todo))):
                 sides = (lead, 1 - lead) if turn % 2 == 0 else (1 - lead, lead)
                 for key in self._rng.permutation(len(todo)):
                     cell = todo[key]
@@ -154,6 +160,23 @@ class Session:
     def _ask(self, side: int, process: Child, cell: Cell | None, question: str, *arguments: object) -> Any:
         with _blamed(self._builds[side], _name(cell)):
             return process.ask(question, *arguments)
+
+
+def passes(count: int) -> int:
+    """How many passes a round over so many cells makes, the control included. Always even: ABBA."""
+    return PASSES * min(4, max(1, _VISITS // count))
+
+
+def redraw(site: Path) -> None:
+    """Write a build's shared objects anew, under the same names and with the same dates.
+
+    Their pages lie in memory where they were put when the file was written, for all processes that load it: of two
+    copies of one build, one took 2 % longer for tiny calls, in round after round.
+    """
+    for path in (site / "softmax_ce").rglob("*.so"):
+        copy = path.with_name(f"{path.name}.new")
+        shutil.copy2(path, copy)
+        os.replace(copy, path)
 
 
 def workload(recipe: Recipe) -> Workload:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from softmax_ce_bench.gate.decision import CLAIM, NOTED, SIGNIFICANT, SLOWER, Exit, Verdict
+from softmax_ce_bench.gate.decision import FALSE_ALARMS, MISSED, MOVED, NOTED, RULED_OUT, SLOWER, Exit, Verdict
 from softmax_ce_bench.gate.result import Measured, Result
 from softmax_ce_bench.measure.stats import Ratio
-from softmax_ce_bench.measure.timing import CONTAMINATED
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
 
@@ -45,31 +44,27 @@ def sentence(result: Result) -> str:
         named = words.listed([f"{each.cell.text} ({words.percent(_ratio(each) - 1)})" for each in slow[:_NAMED]])
         more = f" and {len(slow) - _NAMED} more" if len(slow) > _NAMED else ""
         return f"SLOWER: in {len(slow)} of {len(cells)} cells, in two measurements each: {named}{more}."
-    if result.control.drift > CONTAMINATED:
+    if result.control.drift > MOVED:
         return (
             f"INCONCLUSIVE: the control, which is the same on both sides, differed from itself by "
             f"{result.control.drift:.1%}. Measure again when the machine is quiet."
         )
     unsure = [each for each in cells if each.verdict is Verdict.UNSURE]
     if unsure:
-        why = "the time was up" if result.out_of_time else "the times scatter too much"
         named = words.listed([each.cell.text for each in unsure[:_NAMED]])
         more = f" and {len(unsure) - _NAMED} more" if len(unsure) > _NAMED else ""
         return (
-            f"INCONCLUSIVE: a slowdown of {CLAIM - 1:.0%} might have been missed in {len(unsure)} of {len(cells)} "
-            f"cells, since {why}: {named}{more}."
+            f"INCONCLUSIVE: when the time was up, a slowdown of {RULED_OUT - 1:.0%} could neither be shown nor ruled "
+            f"out in {len(unsure)} of {len(cells)} cells: {named}{more}. A longer --time-budget goes on with them."
         )
     noted = [each for each in cells if each.verdict is Verdict.NOTED]
     aside = f" {len(noted)} slightly slower, by less: see below." if noted else ""
-    return (
-        f"CLEAN: none of {len(cells)} cells is slower by {SLOWER - 1:.0%} or more, and a slowdown of "
-        f"{CLAIM - 1:.0%} would have shown.{aside}"
-    )
+    return f"CLEAN: a slowdown of {RULED_OUT - 1:.0%} or more is ruled out in each of {len(cells)} cells.{aside}"
 
 
 def rows(result: Result) -> list[tuple[str, ...]]:
     """Cell, base's time, ratio with interval, rounds, verdict, and instructions if counted; the control first."""
-    drift = "moved" if result.control.drift > CONTAMINATED else "holds"
+    drift = "moved" if result.control.drift > MOVED else "holds"
     first = ("control", "", _interval(result.control), str(result.control_rounds), drift, *("",) * _counted(result))
     return [first, *(_row(each) for each in result.cells)]
 
@@ -101,9 +96,10 @@ def provenance(result: Result) -> Sequence[str]:
         f"{words.machine_facts(result.machine, result.started[:10])} One thread. "
         f"Measured in {result.seconds:.0f} s.{others}",
         f"head / base: median over rounds of the paired ratio of times, with its 95% interval. {Verdict.SLOWER}: "
-        f"{SLOWER:.2f} or more, p at most {SIGNIFICANT:g} in a sign-flip test, and both again in a second measurement "
-        f"({Verdict.ONCE}: not again). {Verdict.NOTED}, {Verdict.FASTER}: by {NOTED - 1:.0%} or more, reported only. "
-        f"{Verdict.UNSURE}: {CLAIM - 1:.0%} might have been missed.",
+        f"above {SLOWER:.3g} in a sign test, and again in a second measurement ({Verdict.ONCE}: not again); "
+        f"wrong in at most {FALSE_ALARMS:.0%} of runs. Any other: below {RULED_OUT:.3g} in such a test; wrong in at "
+        f"most {MISSED:.0%} of cells. {Verdict.NOTED}, {Verdict.FASTER}: by {NOTED - 1:.0%} or more, reported only. "
+        f"{Verdict.UNSURE}: neither was shown.",
     )
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from softmax_ce_bench.gate.cells import CONTROL
-from softmax_ce_bench.gate.decision import SLOWER, Verdict
+from softmax_ce_bench.gate.decision import MOVED, SLOWER, Verdict
 from softmax_ce_bench.gate.result import Result
-from softmax_ce_bench.measure.timing import CONTAMINATED
 from softmax_ce_bench.report import gating, templates
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour
@@ -46,7 +45,7 @@ def picture(result: Result) -> Picture:
         panel = drawn.subplots()
         svg.bare(panel)
         panel.axhspan(-0.5, 0.5, color=colour("band"), linewidth=0, zorder=0)
-        panel.axvspan(1 - CONTAMINATED, 1 + CONTAMINATED, color=colour("band"), linewidth=0, zorder=0)
+        panel.axvspan(1 - MOVED, 1 + MOVED, color=colour("band"), linewidth=0, zorder=0)
         panel.axvline(1.0, color=colour("ink"), linewidth=1)
         panel.axvline(SLOWER, color=colour("warn"), linewidth=1, linestyle="--")
         for k, (_, ratio, tint) in enumerate(named):
@@ -58,7 +57,7 @@ def picture(result: Result) -> Picture:
         low, high = panel.get_xlim()
         panel.set_xlim(min(low, 1 - _LEAST), max(high, 1 + _LEAST))
         panel.grid(visible=False, axis="y")
-        panel.set_xlabel(f"head / base; right of the dashed line ({SLOWER:.2f}) counts as slower")
+        panel.set_xlabel(f"head / base; shown to be right of the dashed line ({SLOWER:.3g}), twice: slower")
         shown = svg.inline(drawn, "forest", title, gating.sentence(result))
     caption = (
         "Medians over rounds of the paired ratios, with their 95% intervals. The control, first, is the same kernel on "
