@@ -36,7 +36,8 @@ INLINE void load_columns(const real *x, ptrdiff_t classes, ptrdiff_t n, ptrdiff_
         v_transpose(rows);
 #pragma GCC unroll 16
         for (ptrdiff_t k = 0; k < W; k++)
-            column[j + k] = rows[k];
+            if (!__builtin_constant_p(classes) || j + k < classes) /* others are never read */
+                column[j + k] = rows[k];
     }
 }
 
@@ -46,6 +47,18 @@ INLINE void store_columns(real *g, ptrdiff_t classes, ptrdiff_t n, ptrdiff_t who
         v_store_pairs(g, column[0], column[1]);
         return;
     }
+#if defined(V_STORE_TWO)
+    if (__builtin_constant_p(classes) && classes == W + 2 && n == W && whole) {
+        v_transpose(column);
+        for (ptrdiff_t r = 0; r < W; r++)
+            v_store(g + r * classes, column[r]);
+        v_store_two(g + W, classes, column[W], column[W + 1]);
+        return;
+    }
+#endif
+    if (__builtin_constant_p(classes)) /* see load_columns */
+        for (ptrdiff_t k = classes; k % W; k++)
+            column[k] = v_set(0);
     for (ptrdiff_t j = 0; j < classes; j += W)
         v_transpose(column + j);
     for (ptrdiff_t r = 0; r < whole; r++)
@@ -427,6 +440,7 @@ INLINE ptrdiff_t lane_groups(const sce_call *call, ptrdiff_t classes, ptrdiff_t 
 #if defined(REAL_F32)
 LANES_OF(two_classes, 2, PAIR, ONE_LABEL)
 LANES_OF(ten_classes, 10, PAIR, ONE_LABEL)
+LANES_OF(ten_label_and_base, 10, PAIR, LABEL_AND_BASE)
 #endif
 LANES_OF(lanes_one_label_paired, call->classes, PAIR, ONE_LABEL)
 LANES_OF(lanes_one_label, call->classes, 1, ONE_LABEL)
@@ -442,6 +456,10 @@ static void few_classes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum 
     if (mode == SOFT) {
         last_soft(call, lanes_soft(call, i, stop), stop);
     } else if (mode == LABEL_AND_BASE) {
+#if defined(REAL_F32)
+        if (call->classes == 10)
+            i = ten_label_and_base(call, i, stop);
+#endif
         last_label_and_base(call, lanes_label_and_base(call, i, stop), stop);
     } else if (mode == LOG_PROBS) {
         last_log_probs(call, lanes_log_probs(call, i, stop), stop);

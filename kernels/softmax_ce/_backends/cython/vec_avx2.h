@@ -103,6 +103,17 @@ static inline void v_load_pairs(const real *p, V *first, V *second) {
     const V c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
     *first = _mm256_shuffle_ps(c, d, 0x88), *second = _mm256_shuffle_ps(c, d, 0xdd);
 }
+/* Two columns, `step` entries from row to row. */
+#define V_STORE_TWO
+static inline void v_store_two(real *p, ptrdiff_t step, V first, V second) {
+    const V a = _mm256_unpacklo_ps(first, second), b = _mm256_unpackhi_ps(first, second); /* rows 0 1 4 5, 2 3 6 7 */
+    const __m128 pairs[4] = {_mm256_castps256_ps128(a), _mm256_castps256_ps128(b), _mm256_extractf128_ps(a, 1),
+                             _mm256_extractf128_ps(b, 1)};
+    for (int r = 0; r < 8; r += 2) {
+        _mm_storel_pi((__m64 *)(p + r * step), pairs[r / 2]);
+        _mm_storeh_pi((__m64 *)(p + (r + 1) * step), pairs[r / 2]);
+    }
+}
 static inline void v_store_pairs(real *p, V first, V second) {
     const V a = _mm256_unpacklo_ps(first, second), b = _mm256_unpackhi_ps(first, second);
     _mm256_storeu_ps(p, _mm256_permute2f128_ps(a, b, 0x20));
