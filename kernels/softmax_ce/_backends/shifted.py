@@ -9,7 +9,7 @@ Passes over memory: the logits are read once and the gradient written once, a bl
 Within the caches a block is gone over five times: argmax, difference, exp, sum, product. Smoothing and
 soft targets take three to six more. Scratch: one block where the exponentials cannot have the gradient's
 own memory, and up to two for smoothing and soft targets. Sums over classes are NumPy's pairwise ones in
-R; everything that is one number a row is float64.
+R, and so are log s and what the label's gradient is made of; with options, what is one number a row is float64.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from typing import Any
 import numpy as np
 
 from softmax_ce._backends._rows import row_blocks, rows_of, step_of
+
+_UINT64 = np.dtype(np.uint64)
+# A Python number would be made an array anew each time, which takes as long as a short sum.
+_ONES = {np.dtype(real): np.ones(1, real) for real in (np.float32, np.float64)}
+_SMALL = 1 << 12  # elements
 
 
 @np.errstate(all="ignore")  # -inf - -inf and exp's underflow are ordinary here
@@ -32,9 +37,18 @@ def hard(
     is_one = _is_one(label_mass)
     some_massless = not is_one and not label_mass.all()
     room = _room(logits, grad, start, stop)
+    is_plain = (
+        is_one and base_mass is None and not (base_total or z_loss) and row_max is None and log_sum is None
+        and _is_one(row_weight) and not 0 <= ignore_index < classes
+    )  # fmt: skip
     for rows in row_blocks(start, stop, classes):
         out = None if grad is None else grad[rows]
-        row = _Block(logits[rows], out if room is None else room[: rows.stop - rows.start])
+        e = out if room is None else room[: rows.stop - rows.start]
+        if is_plain and _plain_rows(
+            logits[rows], rows_of(labels, rows), rows_of(upstream, rows), None if loss is None else loss[rows], out, e
+        ):
+            continue
+        row = _Block(logits[rows], e)
         y, counts = _read(rows_of(labels, rows), classes, ignore_index)
         at = y + row.first
         gap = row.flat[at]  # x_y - m
@@ -52,20 +66,54 @@ def hard(
             row.write_loss(value, z_loss, weight, counts, loss[rows])
         if out is not None:
             at_label = row.minus_others(at)
+            # Without mass, the label is a class like the others.
+            own = np.flatnonzero(np.broadcast_to(mass, at.shape)) if some_massless else slice(None)
             if base_mass is not None or base_total or z_loss:  # masses of either sign may sum to 0
                 pull = row.pull(base_total, z_loss)
-                at_label = (mass * at_label + pull * row.flat[at]) / (1 + row.rest)
+                at_label = (mass * at_label.astype(np.float64) + pull * row.flat[at]) / (1 + row.rest)
                 at_label = gain * (at_label if base_mass is None else at_label - _at(base_mass, y))
                 row.write_grad(mass + pull, gain, base_mass, out)
+                out.reshape(-1)[at[own]] = at_label[own].astype(out.dtype)
             else:
-                share = (gain if is_one else gain * mass) / (1 + row.rest)
-                at_label *= share
-                np.multiply(row.e, share.astype(out.dtype)[:, None], out)
-            if some_massless:  # without mass, the label is a class like the others
-                own = np.flatnonzero(np.broadcast_to(mass, at.shape))
-                at, at_label = at[own], at_label[own]
-            out.reshape(-1)[at] = at_label.astype(out.dtype)
+                row.flat[at[own]] = at_label[own]
+                share = (gain if is_one else gain * mass).astype(out.dtype) / (1 + row.rest)
+                np.multiply(row.e, share[:, None], out)
             _blank(counts, out)
+
+
+def _plain_rows(x: Any, labels: Any, gain: Any, loss: Any, out: Any, e: Any) -> bool:
+    """The loss and the gradient of a block without any option; False, nothing written, if a label does not count.
+
+    The steps of :class:`_Block` and their bits, in one piece: a small block takes the time of some thirty calls of
+    NumPy, and half as much again if each has a Python function around it. So there are few, and of the cheap kinds:
+    no arithmetic between dtypes, which casts by pieces, no sum along an axis, no Python number beside an array.
+    """
+    classes = x.shape[1]
+    y = labels.copy()
+    wild = y.view(_UINT64)  # a negative label is a huge one
+    if wild.item(wild.argmax()) >= classes:
+        return False
+    first = np.arange(0, x.size, classes)
+    at = y + first
+    at_top = _top_of(x, first)
+    flat = e.ravel()
+    np.subtract(x, x.ravel()[at_top][:, None], e)
+    gap, zero = flat[at], flat[at_top]
+    np.exp(flat, flat)
+    flat[at_top] = zero
+    rest = np.add.reduceat(flat, first)
+    if loss is not None:
+        np.subtract(np.log1p(rest), gap, loss)
+    if out is not None:
+        one = _ONES[x.dtype]
+        flat[at_top] = one
+        at_label = flat[at]
+        at_label -= one
+        at_label -= rest
+        flat[at] = at_label
+        rest += one
+        np.multiply(e, np.divide(gain.astype(x.dtype), rest)[:, None], out)
+    return True
 
 
 @np.errstate(all="ignore")
@@ -109,16 +157,9 @@ class _Block:
         """Leave x - m in e."""
         classes = x.shape[1]
         first = np.arange(0, x.size, classes)
-        if 16 < classes < 64:  # fewer than argmax takes at a time: it would go one by one
-            top = np.maximum.reduceat(x.reshape(-1), first)
-            np.subtract(x, top[:, None], e)
-            at_top = (e == 0).argmax(1)
-            at_top += first
-        else:
-            at_top = x.argmax(1)
-            at_top += first
-            top = x.reshape(-1)[at_top]
-            np.subtract(x, top[:, None], e)
+        at_top = _top_of(x, first)
+        top = x.reshape(-1)[at_top]
+        np.subtract(x, top[:, None], e)
         self.x, self.e, self.flat = x, e, e.reshape(-1)
         self.first, self.at_top, self.top = first, at_top, top
 
@@ -152,17 +193,18 @@ class _Block:
 
     def exponentiate(self, all_of_them: bool) -> None:
         """Leave exp(x - m) in e, at the maximum too where all of them are wanted."""
+        zero = self.flat[self.at_top]
         np.exp(self.flat, self.flat)
         # 0, or NaN with a NaN, a +inf or nothing above -inf in the row: then whatever comes of it is NaN.
-        self.flat[self.at_top] = self.top - self.top
-        rest = self.sum(self.flat)
+        self.flat[self.at_top] = zero
+        self.rest = np.add.reduceat(self.flat, self.first)  # s - 1
+        self.log_sum = np.log1p(self.rest).astype(np.float64)
         if all_of_them:
             self.flat[self.at_top] = 1
-        self.rest, self.log_sum = rest, np.log1p(rest)  # s - 1 and log s
 
     def minus_others(self, at: Any) -> Any:
         """e_y - s, without cancellation: e_y - 1 is 0 where the label is the maximum, else both have one sign."""
-        value = self.flat[at].astype(np.float64)
+        value = self.flat[at]
         value -= 1
         value -= self.rest
         return value
@@ -196,6 +238,18 @@ class _Block:
         grad -= target
         if not _is_one(gain):
             grad *= gain.astype(grad.dtype)[:, None]
+
+
+def _top_of(x: Any, first: Any) -> Any:
+    """Where each row's maximum is in the flat block: the first of equal ones, or a NaN."""
+    classes = x.shape[1]
+    if 16 < classes < 64 and x.size > _SMALL:  # fewer than argmax takes at a time: it would go one by one
+        top = np.maximum.reduceat(x.ravel(), first)
+        at_top = (x == top[:, None]).argmax(1)
+    else:
+        at_top = x.argmax(1)
+    at_top += first
+    return at_top
 
 
 def _blank(counts: Any, output: Any) -> None:
