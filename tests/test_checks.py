@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
-from softmax_ce import checks, fold
+from softmax_ce import checks, fold, weights
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce.reduction import mean
 from softmax_ce.staging import Rows
@@ -289,7 +289,7 @@ def test_a_mean_is_over_the_counted_rows_and_their_weights(
     block: int, ignored: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two rows ignored, those of a class, or none: sums by hand, in blocks of rows or at once."""
-    monkeypatch.setattr(fold, "_BLOCK", block)
+    monkeypatch.setattr(weights, "_BLOCK", block)
     labels = np.array([0, 1, 2, 0, 1, 1, 2, 1, 0, 1])
     if ignored == -100:
         labels[[4, 7]] = ignored

@@ -43,7 +43,7 @@ _CASES: tuple[tuple[Any, Any, dict[str, Any], type[Exception], str], ...] = (
     (_X, _Y, {"weight": np.array([1, 1, 1, np.nan])}, ValueError, "entry 3"),
     (_X, _Y, {"weight": np.ones(4, complex)}, TypeError, "complex"),
     (_X, _Y, {"sample_weight": np.ones(4)}, ValueError, "(3,)"),
-    (_X, _Y, {"sample_weight": np.array([1, 1, -1.0])}, ValueError, "entry 2"),
+    (_X, _Y, {"sample_weight": np.array([1, -1, np.nan])}, ValueError, "entry 2"),
     (_X, _Y.astype(float), {}, TypeError, "float64"),
     (_X, _Y.astype(bool), {}, TypeError, "bool"),
     (_X, _T.astype(complex), {}, TypeError, "complex128"),
