@@ -81,7 +81,16 @@ static inline V v_power_raised(V shifted) { return (V)(((M)shifted + BIAS + SCE_
 #endif
 static inline M v_not_less(V a, V b) { return ~(M)(a < b); }
 static inline M v_above(V a, V b) { return (M)(a > b); }
+#if defined(__SSE2__)
+/* gcc 12 ends in an internal error where a comparison is carried over a branch as a mask of its own kind. */
+static inline M v_eq(V a, V b) {
+    M equal = (M)(a == b);
+    __asm__("" : "+x"(equal));
+    return equal;
+}
+#else
 static inline M v_eq(V a, V b) { return (M)(a == b); }
+#endif
 static inline V v_zero_where(M m, V a) { return (V)(~m & (M)a); }
 static inline V v_add_where(M m, V a, V b) { return a + (V)(m & (M)b); }
 static inline V v_add_unless(M m, V a, V b) { return a + (V)(~m & (M)b); }
