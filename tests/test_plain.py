@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import softmax_ce as sce
 from conftest import available
-from softmax_ce import checks, functional, registry
+from softmax_ce import checks, evaluation, registry
 from softmax_ce.choice import auto
 from softmax_ce.contract import ROW_ELEMENTS
 from softmax_ce.threads import sharing_from
@@ -475,8 +475,8 @@ def test_unusual_options_are_left_to_the_full_path(options: dict[str, Any], back
     given_options = {"backend": backend, **options}
     with pytest.MonkeyPatch.context() as patch:
         entered = []
-        real = functional._evaluate_in_full
-        patch.setattr(functional, "_evaluate_in_full", lambda *given: entered.append(1) or real(*given))
+        real = evaluation.evaluate_in_full
+        patch.setattr(evaluation, "evaluate_in_full", lambda *given: entered.append(1) or real(*given))
         found = outcome(sce.cross_entropy_with_grad, logits, targets, **given_options)
         assert entered
         patch.setattr(auto, "at_once", lambda *_: None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from softmax_ce import checks
 from softmax_ce.choice import auto
 from softmax_ce.contract import Backend, StridedKernels, Team
 from softmax_ce.fold import ONE_ROW, Factors
+from softmax_ce.options import Array, Scalar
 from softmax_ce.problem import Problem
 from softmax_ce.run import Outputs, run_kernel
 from softmax_ce.staging import Rows
@@ -19,7 +21,9 @@ _NO_LABEL = np.zeros(1, np.int64)
 _STAGED = 1 << 16  # elements a block: it stays in L2 between the two subtractions
 
 
-def softmax(x: Any, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Any = None) -> Any:
+def softmax(
+    x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
+) -> Array:
     """Softmax, exp(x) / sum(exp(x)), over one axis.
 
     Parameters
@@ -61,8 +65,8 @@ def softmax(x: Any, axis: int = -1, *, backend: str | None = None, threads: int 
 
 
 def logsumexp(
-    x: Any, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Any = None
-) -> Any:
+    x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
+) -> Array | Scalar:
     """log(sum(exp(x))) over one axis, with the maximum pulled out.
 
     Parameters
@@ -97,8 +101,8 @@ def logsumexp(
 
 
 def log_softmax(
-    x: Any, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Any = None
-) -> Any:
+    x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
+) -> Array:
     """log(softmax(x)) over one axis, as (x - max) - log(sum(exp(x - max))): accurate where softmax underflows.
 
     Parameters

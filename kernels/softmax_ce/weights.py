@@ -119,6 +119,7 @@ def _with_care(
     itself.
     """
     rows = np.ones(problem.n_rows) if sample_weight is None else sample_weight
+    label: Any
     y = problem.labels
     if y is None:
         counted, label = np.arange(problem.n_rows), None

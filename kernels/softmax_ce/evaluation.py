@@ -1,0 +1,162 @@
+"""A call of a loss: by the short path where it is small and ordinary, else check, fold, run and reduce.
+
+The full path knows what every argument means and says what is wrong with it. Small calls with ordinary arguments take
+the short path, which gives the same bits: a backend's own (:class:`softmax_ce.contract.ShortCalls`), or in Python that
+of :mod:`softmax_ce.plain`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from softmax_ce import checks, plain
+from softmax_ce import threads as pool
+from softmax_ce.choice import auto
+from softmax_ce.fold import Factors, fold
+from softmax_ce.options import Options
+from softmax_ce.problem import Problem
+from softmax_ce.reduction import Total, mean, numpy_total, rounded
+from softmax_ce.run import Outputs, run_kernel
+
+
+def evaluate(
+    logits: Any, targets: Any, want_loss: bool, want_grad: bool, backend: str | None, given: tuple[Any, ...]
+) -> Any:
+    """Compute what is wanted, in the order loss, gradient, log-sum-exp.
+
+    Parameters
+    ----------
+    logits, targets : array_like
+    want_loss, want_grad : bool
+    backend : str or None
+    given : tuple
+        The fields of :class:`Options`. A bare tuple: making an `Options` would cost a small call a fifth of its time.
+    """
+    chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_THREADS])
+    if chosen is not None:
+        most = pool.serial_below(chosen.info.serial_elements)
+        if chosen.short is not None:
+            result = chosen.short.cross_entropy(logits, targets, want_loss, want_grad, *given, most)
+        else:
+            result = plain.attempt(chosen, logits, targets, want_loss, want_grad, *given, most)  # type: ignore[call-arg]
+        if result is not None:
+            return result
+    return evaluate_in_full(logits, targets, want_loss, want_grad, backend, Options._make(given))
+
+
+_THREADS = Options._fields.index("threads")
+
+
+def evaluate_in_full(
+    logits: Any, targets: Any, want_loss: bool, want_grad: bool, backend: str | None, options: Options
+) -> Any:
+    """Check, fold, run, reduce. Nothing is written before everything has been checked."""
+    options = _check_options(options)
+    reduction = options.reduction
+    problem = checks.check_logits(logits, options.axis)
+    checks.check_targets(problem, targets, options.ignore_index)
+    _check_buffers(problem, options)
+    outputs = Outputs.allocate(
+        problem, want_loss, want_grad, options.return_lse, options.out if reduction == "none" else None,
+        options.grad_out,
+    )  # fmt: skip
+    options = _check_weights(problem, options)
+    chosen = auto.choose(
+        backend, want_loss, want_grad, problem.source.dtype, problem.n_rows, problem.n_classes, options.threads
+    )
+    auto.check_dtype(chosen, problem.compute)
+    total = chosen.total or numpy_total
+    factors = fold(
+        problem, weight=options.weight, sample_weight=options.sample_weight, ignore_index=options.ignore_index,
+        label_smoothing=options.label_smoothing, z_loss=options.z_loss, reduction=reduction,
+        denominator=options.denominator, grad_output=options.grad_output, total=total,
+    )  # fmt: skip
+    if factors.empty and options.on_empty == "raise":
+        raise ValueError("no row counts towards the mean: each is ignored or has weight 0, or the weights sum to 0")
+    run_kernel(chosen, problem, factors, options.ignore_index, outputs, options.threads)
+    results = []
+    if want_loss:
+        results.append(_reduce(problem, factors, outputs, options, total))
+    if want_grad:
+        results.append(outputs.grad)
+    if outputs.row_max is not None:
+        results.append(outputs.finish_lse(problem.row_shape, options.lse_out))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _check_options(options: Options) -> Options:
+    """The options that can be checked without the arrays; `return_lse` says whether the log-sum-exp is wanted."""
+    checks.check_choice("reduction", options.reduction, checks.REDUCTIONS)
+    checks.check_choice("on_empty", options.on_empty, checks.ON_EMPTY)
+    ignore_index = checks.check_ignore_index(options.ignore_index)
+    label_smoothing = checks.check_number("label_smoothing", options.label_smoothing, 0.0, 1.0)
+    z_loss = checks.check_number("z_loss", options.z_loss, 0.0, math.inf)
+    threads = checks.check_threads(options.threads)
+    want_lse = checks.check_flag("return_lse", options.return_lse) or options.lse_out is not None
+    denominator = options.denominator
+    if denominator is not None:
+        if options.reduction != "mean":
+            raise ValueError(f'denominator goes with reduction="mean" only, got reduction={options.reduction!r}')
+        denominator = checks.check_number("denominator", denominator, 0.0, math.inf, above=True)
+    return options._replace(
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss, threads=threads,
+        return_lse=want_lse, denominator=denominator,
+    )  # fmt: skip
+
+
+def _check_weights(problem: Problem, options: Options) -> Options:
+    """The weights and the upstream gradient as vectors."""
+    weight, sample_weight, grad_output = options.weight, options.sample_weight, options.grad_output
+    if weight is not None:
+        weight = checks.check_weight("weight", weight, (problem.n_classes,))
+    if sample_weight is not None:
+        sample_weight = checks.check_weight("sample_weight", sample_weight, problem.row_shape)
+    if grad_output is not None:
+        grad_output = checks.as_array("grad_output", grad_output)
+        per_row = options.reduction == "none" and grad_output.ndim > 0
+        grad_output = checks.check_vector("grad_output", grad_output, problem.row_shape if per_row else ())
+    return options._replace(weight=weight, sample_weight=sample_weight, grad_output=grad_output)
+
+
+def _check_buffers(problem: Problem, options: Options) -> None:
+    """The buffers that were handed in: shapes, dtypes, and what they may not overlap."""
+    out, grad_out, lse_out = options.out, options.grad_out, options.lse_out
+    if out is None and grad_out is None and lse_out is None:
+        return
+    inputs = {
+        "logits": problem.source,
+        "targets": problem.labels if problem.targets is None else problem.targets,
+        "weight": options.weight,
+        "sample_weight": options.sample_weight,
+        "grad_output": options.grad_output,
+    }
+    if out is not None:
+        shape = problem.row_shape if options.reduction == "none" else ()
+        checks.check_buffer("out", out, shape, (problem.compute,), inputs.items())
+    if lse_out is not None:
+        checks.check_buffer("lse_out", lse_out, problem.row_shape, (problem.compute,), inputs.items())
+    if grad_out is not None:
+        checks.check_buffer("grad_out", grad_out, problem.source.shape, _grad_dtypes(problem), inputs.items())
+    checks.check_apart({"out": out, "grad_out": grad_out, "lse_out": lse_out})
+
+
+def _grad_dtypes(problem: Problem) -> tuple[np.dtype[Any], ...]:
+    return (problem.result,) if problem.result == problem.compute else (problem.result, problem.compute)
+
+
+def _reduce(problem: Problem, factors: Factors, outputs: Outputs, options: Options, total: Total) -> Any:
+    """Row losses to the result: summed once, in a fixed order, in float64."""
+    if options.reduction == "none":
+        return outputs.finish_loss(problem.row_shape, options.out)
+    if factors.empty:
+        result = rounded(math.nan if options.on_empty == "nan" else 0.0, problem.compute)
+    else:
+        with np.errstate(invalid="ignore"):  # negative soft labels and weights: infinite losses of either sign
+            result = mean(outputs.loss, factors.denominator, problem.compute, total)
+    if options.out is None:
+        return result
+    options.out[()] = result
+    return options.out

@@ -1,0 +1,56 @@
+"""The options of a loss: their types for static checkers, and one call's options as a tuple."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array: TypeAlias = NDArray[Any]
+Scalar: TypeAlias = np.floating[Any]
+ScalarReduction: TypeAlias = Literal["mean", "sum"]
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
+OnEmpty: TypeAlias = Literal["nan", "zero", "raise"]
+
+
+class LossOptions(TypedDict, total=False):
+    """What every loss takes, but for the options that decide what it returns."""
+
+    weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    denominator: float | None
+    on_empty: OnEmpty
+    axis: int
+    backend: str | None
+    threads: int | None
+
+
+class GradOptions(LossOptions, total=False):
+    """What a function that returns a gradient takes besides."""
+
+    grad_output: ArrayLike | None
+    grad_out: Array | None
+
+
+class Options(NamedTuple):
+    """One call's options, as given. Short calls take them positionally, in this order (:class:`ShortCalls`)."""
+
+    weight: Any
+    sample_weight: Any
+    ignore_index: Any
+    label_smoothing: Any
+    z_loss: Any
+    reduction: Any
+    denominator: Any
+    on_empty: Any
+    axis: Any
+    grad_output: Any
+    return_lse: Any
+    threads: Any
+    out: Any
+    grad_out: Any
+    lse_out: Any
