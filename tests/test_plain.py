@@ -455,7 +455,7 @@ UNUSUAL: list[dict[str, Any]] = [
     {"ignore_index": 2**63}, {"ignore_index": np.array(2)}, {"label_smoothing": 1.5}, {"label_smoothing": np.nan},
     {"label_smoothing": Number()}, {"label_smoothing": np.array(0.0)}, {"z_loss": np.inf}, {"z_loss": -1},
     {"z_loss": np.zeros(1)}, {"z_loss": 10**400}, {"z_loss": "0"}, {"weight": [1.0] * 5}, {"weight": np.ones(4)},
-    {"weight": -np.ones(5)}, {"weight": np.full(5, np.nan)}, {"weight": np.ones(10)[::2]},
+    {"weight": np.array([1, -1, 1, 1, 1.0])}, {"weight": np.full(5, np.nan)}, {"weight": np.ones(10)[::2]},
     {"weight": np.zeros(5), "on_empty": "raise"}, {"sample_weight": np.zeros(3), "on_empty": "raise"},
     {"weight": np.ones(5, np.float16)}, {"weight": np.ones(5, complex)}, {"weight": np.ones((1, 5))}, {"weight": 2.0},
     {"sample_weight": np.full(3, np.inf)}, {"sample_weight": np.ones(5)},
@@ -523,6 +523,18 @@ def test_a_sum_that_leaves_the_format_raises_no_flag(dtype: Any, shortest: str) 
             short = in_short(sce.cross_entropy, logits, targets, reduction=reduction, backend=shortest)
             assert_same(short, in_full(sce.cross_entropy, logits, targets, reduction=reduction, backend=shortest))
             assert np.isinf(short[0]) == (reduction == "sum")
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_negative_weights(reduction: str, shortest: str) -> None:
+    """Of one sign they are left to the short path; of either, unless a mean divides by their sum."""
+    logits, targets = problem(6, 5)
+    negative, either = -np.arange(1.0, 7), np.array([1.0, -2, 3, -4, 5, -7])
+    for options in ({"sample_weight": negative}, {"sample_weight": either}, {"weight": -np.arange(1.0, 6)}):
+        if reduction != "mean" or options.get("sample_weight") is not either:
+            call = {"reduction": reduction, "backend": shortest, "label_smoothing": 0.1, "z_loss": 0.1, **options}
+            short = in_short(sce.cross_entropy_with_grad, logits, targets, **call)
+            assert_same(short, in_full(sce.cross_entropy_with_grad, logits, targets, **call))
 
 
 def test_a_backend_s_own_sum(shortest: str) -> None:

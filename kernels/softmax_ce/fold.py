@@ -67,7 +67,8 @@ def fold(
         weight, sample_weight = of_mean.by_class, of_mean.by_row
     scale, base = _tables(problem, weight, label_smoothing, None if of_mean is None else of_mean.used)
     # Of the rounded masses: with one class, what the gradient adds and takes away must be the same number.
-    base_total = 0.0 if base is None else total(base, 1.0) * problem.n_classes / base.size
+    with np.errstate(invalid="ignore"):  # beyond R, there may be infinities of either sign
+        base_total = 0.0 if base is None else total(base, 1.0) * problem.n_classes / base.size
     row_weight = ONE_ROW if sample_weight is None else sample_weight
     divisor, empty = 1.0 if denominator is None else denominator, False
     if of_mean is not None:

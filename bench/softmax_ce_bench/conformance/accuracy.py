@@ -181,7 +181,7 @@ def weights_that_nearly_cancel(subject: Subject) -> float:
         [-3.0, 1e-200, 3.0],
     ):
         own = np.array(rows)
-        share = [Fraction(w) / sum(map(Fraction, rows)) for w in rows]
+        share = [Fraction(w) / sum(map(Fraction, rows), Fraction()) for w in rows]
         by_class = np.zeros(4)
         by_class[y] = own
         for targets, options in (
@@ -192,8 +192,9 @@ def weights_that_nearly_cancel(subject: Subject) -> float:
             truth, bound = subject.truth(x, targets)
             loss, grad = subject.both(x, targets, reduction="mean", **options)
             # Half a unit each: of the denominator, the product with it and the division by it.
-            allowed = sum(abs(c) * Fraction(2 * float(b)) for c, b in zip(share, bound.loss, strict=True))
-            right = sum(c * Fraction(float(value)) for c, value in zip(share, truth.loss, strict=True))
+            pairs = list(zip(share, truth.loss.astype(float), bound.loss.astype(float), strict=True))
+            right = sum((c * Fraction(value) for c, value, _ in pairs), Fraction())
+            allowed = sum((abs(c) * Fraction(2 * off) for c, _, off in pairs), Fraction())
             if max(abs(right) + allowed, max(map(abs, share))) >= Fraction(float(np.finfo(subject.dtype).max) / 16):
                 continue  # the mean itself leaves the format
             what = f"mean with weights {rows}"
