@@ -8,7 +8,8 @@ CYTHON_DIR := kernels/softmax_ce/_backends/cython
 CEILINGS_DIR := bench/softmax_ce_bench/ceilings
 BUILD_ERRORS := $(addsuffix /build_error.txt,$(CYTHON_DIR) $(CEILINGS_DIR))
 SOURCES := setup.py $(wildcard $(foreach dir,$(CYTHON_DIR) $(CEILINGS_DIR),$(addprefix $(dir)/,*.pyx *.pxd *.pxi *.c *.h)))
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+# What is imported is compiled then; pip would compile every file of SciPy and Numba, which takes longer than unpacking them.
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 # What a target needs beside the commands and the build: an extra of pyproject.toml, installed when it is first asked for.
 TESTS := $(VENV)/.with-test
 LINTERS := $(VENV)/.with-lint

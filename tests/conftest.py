@@ -32,8 +32,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The tests' automatic choice is not that of whoever runs them.
-    for name in ("SOFTMAX_CE_BACKEND", "SOFTMAX_CE_PROFILE", "SOFTMAX_CE_PROFILE_STRICT"):
+    # The tests' automatic choice is not that of whoever runs them, nor is the width of what the commands print.
+    for name in ("SOFTMAX_CE_BACKEND", "SOFTMAX_CE_PROFILE", "SOFTMAX_CE_PROFILE_STRICT", "COLUMNS", "LINES"):
         os.environ.pop(name, None)
     # Whoever starts jobs in the background may have them ignore Ctrl-C; processes that the tests start inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ TARGETS = set(re.findall(r"^([a-z0-9-]+):(?!=)", (ROOT / "Makefile").read_text(e
 def test_there_are_workflows() -> None:
     assert [path.name for path in WORKFLOWS] == ["ci.yml", "release.yml", "wheels.yml"]
     assert {"test", "lint", "wheel"} <= TARGETS
+
+
+def test_what_a_target_installs_is_an_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    installed = set(re.findall(r"\.with-([a-z]+)", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    assert installed == {"test", "lint", "history", "mutants", "wheels", "peers"}
+    assert installed <= extras.keys()
+    assert set(re.findall(r"[a-z]+", extras["dev"][0].partition("[")[2])) <= installed
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)

@@ -11,7 +11,7 @@ from child import survive
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs address space without memory")
 
 # 0.05 s and a little on an idle machine (the reliability page), in a call that would take some seconds. Here: a quarter
-# of the CPU time that the whole call would take, and sent when it has taken a twentieth of that. So no machine is too
+# of the CPU time that the whole call would take, and sent when it has taken a part of that. So no machine is too
 # slow, too fast or too busy.
 INTERRUPT = """
 import os, signal, threading, time, numpy as np, scenario, zeros, softmax_ce as sce
@@ -29,7 +29,7 @@ def interrupt(due):
     sent.append(time.process_time())
     os.kill(os.getpid(), signal.SIGINT)
 try:
-    threading.Thread(target=interrupt, args=(time.process_time() + whole / 20,)).start()
+    threading.Thread(target=interrupt, args=(time.process_time() + min(whole / 20, 0.5),)).start()
     sce.cross_entropy(x, y, backend={backend!r}, threads={threads})
 except KeyboardInterrupt:
     print((time.process_time() - sent[0]) / whole)
