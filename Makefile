@@ -101,7 +101,7 @@ asv-quick: $(HISTORY) ## run every asv benchmark once on the working tree, keep 
 	@$(ASV) run --quick --dry-run --show-stderr --machine quick --environment existing:$(BIN)/python $(ARGS)
 
 # Commits that have results are left out, so that an interrupted run goes on where it stopped.
-asv: $(HISTORY) ## measure commits: make asv RANGE=v0.1..HEAD; four to five minutes a commit
+asv: $(HISTORY) ## measure commits: make asv RANGE=v0.1..HEAD; five to six minutes a commit
 	@$(BIN)/python -m tools.history.machine "$(MACHINE)" "$(ASV_HOME)"
 	@$(ASV) run --machine "$(MACHINE)" --python "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" \
 		--skip-existing-successful --show-stderr $(ARGS) "$(RANGE)"

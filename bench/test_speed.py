@@ -25,16 +25,16 @@ def _workload(shape, dtype):
 
 @cache
 def _reference(shape, dtype, operation):
-    """What the operation returns, in float64, by SciPy; a tuple."""
+    """Return what the operation computes, by name, in float64, by SciPy."""
     workload = _workload(shape, dtype)
     x = workload.logits.astype(np.float64)
-    if operation in operations.NORMALIZERS:
-        return (getattr(scipy.special, operation)(x, axis=1),)
     at_label = np.arange(len(x)), workload.targets
     loss = scipy.special.logsumexp(x, axis=1) - x[at_label]
     grad = scipy.special.softmax(x, axis=1)
     grad[at_label] -= 1
-    return {"forward": (loss,), "backward": (grad,), "fused": (loss, grad)}[operation]
+    right = {"loss": loss, "grad": grad, "lse": scipy.special.logsumexp(x, axis=1)}
+    right |= {name: getattr(scipy.special, name)(x, axis=1) for name in ("softmax", "log_softmax")}
+    return {part: right[part] for part in operations.TABLE[operation].computes}
 
 
 @pytest.mark.parametrize("info", sce.backends(), ids=lambda info: info.name)
@@ -51,9 +51,9 @@ def test_speed(benchmark, shape, dtype, operation, info):
     found = call()
     # A sanity check in the units of a user; the error bounds are the correctness suite's matter.
     tolerance = 1e-4 if dtype == "float32" else 1e-10
-    found = found if isinstance(found, tuple) else (found,)
-    for ours, reference in zip(found, _reference(shape, dtype, operation), strict=True):
-        if not np.allclose(ours, reference, rtol=tolerance, atol=tolerance):
+    right = _reference(shape, dtype, operation)
+    for part, ours in operations.TABLE[operation].results(found).items():
+        if not np.allclose(ours, right[part], rtol=tolerance, atol=tolerance):
             assert not info.stable, f"{info.name} is wrong on {shape.name}"
             pytest.skip(f"{info.name} overflows on {shape.name}: not timed")
     benchmark.group = f"{operation}, {shape.name} {shape.rows} x {shape.classes} {dtype}: {shape.regime}"

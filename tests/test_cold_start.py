@@ -27,8 +27,8 @@ class _Runner:
 def test_rounds_on_a_synthetic_runner() -> None:
     runner = _Runner()
     compiled, ready = cold_start.measure({"jit": False, "ready": True}, 5, run=runner)
-    assert compiled == cold_start.ColdStart("jit", [0.125] * 5, [1.0] * 5, [0.25] * 5, [0.0625] * 5)
-    assert ready == cold_start.ColdStart("ready", [0.125] * 5, [1.0] * 5, [], [0.0625] * 5)
+    assert compiled == cold_start.StartTimes("jit", [0.125] * 5, [1.0] * 5, [0.25] * 5, [0.0625] * 5)
+    assert ready == cold_start.StartTimes("ready", [0.125] * 5, [1.0] * 5, [], [0.0625] * 5)
     # Every round has each backend once, an empty cache first, and not always in the same order.
     assert len(runner.runs) == 15
     rounds = [runner.runs[k : k + 3] for k in range(0, 15, 3)]

@@ -19,18 +19,18 @@ import softmax_ce as sce
 import wrong_backends
 from softmax_ce import registry
 from softmax_ce_bench import ceilings, compare
-from softmax_ce_bench.compare import BASE, OPERATIONS, Plan, PlanError, budget, first_call
+from softmax_ce_bench.compare import BASE, CompareRequest, RequestError, budget, first_call
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.decision import fastest
 from softmax_ce_bench.compare.result import (
     Candidate,
     Cell,
+    CellOperation,
     ColdStart,
     Control,
     Entry,
     Errors,
     Inputs,
-    Operation,
     Options,
     Run,
     Settings,
@@ -40,6 +40,7 @@ from softmax_ce_bench.inputs import digits, workloads
 from softmax_ce_bench.inputs.workloads import Shape, synthetic
 from softmax_ce_bench.measure import memory, peak, timing
 from softmax_ce_bench.measure.machine import Machine
+from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.measure.peer_process import PeerProcesses
 from softmax_ce_bench.measure.process import ProcessError
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
@@ -158,7 +159,7 @@ def source(shape=SMALL, dtype="float32", **options):
 
 def small_plan(*backends, dtype="float32", **options):
     settings = {"threads": (1,), "seconds": 600.0, "sources": (source(dtype=dtype),)} | options
-    return Plan(backends, **settings)
+    return CompareRequest(backends, **settings)
 
 
 def entry_of(cell, name):
@@ -175,7 +176,7 @@ def test_backends_are_measured_checked_and_ranked():
             continue
         assert entry.status == "ranked"
         assert entry.errors.over_bound == max(entry.errors.loss_over_bound, entry.errors.grad_over_bound) <= 1
-        assert tuple(entry.timings) == OPERATIONS
+        assert tuple(entry.timings) == LOSSES
         for timed in entry.timings.values():
             assert len(timed.seconds) == cell.rounds
             assert min(timed.seconds) > 0
@@ -222,7 +223,7 @@ def test_a_backend_that_overflows_by_design_is_timed_but_never_ranked():
     naive = run.cells[0].entries[1]
     assert (naive.status, naive.reason) == ("unranked", "it overflows by design")  # e^100 fits in float64
     assert naive.errors.over_bound <= 1
-    assert tuple(naive.timings) == OPERATIONS
+    assert tuple(naive.timings) == LOSSES
     assert "naive is not ranked: it overflows by design" in printed(comparison.cell_table(run, run.cells[0]))
     assert run.cells[0].operations["fused"].fastest == (BASE,)
     cell = made({"numpy": 1.0, "naive": 9.0}, unstable="naive")
@@ -291,7 +292,7 @@ def test_the_grid_is_every_workload_with_every_number_of_threads(monkeypatch):
     sources = tuple(planning.built_in("quick", ("float32", "float16"))) + tuple(
         planning.of_shapes(((3, 5),), ("float64",))
     )
-    run = compare.run(Plan((BASE,), sources, threads=(1, 2), operations=("forward",), seconds=600))
+    run = compare.run(CompareRequest((BASE,), sources, threads=(1, 2), operations=("forward",), seconds=600))
     sizes = ("digits 1797x10 float32", "small 60x40 float32", "digits 1797x10 float16", "small 60x40 float16")
     assert [cell.key for cell in run.cells] == [
         f"{size}, {count}" for size in (*sizes, "3x5 float64") for count in ("1 thread", "2 threads")
@@ -343,9 +344,9 @@ def test_options_reach_every_call_and_the_reference(options, text):
 
 
 def test_the_same_cell_twice_and_weights_that_do_not_fit_are_refused():
-    with pytest.raises(PlanError, match="small 60x40 float32, 1 thread is asked for twice"):
+    with pytest.raises(RequestError, match="small 60x40 float32, 1 thread is asked for twice"):
         compare.run(small_plan(sources=(source(), source())))
-    with pytest.raises(PlanError, match=r"there are 40 classes in small 60x40 float32, .* the shape \(39,\)"):
+    with pytest.raises(RequestError, match=r"there are 40 classes in small 60x40 float32, .* the shape \(39,\)"):
         compare.run(small_plan(options=Options(weight="file"), weight=np.ones(39)))
 
 
@@ -354,7 +355,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_anything_is_allocated(m
     monkeypatch.setattr(workloads, "synthetic", None)  # would raise
     huge = source(Shape("huge", 1_000_000, 100_000, "too large"))
     said = r"huge 1000000x100000 float32 needs about 1.2 TB \(logits and gradient 400 GB each\), and 22 GB are free"
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(RequestError, match=said):
         compare.run(small_plan(sources=(huge,)))
 
 
@@ -544,7 +545,7 @@ def test_a_peer_is_checked_timed_and_ranked_like_a_backend():
     scipy = entry_of(run.cells[0], "scipy")
     assert scipy.status == "ranked"
     assert scipy.errors.over_bound <= 1
-    assert tuple(scipy.timings) == OPERATIONS
+    assert tuple(scipy.timings) == LOSSES
     assert scipy.timings["fused"].seconds == (1e-6,) * 8
     assert run.cells[0].operations["fused"].fastest == ("scipy",)
     assert run.cells[0].operations["backward"].fastest == ("scipy",)
@@ -590,10 +591,10 @@ def test_peers_are_left_out_where_they_cannot_take_part(monkeypatch):
     assert scipy.reason == "peers are called without options here: label-smoothing"
     run, _ = peers_run(dtype="float16")
     assert entry_of(run.cells[0], "scipy").reason.endswith("not float16")
-    sklearn = Plan((), (source(),), peers=("sklearn",), operations=("softmax",), threads=(1,), seconds=600.0)
+    sklearn = CompareRequest((), (source(),), peers=("sklearn",), operations=("softmax",), threads=(1,), seconds=600.0)
     (cell,) = compare.run(sklearn, processes=PeerProcesses(Peer)).cells
     assert entry_of(cell, "sklearn").reason == "scikit-learn has no softmax"
-    monkeypatch.setattr(planning.Plan, "peers_that_fit", lambda self, source: ())
+    monkeypatch.setattr(planning.CompareRequest, "peers_that_fit", lambda self, source: ())
     run, _ = peers_run()
     assert "its process would need about" in entry_of(run.cells[0], "scipy").reason
 
@@ -616,6 +617,7 @@ def test_where_the_written_formula_cannot_be_the_numpy_backend_is_the_base():
     base_for = planning.base_for
     assert base_for(("scipy", "numpy-written"), sources, Options()) == "numpy-written"
     assert base_for(("scipy",), sources, Options()) == BASE
+    assert base_for(("numpy-written",), sources, Options(), ("fused", "an operation that it has not")) == BASE
     assert base_for(("numpy-written",), sources, Options(label_smoothing=0.1)) == BASE
     assert base_for(("numpy-written",), (source(dtype="float16"),), Options()) == BASE
 
@@ -728,7 +730,7 @@ def test_cold_starts_are_measured_in_fresh_processes(monkeypatch):
     assert (naive.first_call_cold, naive.peak_memory, naive.failed) == (0.05, 7, None)
     assert naive.peak_memory_cell == run.cells[0].key
     assert base.break_even == ()
-    assert [even.operation for even in naive.break_even] == list(OPERATIONS)
+    assert [even.operation for even in naive.break_even] == list(LOSSES)
     timed = {entry.name: entry.timings["fused"].time.median for entry in run.cells[0].entries}
     expected = 0.0 if timed["naive"] <= timed["numpy"] else math.inf  # it starts earlier
     assert naive.break_even[2].cold == expected
@@ -747,8 +749,8 @@ def made(times, *, rejected=(), unstable=(), rounds=20, drift=1.0, **options):
         status = "rejected" if name in rejected else "unranked" if name in unstable else "ranked"
         reason = {"rejected": "is wrong", "unranked": "it overflows by design"}.get(status)
         errors = Errors(0.5, 0.5, 0.25, 1.0, 2.0)
-        entries.append(Entry(name, status, reason, errors, dict.fromkeys(OPERATIONS, timed)))
-    operations = {o: Operation(96, None, fastest(entries, o, rounds)) for o in OPERATIONS}
+        entries.append(Entry(name, status, reason, errors, dict.fromkeys(LOSSES, timed)))
+    operations = {o: CellOperation(96, None, fastest(entries, o, rounds)) for o in LOSSES}
     cell = Cell(
         key="made 4x3 float32, auto threads",
         inputs=Inputs("made", "test", "for a test", 4, 3, "float32", "hard"),
@@ -774,7 +776,7 @@ def made(times, *, rejected=(), unstable=(), rounds=20, drift=1.0, **options):
 def a_run(*cells, **options):
     """A run that holds the cells."""
     machine = Machine("a CPU", ("avx2",), 2, 2, "an OS", {}, "3", "0", None, {"numpy": "2", "numba": None})
-    settings = Settings(BASE, OPERATIONS, "buffers", 30.0, 2e-3, 100, 1000, 0.95, 0.03, 0.03)
+    settings = Settings(BASE, LOSSES, "buffers", 30.0, 2e-3, 100, 1000, 0.95, 0.03, 0.03)
     names = dict.fromkeys(entry.name for cell in cells for entry in cell.entries)
     candidates = tuple(Candidate(name, "backend", name, None, "", "a call", True, True, None, "") for name in names)
     contaminated = any(cell.drifted or cell.crowded for cell in cells)
@@ -824,7 +826,7 @@ def test_findings_that_differ_by_operation():
     cell = made({"numpy": 1.0, "a": 3.0, "b": 2.0})
     entry = cell.entries[2]
     entry.timings["forward"] = replace(entry.timings["forward"], speedup=Ratio(4.0, 3.9, 4.1))
-    cell.operations["forward"] = Operation(48, None, fastest(cell.entries, "forward", 20))
+    cell.operations["forward"] = CellOperation(48, None, fastest(cell.entries, "forward", 20))
     expected = (
         "b is fastest in forward (4.00x the speed of numpy); "
         "a is fastest in backward and fused (3.00x and 3.00x the speed of numpy)"

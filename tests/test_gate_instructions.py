@@ -11,18 +11,18 @@ import pytest
 
 import softmax_ce
 from softmax_ce_bench.gate import instructions
-from softmax_ce_bench.gate.cells import Cell
+from softmax_ce_bench.gate.cells import GateCell
 from softmax_ce_bench.gate.session import Build, BuildError
 
-TINY = Cell("numpy", "fused", "tiny", 1, 10, "float32")
-BOOSTING = Cell("numpy", "fused", "boosting", 4096, 10, "float32")
+TINY = GateCell("numpy", "fused", "tiny", 1, 10, "float32")
+BOOSTING = GateCell("numpy", "fused", "boosting", 4096, 10, "float32")
 # As callgrind 3.19 writes it, less the lines that nobody reads.
 DUMP = """# callgrind format
 version: 1
 part: {part}
 
 desc: Timerange: Basic block 0 - 1
-desc: Trigger: Client Request: {name}
+desc: Trigger: Client GateRequest: {name}
 
 positions: line
 events: Ir
@@ -46,7 +46,7 @@ def test_callgrinds_files_are_read(tmp_path: Path) -> None:
     assert instructions.read(tmp_path.glob("counts.*")) == {(0, 1): 1_000, (0, 2): 1_900, (11, 32): 4_000_000_000}
 
 
-@pytest.mark.parametrize("lost", ["totals: 1000", "desc: Trigger: Client Request: 0 1"])
+@pytest.mark.parametrize("lost", ["totals: 1000", "desc: Trigger: Client GateRequest: 0 1"])
 def test_a_file_cut_short_is_an_error(tmp_path: Path, lost: str) -> None:
     _write(tmp_path, 1, "0 1", 1_000)
     file = tmp_path / "counts.1"
@@ -138,7 +138,7 @@ def test_half_as_much_work_again_is_seen_and_nothing_where_nothing_is(tmp_path: 
         shutil.copytree(installed, build.site / "softmax_ce")
     with (pair[1].site / "softmax_ce" / "_backends" / "shifted.py").open("a", encoding="utf-8") as file:
         file.write(HALF_AGAIN)
-    forward = Cell("cython", "forward", "boosting", 4096, 10, "float32")
+    forward = GateCell("cython", "forward", "boosting", 4096, 10, "float32")
     counted = instructions.count(pair, [TINY, BOOSTING, forward], tmp_path)
     base, head = counted[BOOSTING]
     assert 1.4 < head / base < 1.6

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import softmax_ce
 from softmax_ce_bench.cli import main
 from softmax_ce_bench.gate import builds, cells, run
-from softmax_ce_bench.gate.builds import Edit, Source
+from softmax_ce_bench.gate.builds import BuildSource, Edit
 from softmax_ce_bench.gate.cells import CONTROL
 from softmax_ce_bench.gate.decision import ROUNDS, Exit, Verdict, rounds_at
 from softmax_ce_bench.gate.session import Build, BuildError, passes, redraw
@@ -31,7 +31,7 @@ from test_html import Page
 CELLS = cells.of(["numpy", "cython"])
 SLOW = CELLS[4]
 SMALL = ((Shape("small", 3, 4, ""), "float32"), (Shape("small", 2, 5, ""), "float64"))
-NOWHERE = Source("a", "0" * 40), Source("b", "1" * 40)
+NOWHERE = BuildSource("a", "0" * 40), BuildSource("b", "1" * 40)
 
 
 class Times:
@@ -57,7 +57,7 @@ class Times:
 
 def gated(times, monkeypatch, **settings):
     monkeypatch.setattr(run, "_checked", lambda *_: (times, CELLS, []))
-    return run.compare(run.Request(*NOWHERE, **settings), (None, None), None, lambda *_: None)
+    return run.compare(run.GateRequest(*NOWHERE, **settings), (None, None), None, lambda *_: None)
 
 
 def verdicts(result):
@@ -197,7 +197,7 @@ def test_without_time_nothing_is_claimed(monkeypatch):
 def test_progress_says_how_long_it_will_take(monkeypatch):
     told = []
     monkeypatch.setattr(run, "_checked", lambda *_: (Times(), CELLS, []))
-    run.compare(run.Request(*NOWHERE), (None, None), None, lambda *each: told.append(each))
+    run.compare(run.GateRequest(*NOWHERE), (None, None), None, lambda *each: told.append(each))
     assert all(0 <= done <= 1 for _, done, _ in told)
     assert sum(not math.isnan(left) for _, _, left in told) >= ROUNDS - 1
 
@@ -235,7 +235,7 @@ def edited(build, file, old, new):
 
 
 def compared(pair, tmp_path, backends=("numpy",)):
-    request = run.Request(*NOWHERE, backends=backends, workloads=SMALL, rounds=2)
+    request = run.GateRequest(*NOWHERE, backends=backends, workloads=SMALL, rounds=2)
     return run.compare(request, pair, tmp_path, lambda *_: None)
 
 
@@ -316,10 +316,10 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 from softmax_ce_bench.gate import run
-from softmax_ce_bench.gate.builds import Source
+from softmax_ce_bench.gate.builds import BuildSource
 from softmax_ce_bench.gate.session import Build
 folder = Path(sys.argv[1])
-request = run.Request(Source("a", ""), Source("b", ""), backends=("numpy",), rounds=1000)
+request = run.GateRequest(BuildSource("a", ""), BuildSource("b", ""), backends=("numpy",), rounds=1000)
 pair = Build("base", folder / "base"), Build("head", folder / "head")
 try:
     run.compare(request, pair, folder, lambda text, *_: print(text, flush=True))

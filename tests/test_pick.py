@@ -29,15 +29,15 @@ from softmax_ce.choice.profile.format import MOST_DISTINCT
 from softmax_ce.choice.profile.schema import schema
 from softmax_ce_bench import cli, compare
 from softmax_ce_bench import pick as picking
-from softmax_ce_bench.compare.request import of_shapes
-from softmax_ce_bench.compare.result import Cell, Control, Entry, Inputs, Operation, Options, Timing
+from softmax_ce_bench.compare.request import RequestError, of_shapes
+from softmax_ce_bench.compare.result import Cell, CellOperation, Control, Entry, Inputs, Options, Timing
 from softmax_ce_bench.conformance import harness
 from softmax_ce_bench.measure import timing
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.pick import figures, grids, recheck, regret
 from softmax_ce_bench.pick import run as session
 from softmax_ce_bench.pick.decision import Evidence, Undecided, decide
-from softmax_ce_bench.pick.request import MaxError, Request, RequestError, simplest_first
+from softmax_ce_bench.pick.request import MaxError, PickRequest, simplest_first
 from softmax_ce_bench.truth.errors import Errors
 from test_outputs import Reader
 from tools import pick_validation as validation
@@ -76,12 +76,12 @@ def found(times, *, rounds=20, errors=ERRORS, rejected=None, rows=64, classes=10
         options=Options(), threads=None, checked_rows=4, telling_rows=4, rounds=rounds, took=1.0, timer_overhead=1e-7,
         control=Control((1.0,) * rounds, (1.0,) * rounds, Ratio(1.0, 1.0, 1.0)), drifted=False, crowded=False,
         cpus_of_others=0.0, ceilings=(), why_no_ceilings="none in a test",
-        operations={o: Operation(96, None, ()) for o in OPERATIONS}, entries=tuple(entries),
+        operations={o: CellOperation(96, None, ()) for o in OPERATIONS}, entries=tuple(entries),
     )  # fmt: skip
 
 
 def decided(cell, operation="fused", evidence=None, **request):
-    return decide(cell, operation, Request(**request), evidence or Evidence())
+    return decide(cell, operation, PickRequest(**request), evidence or Evidence())
 
 
 # Who wins
@@ -128,7 +128,7 @@ def test_noise_that_all_share_hides_nothing():
 
 def test_the_order_is_the_tables_but_what_compiles_at_run_time_comes_later():
     assert simplest_first() == ("naive", "numpy", "cython", "numba")
-    assert Request(order=("numba",)).whole_order == ("numba", "naive", "numpy", "cython")
+    assert PickRequest(order=("numba",)).whole_order == ("numba", "naive", "numpy", "cython")
 
 
 def test_memory_as_objective():
@@ -146,7 +146,7 @@ def test_memory_as_objective():
 def test_cold_start_as_objective():
     cell = found({"cython": 3 * MS, "numba": 2 * MS})
     cold = {"numpy": 0.030, "cython": 0.0305, "numba": 9.0}
-    starts = {name: figures.ColdStart(Ratio(s, 0.9 * s, 1.1 * s), 0.5 * s) for name, s in cold.items()}
+    starts = {name: figures.StartCost(Ratio(s, 0.9 * s, 1.1 * s), 0.5 * s) for name, s in cold.items()}
     chosen = decided(cell, evidence=Evidence(cold_starts=starts), objective="coldstart")
     assert (chosen.winner, chosen.tied) == ("numpy", ("cython",))
     numba = chosen.of("numba")
@@ -211,7 +211,7 @@ def test_the_largest_error_that_is_allowed(limit, operation, winner, reason):
 
 def test_unknown_backends_are_refused():
     with pytest.raises(RequestError, match="--allow: unknown backend 'cuda'; there are naive, numpy, numba, cython"):
-        Request(allow=("cuda",)).check()
+        PickRequest(allow=("cuda",)).check()
 
 
 # Regret
@@ -271,7 +271,7 @@ def test_a_stored_cell_is_measured_on_the_workload_it_came_from():
 
 def judged(now, was=None, **options):
     stored = profiles.cell(64, 100, was or {"numpy": 1.0, "cython": 2 * MS, "numba": 3 * MS}, **options)
-    return recheck.judge(stored, now, Request(), Evidence())
+    return recheck.judge(stored, now, PickRequest(), Evidence())
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ FULL = sessions.Scope(
 )
 
 
-def outcome(session: sessions.Session, seconds: dict[str, float], drift: float = 1.0) -> run.Outcome:
+def outcome(session: sessions.Session, seconds: dict[str, float], drift: float = 1.0) -> run.SessionResult:
     """A session in which every candidate took the same time in every round."""
     control = np.full(ROUNDS, 1e-3)
     samples = timing.Samples(
@@ -58,7 +58,7 @@ def outcome(session: sessions.Session, seconds: dict[str, float], drift: float =
         (drift * control, control),
         1e-7,
     )
-    return run.Outcome(session, samples, {"numba forward": "its loss is 1, right is 2"})
+    return run.SessionResult(session, samples, {"numba forward": "its loss is 1, right is 2"})
 
 
 def session_of(key: str) -> sessions.Session:
@@ -66,17 +66,17 @@ def session_of(key: str) -> sessions.Session:
 
 
 @pytest.fixture
-def report() -> run.Report:
+def report() -> run.RooflineRun:
     """A run of two sessions on a made-up machine, with times that are easy to divide."""
     facts = {
-        **run.prepare(run.Plan()).machine,
+        **run.prepare(run.RooflineRequest()).machine,
         "cache_bytes": 32 << 20,
         "array_bytes": FULL.array_bytes,
         "copy": "stream",
         "commit": "abc1234+",
         "isa": "avx2",
     }
-    made = run.Report(run.Plan(seconds=12.0), FULL, facts, "2026-01-02T03:04:05+00:00")
+    made = run.RooflineRun(run.RooflineRequest(seconds=12.0), FULL, facts, "2026-01-02T03:04:05+00:00")
     ceiling = f"{CEILING} {ceilings.best_copy()}"
     limits = {ceiling: 5.0, f"{CEILING} read": 2.0}
     own = {"cython fused": 5.5, "cython fused allocating": 9.0, "numba fused": 8.0, "cython forward": 3.0}
@@ -129,7 +129,7 @@ def test_a_goal_is_met_or_missed_by_a_factor(key: str, isa: str, ratio: Ratio, m
     assert goal.off(ratio.median, isa) == pytest.approx(off, rel=1e-12)
 
 
-def test_the_worst_cell_speaks_for_a_goal(report: run.Report) -> None:
+def test_the_worst_cell_speaks_for_a_goal(report: run.RooflineRun) -> None:
     kept = record.as_dict(report)
     copy = goal_of(kept, "copy/all")
     assert [cell["session"] for cell in copy["cells"]] == ["grid/all/1051x31999", "grid/all/33000x1021"]
@@ -150,7 +150,7 @@ def test_the_worst_cell_speaks_for_a_goal(report: run.Report) -> None:
     assert goal_of(kept, "element/10")["cells"] == []
 
 
-def test_the_median_cell_speaks_for_another(report: run.Report) -> None:
+def test_the_median_cell_speaks_for_another(report: run.RooflineRun) -> None:
     kept = record.as_dict(report)
     worst, median = goal_of(kept, "axis/worst"), goal_of(kept, "axis/median")
     assert [cell["ratio"]["median"] for cell in worst["cells"]] == pytest.approx([3.0, 0.9, 0.5])
@@ -158,7 +158,7 @@ def test_the_median_cell_speaks_for_another(report: run.Report) -> None:
     assert (median["mark"], median["off"]) == ("met", 1.0)
 
 
-def test_the_same_record_on_another_instruction_set(report: run.Report) -> None:
+def test_the_same_record_on_another_instruction_set(report: run.RooflineRun) -> None:
     report.machine["isa"] = "avx512"
     kept = record.as_dict(report)
     assert {goal["isa"] for goal in kept["goals"]} == {"avx512"}
@@ -232,25 +232,25 @@ def test_large_cells_fill_the_array_whatever_the_cache_is() -> None:
 
 
 @pytest.fixture
-def stand() -> candidates.Stand:
+def shared() -> candidates.SharedWorkload:
     workload = workloads.synthetic(sessions.shape(50, 12), "float32")
     truth = candidates.reference.evaluate(workload.logits, workload.targets)
-    return candidates.Stand(workload, truth, 1, lambda: 0.0)
+    return candidates.SharedWorkload(workload, truth, 1, lambda: 0.0)
 
 
 @pytest.mark.parametrize("what", [*operations.TABLE, *candidates.OPTIONS, "masked"])
-def test_every_operation_is_judged_right(stand: candidates.Stand, what: str, backend: str) -> None:
+def test_every_operation_is_judged_right(shared: candidates.SharedWorkload, what: str, backend: str) -> None:
     if backend == "naive":
         pytest.skip("it overflows by design")
     for new in (False, True):
-        sampler, complaint = stand.build(Candidate(backend, what, new))
+        sampler, complaint = shared.build(Candidate(backend, what, new))
         assert complaint is None
         assert sampler.sample(1) == 0.0
 
 
 @pytest.mark.parametrize("what", ["bare", "written-out"])
-def test_the_bare_call_and_its_twin_are_judged_right(stand: candidates.Stand, what: str) -> None:
-    sampler, complaint = stand.build(Candidate("numpy", what, threads=2))
+def test_the_bare_call_and_its_twin_are_judged_right(shared: candidates.SharedWorkload, what: str) -> None:
+    sampler, complaint = shared.build(Candidate("numpy", what, threads=2))
     assert complaint is None
     assert sampler.sample(1) == 0.0
 
@@ -261,14 +261,14 @@ def test_what_is_written_out_is_every_option_at_its_default() -> None:
     assert {name: defaults[name] for name in candidates.WRITTEN_OUT} == candidates.WRITTEN_OUT
 
 
-def test_a_wrong_result_is_not_timed(stand: candidates.Stand) -> None:
-    wrong = replace(stand.truth(), loss=stand.truth().loss + 1)
-    stand._truths[""] = wrong
-    assert "its loss is" in (stand.build(Candidate("numpy"))[1] or "")
-    wrong = replace(stand.truth("soft"), grad=stand.truth("soft").grad[::-1])
-    stand._truths["soft"] = wrong
-    assert "its gradient at row" in (stand.build(Candidate("numpy", "soft"))[1] or "")
-    assert "its result at row" in (stand._complaint("softmax", stand.workload.logits) or "")
+def test_a_wrong_result_is_not_timed(shared: candidates.SharedWorkload) -> None:
+    wrong = replace(shared.truth(), loss=shared.truth().loss + 1)
+    shared._truths[""] = wrong
+    assert "its loss is" in (shared.build(Candidate("numpy"))[1] or "")
+    wrong = replace(shared.truth("soft"), grad=shared.truth("soft").grad[::-1])
+    shared._truths["soft"] = wrong
+    assert "its gradient at row" in (shared.build(Candidate("numpy", "soft"))[1] or "")
+    assert "its result at row" in (shared._complaint("softmax", shared.workload.logits) or "")
 
 
 @pytest.mark.parametrize("operation", operations.TABLE)
@@ -276,15 +276,15 @@ def test_a_wrong_result_is_not_timed(stand: candidates.Stand) -> None:
 def test_the_class_axis_is_judged_right_wherever_it_is(operation: str, dtype: str, kept: int | None) -> None:
     case = axes.AxisCase((4, 5, 3, 2), 1, dtype, operation, kept)
     assert case.flat.rows == 24
-    stand = axes.AxisStand(case, 1, lambda: 0.0)
+    shared = axes.AxisWorkload(case, 1, lambda: 0.0)
     for what in (operation, "moved", "last axis"):
-        sampler, complaint = stand.build(Candidate("numpy", what))
+        sampler, complaint = shared.build(Candidate("numpy", what))
         assert complaint is None
         assert sampler.sample(1) == 0.0
     if operation != "logsumexp":
         return
-    wrong = stand.build(Candidate("numpy", "moved"))[0].run()
-    assert "its result at row" in (stand._complaint(wrong + 1, 1) or "")
+    wrong = shared.build(Candidate("numpy", "moved"))[0].run()
+    assert "its result at row" in (shared._complaint(wrong + 1, 1) or "")
 
 
 def test_an_axis_case_is_cut_to_what_there_is_room_for() -> None:
@@ -356,7 +356,7 @@ def test_the_command_starts_itself_anew_with_the_variables(monkeypatch: pytest.M
 # Record, tables, figures
 
 
-def test_the_record_survives_its_file(report: run.Report, tmp_path: Any) -> None:
+def test_the_record_survives_its_file(report: run.RooflineRun, tmp_path: Any) -> None:
     kept = record.as_dict(report)
     (tmp_path / "record.json").write_text(as_text(kept), encoding="utf-8")
     again = json.loads((tmp_path / "record.json").read_text())
@@ -366,7 +366,7 @@ def test_the_record_survives_its_file(report: run.Report, tmp_path: Any) -> None
     assert again["sessions"][0]["candidates"]["cython fused"]["seconds"] == [5.5] * ROUNDS
 
 
-def test_the_tables_say_what_was_found(report: run.Report) -> None:
+def test_the_tables_say_what_was_found(report: run.RooflineRun) -> None:
     report.left_out.append("grid/one/1024x1000")
     shown = " ".join(printed(tables.everything(record.as_dict(report))).split())
     assert "avx2 ≤ 1.25x 1.30x (1.30–1.30) 1.20 1.10 1 of 2 missed, 1.04x off" in shown
@@ -385,7 +385,7 @@ def test_the_tables_say_what_was_found(report: run.Report) -> None:
     assert "differs from itself by 0.0% in the median session and 5.0% in the worst" in shown
 
 
-def test_the_figures_are_drawn(report: run.Report, tmp_path: Any) -> None:
+def test_the_figures_are_drawn(report: run.RooflineRun, tmp_path: Any) -> None:
     kept = record.as_dict(report)
     assert [session["classes"] for session in plots.largest(kept, "all")] == [10, 1021, 31_999]
     (path,) = plots.draw(kept, tmp_path / "figures")
@@ -487,7 +487,7 @@ def test_an_interrupt_leaves_what_was_measured(small: Any, monkeypatch: pytest.M
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(__main__._Narrator, "measured", interrupted)
+    monkeypatch.setattr(__main__._ProgressReporter, "measured", interrupted)
     result = small("--only", "bytes/*", "--only", "16-bit/*", "--json", tmp_path / "record.json")
     assert result.exit_code == __main__.INTERRUPTED
     kept = json.loads((tmp_path / "record.json").read_text())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
-from softmax_ce_bench.compare import cell
+from softmax_ce_bench.compare import participants
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.gate import worker
 from softmax_ce_bench.inputs import workloads
@@ -74,10 +74,10 @@ def users(operation: str, *, allocate: bool, **options: Any) -> Callable[[], Any
 
 def comparing(operation: str, allocate: bool, tmp_path: Path) -> Any:
     """compare and pick, on a named workload."""
-    plan = planning.Plan(("numpy",), (planning.Source("test", SHAPE, "float32"),), allocate=allocate,
-                         operations=(operation,))  # fmt: skip
-    ready = cell.PreparedWorkload(plan, plan.sources[0].maker())
-    made = cell.calls(plan, plan.cells[0], ready, "numpy")[operation]
+    source = planning.Source("test", SHAPE, "float32")
+    plan = planning.CompareRequest(("numpy",), (source,), allocate=allocate, operations=(operation,))
+    ready = participants.PreparedWorkload(plan, plan.sources[0].maker())
+    made = participants.calls(plan, plan.cells[0], ready, "numpy")[operation]
     return made, {"backend": "numpy", "reduction": "mean", "threads": None}
 
 
@@ -86,10 +86,10 @@ def comparing_files(operation: str, allocate: bool, tmp_path: Path) -> Any:
     made = workloads.synthetic(SHAPE, "float32")
     np.save(tmp_path / "x.npy", made.logits)
     np.save(tmp_path / "y.npy", made.targets)
-    plan = planning.Plan(("numpy",), (planning.own(tmp_path / "x.npy", tmp_path / "y.npy"),), allocate=allocate,
-                         operations=(operation,))  # fmt: skip
-    ready = cell.PreparedWorkload(plan, plan.sources[0].maker())
-    call = cell.calls(plan, plan.cells[0], ready, "numpy")[operation]
+    own = planning.own(tmp_path / "x.npy", tmp_path / "y.npy")
+    plan = planning.CompareRequest(("numpy",), (own,), allocate=allocate, operations=(operation,))
+    ready = participants.PreparedWorkload(plan, plan.sources[0].maker())
+    call = participants.calls(plan, plan.cells[0], ready, "numpy")[operation]
     return call, {"backend": "numpy", "reduction": "mean", "threads": None}
 
 
@@ -114,8 +114,8 @@ def gating(operation: str, allocate: bool, tmp_path: Path) -> Any:
 def roofing(operation: str, allocate: bool, tmp_path: Path) -> Any:
     """The roofline's candidates."""
     workload = workloads.synthetic(SHAPE, "float32")
-    stand = candidates.Stand(workload, reference.evaluate(workload.logits, workload.targets), 1, lambda: 0.0)
-    sampler, complaint = stand.build(Candidate("numpy", operation, allocate))
+    shared = candidates.SharedWorkload(workload, reference.evaluate(workload.logits, workload.targets), 1, lambda: 0.0)
+    sampler, complaint = shared.build(Candidate("numpy", operation, allocate))
     assert complaint is None
     return sampler.run, {"backend": "numpy", "threads": 1}
 
@@ -123,8 +123,8 @@ def roofing(operation: str, allocate: bool, tmp_path: Path) -> Any:
 def suite(operation: str, allocate: bool, tmp_path: Path) -> Any:
     """asv's suite."""
     pytest.importorskip("asv_runner")
-    if allocate or operation not in operations.LOSSES:
-        pytest.skip("the asv suite writes losses and gradients into buffers")
+    if allocate:
+        pytest.skip("the asv suite writes into buffers")
     sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
     try:
         inputs = importlib.import_module("suite.inputs")

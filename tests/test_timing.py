@@ -238,8 +238,8 @@ def test_intervals_overlap():
 
 
 def test_load_of_others_is_what_is_left_of_everybody():
-    before = load.Reading(clock=10.0, everybody=100.0, own=7.0)
-    after = load.Reading(clock=14.0, everybody=109.0, own=12.0)
+    before = load.Reading(clock=10.0, all_processes=100.0, own=7.0)
+    after = load.Reading(clock=14.0, all_processes=109.0, own=12.0)
     assert load.cpus_of_others(before, after) == 1.0  # 9 s in all, 5 of them our own, in 4 s
     assert load.cpus_of_others(None, after) is None
     assert load.cpus_of_others(before, load.Reading(10.1, 101.0, 7.0)) is None  # too short to tell
@@ -251,7 +251,7 @@ def test_load_reads_the_systems_counters(tmp_path):
     reading = load.read(stat)
     if reading is None:
         pytest.skip("no clock ticks on this system")
-    assert reading.everybody * os.sysconf("SC_CLK_TCK") == pytest.approx(100 + 20 + 300 + 6 + 7 + 8)
+    assert reading.all_processes * os.sysconf("SC_CLK_TCK") == pytest.approx(100 + 20 + 300 + 6 + 7 + 8)
     assert load.read(tmp_path / "missing") is None
 
 
@@ -263,7 +263,7 @@ def test_only_the_cpus_that_this_process_may_use_are_looked_at(tmp_path, monkeyp
         reading = load.read(stat)
         if reading is None:
             pytest.skip("no clock ticks on this system")
-        assert reading.everybody * os.sysconf("SC_CLK_TCK") == pytest.approx(ticks)
+        assert reading.all_processes * os.sysconf("SC_CLK_TCK") == pytest.approx(ticks)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 def float32_error(stride: int = 1, progress: Any = None) -> tuple[float, float]:
-    """The largest error over every `stride`-th float32 in [-104, -0], against exp in float64.
+    """Return the largest error over every `stride`-th float32 in [-104, -0], against exp in float64.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def float32_error(stride: int = 1, progress: Any = None) -> tuple[float, float]:
 
 
 def float64_error(samples: int = 1 << 20, seed: int = 0) -> tuple[float, float]:
-    """The same over a sample of float64 in [-746, 0], half of it near 0, against extended precision.
+    """Measure exp over a sample of float64 in [-746, 0], half of it near 0, against extended precision.
 
     Parameters
     ----------

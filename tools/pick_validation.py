@@ -25,7 +25,7 @@ from softmax_ce import profile
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.pick import regret
-from softmax_ce_bench.pick.request import TIME, Request
+from softmax_ce_bench.pick.request import TIME, PickRequest
 from softmax_ce_bench.pick.run import pick
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
@@ -81,7 +81,7 @@ class Agreement:
 
 
 def held_out(stored: profile.Profile, cells: Iterable[profile.Cell]) -> list[HeldOut]:
-    """What following a profile costs at shapes that are not in it.
+    """Return what following a profile costs at shapes that are not in it.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def held_out(stored: profile.Profile, cells: Iterable[profile.Cell]) -> list[Hel
 
 
 def agreement(one: profile.Profile, other: profile.Profile) -> Agreement:
-    """How far two profiles agree, over the cells that both have."""
+    """Return how far two profiles agree, over the cells that both have."""
     others = {_key(cell): cell for cell in other.cells}
     pairs = [(cell, others[_key(cell)]) for cell in one.cells if _key(cell) in others]
     clear = [a.winner == b.winner for a, b in pairs if not a.tied and not b.tied]
@@ -157,7 +157,7 @@ def main(first: Path, second: Path, time_budget: float, shapes: tuple[tuple[int,
     dtypes = tuple(dict.fromkeys(cell.dtype for cell in one.cells))
     known = {(cell.rows, cell.classes) for cell in one.cells}
     unseen = tuple(shape for shape in shapes if shape not in known)
-    measured = pick(Request(sources=tuple(planning.of_shapes(unseen, dtypes)), seconds=time_budget))
+    measured = pick(PickRequest(sources=tuple(planning.of_shapes(unseen, dtypes)), seconds=time_budget))
     if measured.profile is None:
         raise Refused("too little time: not one held-out cell has a winner")
     found = held_out(one, measured.profile.cells)
@@ -172,14 +172,14 @@ def main(first: Path, second: Path, time_budget: float, shapes: tuple[tuple[int,
 
 
 def mean_regret(found: Sequence[HeldOut]) -> float:
-    """The geometric mean of cost over least cost, less 1."""
+    """Return the geometric mean of cost over least cost, less 1."""
     return math.exp(fmean(math.log1p(each.regret) for each in found)) - 1
 
 
 def report(
     one: profile.Profile, measured: profile.Profile, found: Sequence[HeldOut], agreed: Agreement
 ) -> list[RenderableType]:
-    """What came out."""
+    """Return what came out."""
     regrets = [each.regret for each in found]
     above = sum(each > WANTED_REGRET for each in regrets)
     lines: list[RenderableType] = [

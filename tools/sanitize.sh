@@ -11,7 +11,7 @@ rows=kernels/softmax_ce/_backends/cython
 # Left out: what needs the memory that a sanitizer takes for itself, an emulator, another build, a clock or a browser;
 # and the fuzzing, which is a check of its own.
 left_out=()
-for test in faults/test_{refused_resources,interrupt,broken_installs,other_cpus}.py test_{asv,timing,html,history,fuzz}.py; do
+for test in faults/test_{refused_resources,interrupt,broken_installs,other_cpus}.py test_{asv,timing,html,history,fuzz,operations}.py; do
     left_out+=(--ignore "tests/$test")
 done
 left_out+=(--deselect tests/test_pick.py::test_memory_and_cold_start_are_measured_in_fresh_processes)

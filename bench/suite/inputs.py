@@ -7,10 +7,13 @@ the call for a change in speed unless the benchmark's `version` changes with it:
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 import itertools
+import sys
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,20 @@ import softmax_ce as sce
 
 BACKENDS = [info.name for info in sce.backends()]
 DTYPES = ["float32", "float64"]
-OPERATIONS = {
-    "forward": sce.cross_entropy,
-    "backward": sce.cross_entropy_grad,
-    "fused": sce.cross_entropy_with_grad,
-}
+
+
+def _operations() -> Any:
+    """Load the table of operations by its path: softmax_ce_bench is not installed where asv runs this."""
+    path = Path(__file__).parents[1] / "softmax_ce_bench" / "measure" / "operations.py"
+    spec = importlib.util.spec_from_file_location("_operations_of_softmax_ce_bench", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+operations = _operations()
+LOSSES, OPERATIONS = list(operations.LOSSES), list(operations.TABLE)
 
 # So wide that of 32000 classes one float32 exponential in ten underflows; a textbook formula just does not overflow.
 _WIDTH = 16
@@ -62,8 +74,8 @@ def labels(rows: int, classes: int) -> Any:
     return _repeated(np.searchsorted(total, drawn), (rows,), np.int64)
 
 
-def require(backend: str, *options: str) -> None:
-    """Skip this cell where the installed commit has no such backend, or not such options.
+def require(backend: str, *options: str, operation: str = "fused") -> None:
+    """Skip this cell where the installed commit has no such backend, operation or options.
 
     Raises
     ------
@@ -74,6 +86,9 @@ def require(backend: str, *options: str) -> None:
         sce.get_backend(backend)
     except (ImportError, ValueError) as error:  # not built here, or not there yet
         raise SkipNotImplemented(str(error)) from error
+    function = operations.TABLE[operation].function
+    if not hasattr(sce, function):
+        raise SkipNotImplemented(f"no {function} at this commit")
     known = inspect.signature(sce.cross_entropy_with_grad).parameters
     if missing := [option for option in options if option not in known]:
         raise SkipNotImplemented(f"no option {', '.join(missing)} at this commit")
@@ -82,23 +97,19 @@ def require(backend: str, *options: str) -> None:
 @lru_cache(maxsize=1)  # asv runs setup before each sample: the second finds what the first has made
 def prepared(operation: str, backend: str, dtype: str, shape: tuple[int, int], threads: int = 1) -> Callable[[], Any]:
     """A call without arguments: hard labels, reduction "none", into buffers whose pages are there."""
-    require(backend, "threads")
-    rows, classes = shape
-    options: dict[str, Any] = {"reduction": "none", "backend": backend, "threads": threads}
-    if operation != "backward":
-        options["out"] = np.empty(rows, dtype)
-    if operation != "forward":
-        options["grad_out"] = np.empty(shape, dtype)
-    call = partial(OPERATIONS[operation], logits(rows, classes, dtype), labels(rows, classes), **options)
+    require(backend, "threads", operation=operation)
+    x, y = logits(*shape, dtype), labels(*shape)
+    buffers = operations.Buffers(x, "none")
+    call = operations.call(sce, operation, x, y, buffers, reduction="none", backend=backend, threads=threads)
     call()  # compilation and page faults are not what is timed
     return call
 
 
 def _warm_up() -> None:
     """Have every kernel compiled and loaded: asv forks each cell's process from one that has imported the suite."""
-    for info, dtype in itertools.product(sce.backends(), DTYPES):
+    for info, dtype, operation in itertools.product(sce.backends(), DTYPES, OPERATIONS):
         with contextlib.suppress(Exception):  # what does not work fails where it is measured, and says so there
-            sce.cross_entropy_with_grad(logits(1, 10, dtype), labels(1, 10), backend=info.name, threads=1)
+            operations.call(sce, operation, logits(1, 10, dtype), labels(1, 10), backend=info.name, threads=1)()
 
 
 _warm_up()

@@ -1,6 +1,6 @@
 """Every backend, operation and dtype on one thread: from few classes to a vocabulary, within the caches and beyond."""
 
-from .inputs import BACKENDS, DTYPES, OPERATIONS, prepared
+from .inputs import BACKENDS, DTYPES, LOSSES, OPERATIONS, prepared
 
 IN_CACHE = {
     # Boosting and small classifiers: many short rows. 160 KiB in float32.
@@ -21,7 +21,7 @@ BEYOND_CACHES = {
 class InCache:
     """Hard labels, reduction "none", into given buffers. A sample is one call."""
 
-    params = (list(OPERATIONS), BACKENDS, DTYPES, list(IN_CACHE))
+    params = (OPERATIONS, BACKENDS, DTYPES, list(IN_CACHE))
     param_names = ("operation", "backend", "dtype", "shape")
     version = "1"
     number = 1
@@ -36,9 +36,9 @@ class InCache:
 
 
 class BeyondCaches:
-    """The same, in one round: up to 0.3 s a call."""
+    """Losses and gradients on arrays beyond the caches, in one round: up to 0.3 s a call."""
 
-    params = (list(OPERATIONS), BACKENDS, DTYPES, list(BEYOND_CACHES))
+    params = (LOSSES, BACKENDS, DTYPES, list(BEYOND_CACHES))
     param_names = ("operation", "backend", "dtype", "shape")
     version = "1"
     number = 1

@@ -56,7 +56,7 @@ class Target:
     link: tuple[str, ...] = ()
 
     def tools(self) -> list[str]:
-        """The runner's command, [] for none; MissingTool where something is not installed."""
+        """Return the runner's command, [] for none; MissingTool where something is not installed."""
         found = [runner for runner in self.runners if shutil.which(runner)]
         missing = [] if shutil.which(self.compiler[0]) else [self.compiler[0]]
         if self.runners and not found:
@@ -98,7 +98,7 @@ def flags() -> list[str]:
 
 
 def build(target: Target) -> list[str]:
-    """The command that runs the replay program, which is compiled unless it was from the same sources.
+    """Return the command that runs the replay program, which is compiled unless it was from the same sources.
 
     Raises
     ------

@@ -147,7 +147,7 @@ def _log_sum(truth: oracle.Truth, info: BackendInfo, dtype: np.dtype[Any]) -> tu
 
 
 def _as_the_shell(x: Any, case: Case) -> tuple[checks.Problem, Any]:
-    """The kernels' arguments, as the public functions make them for reduction "none"."""
+    """Return the kernels' arguments, as the public functions make them for reduction "none"."""
     given: dict[str, Any] = {
         "weight": None,
         "sample_weight": None,

@@ -46,7 +46,7 @@ def main(seconds: float, seed: int | None, only: tuple[str, ...] | None, folder:
 
 
 def _replay(console: Console, folder: Path) -> int:
-    """How many of the kept cases still fail. The others' files are removed."""
+    """Return how many of the kept cases still fail. The others' files are removed."""
     still = 0
     for path, name, case in kept.read(folder):
         failure = runner.search(name, 0, 0, case=case).failure

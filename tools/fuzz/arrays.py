@@ -89,7 +89,7 @@ def _check_workload(logits: Path, targets: Path) -> None:
 
 @cache
 def _file(content: str, version: int) -> bytes:
-    """An .npy file, or what passes for one."""
+    """Return an .npy file, or what passes for one."""
     file = io.BytesIO()
     if content == "nothing":
         return b""
@@ -107,5 +107,6 @@ def _file(content: str, version: int) -> bytes:
         "integers": np.arange(4),
         "objects": np.array([None, 1], object),
     }
-    np.save(file, arrays[content], allow_pickle=True)
+    array: Any = arrays[content]
+    np.save(file, array, allow_pickle=True)
     return file.getvalue()

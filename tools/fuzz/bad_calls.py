@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from softmax_ce.dtypes import result_dtype
 from tools.fuzz import calls
 from tools.fuzz.calls import Call
 from tools.fuzz.explore import NotApplicable
@@ -276,7 +277,7 @@ def unknown_backend(call: Call, pick: random.Random) -> Expected:
 
 
 def _a_number(call: Call, pick: random.Random) -> str:
-    """An option that is a number, of a call that takes it."""
+    """Return an option that is a number, of a call that takes it."""
     name = pick.choice(["label_smoothing", "z_loss", "denominator"])
     if name == "denominator":
         call.arguments["reduction"] = "mean"
@@ -285,7 +286,7 @@ def _a_number(call: Call, pick: random.Random) -> str:
 
 
 def _a_vector(call: Call, pick: random.Random) -> tuple[str, tuple[int, ...]]:
-    """An option that is a vector, and its shape."""
+    """Return an option that is a vector, and its shape."""
     names = ["weight", "sample_weight"]
     if call.entry != "cross_entropy" and call.arguments.get("reduction") == "none" and call.outer:
         names.append("grad_output")
@@ -331,12 +332,12 @@ def buffer_that_is_read_only(call: Call, pick: random.Random) -> Expected:
 
 
 def _a_buffer(call: Call, pick: random.Random) -> tuple[str, tuple[int, ...], np.dtype[Any]]:
-    """A buffer that the entry point takes, with its right shape and dtype."""
+    """Return a buffer that the entry point takes, with its right shape and dtype."""
     names = ["lse_out"]
     names += ["out"] * (call.entry != "cross_entropy_grad") + ["grad_out"] * (call.entry != "cross_entropy")
     name = pick.choice(names)
     if name == "grad_out":
-        return name, np.shape(call.arguments["logits"]), calls.result_dtype(call.logits.dtype)
+        return name, np.shape(call.arguments["logits"]), result_dtype(call.logits.dtype)
     reduced = name == "out" and call.arguments.get("reduction", "mean") != "none"
     return name, () if reduced else call.outer, call.compute
 

@@ -32,7 +32,7 @@ _MOST = 20_000  # elements
 
 @st.composite
 def shapes(draw: st.DrawFn) -> dict[str, Any]:
-    """The other axes, the number of classes, and which axis they lie on."""
+    """Return the other axes, the number of classes, and which axis they lie on."""
     classes = draw(st.one_of(st.integers(1, 12), st.sampled_from(_WIDTHS), st.integers(1, 300)))
     lengths = st.one_of(st.integers(1, 9), st.sampled_from((0, 1, 33, 200)))
     outer: list[int] = []
@@ -165,18 +165,18 @@ class Call:
         return result_dtype(self.logits.dtype) if buffer is None else buffer.dtype
 
     def run(self, backend: str) -> dict[str, Any]:
-        """The results by name: loss, grad, lse."""
+        """Return the results by name: loss, grad, lse."""
         with strict(), sharing(self.arguments.get("threads")):
             found = getattr(sce, self.entry)(**self.arguments, backend=backend)
         return dict(zip(self.names(), found if isinstance(found, tuple) else (found,), strict=True))
 
     def names(self) -> list[str]:
-        """The names of what the call returns, in order."""
+        """Return the names of what the call returns, in order."""
         names = ["loss"] * (self.entry != "cross_entropy_grad") + ["grad"] * (self.entry != "cross_entropy")
         return names + ["lse"] * bool(self.arguments.get("return_lse") or "lse_out" in self.arguments)
 
     def to_rows(self, name: str, array: Any) -> Any:
-        """A result of the call in the reference's form."""
+        """Return a result of the call in the reference's form."""
         if name != "grad":
             return np.asarray(array).reshape(-1)
         return np.moveaxis(np.asarray(array), self.axis, -1).reshape(self.logits.shape)
@@ -199,12 +199,12 @@ def sharing(threads: int | None) -> AbstractContextManager[None]:
 
 
 def backends() -> tuple[BackendInfo, ...]:
-    """Those that are available."""
+    """Return the names of the available ones."""
     return tuple(info for info in sce.backends() if info.available)
 
 
 def build(case: dict[str, Any]) -> Call:
-    """The call that a case describes."""
+    """Return the call that a case describes."""
     shape, chosen = case["shape"], case["options"]
     rows, classes = math.prod(shape["outer"]), shape["classes"]
     ignore_index = chosen.get("ignore_index", -100)
@@ -248,7 +248,7 @@ def _label_dtype(recipe: dict[str, Any]) -> Any:
 
 
 def _labels(recipe: dict[str, Any], logits: Any, ignore_index: int) -> Any:
-    """Some of them at the row's largest logit, where a loss is small and its gradient nearly 0; some ignored."""
+    """Return some of them at the row's largest logit, where a loss is small and its gradient nearly 0; some ignored."""
     rng = np.random.default_rng(recipe["seed"])
     rows, classes = logits.shape
     held = np.iinfo(_label_dtype(recipe))

@@ -95,7 +95,8 @@ def explore(
         Look for a smaller case once one has failed.
     """
     end = None if seconds is None else time.monotonic() + seconds
-    executions, failure = 0, None
+    executions = 0
+    failure: Failure | None = None
 
     def attempt(case: Any) -> None:
         nonlocal executions, failure, end

@@ -46,7 +46,7 @@ def _check_backend(case: dict[str, Any], info: BackendInfo, truth: _Reference | 
 
 
 def _plain_call(call: Call, backend: str) -> dict[str, Any]:
-    """All three results on one thread, from contiguous rows; the gradient in the dtype that the call has it in."""
+    """Return all three results on one thread, from contiguous rows; the gradient in the dtype of the call's."""
     options = {name: value for name, value in call.options.items() if name != "on_empty" or value != "raise"}
     grad = np.empty(call.logits.shape, call.result)
     with calls.strict():
@@ -125,7 +125,7 @@ def _float(exact: Fraction) -> float:
 
 
 def _in_domain(call: Call, counted: _Counted) -> bool:
-    """Whether the bounds hold here: they are made for factors that neither overflow nor underflow."""
+    """Return whether the bounds hold here: they are made for factors that neither overflow nor underflow."""
     if counted.empty:
         return False
     options = call.options
@@ -145,7 +145,7 @@ def _in_domain(call: Call, counted: _Counted) -> bool:
 
 
 def is_moderate(logits: Any) -> bool:
-    """Whether an unshifted exponential stands these logits."""
+    """Return whether an unshifted exponential stands these logits."""
     x = logits.astype(np.float64)
     return bool((np.abs(x[np.isfinite(x)]) <= _MODERATE).all())
 

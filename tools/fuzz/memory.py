@@ -44,11 +44,11 @@ class Room:
     _values: Any
 
     def untouched(self) -> bool:
-        """Whether no byte has changed."""
+        """Return whether no byte has changed."""
         return bool((self._memory == self._before).all())
 
     def margin_untouched(self) -> bool:
-        """Whether no byte outside the view has changed. Puts the view back as it was."""
+        """Return whether no byte outside the view has changed. Puts the view back as it was."""
         self.view[...] = self._values
         return self.untouched()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-_PLAIN_VALUES = (
+_PLAIN_VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 0.5, -0.5, 1e-320, 1e308, 2**31, 2**53 + 1, 2**63, 10**30, "", "x", "numpy", "time",
     "\x1b[31m", "\x00", "\u202e", "[bold]", "[/]", "</script>", "a" * 300, [], {}, [[]], [None], {"": None}, [1, 2, 3],
 )  # fmt: skip
@@ -46,7 +46,7 @@ def recipes() -> st.SearchStrategy[Any]:
 
 
 def damaged(record: Any, recipe: dict[str, Any]) -> bytes:
-    """The record as JSON, damaged. The record itself stays as it is."""
+    """Return the record as JSON, damaged. The record itself stays as it is."""
     own = json.loads(json.dumps(record))
     for edit in recipe["values"]:
         _edit(own, edit)
@@ -54,7 +54,7 @@ def damaged(record: Any, recipe: dict[str, Any]) -> bytes:
 
 
 def damaged_bytes(data: bytes, damages: list[dict[str, Any]]) -> bytes:
-    """Bytes with some cut off, flipped, dropped, repeated, put in, or a token of JSON replaced."""
+    """Return the bytes with some cut off, flipped, dropped, repeated, put in, or a token of JSON replaced."""
     for damage in damages:
         data = _damage(data, damage)
     return data
@@ -81,7 +81,7 @@ def _edit(record: Any, edit: dict[str, Any]) -> None:
 
 
 def _places(value: Any) -> Any:
-    """Every container with each of its keys, outermost first."""
+    """Return every container with each of its keys, outermost first."""
     if isinstance(value, dict | list):
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         for key in keys:
@@ -110,7 +110,7 @@ def _damage(data: bytes, damage: dict[str, Any]) -> bytes:
 
 
 def _token(data: bytes, at: int) -> tuple[int, int]:
-    """Where the number, word or string around a position begins and ends."""
+    """Return where the number, word or string around a position begins and ends."""
     ends = b" \n,:[]{}"
     start = stop = at
     while start > 0 and data[start - 1] not in ends:

@@ -19,7 +19,7 @@ _PIECES = (
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """An option's type and what was typed."""
+    """Return an option's type and what was typed."""
     typed = st.one_of(st.lists(st.sampled_from(_PIECES), max_size=6).map("".join), st.text(max_size=12))
     return st.fixed_dictionaries({"type": st.sampled_from(sorted(_TYPES)), "typed": typed})
 
@@ -37,7 +37,7 @@ def check(case: dict[str, Any]) -> None:
 
 
 def _is_list(found: Any, allowed: Callable[[Any], bool]) -> bool:
-    """A tuple without repetitions, of values that are allowed."""
+    """Return a tuple without repetitions, of values that are allowed."""
     return isinstance(found, tuple) and len(found) == len(set(found)) > 0 and all(allowed(one) for one in found)
 
 

@@ -53,7 +53,7 @@ def check(case: dict[str, Any]) -> None:
         verdict = _verdict(arrays)
         copies = {name: array.copy() for name, array in arrays.items() if name not in _OUTPUTS}
         given = {name: array for name, array in arrays.items() if not name.startswith("_")}
-        options = {"reduction": "none", "return_lse": True, "backend": info.name}
+        options: dict[str, Any] = {"reduction": "none", "return_lse": True, "backend": info.name}
         try:
             with calls.strict():
                 found = sce.cross_entropy_with_grad(**given, **options)
@@ -72,7 +72,7 @@ def check(case: dict[str, Any]) -> None:
 
 
 def _arrange(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The memory, and the arrays that are cut from it."""
+    """Return the memory, and the arrays that are cut from it."""
     rng = np.random.default_rng(case["seed"])
     memory = np.round(rng.uniform(0, 4, _ITEMS), 1).astype(case["dtype"])  # numbers that any of the arrays may hold
     rows, classes = case["rows"], case["classes"]
@@ -95,7 +95,7 @@ def _arrange(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _cut(memory: Any, where: dict[str, Any], shape: tuple[int, ...]) -> Any:
-    """A view that stays within the memory."""
+    """Return a view that stays within the memory."""
     steps = where["steps"]
     if steps == "contiguous":
         steps = [shape[1], 1] if len(shape) == 2 else [1]
@@ -122,7 +122,7 @@ def _verdict(arrays: dict[str, Any]) -> str:
 
 
 def _bytes(array: Any) -> set[int]:
-    """The address of every byte of every entry."""
+    """Return the address of every byte of every entry."""
     offsets = np.zeros(array.shape, np.int64)
     for axis, (length, stride) in enumerate(zip(array.shape, array.strides, strict=True)):
         offsets += (np.arange(length) * stride).reshape([-1 if k == axis else 1 for k in range(array.ndim)])
@@ -131,7 +131,7 @@ def _bytes(array: Any) -> set[int]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Each entry in the same place. Of an axis of length 1 the stride says nothing."""
+    """Return whether each entry is in the same place. Of an axis of length 1 the stride says nothing."""
     return (
         a.shape == b.shape
         and a.dtype == b.dtype
@@ -141,7 +141,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _is_nested(array: Any) -> bool:
-    """Whether each axis steps over all that the finer ones cover."""
+    """Return whether each axis steps over all that the finer ones cover."""
     covered = array.itemsize
     for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride < covered:

@@ -39,7 +39,7 @@ def check(case: dict[str, Any]) -> None:
 
 
 def _check_loading(path: Path) -> bool:
-    """Whether it can be read. What is read can be written, and is then read as the same."""
+    """Return whether it can be read. What is read can be written, and is then read as the same."""
     try:
         found = profile.load(path)
     except ProfileError as error:
@@ -101,7 +101,7 @@ def _environment(path: Path, strict: bool) -> Iterator[None]:
 
 @cache
 def _whole() -> dict[str, Any]:
-    """A valid profile of this machine, small, with every kind of cell."""
+    """Return a valid profile of this machine, small, with every kind of cell."""
     import profiles as made  # of the tests: profiles by formula
 
     cells = (

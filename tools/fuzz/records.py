@@ -58,7 +58,7 @@ def _print(renderable: Any) -> None:
 
 @cache
 def _whole() -> Run:
-    """A run in which every part of the format occurs."""
+    """Return a run in which every part of the format occurs."""
     from test_show_diff import full_run  # here: it brings in pytest
 
     return full_run()

@@ -51,7 +51,7 @@ class Progress:
         return int(_HEADER.unpack_from(self._file)[0])
 
     def case(self) -> Any:
-        """The case in hand; None before the first."""
+        """Return the case in hand; None before the first."""
         _, length = _HEADER.unpack_from(self._file)
         text = bytes(self._file[_HEADER.size : _HEADER.size + length])
         return json.loads(text) if text else None

@@ -31,7 +31,7 @@ def logits_recipes() -> st.SearchStrategy[Any]:
 
 
 def logits(recipe: dict[str, Any], rows: int, classes: int, dtype: str) -> Any:
-    """The logits described, (rows, classes), contiguous, in native byte order."""
+    """Return the logits described, (rows, classes), contiguous, in native byte order."""
     to = dtype_of(dtype)
     limits = _limits(to)
     rng = np.random.default_rng(recipe["seed"])
@@ -75,7 +75,8 @@ def _limits(dtype: np.dtype[Any]) -> Any:
     if dtype.kind == "V":
         import ml_dtypes
 
-        return ml_dtypes.finfo(dtype)
+        finfo: Any = ml_dtypes.finfo  # untyped
+        return finfo(dtype)
     return np.finfo(dtype if dtype.kind == "f" else np.float64)
 
 
@@ -103,7 +104,7 @@ def vector_recipes(*, signed: bool = False) -> st.SearchStrategy[Any]:
 
 
 def vector(recipe: dict[str, Any], size: int) -> Any:
-    """The float64 numbers described; `shown` gives them the dtype that the caller sees."""
+    """Return the float64 numbers described; `shown` gives them the dtype that the caller sees."""
     rng = np.random.default_rng(recipe["seed"])
     values = np.ones(size) if recipe["kind"] == "ones" else rng.uniform(0.2, 3, size)
     if recipe["kind"] == "some zero":
@@ -126,7 +127,7 @@ def vector(recipe: dict[str, Any], size: int) -> Any:
 
 
 def shown(recipe: dict[str, Any], values: Any) -> Any:
-    """Those numbers as a user may have them: of another dtype, or in lists."""
+    """Return those numbers as a user may have them: of another dtype, or in lists."""
     if recipe["dtype"] != "list":
         return values.astype(recipe["dtype"])
     return values.tolist() if values.size else values  # an empty list has no shape

@@ -61,7 +61,7 @@ def main(folder: Path, time_budget: float, scale: int, publish: bool | None, rep
 
 
 def _about(commit: str) -> dict[str, Any]:
-    """What all runs of a store have in common."""
+    """Return what all runs of a store have in common."""
     here = machine.collect()
     return {
         "commit": commit,

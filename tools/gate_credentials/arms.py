@@ -61,7 +61,7 @@ class Arm:
 
 
 def work(share: float, *, loaded: bool = False) -> str:
-    """The name of the arm with so much injected work."""
+    """Return the name of the arm with so much injected work."""
     return f"{share:.0%} more work{', loaded' * loaded}"
 
 
@@ -81,6 +81,6 @@ ARMS = (
 
 
 def following(done: dict[str, int], arms: Sequence[Arm] = ARMS, scale: int = 1) -> Arm | None:
-    """The arm that is furthest behind, so that an early end leaves all about equally far; None when all is done."""
+    """Return the arm that is furthest behind, so that an early end leaves all about equally far; None at the end."""
     behind = [arm for arm in arms if done.get(arm.name, 0) < scale * arm.runs]
     return min(behind, key=lambda arm: done.get(arm.name, 0) / arm.runs, default=None)

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from softmax_ce_bench.gate import builds
-from softmax_ce_bench.gate.builds import Source
-from softmax_ce_bench.gate.run import Request, Tell, compare
+from softmax_ce_bench.gate.builds import BuildSource
+from softmax_ce_bench.gate.request import GateRequest
+from softmax_ce_bench.gate.run import Tell, compare
 from softmax_ce_bench.gate.session import Build, BuildError
 from softmax_ce_bench.measure.process import interrupts_held_off
 from tools.gate_credentials.arms import ARMS, BUILDS, CLEAN, CLONE, Arm, following
@@ -32,7 +33,7 @@ while os.getppid() == parent:
 """
 
 
-def prepare(source: Source, folder: Path, tell: Tell) -> dict[str, Path]:
+def prepare(source: BuildSource, folder: Path, tell: Tell) -> dict[str, Path]:
     """Build what is not there yet of `BUILDS`; their folders by name."""
     sites = {name: folder / name for name in BUILDS}
     missing = [name for name, site in sites.items() if not (site / "softmax_ce").is_dir()]
@@ -51,8 +52,8 @@ def prepare(source: Source, folder: Path, tell: Tell) -> dict[str, Path]:
     return sites
 
 
-def broken_build(source: Source, folder: Path) -> str:
-    """What the gate says of a build that does not compile.
+def broken_build(source: BuildSource, folder: Path) -> str:
+    """Return what the gate says of a build that does not compile.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def broken_build(source: Source, folder: Path) -> str:
 
 
 def run(
-    source: Source, sites: dict[str, Path], store: Store, deadline: float, tell: Tell,
+    source: BuildSource, sites: dict[str, Path], store: Store, deadline: float, tell: Tell,
     arms: Sequence[Arm] = ARMS, scale: int = 1,
 ) -> bool:  # fmt: skip
     """Run the gate until every arm has its runs, or the time is up. Whether it is complete.
@@ -88,7 +89,7 @@ def run(
         done = sum(counts.values())
         left = (total - done) * (sum(taken) / len(taken) if taken else math.nan)
         told = partial(_told, tell, f"run {done + 1} of {total}, {arm.name}", done / total, left)
-        request = Request(
+        request = GateRequest(
             source, source, workloads=arm.workloads, seed=counts.get(arm.name, 0),
             command=("gate-credentials",),
         )  # fmt: skip

@@ -71,7 +71,7 @@ class Mutant:
     dtypes: tuple[str, ...] = ("float32", "float64")
 
     def concerns(self, cell: str) -> bool:
-        """Whether it slows a cell down, given by its text."""
+        """Return whether it slows a cell down, given by its text."""
         backend, operation, workload, _, dtype = cell.split()
         return (
             self.backend in (backend, "")

@@ -47,7 +47,7 @@ def publish(summary: Summary, about: dict[str, Any], date: str, broken: str, pag
 
 
 def section(summary: Summary, about: dict[str, Any], machine: str, date: str, broken: str) -> str:
-    """The figures as Markdown, marks included."""
+    """Return the figures as Markdown, marks included."""
     by_backend: dict[str, list[Power]] = {}
     for each in summary.by_backend:
         by_backend.setdefault(each.what, []).append(each)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from softmax_ce.choice.profile.files import write_text
-from softmax_ce_bench.gate.result import Result
+from softmax_ce_bench.gate.result import GateResult
 from tools.gate_credentials.arms import Arm
 
 FORMAT = 1
@@ -40,9 +40,9 @@ class Run:
     disturbed : bool
         Whether it was to be alone on the machine, and was not. Kept, and counted apart.
     logs : dict
-        Cell -> log(head / base), one a round of the first measurement.
+        GateCell -> log(head / base), one a round of the first measurement.
     verdicts : dict
-        Cell -> a :class:`softmax_ce_bench.gate.decision.Verdict`.
+        GateCell -> a :class:`softmax_ce_bench.gate.decision.Verdict`.
     """
 
     arm: str
@@ -79,7 +79,7 @@ class Store:
             differ = [name for name in about if first.get(name) != about[name]] or ["format"]
             raise StoreError(f"{path} holds runs with another {', '.join(differ)}: remove it, or name another folder")
 
-    def add(self, arm: Arm, result: Result) -> None:
+    def add(self, arm: Arm, result: GateResult) -> None:
         """Keep a run."""
         self._append({
             "arm": arm.name,
@@ -99,7 +99,7 @@ class Store:
         })  # fmt: skip
 
     def runs(self) -> list[Run]:
-        """All runs so far."""
+        """Return all runs so far."""
         _, *lines = self._lines()
         return [
             Run(
@@ -111,7 +111,7 @@ class Store:
         ]  # fmt: skip
 
     def counts(self) -> dict[str, int]:
-        """How many runs each arm has; disturbed ones do not count."""
+        """Return how many runs each arm has; disturbed ones do not count."""
         _, *lines = self._lines()
         return Counter(line["arm"] for line in lines if not line["disturbed"])
 

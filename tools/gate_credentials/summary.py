@@ -154,7 +154,7 @@ class Summary:
 
 
 def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Arm] = ARMS) -> Summary:
-    """What a campaign's runs come to."""
+    """Return what a campaign's runs come to."""
     alone = [run for run in runs if not run.disturbed]
     of = {arm.name: [run for run in alone if run.arm == arm.name] for arm in arms}
     loaded = not of[ALIKE]
@@ -223,7 +223,7 @@ def _outcome(arm: Arm, runs: Sequence[Run]) -> Outcome:
 
 
 def _pooled(runs: Sequence[Run], cell: str) -> NDArray[np.float64]:
-    """The first rounds of every run, as many as every run has."""
+    """Return the first rounds of every run, as many as every run has."""
     return np.concatenate([run.logs[cell][: decision.ROUNDS] for run in runs])
 
 
@@ -241,7 +241,7 @@ def _power(what: str, share: float, runs: Sequence[Run], cells: Sequence[str], r
 
 
 def _ratio(runs: Sequence[Run], cell: str) -> float:
-    """A cell's true ratio, as far as all rounds of all runs know it."""
+    """Return a cell's true ratio, as far as all rounds of all runs know it."""
     return float(np.exp(np.median(_pooled(runs, cell))))
 
 
@@ -287,7 +287,7 @@ def _suites(runs: Sequence[Run], resampled: int) -> tuple[Rate, Rate, Rate]:
 
 
 def _measured(table: NDArray[np.float64], rounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What is said of each cell in each suite, shape (cells, suites), of rounds drawn from a table."""
+    """Return what is said of each cell in each suite, shape (cells, suites), of rounds drawn from a table."""
     drawn = table[:, rounds]
     found, _ = decision.follow(drawn.reshape(-1, drawn.shape[-1]), len(table))
     return found.reshape(drawn.shape[:2])

@@ -64,7 +64,7 @@ def _table(history: History, cells: list[Series], least: float) -> Table:
 
 
 def cell_name(series: Series) -> str:
-    """Its benchmark and parameters, as short as they are clear."""
+    """Return the benchmark and parameters of a cell, as short as they are clear."""
     what = series.benchmark.rpartition(".")[2].partition("_")[2].replace("_", " ")
     return f"{', '.join(series.params.values())}: {what}" if series.params else what
 
@@ -75,7 +75,7 @@ def _numbers(step: Step, unit: str) -> tuple[str, str, str]:
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:
-    """A divisor and the unit that goes with it: microseconds for what asv keeps in seconds."""
+    """Return a divisor and the unit that goes with it: microseconds for what asv keeps in seconds."""
     if unit == "seconds":
         return next(pair for pair in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (0.0, "")) if value >= pair[0])
     return (2.0**20, "MiB") if unit == "bytes" else (1.0, unit)

@@ -34,7 +34,7 @@ _PANELS = (
 
 
 def main_cells(history: History, backend: str) -> list[Series]:
-    """A backend's series of the figure, panel by panel: fused, float32.
+    """Return a backend's series of the figure, panel by panel: fused, float32.
 
     Raises
     ------

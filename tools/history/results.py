@@ -85,7 +85,7 @@ class History:
     series: tuple[Series, ...]
 
     def find(self, benchmark: str, **params: str) -> Series:
-        """The one series of a benchmark whose name ends so, with these parameters.
+        """Return the one series of a benchmark whose name ends so, with these parameters.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class History:
 
 
 def read(config_file: Path, machine: str) -> History:
-    """What is stored below the configuration's results folder.
+    """Return what is stored below the configuration's results folder.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def _commit(stored: Results, root: Path) -> Commit:
 
 
 def _series(benchmark: Mapping[str, Any], stored: Sequence[Results]) -> list[Series]:
-    """One for each cell of a benchmark."""
+    """Return a series for each cell of a benchmark."""
     name, params = benchmark["name"], benchmark["params"]
     columns = [_values(each, name, params, benchmark["version"]) for each in stored]
     made = []

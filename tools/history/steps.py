@@ -36,7 +36,7 @@ class Step:
 
 
 def steps(series: Series, least: float = LEAST) -> list[Step]:
-    """The steps of a series.
+    """Return the steps of a series.
 
     asv fits a function that is constant between steps, with a price for each step. Of logarithms here, so that a
     halving costs the same at any level: a history that begins at seven times today's speed hides no later 10 %.

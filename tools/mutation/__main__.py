@@ -17,7 +17,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 _NUMBA_SAMPLE = 100  # each is compiled anew: seconds
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
     """90s, 20m, 2h; a bare number is minutes."""
 
     name = "duration"

@@ -54,13 +54,13 @@ class Entry:
 
 
 def read() -> list[Entry]:
-    """The table."""
+    """Return the table."""
     entries = tomllib.loads(Path(__file__).with_name("compiled.toml").read_text(encoding="utf-8"))["mutant"]
     return [Entry(**{**entry, "first": tuple(entry.get("first", ()))}) for entry in entries]
 
 
 def mutated(entry: Entry, folder: Path = ROOT / FOLDER) -> str:
-    """The source with the fault.
+    """Return the source with the fault.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def _judge(entry: Entry, text: str, tree: Tree, extension: Extension, server: Se
 
 
 def _tiers(entry: Entry, tests: TestMap) -> list[list[tuple[str, float]]]:
-    """What the entry names; then the conformance suite on this backend; then whatever is about it."""
+    """Return what the entry names; then the conformance suite on this backend; then whatever is about it."""
     ranked = sorted(tests.seconds, key=tests.seconds.__getitem__)
     tiers = [
         [test for test in ranked if any(part in test for part in entry.first)],

@@ -31,20 +31,20 @@ class Equivalent:
     reason: str
 
     def covers(self, mutant: Mutant, change: str) -> bool:
-        """Whether one of the changes listed is this mutant's."""
+        """Return whether one of the changes listed is this mutant's."""
         if mutant.file != self.file or mutant.text != self.text:
             return False
         return mutant.change == change or (change.endswith(" -> *") and mutant.change.startswith(change[:-1]))
 
 
 def read() -> list[Equivalent]:
-    """The list."""
+    """Return the list."""
     entries = tomllib.loads(Path(__file__).with_name("equivalent.toml").read_text(encoding="utf-8"))["equivalent"]
     return [Equivalent(**{**entry, "changes": tuple(entry["changes"])}) for entry in entries]
 
 
 def split(mutants: Iterable[Mutant], listed: Iterable[Equivalent]) -> tuple[list[Mutant], list[Mutant]]:
-    """The mutants to be noticed, and the equivalent ones.
+    """Return the mutants to be noticed, and the equivalent ones.
 
     Raises
     ------
@@ -53,7 +53,8 @@ def split(mutants: Iterable[Mutant], listed: Iterable[Equivalent]) -> tuple[list
     """
     pairs = [(entry, change) for entry in listed for change in entry.changes]
     used: set[tuple[str, str, str]] = set()
-    real, equivalent = [], []
+    real: list[Mutant] = []
+    equivalent: list[Mutant] = []
     for mutant in mutants:
         fitting = [(entry, change) for entry, change in pairs if entry.covers(mutant, change)]
         used.update((entry.file, entry.text, change) for entry, change in fitting)

@@ -51,13 +51,13 @@ class Extension:
         self._compile_what_is_missing()
 
     def units(self, file: str, isa: str, real: str) -> list[Path]:
-        """The sources to compile anew where `file` has changed: of one for each instruction set and type, this one."""
+        """Return the sources to compile anew where `file` has changed; of one for each instruction set, this one."""
         own = [name for name in self._names if file in self._parts(name)]
         variants = {name: found.groups() for name in own if (found := _VARIANT.fullmatch(name))}
         return [self._folder / name for name in own if variants.get(name, (isa, real)) == (isa, real)]
 
     def build(self, units: list[Path]) -> Path:
-        """A library of these sources as they are in the tree by now, and the kept objects of the others.
+        """Return a library of these sources as they are in the tree by now, and the kept objects of the others.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class Extension:
         return library
 
     def _parts(self, name: str) -> set[str]:
-        """A source and the headers that it includes, theirs too."""
+        """Return a source and the headers that it includes, theirs too."""
         found: set[str] = set()
         todo = [name]
         while todo:
@@ -122,7 +122,7 @@ class Extension:
 
 
 def _as_configured(root: Path) -> Any:
-    """The extension as setup.py describes it."""
+    """Return the extension as setup.py describes it."""
     import setuptools  # noqa: F401  (without it, Python 3.12 has no distutils)
 
     from distutils.core import run_setup  # isort: skip

@@ -68,12 +68,12 @@ class Mutant:
         return f"{self.file}:{self.line}:{self.start}: {self.change}"
 
     def apply(self, source: bytes) -> bytes:
-        """The source with this change."""
+        """Return the source with this change."""
         return source[: self.start] + self.after.encode() + source[self.stop :]
 
 
 def mutants(source: bytes, file: str) -> list[Mutant]:
-    """Every mutant of a source that compiles to something else than the source."""
+    """Return every mutant of a source that compiles to something else than the source."""
     walker = _Walker(source, file)
     walker.block(walker.tree.body)
     original = compiled(source, file)
@@ -81,7 +81,7 @@ def mutants(source: bytes, file: str) -> list[Mutant]:
 
 
 def compiled(source: bytes, name: str) -> Any:
-    """The module's code object; without asserts or docstrings removed."""
+    """Return the module's code object; without asserts or docstrings removed."""
     return compile(source, name, "exec", dont_inherit=True, optimize=0)
 
 
@@ -287,7 +287,7 @@ def _names(*nodes: ast.expr) -> set[str]:
 
 
 def _end_of_head(node: ast.stmt) -> int:
-    """The last line of a statement, or of what stands before its block."""
+    """Return the last line of a statement, or of what stands before its block."""
     body = getattr(node, "body", None)
     if isinstance(body, list) and body:
         return max(node.lineno, min(statement.lineno for statement in body) - 1)

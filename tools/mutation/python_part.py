@@ -28,7 +28,7 @@ _GRACE = {False: 10.0, True: 60.0}
 
 
 def all_mutants() -> list[Mutant]:
-    """Those of every Python source of the package."""
+    """Return the mutants of every Python source of the package."""
     package = ROOT / PACKAGE
     return [
         mutant for path in sorted(package.rglob("*.py"))
@@ -90,7 +90,7 @@ class Bench:
             return self._cold, self._cold.ask(chosen if is_numba else self._within(chosen, _COLD_EFFORT))
 
     def _chosen(self, mutant: Mutant, tests: Sequence[str], is_numba: bool) -> list[tuple[str, float]]:
-        """What noticed others of the same file first; then the rest, up to some time."""
+        """Return what noticed others of the same file first; then the rest, up to some time."""
         known = set(tests)
         first = [test for test in self._recent[mutant.file] if test in known]
         known_seconds = self._tests.seconds
@@ -99,8 +99,9 @@ class Bench:
         return self._within(limited, _NUMBA_EFFORT if is_numba else _EFFORT)
 
     def _within(self, chosen: list[tuple[str, float]], effort: float) -> list[tuple[str, float]]:
-        """The first of them, and what else fits into so many seconds."""
-        left, fitting = effort, []
+        """Return the first of them, and what else fits into so many seconds."""
+        left = effort
+        fitting: list[tuple[str, float]] = []
         for test, limit in chosen:
             seconds = self._tests.seconds[test]
             if not fitting or seconds <= left:

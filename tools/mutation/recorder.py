@@ -79,10 +79,10 @@ def pytest_sessionfinish() -> None:
             part.read()
             data.update(part)
     lines: dict[str, dict[str, list[int]]] = defaultdict(dict)  # test -> file -> lines
-    for path in data.measured_files():
-        file = path.rpartition("/softmax_ce/")[2]  # also of a copy that a test has made
+    for measured in data.measured_files():
+        file = measured.rpartition("/softmax_ce/")[2]  # also of a copy that a test has made
         of_test: dict[str, list[int]] = defaultdict(list)
-        for line, contexts in data.contexts_by_lineno(path).items():
+        for line, contexts in data.contexts_by_lineno(measured).items():
             for context in contexts:
                 of_test[context].append(line)
         for test, own in of_test.items():

@@ -39,7 +39,7 @@ class Results:
                 self._found[entry["key"]] = entry
 
     def get(self, key: str, source: Path) -> Verdict | None:
-        """An earlier verdict that still counts."""
+        """Return an earlier verdict that still counts."""
         entry = self._found.get(key)
         if entry is None:
             return None
@@ -73,7 +73,7 @@ class Count:
         return self.killed + len(self.survived)
 
     def interval(self) -> tuple[float, float]:
-        """The share that is killed, 95 %: Clopper and Pearson's, for a random sample."""
+        """Return the share that is killed, 95 %: Clopper and Pearson's, for a random sample."""
         from scipy.stats import binomtest
 
         if not self.judged:
@@ -90,7 +90,7 @@ class Count:
 
 
 def table(counts: Iterable[tuple[str, Count]]) -> str:
-    """A Markdown table: what was judged, killed and left, the interval where not all were tried."""
+    """Return a Markdown table: what was judged, killed and left, the interval where not all were tried."""
     lines = ["| sources | judged | killed | share | equivalent | not tried |", "| --- | --: | --: | --- | --: | --: |"]
     for name, count in counts:
         if not count.judged:

@@ -77,7 +77,7 @@ class Server:
         return verdict
 
     def is_sound(self, verdict: Verdict, tests: Sequence[tuple[str, float]]) -> bool:
-        """Whether the test that noticed a mutant passes here without one. To be asked when there is none."""
+        """Return whether the test that noticed a mutant passes here without one. To be asked when there is none."""
         if verdict.by not in self._sound:
             own = [pair for pair in tests if pair[0] == verdict.by] or tests[:1]
             if self.ask(own).outcome == "killed":

@@ -23,8 +23,8 @@ from tools.mutation.tree import BUILD, PACKAGE, ROOT, Tree, python
 # They draw, time, or start whole tools: what they would notice, others notice sooner.
 _LEFT_OUT = {
     f"tests/test_{name}.py" for name in (
-        "asv", "ceilings", "cold_start", "compare", "html", "mutation", "peers", "roofline", "show_diff", "timing",
-        "wrong_backends",
+        "asv", "ceilings", "cold_start", "compare", "html", "mutation", "operations", "peers", "roofline", "show_diff",
+        "timing", "wrong_backends",
     )
 }  # fmt: skip
 # What tells apart tests of one kind: backend, dtype, a number.
@@ -35,14 +35,14 @@ _AT_IMPORT = ""  # the context of what runs outside of every test
 
 
 def test_files() -> list[str]:
-    """Every file of the suite whose tests are asked, as pytest names it."""
+    """Return every file of the suite whose tests are asked, as pytest names it."""
     files = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob("test_*.py"))]
     documents = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
     return [name for name in (*files, *documents) if name not in _LEFT_OUT]
 
 
 def digest(*paths: Path) -> str:
-    """A hash over files and the Python files of folders, names included."""
+    """Return a hash over files and the Python files of folders, names included."""
     found = hashlib.sha256()
     for path in paths:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -51,7 +51,7 @@ def digest(*paths: Path) -> str:
 
 
 def record(say: Callable[[str], None]) -> list[Path]:
-    """The lines of every test file's tests, from earlier runs where neither it nor the package has changed since."""
+    """Return the lines of every test file's tests; from an earlier run if neither it nor the package has changed."""
     kept = {file: BUILD / "record" / f"{digest(ROOT / PACKAGE, *_sources(ROOT / file))}.json" for file in test_files()}
     missing = [file for file, path in kept.items() if not path.exists()]
     trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
@@ -78,7 +78,7 @@ def record(say: Callable[[str], None]) -> list[Path]:
 
 
 def _sources(file: Path) -> list[Path]:
-    """A test file, and the conformance suite where its tests are from there."""
+    """Return a test file, and the conformance suite where its tests are from there."""
     asks_conformance = _CONFORMANCE.name.encode() in file.read_bytes()
     return [file, ROOT / _CONFORMANCE] if asks_conformance else [file]
 
@@ -125,13 +125,13 @@ class TestMap:
                         self._lines[file][line].add(test)
 
     def runs_at_import(self, mutant: Mutant) -> bool:
-        """Whether what is mutated has run before the first test: then a code that is replaced later comes too late."""
+        """Return whether what is mutated has run before the first test, so that replacing its code comes too late."""
         lines = self._lines[mutant.file]
         heads = [line for name, line, _ in self._functions.get(mutant.file, ()) if name in mutant.within[1:]]
         return any(_AT_IMPORT in lines[line] for line in (*range(mutant.line, mutant.last_line + 1), *heads))
 
     def of(self, mutant: Mutant) -> list[str]:
-        """The tests that run what is mutated; of what is no function's body, those that run the functions it is for."""
+        """Return the tests that run what is mutated; outside of functions, those that run the functions it is for."""
         inspecting = {test for test in self.seconds if test.startswith(_INSPECTING)}
         for owner in _classes(mutant):  # what a class gives its fields shows where one is made, and runs no line of it
             inspecting |= {test for test in self.seconds if owner in _text(test.partition("::")[0])}
@@ -162,7 +162,7 @@ class TestMap:
         return [test for _, test in sorted(ranked, key=lambda pair: pair[0])]
 
     def _given_names(self, mutant: Mutant) -> set[str]:
-        """What a statement outside of functions gives a name to."""
+        """Return what a statement outside of functions gives a name to."""
         for node in ast.walk(_parsed(mutant.file)):
             if not isinstance(node, ast.stmt) or not node.lineno <= mutant.line <= (node.end_lineno or 0):
                 continue
@@ -208,7 +208,7 @@ class TestMap:
 
 
 def _classes(mutant: Mutant) -> list[str]:
-    """The class whose body, and no function's, a mutant is in."""
+    """Return the class whose body, and no function's, a mutant is in."""
     classes = [node for node in ast.walk(_parsed(mutant.file)) if isinstance(node, ast.ClassDef)]
     around = [node.name for node in classes if node.lineno <= mutant.line <= (node.end_lineno or 0)]
     return [] if mutant.in_body else around

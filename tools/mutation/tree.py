@@ -41,7 +41,7 @@ class Tree:
             shutil.copy2(ROOT / file, self.root / file)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The variables of a process that is to import from here."""
+        """Return the variables of a process that is to import from here."""
         paths = [str(self.root / folder) for folder in ("kernels", "bench", ".", "tests")]
         return {
             **os.environ,
@@ -66,5 +66,5 @@ class Tree:
 
 
 def python() -> str:
-    """The interpreter that has the project's tools."""
+    """Return the interpreter that has the project's tools."""
     return sys.executable

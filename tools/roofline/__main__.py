@@ -21,7 +21,7 @@ WIDTH = 120  # of tables in a file or a pipe
 FULL_SECONDS, QUICK_SECONDS = 300.0, 60.0
 
 
-class _Narrator(run.Listener):
+class _ProgressReporter(run.SessionListener):
     """A bar on a terminal; a line for each session elsewhere."""
 
     def __init__(self, bar: Bar, *, piped: bool) -> None:
@@ -31,7 +31,7 @@ class _Narrator(run.Listener):
     def stage(self, text: str, done: float) -> None:
         self._bar.draw(text, done)
 
-    def measured(self, outcome: run.Outcome) -> None:
+    def measured(self, outcome: run.SessionResult) -> None:
         if self._piped:
             click.echo(f"{outcome.session.key}: {outcome.samples.rounds} rounds", err=True)
 
@@ -64,7 +64,7 @@ def main(
     outputs = Outputs({"--json": json_file})
     check_folder("--plots", plots)
     seconds = time_budget if time_budget is not None else QUICK_SECONDS if quick else FULL_SECONDS
-    report = run.prepare(run.Plan(quick, seconds, array_mb, only))
+    report = run.prepare(run.RooflineRequest(quick, seconds, array_mb, only))
     if not run.chosen(report) and not report.plan.wants(pool_cost.KEY):
         raise click.BadParameter(f"no session matches {', '.join(only)}; --list shows them", param_hint="--only")
     if listing:
@@ -76,7 +76,7 @@ def main(
     interrupted = False
     with progress(shown_on) as shown:
         try:
-            run.run(report, _Narrator(Bar(shown), piped=not shown_on.is_terminal))
+            run.run(report, _ProgressReporter(Bar(shown), piped=not shown_on.is_terminal))
         except KeyboardInterrupt:
             interrupted = True
     record = as_dict(report)

@@ -58,7 +58,7 @@ class AxisCase:
         return "/".join((*unusual, size, str(self.axis)))
 
     def within(self, size: int) -> AxisCase:
-        """The same with so few leading positions that the logits, taken as float32, have at most so many bytes."""
+        """Return the case with so few leading positions that its logits have at most so many bytes in float32."""
         each = 4 * math.prod(self.shape) // self.shape[0]
         if self.axis == 0 or each * self.shape[0] <= size:
             return self
@@ -93,8 +93,8 @@ CASES = (
 SEGMENTATION = AxisCase((8, 21, 256, 256), 1)
 
 
-class AxisStand:
-    """A workload with the buffers that its candidates share: see :class:`~.candidates.Stand`.
+class AxisWorkload:
+    """A workload with the buffers that its candidates share: see :class:`~.candidates.SharedWorkload`.
 
     Parameters
     ----------
@@ -112,11 +112,11 @@ class AxisStand:
         self._buffers.rows = np.zeros(self._labels.shape, self._buffers.rows.dtype.type)  # a number a position
 
     def truth(self) -> Any:
-        """What is right of the loss and its gradient, whose rows are the positions."""
+        """Return what is right of the loss and its gradient, whose rows are the positions."""
         return reference.evaluate(self._last.reshape(-1, self._case.classes), self._labels.ravel())
 
     def build(self, candidate: Candidate) -> tuple[Local, str | None]:
-        """A sampler, and why its result is wrong, if it is.
+        """Return a sampler, and why its result is wrong, if it is.
 
         A backend's operation is the case's, on the axis as it is; "moved": the axis moved to the end, copied, the
         call, the result copied back; "last axis": the same numbers with the classes last, and nothing else.
@@ -160,11 +160,13 @@ class AxisStand:
         case = self._case
         if case.operation in operations.NORMALIZERS:
             right = reference.normalized(self._last.reshape(-1, case.classes), case.operation)
-            rows = result.reshape(-1) if case.operation == "logsumexp" else self._as_rows(result, axis)
+            rows = self._as_rows(result, axis) if operations.TABLE[case.operation].writes_array else result.reshape(-1)
             return right.complaint(rows[right.rows])
         truth = self.truth()
-        loss, grad = {"forward": (result, None), "backward": (None, result)}.get(case.operation, result)
-        return truth.complaint(loss, None if grad is None else self._as_rows(grad, axis)[truth.rows])
+        found = operations.TABLE[case.operation].results(result)
+        grad = found.get(operations.GRAD)
+        rows = None if grad is None else self._as_rows(grad, axis)[truth.rows]
+        return truth.complaint(found.get(operations.LOSS), rows)
 
     def _as_rows(self, array: Any, axis: int) -> Any:
         return np.moveaxis(array, axis, -1).reshape(-1, self._case.classes)

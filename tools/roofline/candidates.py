@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-import softmax_ce as sce
-from softmax_ce_bench import ceilings
 from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import operations
-from softmax_ce_bench.measure.timing import Clock, Local
+from softmax_ce_bench.measure.candidates import SharedArrays
+from softmax_ce_bench.measure.timing import Call, Clock, Local
 from softmax_ce_bench.truth import reference
 from softmax_ce_bench.truth.reference import Truth
 
@@ -21,7 +19,7 @@ CEILING = "ceiling"
 IGNORED = 3  # a label like any other
 SMOOTHING, Z_LOSS = 0.1, 1e-4  # usual values
 SIXTEEN_BITS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}  # with the step from 1 to the next number
-# What a call can have beside logits and labels, a dtype of 16 bits among it: see Stand.variant.
+# What a call can have beside logits and labels, a dtype of 16 bits among it: see SharedWorkload.variant.
 OPTIONS = ("weight", "bfloat16", "float16", "ignore", "none", "soft", "smoothing", "z-loss")
 # Every option of the function, at its default. What compares equal to a default costs a call no more than leaving it
 # out; float() makes an object of its own.
@@ -79,7 +77,7 @@ class Variant:
     options: dict[str, Any]
 
 
-class Stand:
+class SharedWorkload:
     """A workload with the buffers that every backend and ceiling share, so that none has the warmer ones.
 
     Parameters
@@ -95,14 +93,14 @@ class Stand:
 
     def __init__(self, workload: Workload, truth: Truth, threads: int | None, clock: Clock) -> None:
         self.workload = workload
-        self._buffers = operations.Buffers(workload.logits)
+        self._arrays = SharedArrays(workload)
         self._threads = threads
         self._clock = clock
         self._variants: dict[str, Variant] = {}
         self._truths = {"": truth}
 
     def variant(self, what: str) -> tuple[str, Variant]:
-        """What an operation runs on, and under which name: empty, and the workload itself, where nothing is added."""
+        """Return what an operation runs on, and its name: empty for the workload itself, where nothing is added."""
         name = what if what in (*OPTIONS, "masked") else ""
         if name not in self._variants:
             self._variants[name] = self._made(name)
@@ -131,14 +129,14 @@ class Stand:
         return Variant(x, y, options.get(name, {}))
 
     def truth(self, what: str = "") -> Truth:
-        """What is right, for a loss with an option."""
+        """Return what is right, for a loss with an option."""
         name, made = self.variant(what)
         if name not in self._truths:
             self._truths[name] = reference.evaluate(made.logits, made.targets, **made.options)
         return self._truths[name]
 
     def build(self, candidate: Candidate) -> tuple[Local, str | None]:
-        """A sampler, and why its result is wrong, if it is: every candidate is run once and judged.
+        """Return a sampler, and why its result is wrong, if it is: every candidate is run once and judged.
 
         Raises
         ------
@@ -147,31 +145,35 @@ class Stand:
         """
         threads = candidate.threads or self._threads
         if candidate.who == CEILING:
-            run = ceilings.call(candidate.what, self.workload.logits, self._buffers.array, threads)
+            run = self._arrays.loop(candidate.what, threads)
             run()
             return Local(run, clock=self._clock), None
         run = self._call(candidate, threads)
         return Local(run, clock=self._clock), self._complaint(candidate.what, run())
 
-    def _call(self, candidate: Candidate, threads: int | None) -> Callable[[], Any]:
+    def _call(self, candidate: Candidate, threads: int | None) -> Call:
         what = candidate.what
-        name, made = self.variant(what)
-        options = {"backend": candidate.who, "threads": threads, **made.options}
         if what == "bare":
-            return operations.call(sce, "fused", made.logits, made.targets)
+            return self._arrays.backend("fused", allocate=True)
         if what == "written-out":
-            return operations.call(sce, "fused", made.logits, made.targets, threads=threads, **WRITTEN_OUT)
-        buffers = self._buffers
-        if name in (*SIXTEEN_BITS, "none"):  # other dtypes, other shapes
-            buffers = operations.Buffers(made.logits, made.options.get("reduction", "mean"))
+            return self._arrays.backend("fused", allocate=True, threads=threads, **WRITTEN_OUT)
+        name, made = self.variant(what)
+        arrays = self._arrays
+        if name:
+            # Other dtypes and other shapes have buffers of their own.
+            buffers = None if name in (*SIXTEEN_BITS, "none") else arrays.buffers
+            workload = Workload(name, "", made.logits, made.targets)
+            arrays = SharedArrays(workload, made.options.get("reduction", "mean"), buffers)
         operation = what if what in operations.TABLE else "fused"
-        return operations.call(sce, operation, made.logits, made.targets, None if candidate.new else buffers, **options)
+        options = {"backend": candidate.who, "threads": threads, **made.options}
+        return arrays.backend(operation, allocate=candidate.new, **options)
 
     def _complaint(self, what: str, result: Any) -> str | None:
         if what in operations.NORMALIZERS:
             right = reference.normalized(self.workload.logits, what)
             return right.complaint(result[right.rows])
         truth = self.truth(what)
-        loss, grad = {"forward": (result, None), "backward": (None, result)}.get(what, result)
+        found = operations.TABLE.get(what, operations.TABLE["fused"]).results(result)
+        loss, grad = found.get(operations.LOSS), found.get(operations.GRAD)
         loss = None if loss is None else float(np.mean(loss, dtype=np.float64))
         return truth.complaint(loss, None if grad is None else grad[truth.rows])

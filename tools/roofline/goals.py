@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from softmax_ce_bench.measure.stats import Ratio
+from softmax_ce_bench.measure.stats import TIE, Ratio
 from tools.roofline.isa import AVX2, AVX512
 
-TIE = 0.03  # of what is to be "no slower"
 ELSEWHERE = (
     "Goals over the times of an earlier commit are not measured here: softmax-ce gate COMMIT --shapes 1024x1000 builds "
     "it, and runs both side by side."
@@ -50,16 +49,16 @@ class Goal:
     by_median: bool = False
 
     def limit(self, isa: str) -> float:
-        """The limit on an instruction set."""
+        """Return the limit on an instruction set."""
         return self.limits.get(isa, self.limits[AVX2])
 
     def text(self, isa: str) -> str:
-        """The goal in a few characters."""
+        """Return the goal in a few characters."""
         unit = self.unit if self.unit == "x" else f" {self.unit}"
         return f"{'≥' if self.at_least else '≤'} {self.limit(isa):g}{unit}"
 
     def met(self, value: float, isa: str) -> bool:
-        """Whether a value reaches the goal."""
+        """Return whether a value reaches the goal."""
         return value >= self.limit(isa) if self.at_least else value <= self.limit(isa)
 
     def ranked(self, ratios: Iterable[Ratio]) -> list[Ratio]:
@@ -67,12 +66,12 @@ class Goal:
         return sorted(ratios, key=lambda ratio: ratio.median, reverse=not self.at_least)
 
     def decisive(self, ratios: Iterable[Ratio]) -> Ratio:
-        """The ratio that the verdict is by: the worst, or the one in the middle, of two the worse."""
+        """Return the ratio that the verdict is by: the worst, or the one in the middle, of two the worse."""
         ranked = self.ranked(ratios)
         return ranked[(len(ranked) - 1) // 2] if self.by_median else ranked[0]
 
     def off(self, value: float, isa: str) -> float:
-        """The factor by which a value misses the goal; 1 when it is met."""
+        """Return the factor by which a value misses the goal; 1 when it is met."""
         return max(1.0, self.limit(isa) / value if self.at_least else value / self.limit(isa))
 
     def mark(self, ratio: Ratio, isa: str) -> str:
@@ -93,7 +92,7 @@ def _library(
     name: str, title: str, large: tuple[float, float], cached: tuple[float, float], short: tuple[float, float],
     other: tuple[float, float],
 ) -> Iterable[Goal]:  # fmt: skip
-    """A library over the default backend, with the same threads: AVX2 and AVX-512 for each region."""
+    """Return a library over the default backend, with the same threads: AVX2 and AVX-512 for each region."""
     cases = {
         "large": (_LARGE, large),
         "cached": (_CACHED, cached),

@@ -1,4 +1,4 @@
-"""The instruction set of a run: which one it is, and how everybody is held to a lower one.
+"""The instruction set of a run: which one it is, and how all candidates are held to a lower one.
 
 Every library chooses its kernels when it is loaded, so that the variables must be there before: the command starts
 itself anew with them, and its workers inherit them.
@@ -19,23 +19,23 @@ _OURS = "SOFTMAX_CE_ISA"
 
 
 def supported() -> tuple[str, ...]:
-    """The instruction sets that this machine can run, the best first, as goals and columns call them."""
+    """Return the instruction sets that this machine can run, the best first, as goals and columns call them."""
     flags = fingerprint.instruction_sets()
     return (*(name for name, needed in _NEEDED.items() if set(needed) <= set(flags)), "baseline")
 
 
 def in_use(environment: Mapping[str, str] = os.environ) -> str:
-    """The one that our kernels use in this process."""
+    """Return the one that our kernels use in this process."""
     return environment.get(_OURS) or supported()[0]
 
 
 def variables(isa: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment variables that hold our backends and the peers to an instruction set.
+    """Return the environment variables that hold our backends and the peers to an instruction set.
 
     Parameters
     ----------
     isa : {"avx2", "avx512"}
-        AVX-512 holds nobody else to anything: it is the best that there is.
+        AVX-512 restricts no other library: it is the best that there is.
     environment : mapping
         What is set already: XLA's other flags are kept.
 
@@ -56,7 +56,7 @@ def variables(isa: str, environment: Mapping[str, str] = os.environ) -> dict[str
 
 
 def missing(isa: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Those of :func:`variables` that are not set so yet: with none, this process is held already."""
+    """Return those of :func:`variables` that are not set so yet: with none, this process is held already."""
     wanted = variables(isa, environment)
     return {name: value for name, value in wanted.items() if environment.get(name, "") != value}
 

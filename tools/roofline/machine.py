@@ -18,7 +18,7 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "": 1}
 
 
 def last_level_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
-    """Bytes of the largest cache that the first CPU reaches; None where the system does not say."""
+    """Return the bytes of the largest cache that the first CPU reaches; None where the system does not say."""
     sizes = []
     for file in root.glob("index*/size"):
         found = re.fullmatch(r"(\d+)([KMG]?)", file.read_text(encoding="ascii").strip())
@@ -28,7 +28,7 @@ def last_level_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) ->
 
 
 def collect(array_mb: float) -> dict[str, Any]:
-    """The cache, and the arrays that are large beside it.
+    """Return the cache, and the arrays that are large beside it.
 
     Parameters
     ----------

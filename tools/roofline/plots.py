@@ -49,7 +49,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
 
 
 def largest(record: Record, threads: str) -> list[Record]:
-    """The sessions of the grid that are drawn: one for each number of classes."""
+    """Return the sessions of the grid that are drawn: one for each number of classes."""
     found: dict[int, Record] = {}
     for session in record["sessions"]:
         if session["key"].startswith(f"grid/{threads}/") and session["complete"]:

@@ -72,7 +72,7 @@ class _Settling(timing.Local):
     """Sleeps after each sample."""
 
     def sample(self, calls: int) -> float:
-        """As of the protocol."""
+        """Return the seconds a call, over so many calls."""
         taken = timing.Local.sample(self, calls)
         time.sleep(_SETTLE_SECONDS)
         return taken
@@ -139,7 +139,7 @@ def _steps_a_microsecond(library: Any) -> float:
 
 
 def _compile(folder: Path, *flags: str) -> Any:
-    """The loaded library, or None."""
+    """Return the loaded library, or None."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None

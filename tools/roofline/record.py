@@ -11,14 +11,14 @@ from softmax_ce_bench.measure import timing
 from softmax_ce_bench.measure.stats import Ratio
 from tools.roofline.goals import GOALS, Goal
 from tools.roofline.pool_cost import PoolCost
-from tools.roofline.run import Outcome, Report
+from tools.roofline.run import RooflineRun, SessionResult
 
 SCHEMA = "softmax-ce/roofline"
 SCHEMA_VERSION = 2
 
 
-def as_dict(report: Report) -> dict[str, Any]:
-    """The record of a run: dicts, lists, strings, numbers and None; times in seconds.
+def as_dict(report: RooflineRun) -> dict[str, Any]:
+    """Return the record of a run: dicts, lists, strings, numbers and None; times in seconds.
 
     A number that is infinite, such as an interval's end after too few rounds, is None.
     """
@@ -44,8 +44,8 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def _goal(report: Report, goal: Goal, allocating: bool) -> dict[str, Any]:
-    """One row of the table; its cells from the worst to the best."""
+def _goal(report: RooflineRun, goal: Goal, allocating: bool) -> dict[str, Any]:
+    """Return one row of the table; its cells from the worst to the best."""
     cells = report.cells(goal, allocating)
     cells.sort(key=lambda cell: cell[2].median, reverse=not goal.at_least)
     ratios = [ratio for _, _, ratio in cells]
@@ -79,7 +79,7 @@ def _goal(report: Report, goal: Goal, allocating: bool) -> dict[str, Any]:
     }
 
 
-def _session(outcome: Outcome) -> dict[str, Any]:
+def _session(outcome: SessionResult) -> dict[str, Any]:
     session, samples = outcome.session, outcome.samples
     return {
         "key": session.key,

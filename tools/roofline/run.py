@@ -28,8 +28,8 @@ from softmax_ce_bench.measure.timing import Clock, Sampler, Samples
 from softmax_ce_bench.truth import reference
 from softmax_ce_bench.truth.reference import Truth
 from tools.roofline import isa, machine, pool_cost
-from tools.roofline.axes import AxisStand
-from tools.roofline.candidates import CEILING, SIXTEEN_BITS, Candidate, Stand
+from tools.roofline.axes import AxisWorkload
+from tools.roofline.candidates import CEILING, SIXTEEN_BITS, Candidate, SharedWorkload
 from tools.roofline.goals import BY_KEY, Goal
 from tools.roofline.sessions import Comparison, Scope, Session, sessions
 
@@ -38,7 +38,7 @@ _POOL_SHARE = 0.03  # of the time
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RooflineRequest:
     """What to measure.
 
     Attributes
@@ -62,12 +62,12 @@ class Plan:
     most_rounds: int = timing.MOST_ROUNDS
 
     def wants(self, key: str) -> bool:
-        """Whether a session was asked for."""
+        """Return whether a session was asked for."""
         return not self.only or any(fnmatch.fnmatchcase(key, glob) for glob in self.only)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class SessionResult:
     """One session's times.
 
     Attributes
@@ -95,7 +95,7 @@ class Outcome:
         return self.samples.control_ratio.drift > timing.CONTAMINATED
 
     def ratio(self, comparison: Comparison) -> Ratio | None:
-        """The comparison's ratio; None when one of its sides was not timed."""
+        """Return the comparison's ratio; None when one of its sides was not timed."""
         above = self._seconds(comparison.above)
         below = np.ones(self.samples.rounds) if comparison.below is None else self._seconds(comparison.below)
         return None if above is None or below is None else paired_ratio(above * comparison.scale, below)
@@ -105,35 +105,35 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Report:
+class RooflineRun:
     """A whole run, filled as it proceeds.
 
     Attributes
     ----------
-    plan : Plan
+    plan : RooflineRequest
     scope : Scope
     machine : dict
         As from :func:`softmax_ce_bench.measure.machine.facts`, with the peers' versions, the caches and the
         instruction set.
     date : str
         When it began: ISO 8601, UTC.
-    outcomes : list of Outcome
+    outcomes : list of SessionResult
     pool : PoolCost or None
         None until it was measured.
     left_out : list of str
         Sessions for which there was no time.
     """
 
-    plan: Plan
+    plan: RooflineRequest
     scope: Scope
     machine: dict[str, Any]
     date: str
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[SessionResult] = field(default_factory=list)
     pool: pool_cost.PoolCost | None = None
     left_out: list[str] = field(default_factory=list)
 
-    def cells(self, goal: Goal, allocating: bool = False) -> list[tuple[Outcome, Comparison, Ratio]]:
-        """What was measured for a goal, in one of the two tables."""
+    def cells(self, goal: Goal, allocating: bool = False) -> list[tuple[SessionResult, Comparison, Ratio]]:
+        """Return what was measured for a goal, in one of the two tables."""
         found = []
         for outcome in self.outcomes:
             for comparison in outcome.session.comparisons:
@@ -144,17 +144,17 @@ class Report:
         return found
 
 
-class Listener:
-    """Told how a run proceeds. This one does nothing."""
+class SessionListener:
+    """Receives the progress of a run. This one ignores it."""
 
     def stage(self, text: str, done: float) -> None:
         """A step begins or goes on; `done` in [0, 1] is its fraction of the whole run."""
 
-    def measured(self, outcome: Outcome) -> None:
+    def measured(self, outcome: SessionResult) -> None:
         """One session is done."""
 
 
-def prepare(plan: Plan) -> Report:
+def prepare(plan: RooflineRequest) -> RooflineRun:
     """Find out what there is to measure: backends, peers, cores, caches. Measures nothing."""
     facts = machine_facts() | machine.collect(plan.array_mb) | {"isa": isa.in_use(), "isas": list(isa.supported())}
     facts["peers"] = [
@@ -177,11 +177,11 @@ def prepare(plan: Plan) -> Report:
         large_bytes=facts["large_bytes"],
         quick=plan.quick,
     )
-    return Report(plan, scope, facts, datetime.now(UTC).isoformat(timespec="seconds"))
+    return RooflineRun(plan, scope, facts, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def chosen(report: Report) -> list[Session]:
-    """The plan's sessions, without the candidates that cannot be had here."""
+def chosen(report: RooflineRun) -> list[Session]:
+    """Return the plan's sessions, without the candidates that are not available here."""
     every = [session for session in sessions(report.scope) if report.plan.wants(session.key)]
     if ceilings.why_unavailable is None:
         return every
@@ -189,9 +189,9 @@ def chosen(report: Report) -> list[Session]:
     return [session for session in without if session.candidates]
 
 
-def run(report: Report, listener: Listener | None = None, clock: Clock = time.perf_counter) -> Report:
+def run(report: RooflineRun, listener: SessionListener | None = None, clock: Clock = time.perf_counter) -> RooflineRun:
     """Measure as planned, into the report, which is complete up to the last session whenever this is interrupted."""
-    listener = listener or Listener()
+    listener = listener or SessionListener()
     for name in report.scope.backends:
         listener.stage(f"compiling {name}, if it must be", 0.0)
         with suppress(Exception):  # whatever it raised, it will raise again when it is checked, and be rejected
@@ -225,7 +225,7 @@ def run(report: Report, listener: Listener | None = None, clock: Clock = time.pe
 class _Progress:
     """A session's part of the whole run."""
 
-    listener: Listener
+    listener: SessionListener
     key: str
     start: float
     share: float
@@ -234,7 +234,7 @@ class _Progress:
         self.listener.stage(f"{self.key}: {text}", self.start + self.share * fraction)
 
 
-def _gather(session: Session, processes: PeerProcesses, cores: int, listener: Listener) -> None:
+def _gather(session: Session, processes: PeerProcesses, cores: int, listener: SessionListener) -> None:
     """Have processes for a session's peers. New ones start, and import their libraries, side by side."""
     wanted = sorted({c.who for c in session.candidates if c.who in peers.BY_NAME})
     new = processes.gather(wanted, session.threads or cores)
@@ -244,27 +244,27 @@ def _gather(session: Session, processes: PeerProcesses, cores: int, listener: Li
 
 
 def _one(
-    session: Session, processes: PeerProcesses, share: float, report: Report, progress: _Progress, clock: Clock
-) -> Outcome | None:
+    session: Session, processes: PeerProcesses, share: float, report: RooflineRun, progress: _Progress, clock: Clock
+) -> SessionResult | None:
     """Judge and time one session; None when nothing in it is right."""
     begin = clock()
     progress("making the numbers")
-    stand: Stand | AxisStand
+    shared: SharedWorkload | AxisWorkload
     if session.axis is None:
-        stand = Stand(*_numbers(session.shape, session.dtype), session.threads, clock)
+        shared = SharedWorkload(*_numbers(session.shape, session.dtype), session.threads, clock)
     else:
-        stand = AxisStand(session.axis, session.threads, clock)
+        shared = AxisWorkload(session.axis, session.threads, clock)
     remote = [name for name in peers.BY_NAME if any(c.who == name for c in session.candidates)]
-    troubles = processes.load(remote, stand.workload)
+    troubles = processes.load(remote, shared.workload)
     samplers: dict[str, Sampler] = {}
     rejected: dict[str, str] = {}
     for candidate in session.candidates:
         progress(f"checking {candidate}")
         try:
             if candidate.who in remote:
-                sampler, complaint = _of_peer(candidate, processes[candidate.who], troubles.get(candidate.who), stand)
+                sampler, complaint = _of_peer(candidate, processes[candidate.who], troubles.get(candidate.who), shared)
             else:
-                sampler, complaint = stand.build(candidate)
+                sampler, complaint = shared.build(candidate)
         except Exception as error:  # a backend or a library may raise anything; the others still run
             rejected[str(candidate)] = f"raised {type(error).__name__}: {error}"
         else:
@@ -285,11 +285,11 @@ def _one(
     )
     others = load.cpus_of_others(before, processes.reading())
     crowded = load.is_crowded(others, _threads(session))
-    return Outcome(session, samples, rejected, others, crowded)
+    return SessionResult(session, samples, rejected, others, crowded)
 
 
 def _threads(session: Session) -> int:
-    """The most threads that one of a session's candidates works on."""
+    """Return the most threads that one of a session's candidates works on."""
     asked = [candidate.threads for candidate in session.candidates if candidate.threads is not None]
     shape = session.shape
     return max([load.threads_used(session.threads, shape.rows, shape.classes, sce.backends()), *asked])
@@ -302,20 +302,20 @@ def _numbers(shape: Shape, dtype: str) -> tuple[Workload, Truth]:
 
 
 def _of_peer(
-    candidate: Candidate, child: Child, trouble: str | None, stand: Stand | AxisStand
+    candidate: Candidate, child: Child, trouble: str | None, shared: SharedWorkload | AxisWorkload
 ) -> tuple[Sampler, str | None]:
-    """A peer's sampler; an option is loaded beside the plain workload."""
+    """Return a peer's sampler; an option is loaded beside the plain workload."""
     what = candidate.what
     if trouble is not None:
         return PeerSampler(child, what), trouble
     if what in NORMALIZERS:
-        right = reference.normalized(stand.workload.logits, what)
+        right = reference.normalized(shared.workload.logits, what)
         return PeerSampler(child, what), right.complaint(child.ask("normalized", what, right.rows))
-    if isinstance(stand, AxisStand):
-        truth, name = stand.truth(), ""
+    if isinstance(shared, AxisWorkload):
+        truth, name = shared.truth(), ""
     else:
-        truth = stand.truth(what)
-        name, made = stand.variant(what)
+        truth = shared.truth(what)
+        name, made = shared.variant(what)
         if name:
             workload = Workload(name, "", made.logits, made.targets)
             child.ask("load", workload, name, made.options)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from softmax_ce_bench import ceilings
 from softmax_ce_bench.inputs.workloads import Shape
-from softmax_ce_bench.measure.operations import NORMALIZERS
+from softmax_ce_bench.measure.operations import LOSSES, NORMALIZERS
 from softmax_ce_bench.peers import BY_NAME
+from tools.roofline import goals
 from tools.roofline.axes import CASES, SEGMENTATION, AxisCase
 from tools.roofline.candidates import CEILING, OPTIONS, Candidate
 
@@ -137,7 +138,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class GridShape:
     """One shape of the grid.
 
     Attributes
@@ -162,34 +163,34 @@ class Cell:
 
 GRID = (
     # Beyond the caches: an ImageNet classifier's rows, a small vocabulary's, a large one's. No power of two.
-    Cell(33_000, 1021, large=True, quick=True, drawn=True),
-    Cell(1051, 31_999, large=True, drawn=True),
-    Cell(270, 128_256, large=True, drawn=True),
+    GridShape(33_000, 1021, large=True, quick=True, drawn=True),
+    GridShape(1051, 31_999, large=True, drawn=True),
+    GridShape(270, 128_256, large=True, drawn=True),
     # In cache: rows that fit L1 (1013) and not (32 000, 128 256); two rows that two threads share class by class.
-    Cell(300, 1013, quick=True, all_cores=False),
-    Cell(1024, 1000),
-    Cell(64, 32_000, all_cores=False),
-    Cell(8, 128_256, all_cores=False),
-    Cell(2, 262_144, quick=True, drawn=True),
+    GridShape(300, 1013, quick=True, all_cores=False),
+    GridShape(1024, 1000),
+    GridShape(64, 32_000, all_cores=False),
+    GridShape(8, 128_256, all_cores=False),
+    GridShape(2, 262_144, quick=True, drawn=True),
     # Many short rows: boosting, binary classifiers; 31 is just below where rows fill vectors.
-    Cell(150_001, 10, drawn=True),
-    Cell(30_011, 31, drawn=True),
-    Cell(100_000, 2, quick=True, drawn=True),
-    Cell(100_000, 10, quick=True, all_cores=False),
-    Cell(65_536, 10, all_cores=False),
+    GridShape(150_001, 10, drawn=True),
+    GridShape(30_011, 31, drawn=True),
+    GridShape(100_000, 2, quick=True, drawn=True),
+    GridShape(100_000, 10, quick=True, all_cores=False),
+    GridShape(65_536, 10, all_cores=False),
     # A batch of CIFAR-100.
-    Cell(1024, 100, quick=True, drawn=True),
-    Cell(64, 100, all_cores=False),
+    GridShape(1024, 100, quick=True, drawn=True),
+    GridShape(64, 100, all_cores=False),
     # Small calls: the interpreter's steps are the bound.
-    Cell(1797, 10, all_cores=False),
-    Cell(64, 10, quick=True, all_cores=False),
-    Cell(40, 7, all_cores=False),
-    Cell(1, 10, quick=True, all_cores=False),
+    GridShape(1797, 10, all_cores=False),
+    GridShape(64, 10, quick=True, all_cores=False),
+    GridShape(40, 7, all_cores=False),
+    GridShape(1, 10, quick=True, all_cores=False),
 )
 
 
 def sessions(scope: Scope) -> list[Session]:
-    """All of them, those of one thread setting together: each setting has its own processes of peers.
+    """Return all sessions, those of one thread setting together: each setting has its own processes of peers.
 
     The shorter ones come first: where the time is up early, most has been measured.
     """
@@ -205,7 +206,7 @@ def sessions(scope: Scope) -> list[Session]:
 
 
 def shape(rows: int, classes: int) -> Shape:
-    """A workload's recipe: wide logits; Zipf labels where the classes are a vocabulary."""
+    """Return a workload's recipe: wide logits; Zipf labels where the classes are a vocabulary."""
     return Shape(f"{rows} x {classes}", rows, classes, "", zipf=classes >= ZIPF_CLASSES)
 
 
@@ -216,7 +217,7 @@ def _named(threads: int | None) -> str:
     return "all" if threads is None else "one"
 
 
-def _rows(scope: Scope, cell: Cell) -> int:
+def _rows(scope: Scope, cell: GridShape) -> int:
     """As they are named where four 32 MiB caches hold no more; else as many as fill the array."""
     if not cell.large:
         return cell.rows if 4 * cell.rows * cell.classes <= scope.array_bytes else 0
@@ -241,7 +242,8 @@ def _grid(scope: Scope, threads: int | None) -> Iterator[Session]:
             compared += [Comparison("numba", numba, cython), Comparison("cython", cython, numba)]
         if cell.large:
             copy = Candidate(CEILING, ceilings.best_copy())
-            others += [Candidate(scope.default, "forward"), *(Candidate(CEILING, what) for what in ceilings.LOOPS)]
+            others += [Candidate(scope.default, what) for what in LOSSES if what != "fused"]
+            others += [Candidate(CEILING, what) for what in ceilings.LOOPS]
             compared += [Comparison(f"copy/{name}", one, copy) for name in _settings(scope, threads) for one in own]
         for peer in scope.peers:
             # The written formula has one thread; peers without a goal take part where that costs little.
@@ -263,12 +265,12 @@ def _grid(scope: Scope, threads: int | None) -> Iterator[Session]:
 
 
 def _settings(scope: Scope, threads: int | None) -> tuple[str, ...]:
-    """Which goals a thread setting speaks to: on one core both, the machine has no other."""
+    """Return which goals a thread setting speaks to: on one core both, the machine has no other."""
     return ("all", "one") if scope.cores == 1 else (_named(threads),)
 
 
-def _goal_against(peer: str, scope: Scope, cell: Cell, rows: int) -> str | None:
-    """The goal that a cell speaks to against a peer."""
+def _goal_against(peer: str, scope: Scope, cell: GridShape, rows: int) -> str | None:
+    """Return the goal that a cell speaks to against a peer."""
     if peer == "sklearn":
         return peer
     large = 4 * rows * cell.classes >= scope.large_bytes
@@ -284,14 +286,14 @@ def _goal_against(peer: str, scope: Scope, cell: Cell, rows: int) -> str | None:
 
 
 def region(rows: int, classes: int, large: bool) -> str:
-    """Where a cell lies among PyTorch's and JAX's goals."""
+    """Return where a cell lies among PyTorch's and JAX's goals."""
     if classes >= LARGE_CLASSES:
         return "large" if large else "cached"
     return "short" if classes <= SHORT_CLASSES and rows >= MANY_ROWS else "other"
 
 
-def _of_numpy(cell: Cell) -> str | None:
-    """What is asked of the numpy backend."""
+def _of_numpy(cell: GridShape) -> str | None:
+    """Return what is asked of the numpy backend."""
     if (cell.rows, cell.classes) == (1, 10):
         return "numpy/one"
     return "numpy" if cell.rows * cell.classes >= 640 else None
@@ -337,7 +339,7 @@ def _options(scope: Scope) -> Iterator[Session]:
 
 
 def _normalizers(scope: Scope) -> Iterator[Session]:
-    """softmax, log_softmax and logsumexp against whoever has them; one thread."""
+    """softmax, log_softmax and logsumexp against the libraries that have them; one thread."""
     cells = ((1, 10), (1024, 1000), (100_000, 10))
     for rows, classes in cells if scope.quick else (*cells, (64, 1000), (64, 32_000), (1024, 100)):
         own = [Candidate(scope.default, what, new) for what in NORMALIZERS for new in _BOTH]
@@ -345,7 +347,8 @@ def _normalizers(scope: Scope) -> Iterator[Session]:
         where = "one" if rows == 1 else "cached" if classes >= LARGE_CLASSES else "short"
         compared = [
             Comparison(f"{one.what}/{where}", peer, one)
-            for peer in peers for one in own if peer.who == "torch" and peer.what == one.what
+            for peer in peers for one in own
+            if peer.who == "torch" and peer.what == one.what and f"{one.what}/{where}" in goals.BY_KEY
         ]  # fmt: skip
         key = f"normalizers/{rows}x{classes}"
         yield Session(key, shape(rows, classes), "float32", 1, (*own, *peers), tuple(compared))

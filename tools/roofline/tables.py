@@ -29,14 +29,14 @@ Record = dict[str, Any]
 
 
 def everything(record: Record) -> Group:
-    """All there is to say about a run, whole or interrupted."""
+    """Return all there is to say about a run, whole or interrupted."""
     parts: list[RenderableType] = [goal_table(record, False), goal_table(record, True), missed_cells(record)]
     parts += [ceiling_table(record), pool_table(record), Text(), *_rejections(record), *_absent(record)]
     return Group(*parts, *_verdict(record), Text(method(record), style="dim"))
 
 
 def goal_table(record: Record, allocating: bool) -> Group:
-    """A row per goal: its worst cell, and the others in brief."""
+    """Return a row per goal: its worst cell, and the others in brief."""
     table = _table("case", "ISA", *(">goal", ">worst cell", ">median", ">best", ">cells met", "verdict"))
     for goal in record["goals"]:
         if goal["allocating"] != allocating:
@@ -59,7 +59,7 @@ def goal_table(record: Record, allocating: bool) -> Group:
 
 
 def _case(goal: Record) -> str:
-    """What is compared, and with what where the case does not say it."""
+    """Return what is compared, and with what where the case does not say it."""
     return goal["case"] + (f", over {goal['against']}" if goal["against"] and not goal["at_least"] else "")
 
 
@@ -70,13 +70,13 @@ def _mark(goal: Record) -> Text:
 
 
 def with_interval(ratio: Record, unit: str) -> str:
-    """The ratio with its interval, or a question mark where there were too few rounds for one."""
+    """Return the ratio with its interval, or a question mark where there were too few rounds for one."""
     between = "(?)" if ratio["high"] is None else f"({_digits(ratio['low'])}–{_digits(ratio['high'])})"
     return f"{_digits(ratio['median'])}{unit if unit == 'x' else ' ' + unit} {between}"
 
 
 def missed_cells(record: Record) -> Group:
-    """Where the goals that are missed are missed, the worst first."""
+    """Return where the goals that are missed are missed, the worst first."""
     table = _table("missed", "cell", ">measured", ">above", ">below")
     sessions = {session["key"]: session for session in record["sessions"]}
     for goal in record["goals"]:
@@ -98,7 +98,7 @@ def _brief(candidate: str) -> str:
 
 
 def ceiling_table(record: Record) -> Group:
-    """What the loops reached, and the kernels beside them, in GB/s of useful bytes."""
+    """Return what the loops reached, and the kernels beside them, in GB/s of useful bytes."""
     copies = [session for session in record["sessions"] if f"{CEILING} read" in session["candidates"]]
     names = list(dict.fromkeys(name for session in copies for name in session["candidates"]))
     peers = {peer["name"] for peer in record["machine"]["peers"]}
@@ -120,7 +120,7 @@ def _rate(session: Record, name: str) -> str:
 
 
 def pool_table(record: Record) -> Group:
-    """What two threads cost beyond half of the work, for the project's pool and OpenMP's."""
+    """Return what two threads cost beyond half of the work, for the project's pool and OpenMP's."""
     pool = record["pool"]
     if pool is None:
         return Group()
@@ -192,7 +192,7 @@ def method(record: Record) -> str:
         "classes on follow Zipf's law. Ours writes into buffers whose pages are there; each peer is called as its "
         "users call it, in a process of its own:",
         *(f"  {peer['title']}: {peer['includes']}." for peer in facts["peers"] if not peer["why_missing"]),
-        f"Instruction set (ISA): {facts['isa']}; this CPU can run {', '.join(facts['isas'])}. --isa holds everybody to "
+        f"Instruction set (ISA): {facts['isa']}; this CPU can run {', '.join(facts['isas'])}. --isa holds all to "
         "a lower one.",
         "Every candidate's mean loss and rows of its result are checked against float64 before it is timed; then "
         "each runs once a round in shuffled order, a sample at least "
@@ -239,7 +239,7 @@ def _digits(number: float) -> str:
 
 
 def _table(*headings: str) -> Table:
-    """A table; a heading that begins with > is of a column that is aligned right."""
+    """Return a table; a heading that begins with > is of a column that is aligned right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in headings:
         right = heading.startswith(">")

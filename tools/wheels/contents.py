@@ -26,14 +26,14 @@ MADE_IN_WHEEL = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LI
 
 
 def sdist_files(path: Path) -> set[str]:
-    """What is in the sdist, below its folder."""
+    """Return what is in the sdist, below its folder."""
     with tarfile.open(path) as archive:
         names = [PurePosixPath(member.name) for member in archive.getmembers() if not member.isdir()]
     return {str(name.relative_to(path.name.removesuffix(".tar.gz"))) for name in names}
 
 
 def checked_in() -> set[str] | None:
-    """What git tracks here; None where this is no checkout, as in an unpacked sdist."""
+    """Return what git tracks here; None where this is no checkout, as in an unpacked sdist."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z"]
     done = subprocess.run(command, capture_output=True, text=True)
     return set(filter(None, done.stdout.split("\0"))) if done.returncode == 0 else None

@@ -22,11 +22,11 @@ class Environment:
 
     def pip(self, *arguments: str | Path, without: Sequence[str] = (), **environment: str) -> None:
         command = (self.python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments)
-        run(*command, without=without, **environment)
+        run(*command, without=without, environment=environment)
 
     def check(self, *options: str, **environment: str) -> str:
-        """What installed.py said, run in this environment and from its folder."""
-        return run(self.python, "-I", INSTALLED, *options, folder=self.folder, **environment)
+        """Return what installed.py said, run in this environment and from its folder."""
+        return run(self.python, "-I", INSTALLED, *options, folder=self.folder, environment=environment)
 
 
 def wheel_without_compiler(wheel: Path, environment: Environment) -> str:
@@ -38,6 +38,6 @@ def wheel_without_compiler(wheel: Path, environment: Environment) -> str:
 
 
 def sdist_without_compiler(source: Path, environment: Environment) -> str:
-    """The sdist still installs where nothing can be compiled, and says why a backend is missing."""
+    """Return the sdist still installs where nothing can be compiled, and says why a backend is missing."""
     environment.pip("install", source, without=("SOFTMAX_CE_REQUIRE_ALL",), **NO_COMPILER)
     return environment.check("--no-extension", **NO_COMPILER)

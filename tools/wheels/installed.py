@@ -57,7 +57,7 @@ print(*{name.partition(".")[0] for name in new} - sys.stdlib_module_names)
 
 
 def backends(no_extension: bool) -> list[str]:
-    """The names of those that are there, which must be all that can be."""
+    """Return the names of those that are there, which must be all that can be."""
     missing = {info.name: info.why_unavailable for info in sce.backends() if not info.available}
     print(*(f"  {name} is not here: {why}" for name, why in missing.items()), sep="\n")
     numba = missing.pop("numba", None)

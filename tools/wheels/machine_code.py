@@ -38,7 +38,7 @@ class Function:
 
 
 def runs_here() -> bool:
-    """Whether what is compiled here is x86-64's, which is all that this module knows."""
+    """Return whether what is compiled here is x86-64's, which is all that this module knows."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -61,8 +61,9 @@ def faults(library: Path) -> Iterator[str]:
 
 
 def symbols(library: Path) -> list[Function]:
-    """The functions in order of their addresses; Wrong where the table of symbols was stripped."""
-    functions, source = [], ""
+    """Return the functions in order of their addresses; Wrong where the table of symbols was stripped."""
+    functions: list[Function] = []
+    source = ""
     for line in run("readelf", "--syms", "--wide", library).splitlines():
         fields = line.split()
         if line.startswith("Symbol table"):
@@ -102,7 +103,7 @@ _LATER = re.compile(
 
 
 def level(code: bytes, text: str) -> str:
-    """The first of LEVELS that has this instruction: from its encoding, and from its name where that does not tell."""
+    """Return the first of LEVELS that has this instruction, by its encoding, else by its name."""
     at = 0
     while at < len(code) and code[at] in _PREFIXES:
         at += 1

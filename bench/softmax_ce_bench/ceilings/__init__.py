@@ -47,12 +47,12 @@ if why_unavailable is None:
 
 
 def instruction_set() -> str | None:
-    """What the loops use here; None where they are not available."""
+    """Return what the loops use here; None where they are not available."""
     return _in_use or None
 
 
 def best_copy() -> str:
-    """The loop that does a fused kernel's job with the least traffic: it reads one array and writes another.
+    """Return the loop that does a fused kernel's job with the least traffic: it reads one array and writes another.
 
     A non-temporal copy moves two units; a regular one three, for it also reads the lines that it writes.
     """
@@ -60,7 +60,7 @@ def best_copy() -> str:
 
 
 def call(what: str, source: Any, target: Any, threads: int | None = None) -> Callable[[], object]:
-    """One of the loops over whole arrays, as a function without arguments.
+    """Return one of the loops over whole arrays, as a function without arguments.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def _copy(source: Any, target: Any, stream: bool, start: int, stop: int) -> None
 
 
 def _as_rows(array: Any) -> Any:
-    """The bytes of a C-contiguous array, in rows of at most `_PIECE` where they can be cut so, as a view."""
+    """Return the bytes of a C-contiguous array, in rows of at most `_PIECE` where they can be cut so, as a view."""
     width = array.nbytes // len(array)
     while width > _PIECE and width % 2 == 0:
         width //= 2

@@ -1,4 +1,4 @@
-"""The ``softmax-ce`` command: what is here, is it right, and which is fastest. One module a command."""
+"""The ``softmax-ce`` command, one module a subcommand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["INTERRUPTED", "WIDTH", "main"]
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sce.__version__, prog_name="softmax-ce")
 def main() -> None:
-    """Softmax cross-entropy on CPUs: compare the backends on this machine, check that they are right, pick one."""
+    """Check and compare the backends of softmax-ce on this machine, and pick one for production."""
 
 
 for command in (info, check, compare, show, diff, pick, gate):

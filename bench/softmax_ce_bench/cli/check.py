@@ -1,4 +1,4 @@
-"""``softmax-ce check``: is it right."""
+"""``softmax-ce check``: whether backends compute correct results."""
 
 from __future__ import annotations
 
@@ -41,17 +41,20 @@ def _counts(_context: click.Context, _parameter: click.Parameter, value: str) ->
     return counts
 
 
-@click.command(short_help="Check that backends are right.")
+@click.command(short_help="Check that backends compute correct results.")
 @click.argument("backends", nargs=-1, metavar="[BACKEND]...")
 @click.option(
-    "--dtype", "dtypes", callback=_dtypes, help="Default: float32,float64,float16, and bfloat16 if ml_dtypes is here."
+    "--dtype",
+    "dtypes",
+    callback=_dtypes,
+    help="Dtypes of the logits.  [default: float32,float64,float16, and bfloat16 if ml_dtypes is installed]",
 )
-@click.option("--threads", default="1,2", show_default=True, callback=_counts, help="Numbers of threads to check.")
-@click.option("-v", "--verbose", is_flag=True, help="Also a table of every check.")
+@click.option("--threads", default="1,2", show_default=True, callback=_counts, help="Numbers of threads to check with.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show a table of every check.")
 def check(backends: tuple[str, ...], dtypes: tuple[str, ...], threads: tuple[int, ...], verbose: bool) -> None:
-    """Run the conformance checks on BACKENDs, or on every available one.
+    """Run the conformance checks on each BACKEND, or on every available one.
 
-    Exits with 0 when all pass, 1 when one fails, 2 when a backend is unknown or not available.
+    The exit code is 0 if all checks pass, 1 if one fails, and 2 if a backend is unknown or not available.
     """
     names = available(backends)
     shown_on = console()

@@ -1,4 +1,4 @@
-"""``softmax-ce compare``: which is fastest."""
+"""``softmax-ce compare``: which backend is fastest."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from softmax_ce_bench import peers
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.result import Cell, Options, Run
 from softmax_ce_bench.inputs import workloads
+from softmax_ce_bench.measure import operations as operations_table
 from softmax_ce_bench.report import comparison, markdown, pages, record
 from softmax_ce_bench.report.printable import printable
 from softmax_ce_bench.terminal.bar import Bar, progress
@@ -27,7 +28,7 @@ from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 _FILE = OutputFile()
 
 
-@click.command(short_help="Compare backends: speed, and error.")
+@click.command(short_help="Compare the speed and the error of backends.")
 @click.option(
     "--set",
     "sets",
@@ -35,16 +36,22 @@ _FILE = OutputFile()
     metavar="NAMES",
     help=f"Named workloads: {', '.join(workloads.SETS)}.  [default: quick]",
 )
-@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Your own shapes, such as 32x1000,4096x50257.")
-@click.option("--logits", type=click.Path(path_type=Path), help="Your own logits: .npy, (rows, classes).")
-@click.option("--targets", type=click.Path(path_type=Path), help="Their labels: .npy, (rows,) or soft (rows, classes).")
+@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Shapes (rows x classes), such as 32x1000,4096x50257.")
+@click.option(
+    "--logits", type=click.Path(path_type=Path), help="Your own logits, an .npy file of shape (rows, classes)."
+)
+@click.option(
+    "--targets",
+    type=click.Path(path_type=Path),
+    help="Their labels, an .npy file of shape (rows,), or soft ones of shape (rows, classes).",
+)
 @click.option(
     "--backend",
     "backends",
     multiple=True,
     type=Several(),
     metavar="NAMES",
-    help="Compare these; may be repeated.  [default: all available]",
+    help="Backends to compare; may be repeated.  [default: all available]",
 )
 @click.option(
     "--peers",
@@ -53,59 +60,71 @@ _FILE = OutputFile()
     show_default=True,
     type=Several(),
     metavar="NAMES",
-    help=f"Other libraries beside them: auto (those installed), none, or {','.join(peers.BY_NAME)}.",
+    help=f"Other libraries to compare with: auto (those installed), none, or {','.join(peers.BY_NAME)}.",
 )
-@click.option("--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="f32, f64, f16, bf16.  [default: f32]")
+@click.option(
+    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Dtypes of the logits: f32, f64, f16, bf16.  [default: f32]"
+)
 @click.option(
     "--op",
     "operations",
-    default=",".join(comparing.OPERATIONS),
+    default=",".join(operations_table.LOSSES),
     show_default=True,
     metavar="NAMES",
-    type=Several(*comparing.EVERY),
-    help="Loss, gradient, both in one call (fused); softmax, log_softmax, logsumexp.",
+    type=Several(*operations_table.TABLE),
+    help="Operations: the loss (forward), the gradient (backward), both in one call (fused), "
+    f"{', '.join(operations_table.NORMALIZERS)}.",
 )
 @click.option(
     "--threads",
     type=Counts(),
     metavar="COUNTS",
-    help="Such as 1,2.  [default: chosen by size, up to the CPUs available]",
+    help="Numbers of threads, such as 1,2.  [default: chosen by size, up to the CPUs available]",
 )
-@click.option("--weight", type=Weight(), metavar="drawn|FILE", help="Class weights: drawn ones, or an .npy file.")
-@click.option("--label-smoothing", type=Number(0, 1), default=0.0, help="In [0, 1].")
-@click.option("--z-loss", type=Number(0), default=0.0, help="Factor of logsumexp squared.")
-@click.option("--ignore-index", type=int, help="The label of rows of your own that count for nothing.  [default: -100]")
-@click.option("--soft", is_flag=True, help="Soft targets in place of labels.")
-@click.option("--reduction", type=click.Choice(("mean", "sum", "none")), default="mean", show_default=True)
-@click.option("--allocate", is_flag=True, help="Backends allocate their results, as peers do, in place of buffers.")
+@click.option(
+    "--weight", type=Weight(), metavar="drawn|FILE", help="Class weights: drawn at random, or from an .npy file."
+)
+@click.option("--label-smoothing", type=Number(0, 1), default=0.0, help="Label smoothing, in [0, 1].")
+@click.option(
+    "--z-loss", type=Number(0), default=0.0, help="Factor of the squared logsumexp that is added to the loss."
+)
+@click.option("--ignore-index", type=int, help="Label of the rows to ignore in your own arrays.  [default: -100]")
+@click.option("--soft", is_flag=True, help="Use soft targets in place of labels.")
+@click.option("--reduction", type=click.Choice(("mean", "sum", "none")), default="mean", show_default=True,
+              help="How the losses are reduced.")  # fmt: skip
+@click.option(
+    "--allocate",
+    is_flag=True,
+    help="Let backends allocate their results, as other libraries do, instead of writing into buffers.",
+)
 @click.option(
     "--time-budget",
     type=Duration(),
     metavar="TIME",
-    help="For everything: 60, 60s, 2m.  [default: 30s once the backends are compiled]",
+    help="Time for the whole run, such as 60, 60s or 2m.  [default: 30s once the backends are compiled]",
 )
 @click.option(
     "--cold-start/--no-cold-start",
     default=None,
-    help="Also import time, first call and peak memory, in fresh processes.  [default: if time is left]",
+    help="Also measure import, first call and peak memory in fresh processes.  [default: if time is left]",
 )
-@click.option("--json", "json_file", type=_FILE, help="Also write a record, for `show` and `diff`.")
-@click.option("--markdown", "markdown_file", type=_FILE, help="Also write the tables as Markdown.")
-@click.option("--html", "html_file", type=_FILE, help="Also write a page with pictures and tables, for a browser.")
-@click.option("-v", "--verbose", is_flag=True, help="A row for each candidate and operation, with all there is.")
+@click.option("--json", "json_file", type=_FILE, help="Write a record, for `show` and `diff`.")
+@click.option("--markdown", "markdown_file", type=_FILE, help="Write the tables to a Markdown file.")
+@click.option("--html", "html_file", type=_FILE, help="Write an HTML page with pictures and tables.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every figure, in a row for each candidate and operation.")
 @click.pass_context
 def compare(
     context: click.Context, /, json_file: Destination | None, markdown_file: Destination | None,
     html_file: Destination | None, verbose: bool, **asked: Any,
 ) -> None:  # fmt: skip
-    """Compare the backends, and other libraries where installed: speed against NumPy's, and error against a
-    high-precision reference.
+    """Compare the speed and the error of the backends, and of other libraries that are installed.
 
-    On handwritten digits, of which softmax regression is fitted with each backend's gradient, and on larger
-    shapes; on other sets or shapes; or on your own arrays (--logits and --targets). An output named - goes to standard
-    output, and the tables to standard error.
+    Speed is relative to NumPy's, and error is measured against a high-precision reference. By default, all are run on
+    handwritten digits, to which softmax regression is fitted with each backend's gradient, and on some larger shapes.
+    You can name other sets or shapes, or your own arrays (--logits and --targets). If an output is named -, it goes to
+    standard output, and the tables go to standard error.
 
-    Exits with 0; 2 when something is wrong, or an output was not written.
+    The exit code is 0, or 2 if something is wrong or an output cannot be written.
     """
     outputs = Outputs(
         {"--json": json_file, "--markdown": markdown_file, "--html": html_file},
@@ -114,20 +133,20 @@ def compare(
     plan = _plan(**asked)
     try:
         plan.check()
-    except comparing.PlanError as error:
+    except comparing.RequestError as error:
         raise Refused(str(error)) from None
     shown_on = outputs.console()
     interrupted, broken = False, None
-    narrator = _Narrator(shown_on, verbose)
+    reporter = _ProgressReporter(shown_on, verbose)
     with progress(shown_on) as shown:
-        narrator.bar = Bar(shown)
+        reporter.bar = Bar(shown)
         try:
-            comparing.run(plan, narrator)
+            comparing.run(plan, reporter)
         except KeyboardInterrupt:
             interrupted = True
         except Exception as error:  # what was measured until then is kept
             broken = error
-    run = narrator.run
+    run = reporter.run
     if run is not None and (run.cells or not (interrupted or broken)):
         shown_on.print(comparison.closing(printable(run)), crop=False)
         if run.cells:
@@ -156,7 +175,7 @@ def _plan(
     operations: tuple[str, ...], threads: tuple[int, ...] | None, weight: Any, label_smoothing: float, z_loss: float,
     ignore_index: int | None, soft: bool, reduction: str, allocate: bool, time_budget: float | None,
     cold_start: bool | None,
-) -> comparing.Plan:  # fmt: skip
+) -> comparing.CompareRequest:  # fmt: skip
     own = logits is not None or targets is not None
     if own:
         sources = _own(logits, targets, ignore_index, {
@@ -179,11 +198,12 @@ def _plan(
         workloads.IGNORE_INDEX if ignore_index is None else ignore_index, reduction,
     )  # fmt: skip
     chosen_peers = _peers(peer_names)
-    return comparing.Plan(
+    wanted = tuple(operation for operation in operations_table.TABLE if operation in operations)
+    return comparing.CompareRequest(
         available(tuple(name for names in backends for name in names)),
         sources,
         peers=chosen_peers,
-        operations=tuple(operation for operation in comparing.EVERY if operation in operations),
+        operations=wanted,
         threads=threads or (None,),
         seconds=planning.SECONDS if time_budget is None else time_budget,
         counts_loading=time_budget is not None,
@@ -192,7 +212,7 @@ def _plan(
         allocate=allocate,
         cold_start=cold_start,
         command=tuple(sys.argv[1:]),
-        base=planning.base_for(chosen_peers, sources, options),
+        base=planning.base_for(chosen_peers, sources, options, wanted),
     )
 
 
@@ -225,7 +245,7 @@ def _peers(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in peers.BY_NAME if name in names)
 
 
-class _Narrator(comparing.Listener):
+class _ProgressReporter(comparing.Listener):
     """Shows each table as soon as it is there, how far the run is and how long it will take."""
 
     def __init__(self, shown_on: Console, verbose: bool) -> None:

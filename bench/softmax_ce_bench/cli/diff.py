@@ -21,16 +21,16 @@ SLOWER, INCONCLUSIVE = 1, 3
 @click.option(
     "--threshold",
     type=Number(0.1, 1000),
-    default=100 * difference.THRESHOLD,
+    default=round(100 * difference.THRESHOLD, 6),
     show_default=True,
-    help="Per cent; a smaller change is not called one.",
+    help="Changes of less than this many per cent are not reported.",
 )
-@click.option("--force", is_flag=True, help="Also where the machines differ.")
+@click.option("--force", is_flag=True, help="Compare the runs even if the machines differ.")
 def diff(before: Path, after: Path, threshold: float, force: bool) -> None:
-    """Compare AFTER with BEFORE, records that `softmax-ce compare --json` wrote on one machine.
+    """Compare two records that `softmax-ce compare --json` wrote on one machine.
 
-    Exits with 0 when nothing is slower, 1 when something is, 2 when they cannot be compared or anything else is
-    wrong, 3 when one of them is contaminated or has too few rounds to tell.
+    The exit code is 0 if nothing in AFTER is slower than in BEFORE, 1 if something is, 2 if the records cannot be
+    compared or anything else is wrong, and 3 if one of them is contaminated or has too few rounds to tell.
     """
     try:
         old, new = printable(record.load(before)), printable(record.load(after))

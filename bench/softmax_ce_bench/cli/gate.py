@@ -13,11 +13,13 @@ import click
 from softmax_ce_bench.gate import builds, cells
 from softmax_ce_bench.gate import instructions as counting
 from softmax_ce_bench.gate import run as gating
-from softmax_ce_bench.gate.builds import Source
-from softmax_ce_bench.gate.result import Result
+from softmax_ce_bench.gate.builds import BuildSource
+from softmax_ce_bench.gate.request import GateRequest
+from softmax_ce_bench.gate.result import GateResult
 from softmax_ce_bench.gate.session import BuildError
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Shape
+from softmax_ce_bench.measure.operations import TABLE
 from softmax_ce_bench.report import gating as report
 from softmax_ce_bench.report import record
 from softmax_ce_bench.report.printable import printable
@@ -30,39 +32,40 @@ _FILE = OutputFile()
 _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
-@click.command(short_help="Is one build slower than another? Exits with 1 if so.")
+@click.command(short_help="Test whether one build is slower than another.")
 @click.argument("base", required=False)
 @click.argument("head", required=False)
-@click.option("--base-wheel", type=_WHEEL, help="A wheel in place of BASE.")
-@click.option("--head-wheel", type=_WHEEL, help="A wheel in place of HEAD.")
+@click.option("--base-wheel", type=_WHEEL, help="A wheel to use instead of BASE.")
+@click.option("--head-wheel", type=_WHEEL, help="A wheel to use instead of HEAD.")
 @click.option("--backend", "backends", type=Several(), default=(), metavar="NAMES",
-              help="Such as numba,cython.  [default: all stable ones that the builds have]")  # fmt: skip
-@click.option("--op", "operations", type=Several(*cells.OPERATIONS), default=cells.OPERATIONS, metavar="NAMES",
-              help="Loss, gradient, or both in one call: forward, backward, fused.  [default: all]")  # fmt: skip
-@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Your own shapes, such as 32x1000,512x50257.")
+              help="Backends, such as numba,cython.  [default: all stable ones that both builds have]")  # fmt: skip
+@click.option("--op", "operations", type=Several(*TABLE), default=cells.OPERATIONS, metavar="NAMES",
+              help=f"Operations: {', '.join(TABLE)}.  [default: {','.join(cells.OPERATIONS)}]")  # fmt: skip
+@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Shapes (rows x classes), such as 32x1000,512x50257.")
 @click.option(
-    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Of --shapes: f32, f64, f16, bf16.  [default: f32]"
+    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Dtypes of --shapes: f32, f64, f16, bf16.  [default: f32]"
 )
 @click.option("--time-budget", type=Duration(), metavar="TIME",
-              help="For measuring, once both are built: 60, 60s, 2m.  [default: twice 16 rounds]")  # fmt: skip
+              help="Time for measuring, once both are built, such as 60, 60s or 2m.  "
+                   "[default: twice 16 rounds]")  # fmt: skip
 @click.option("--instructions", is_flag=True,
-              help="Also count instructions with valgrind: two minutes more. They never decide.")  # fmt: skip
-@click.option("--json", "json_file", type=_FILE, help="Also write what was found, with all times.")
-@click.option("--html", "html_file", type=_FILE, help="Also write a page with a forest plot.")
+              help="Also count instructions with valgrind, which takes two minutes. They do not decide.")  # fmt: skip
+@click.option("--json", "json_file", type=_FILE, help="Write a record with all times.")
+@click.option("--html", "html_file", type=_FILE, help="Write an HTML page with a forest plot.")
 def gate(
     base: str | None, head: str | None, base_wheel: Path | None, head_wheel: Path | None,
     json_file: Destination | None, html_file: Destination | None, **asked: Any,
 ) -> None:  # fmt: skip
-    """Build two revisions of this checkout, BASE and HEAD, and tell whether HEAD is slower. Without HEAD: the working
-    tree as it is.
+    """Build two revisions of this checkout, BASE and HEAD, and test whether HEAD is slower. Without HEAD, the working
+    tree is tested.
 
     Both are built in folders of their own, checked against the reference, and timed in turn in fresh processes on
-    one thread. How often the answer is right was measured: see docs/measurements/gate.md.
+    one thread. docs/measurements/gate.md says how often the answer is right.
 
-    An output named - goes to standard output, and the tables to standard error.
+    If an output is named -, it goes to standard output, and the tables go to standard error.
 
-    Exits with 0 when no cell is slower; 1 when one is; 2 when something is wrong: a build fails or computes wrong
-    results, nothing was measured, or an output was not written; 3 when it was not clear within the time.
+    The exit code is 0 if no cell is slower and 1 if one is. It is 2 if something is wrong: a build fails or computes
+    wrong results, nothing was measured, or an output cannot be written. It is 3 if the time was too short to tell.
     """
     outputs = Outputs({"--json": json_file, "--html": html_file}, (base_wheel, head_wheel))
     shown_on = outputs.console()
@@ -70,7 +73,7 @@ def gate(
     with interruptible("No verdict; nothing was written."), progress(shown_on) as shown:
         try:
             request = _request(base, head, base_wheel, head_wheel, **asked)
-            result = gating.run(request, _Teller(Bar(shown), piped=not shown_on.is_terminal))
+            result = gating.run(request, _ProgressReporter(Bar(shown), piped=not shown_on.is_terminal))
         except BuildError as error:
             raise Refused(str(error)) from None
     shown_on.print(report.whole(printable(result)), crop=False)
@@ -80,13 +83,13 @@ def gate(
     sys.exit(int(result.exit))
 
 
-def _as_page(result: Result) -> str:
+def _as_page(result: GateResult) -> str:
     from softmax_ce_bench.report.html import forest  # here: Matplotlib takes a while
 
     return forest.page(printable(result))
 
 
-class _Teller:
+class _ProgressReporter:
     """Draws the bar; in a pipe, a line for each stage."""
 
     def __init__(self, bar: Bar, *, piped: bool) -> None:
@@ -104,7 +107,7 @@ def _request(
     base: str | None, head: str | None, base_wheel: Path | None, head_wheel: Path | None, backends: tuple[str, ...],
     operations: tuple[str, ...], shapes: tuple[tuple[int, int], ...] | None, dtypes: tuple[str, ...] | None,
     time_budget: float | None, instructions: bool,
-) -> gating.Request:  # fmt: skip
+) -> GateRequest:  # fmt: skip
     if os.name == "nt":
         raise Refused("the gate runs on Linux and macOS")
     if base_wheel is None and base is None:
@@ -126,14 +129,14 @@ def _request(
         for _, dtype in wanted:
             workloads.dtype_of(dtype)
     repository = None if base_wheel and head_wheel else builds.repository(Path.cwd())
-    return gating.Request(
+    return GateRequest(
         _source(repository, base, base_wheel), _source(repository, head, head_wheel), backends, wanted, operations,
         seconds=time_budget, instructions=instructions,
         command=tuple(sys.argv[1:]),
     )  # fmt: skip
 
 
-def _source(repository: Path | None, revision: str | None, wheel: Path | None) -> Source:
+def _source(repository: Path | None, revision: str | None, wheel: Path | None) -> BuildSource:
     if wheel is not None:
         return builds.from_wheel(wheel)
     assert repository is not None

@@ -1,4 +1,4 @@
-"""``softmax-ce info``: what to paste into a bug report."""
+"""``softmax-ce info``: versions, processor and backends, for a bug report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from softmax_ce_bench.report import tables
 from softmax_ce_bench.terminal.console import console
 
 
-@click.command(short_help="What to paste into a bug report.")
+@click.command(short_help="Print versions, processor and backends, for a bug report.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
-    """Versions, processor, threads and backends: what to paste into a bug report."""
+    """Print versions, processor, threads and backends, for a bug report."""
     collected = machine.facts()
     if as_json:
         click.echo(json.dumps(collected, indent=1))

@@ -1,4 +1,4 @@
-"""``softmax-ce pick``: which backend production should use."""
+"""``softmax-ce pick``: which backend to use in production."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import pick as picking
 from softmax_ce_bench.compare import request as planning
+from softmax_ce_bench.compare.request import RequestError
 from softmax_ce_bench.conformance import AssertionsOff
 from softmax_ce_bench.inputs import workloads
+from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.pick import grids, recheck
 from softmax_ce_bench.pick.request import BOUND, COLD_START, MEMORY, SECONDS, ULP, MaxError
 from softmax_ce_bench.report import picking as report
@@ -53,7 +55,7 @@ class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 
     name = "error"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As of click."""
+        """Return the value that the text stands for, or fail with a message that says what would be right."""
         if isinstance(value, MaxError):
             return value
         match = re.fullmatch(r"((?:\d+(?:\.\d+)?|\.\d+)(?:e-?\d+)?)\s*(ulp)?", str(value).strip().lower())
@@ -64,35 +66,60 @@ class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         return MaxError(number, unit)
 
 
-@click.command(short_help="Pick the backend for each shape, for production.")
+@click.command(short_help="Pick a backend for each shape, for production.")
 @click.argument("file", metavar="[PROFILE]", required=False, type=click.Path(path_type=Path))
-@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Your own shapes, such as 32x1000,4096x50257.")
+@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Shapes (rows x classes), such as 32x1000,4096x50257.")
 @click.option("--set", "sets", type=Several(*_SETS), metavar="NAMES", help=f"Named workloads: {', '.join(_SETS)}.")
-@click.option("--logits", type=click.Path(path_type=Path), help="Your own logits: .npy, (rows, classes).")
-@click.option("--targets", type=click.Path(path_type=Path), help="Their labels: .npy, (rows,) or soft (rows, classes).")
-@click.option("--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="f32, f64, f16, bf16.  [default: f32]")
-@click.option("--op", "operations", type=Several(*comparing.OPERATIONS), metavar="NAMES",
-              help="Loss, gradient, or both in one call: forward, backward, fused.  [default: all]")  # fmt: skip
-@click.option("--threads", type=Counts(), metavar="COUNTS", help="Such as 1,2.  [default: chosen by size]")
+@click.option(
+    "--logits", type=click.Path(path_type=Path), help="Your own logits, an .npy file of shape (rows, classes)."
+)
+@click.option(
+    "--targets",
+    type=click.Path(path_type=Path),
+    help="Their labels, an .npy file of shape (rows,), or soft ones of shape (rows, classes).",
+)
+@click.option(
+    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Dtypes of the logits: f32, f64, f16, bf16.  [default: f32]"
+)
+@click.option("--op", "operations", type=Several(*LOSSES), metavar="NAMES",
+              help=f"Operations: {', '.join(LOSSES)}.  [default: all]")  # fmt: skip
+@click.option(
+    "--threads", type=Counts(), metavar="COUNTS", help="Numbers of threads, such as 1,2.  [default: chosen by size]"
+)
 @click.option("--time-budget", type=Duration(), metavar="TIME",
-              help=f"For everything but cold starts: 60, 60s, 2m; without shapes it sets how fine the grid is.  "
+              help=f"Time for everything but cold starts, such as 60, 60s or 2m. More time gives a finer grid.  "
                    f"[default: {SECONDS:.0f}s once the backends are compiled]")  # fmt: skip
 @click.option("--objective", type=click.Choice(picking.OBJECTIVES), default="time", show_default=True,
-              help="What is to be least: time of a call, its peak memory, or import and first call.")  # fmt: skip
+              help="What to minimise: the time of a call, its peak memory, or import and first call.")  # fmt: skip
 @click.option("--also", type=Several(MEMORY, COLD_START), default=(), metavar="NAMES",
-              help="Measure memory or coldstart beside the objective, for the record.")  # fmt: skip
-@click.option("--max-error", type=_Error(), metavar="ERROR",
-              help="Largest error on the workload: 0.8 of its bound, or 4ulp.  [default: the bound]")  # fmt: skip
+              help="Also measure memory or coldstart, for the record.")  # fmt: skip
+@click.option(
+    "--max-error",
+    type=_Error(),
+    metavar="ERROR",
+    help="Largest error allowed, such as 0.8 (of the error bound) or 4ulp.  [default: the bound]",
+)
 @click.option("--allow", type=Several(), metavar="NAMES", help="Backends that may win.  [default: all]")
 @click.option("--deny", type=Several(), default=(), metavar="NAMES", help="Backends that may not.")
-@click.option("--order", type=Several(), default=(), metavar="NAMES",
-              help="Who wins ties, the simplest first.  [default: as the table of backends has it]")  # fmt: skip
-@click.option("--output", type=_FILE, help="Where to write the profile.  [default: where production looks]")
+@click.option(
+    "--order",
+    type=Several(),
+    default=(),
+    metavar="NAMES",
+    help="Backends in the order in which they win ties.  [default: simplest dependency first]",
+)
+@click.option("--output", type=_FILE, help="File to write the profile to.  [default: the file that calls follow]")
 @click.option("--dry-run", is_flag=True, help="Write nothing.")
-@click.option("--force", is_flag=True, help="Replace a profile though the session was contaminated; with --check, "
-              "go on though the profile is from another machine or build.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace a profile even if the session was contaminated; with --check, "
+              "go on even if the profile is from another machine or build.")  # fmt: skip
 @click.option("--check", "checking", is_flag=True, help="Measure a stored PROFILE again.")
-@click.option("--explain", "shape", type=Shapes(), metavar="ROWSxCLASSES", help="Say why, from a stored PROFILE.")
+@click.option(
+    "--explain",
+    "shape",
+    type=Shapes(),
+    metavar="ROWSxCLASSES",
+    help="Explain the choice of a stored PROFILE for a shape.",
+)
 @click.pass_context
 def pick(
     context: click.Context,
@@ -102,14 +129,14 @@ def pick(
     shape: tuple[tuple[int, int], ...] | None,
     **asked: Any,
 ) -> None:
-    """Pick the fastest backend that is right, for each shape of a grid, and write the choice to a profile, which
-    calls without backend= then follow.
+    """Pick the fastest correct backend for each shape of a grid, and write the choices to a profile. Calls without
+    backend= then follow it.
 
-    Eligible first: a backend must pass the conformance checks, and be right on the workload itself. Ties go to the
-    simpler dependency. PROFILE, with --check or --explain, is by default the one that production follows.
+    A backend is eligible if it passes the conformance checks and its results on the workload itself are correct. The
+    simpler dependency wins a tie. With --check or --explain, PROFILE is by default the one that calls follow.
 
-    Exits with 0; 2 when something is wrong; 3 when the session was contaminated, in which case a profile that is
-    there already is kept. With --check: 1 when a stored winner now loses by more than 10%, 3 when that cannot be told.
+    The exit code is 0, 2 if something is wrong, and 3 if the session was contaminated, in which case an existing
+    profile is kept. With --check it is 1 if a stored winner now loses by more than 10%, and 3 if that cannot be told.
     """
     if checking and shape:
         raise Refused("--check and --explain are two commands: give one of them")
@@ -143,10 +170,10 @@ def _pick(
     target = output.path if output is not None else where.default_path()
     if output is None and not dry_run:
         _check_default(target)
-    request = picking.Request(
+    request = picking.PickRequest(
         sources=_sources(logits, targets, shapes, sets, dtypes),
         dtypes=dtypes or ("float32",),
-        operations=tuple(each for each in comparing.OPERATIONS if operations is None or each in operations),
+        operations=tuple(each for each in LOSSES if operations is None or each in operations),
         threads=threads or (None,),
         seconds=SECONDS if time_budget is None else time_budget,
         counts_loading=time_budget is not None,
@@ -157,8 +184,8 @@ def _pick(
     shown_on = outputs.console()
     try:
         with progress(shown_on) as shown:
-            outcome = picking.pick(request, _Narrator(Bar(shown)))
-    except (picking.RequestError, comparing.PlanError, AssertionsOff) as error:
+            outcome = picking.pick(request, _ProgressReporter(Bar(shown)))
+    except (RequestError, AssertionsOff) as error:
         raise Refused(str(error)) from None
     except KeyboardInterrupt:
         _interrupted(target)
@@ -198,7 +225,7 @@ def _check_default(path: Path | None) -> None:
 
 
 def _is_kept(output: Destination | None, target: Path) -> bool:
-    """Whether there is a profile already, or a link to where one may be."""
+    """Return whether there is a profile already, or a link to where one may be."""
     if output is not None and output.is_stdout:
         return False
     return os.path.lexists(target) and (target.is_file() or not target.exists())
@@ -267,8 +294,8 @@ def _check(stored: profile.Profile, path: Path, asked: dict[str, Any]) -> None:
     shown_on = console()
     try:
         with progress(shown_on) as shown:
-            found = recheck.recheck(stored, SECONDS if budget is None else budget, _Narrator(Bar(shown)))
-    except (comparing.PlanError, AssertionsOff) as error:
+            found = recheck.recheck(stored, SECONDS if budget is None else budget, _ProgressReporter(Bar(shown)))
+    except (RequestError, AssertionsOff) as error:
         raise Refused(str(error)) from None
     except KeyboardInterrupt:
         _interrupted(path)
@@ -301,12 +328,12 @@ def _interrupted(target: Path | None) -> None:
     sys.exit(INTERRUPTED)
 
 
-class _Narrator(comparing.Listener):
+class _ProgressReporter(comparing.Listener):
     """Draws how far it is."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
 
     def stage(self, text: str, done: float, left: float) -> None:
-        """As of the listener."""
+        """Draw the bar."""
         self._bar.draw(text, done, left)

@@ -1,4 +1,4 @@
-"""``softmax-ce show``: a stored run again."""
+"""``softmax-ce show``: the tables of a stored run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from softmax_ce_bench.terminal.console import Refused
 from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 
-@click.command(short_help="Show a stored run again.")
+@click.command(short_help="Show a stored run.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-v", "--verbose", is_flag=True, help="A row for each candidate and operation, with all there is.")
-@click.option("--markdown", "markdown_file", type=OutputFile(), help="Write the tables as Markdown.")
-@click.option("--html", "html_file", type=OutputFile(), help="Write a page with pictures and tables.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every figure, in a row for each candidate and operation.")
+@click.option("--markdown", "markdown_file", type=OutputFile(), help="Write the tables to a Markdown file.")
+@click.option("--html", "html_file", type=OutputFile(), help="Write an HTML page with pictures and tables.")
 def show(file: Path, verbose: bool, markdown_file: Destination | None, html_file: Destination | None) -> None:
-    """Show the tables of FILE, a record that `softmax-ce compare --json` wrote. An output named - goes to standard
-    output, and the tables to standard error.
+    """Show the tables of a record that `softmax-ce compare --json` wrote.
 
-    Exits with 0, or with 2 when it cannot be read, or an output was not written.
+    If an output is named -, it goes to standard output, and the tables go to standard error.
+
+    The exit code is 0, or 2 if FILE cannot be read or an output cannot be written.
     """
     outputs = Outputs({"--markdown": markdown_file, "--html": html_file}, (file,))
     try:

@@ -8,8 +8,8 @@ to be right, but ranked nowhere.
 :mod:`~softmax_ce_bench.compare.result` holds what was found.
 """
 
-from softmax_ce_bench.compare.request import BASE, Plan, PlanError
-from softmax_ce_bench.compare.result import EVERY, OPERATIONS, Run
+from softmax_ce_bench.compare.request import BASE, CompareRequest, RequestError
+from softmax_ce_bench.compare.result import Run
 from softmax_ce_bench.compare.run import Listener, run
 
-__all__ = ["BASE", "EVERY", "OPERATIONS", "Listener", "Plan", "PlanError", "Run", "run"]
+__all__ = ["BASE", "CompareRequest", "Listener", "RequestError", "Run", "run"]

@@ -63,26 +63,26 @@ class Budget:
                 self._learned[name] = elements, taken / elements
 
     def a_round(self, elements: int, names: Iterable[str]) -> float:
-        """About how many seconds a round takes."""
+        """Return about how many seconds a round takes."""
         return sum(max(_SAMPLE, self._an_element(name, elements) * elements) for name in names)
 
     def _an_element(self, name: str, elements: int) -> float:
-        """Seconds an element; what small calls cost says little of large ones, but that they are no slower."""
+        """Return the seconds an element. Small calls say little of large ones, but that these are no slower."""
         seen, rate = self._learned.get(name, (0, math.inf))
         return rate if elements <= _LIKE * seen else min(rate, _ASSUMED)
 
     def fixed(self, elements: int) -> float:
-        """About how many seconds pass before a cell's first round and after its last one."""
+        """Return about how many seconds pass before a cell's first round and after its last one."""
         return _CHECKING + _MAKING * elements
 
     def least(self, elements: int, names: Iterable[str]) -> float:
-        """About how many seconds a cell takes at least: warming up, and one round."""
+        """Return about how many seconds a cell takes at least: warming up, and one round."""
         return self.fixed(elements) + 2 * self.a_round(elements, names)
 
     def share(self, cells: list[tuple[int, list[str]]]) -> float:
-        """Seconds for the first of the cells that are left, each given by its elements and candidates.
+        """Return the seconds for the first of the cells that are left, each given by its elements and candidates.
 
-        In proportion to what a round of each takes, so that all get about as many rounds; but nobody gets more than
+        In proportion to what a round of each takes, so that all get about as many rounds; but none gets more than
         the most rounds need.
         """
         weights = [self.a_round(*cell) for cell in cells]
@@ -111,7 +111,7 @@ class DeadlineSampler:
     _sampled: bool = False
 
     def calibrate(self, sample_seconds: float) -> int:
-        """As of the protocol."""
+        """Warm up, and return how many calls fill a sample."""
         self._check()
         try:
             return self.sampler.calibrate(sample_seconds)
@@ -119,7 +119,7 @@ class DeadlineSampler:
             raise CandidateFailed(self.who, error) from error
 
     def sample(self, calls: int) -> float:
-        """As of the protocol."""
+        """Return the seconds a call, over so many calls."""
         if not self._sampled:
             self._check()
             self._sampled = True

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 import softmax_ce as sce
-from softmax_ce.threads import available_cpus
-from softmax_ce_bench import ceilings, peers
-from softmax_ce_bench.compare import peer_checks
+from softmax_ce_bench import peers
 from softmax_ce_bench.compare.budget import Budget, CandidateFailed, DeadlineSampler
 from softmax_ce_bench.compare.decision import fastest
-from softmax_ce_bench.compare.request import BASE, Plan, Planned
+from softmax_ce_bench.compare.participants import Participants, PreparedWorkload, Tell
+from softmax_ce_bench.compare.request import BASE, CompareRequest, PlannedCell
 from softmax_ce_bench.compare.result import (
     RANKED,
     REJECTED,
@@ -24,58 +21,23 @@ from softmax_ce_bench.compare.result import (
     UNRANKED,
     Ceiling,
     Cell,
+    CellOperation,
     Control,
     Entry,
     Inputs,
-    Operation,
     Timing,
 )
-from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Workload
-from softmax_ce_bench.measure import load, memory, operations, timing
-from softmax_ce_bench.measure.peer_process import PeerProcesses, PeerSampler
+from softmax_ce_bench.measure import load, operations, timing
+from softmax_ce_bench.measure.peer_process import PeerProcesses
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
-from softmax_ce_bench.measure.timing import Sampler, Samples
-from softmax_ce_bench.truth.judge import Judge, Verdict, raised
-
-_SERIAL_IN_PEERS = 1 << 15  # elements: PyTorch's grain, below which it works on one thread
-
-Tell = Callable[[str, float], None]
-
-
-class PreparedWorkload:
-    """A workload with the buffers that all backends and loops share, so that none has the warmer ones, and the
-    reference on it. The same for every number of threads.
-
-    Parameters
-    ----------
-    plan : Plan
-    make : callable
-        Makes the workload; in another process too, and so can be pickled.
-    """
-
-    def __init__(self, plan: Plan, make: Callable[[], Workload]) -> None:
-        self.make = make
-        self.workload = workloads.in_memory(make())
-        self.options = plan.call_options(self.workload.shape[1])
-        self.judge = Judge(self.workload, self.options)
-        self.buffers = operations.Buffers(self.workload.logits, plan.options.reduction)
-
-
-@dataclass(slots=True)
-class _Participants:
-    """Who takes part in a cell, and why somebody does not."""
-
-    verdicts: dict[str, Verdict]
-    skipped: dict[str, str]
-    samplers: dict[tuple[str, str], Sampler]  # by name and operation
-    loops: dict[str, Sampler]
-    why_no_loops: str | None
+from softmax_ce_bench.measure.timing import Samples
+from softmax_ce_bench.truth.judge import raised
 
 
 def measure(
-    plan: Plan,
-    planned: Planned,
+    request: CompareRequest,
+    planned: PlannedCell,
     ready: PreparedWorkload,
     processes: PeerProcesses,
     budget: Budget,
@@ -86,8 +48,8 @@ def measure(
 
     Parameters
     ----------
-    plan : Plan
-    planned : Planned
+    request : CompareRequest
+    planned : PlannedCell
         The cell.
     ready : PreparedWorkload
     processes : PeerProcesses
@@ -107,24 +69,23 @@ def measure(
         Before one round was complete.
     """
     begin = budget.clock()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        here = _gathered(plan, planned, ready, processes, tell)
+    here = Participants(request, planned, ready, processes)
+    here.check(tell)
     tell(f"{ready.workload.name}: warming up", 0.0)
     before = processes.reading()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the written formula's, of -inf and the like
-        samples = _timed(here, ready, budget, begin + share, tell, plan.base)
+        samples = _timed(here, ready.workload.name, budget, begin + share, tell, request.base)
     others = load.cpus_of_others(before, processes.reading())
-    crowded = load.is_crowded(others, _threads(plan, planned, here, ready))
+    crowded = load.is_crowded(others, here.most_threads)
     learned = {name: float(np.median(seconds)) for name, seconds in samples.seconds.items()}
     budget.learn(planned.source.elements, learned)
     loops = tuple(_ceiling(loop, ready.workload, samples) for loop in here.loops)
-    sizes = {operation: bytes_moved(operation, ready.workload) for operation in plan.operations}
-    best = {operation: _best(operation, loops) for operation in plan.operations}
+    sizes = {operation: bytes_moved(operation, ready.workload) for operation in request.operations}
+    best = {operation: _best(operation, loops) for operation in request.operations}
     entries = tuple(
-        _entry(name, here, samples, {o: (sizes[o], best[o]) for o in plan.operations}, plan.base)
-        for name in (*plan.names, *plan.peers)
+        _entry(name, here, samples, {o: (sizes[o], best[o]) for o in request.operations}, request.base)
+        for name in (*request.names, *request.peers)
     )
     rows, classes = ready.workload.shape
     ratio = samples.control_ratio
@@ -135,7 +96,7 @@ def measure(
             ready.workload.name, source.set, ready.workload.regime, rows, classes, ready.workload.dtype,
             "hard" if ready.workload.targets.ndim == 1 else "soft",
         ),
-        options=plan.options,
+        options=request.options,
         threads=planned.threads,
         checked_rows=ready.judge.subset.shape[0],
         telling_rows=ready.judge.telling_rows,
@@ -149,7 +110,7 @@ def measure(
         ceilings=loops,
         why_no_ceilings=here.why_no_loops,
         operations={
-            o: Operation(sizes[o], ceiling.loop if ceiling else None, fastest(entries, o, samples.rounds))
+            o: CellOperation(sizes[o], ceiling.loop if ceiling else None, fastest(entries, o, samples.rounds))
             for o, ceiling in best.items()
         },
         entries=entries,
@@ -157,7 +118,7 @@ def measure(
 
 
 def bytes_moved(operation: str, workload: Workload) -> int:
-    """What an operation must move at least, in bytes.
+    """Return what an operation must move at least, in bytes.
 
     N*C*itemsize to read the logits, as much to read soft targets, as much to write a gradient. Labels and losses, at
     most a few bytes a row, are not counted.
@@ -167,108 +128,15 @@ def bytes_moved(operation: str, workload: Workload) -> int:
     return int(arrays * workload.logits.nbytes)
 
 
-def calls(plan: Plan, planned: Planned, ready: PreparedWorkload, name: str) -> dict[str, Callable[[], object]]:
-    """A backend's operations as functions without arguments."""
-    workload = ready.workload
-    options: dict[str, Any] = {
-        "backend": name, "threads": planned.threads, "reduction": plan.options.reduction, **ready.options
-    }  # fmt: skip
-    buffers = None if plan.allocate else ready.buffers
-    return {o: operations.call(sce, o, workload.logits, workload.targets, buffers, **options) for o in plan.operations}
-
-
-def _gathered(
-    plan: Plan, planned: Planned, ready: PreparedWorkload, processes: PeerProcesses, tell: Tell
-) -> _Participants:
-    """Check everybody; those who are right get samplers. The base is timed even where it is wrong."""
-    title = ready.workload.name
-    verdicts: dict[str, Verdict] = {}
-    samplers: dict[tuple[str, str], Sampler] = {}
-    for name in plan.names:
-        tell(f"{title}: checking {name}", 0.0)
-        normalizers = [operation for operation in plan.operations if operation in operations.NORMALIZERS]
-        verdicts[name] = ready.judge.backend(name, planned.threads, normalizers)
-        if name in (BASE, plan.base) or verdicts[name][1] is None:
-            for operation, call in calls(plan, planned, ready, name).items():
-                samplers[name, operation] = timing.Local(call)
-    skipped = _skipped(plan, planned, ready)
-    here = [name for name in plan.peers if name not in skipped and peers.BY_NAME[name].in_process]
-    for name in here:
-        tell(f"{title}: checking {name}", 0.0)
-        verdicts[name], found = _inside(plan, ready, name)
-        if name == plan.base or verdicts[name][1] is None:
-            samplers |= found
-    guests = [name for name in plan.peers if name not in skipped and name not in here]
-    if guests:
-        tell(f"{title}: checking {', '.join(guests)}", 0.0)
-        processes.gather(guests, planned.threads or available_cpus())
-        verdicts |= peer_checks.verdicts(processes, guests, ready.judge, plan.operations)
-        right = [guest for guest in guests if verdicts[guest][1] is None]
-        failed = processes.load(right, ready.workload, ready.make)
-        verdicts |= {name: (verdicts[name][0], reason) for name, reason in failed.items()}
-        samplers |= {
-            (name, o): PeerSampler(processes[name], o)
-            for name in right for o in plan.operations if name not in failed and o in peers.BY_NAME[name].operations
-        }  # fmt: skip
-    loops, why_no_loops = _loops(plan, planned, ready)
-    return _Participants(verdicts, skipped, samplers, loops, why_no_loops)
-
-
-def _inside(plan: Plan, ready: PreparedWorkload, name: str) -> tuple[Verdict, dict[tuple[str, str], Sampler]]:
-    """The verdict on a peer that runs in this process, and its samplers."""
-    peer, subset, workload = peers.BY_NAME[name], ready.judge.subset, ready.workload
-    try:
-        small = peer.prepare(subset.logits, subset.targets, 1)
-        more = {o: small.as_array(small.calls[o]()) for o in peer_checks.normalizers_of(name, plan.operations)}
-        verdict: Verdict = ready.judge.peer(*small.result(), more)
-        calls = peer.prepare(workload.logits, workload.targets, 1).calls
-    except Exception as error:  # as of any candidate
-        return (None, raised(error)), {}
-    return verdict, {(name, o): timing.Local(calls[o]) for o in plan.operations if o in peer.operations}
-
-
-def _skipped(plan: Plan, planned: Planned, ready: PreparedWorkload) -> dict[str, str]:
-    """Why a peer does not take part, for each that does not."""
-    fitting = plan.peers_that_fit(planned.source)
-    found = {}
-    for name in plan.peers:
-        reason = peer_checks.why_not(name, ready.workload, ready.options, plan.options.reduction, plan.operations)
-        if reason is None and name not in fitting:
-            needed = memory.needed_by_peer(planned.source.elements, planned.source.dtype)
-            reason = f"its process would need about {memory.size(needed)}, which are not free beside the others"
-        if reason is not None:
-            found[name] = reason
-    return found
-
-
-def _loops(plan: Plan, planned: Planned, ready: PreparedWorkload) -> tuple[dict[str, Sampler], str | None]:
-    """The loops that do the operations' jobs, and why there are none."""
-    if not plan.ceilings:
-        return {}, "they were not asked for"
-    if ceilings.why_unavailable is not None:
-        return {}, f"the copy and read loops are not available: {ceilings.why_unavailable}"
-    logits = ready.workload.logits
-    if not logits.flags.c_contiguous:
-        return {}, "the logits are not C-contiguous, as the copy and read loops need them"
-    wanted = dict.fromkeys(loop for operation in plan.operations for loop in operations.TABLE[operation].loops)
-    if ceilings.best_copy() == "copy":
-        wanted.pop("stream", None)  # no non-temporal stores here
-    return {
-        loop: timing.Local(ceilings.call(loop, logits, ready.buffers.array, planned.threads)) for loop in wanted
-    }, None
-
-
-def _timed(here: _Participants, ready: PreparedWorkload, budget: Budget, end: float, tell: Tell, base: str) -> Samples:
-    """Samples of everybody; whoever raises is rejected, and the others begin again."""
+def _timed(here: Participants, title: str, budget: Budget, end: float, tell: Tell, base: str) -> Samples:
+    """Time all candidates. One that raises is rejected, and the others begin again."""
     while True:
-        candidates = {label(*key): DeadlineSampler(key[0], sampler, budget) for key, sampler in here.samplers.items()}
-        candidates |= {
-            label(CEILING, loop): DeadlineSampler(loop, sampler, budget) for loop, sampler in here.loops.items()
-        }
-        text = f"{ready.workload.name}: timing {len({name for name, _ in here.samplers})} candidates in turn"
+        timed = {label(*key): DeadlineSampler(key[0], sampler, budget) for key, sampler in here.samplers.items()}
+        timed |= {label(CEILING, loop): DeadlineSampler(loop, sampler, budget) for loop, sampler in here.loops.items()}
+        text = f"{title}: timing {len({name for name, _ in here.samplers})} candidates in turn"
         try:
             return timing.measure(
-                candidates,
+                timed,
                 seconds=end - budget.clock(),
                 most_seconds=budget.left,
                 on_round=partial(tell, text),
@@ -277,16 +145,7 @@ def _timed(here: _Participants, ready: PreparedWorkload, budget: Budget, end: fl
         except CandidateFailed as failure:
             if failure.who in (BASE, base) or failure.who in here.loops:
                 raise failure.error from None
-            here.verdicts[failure.who] = here.verdicts[failure.who][0], raised(failure.error)
-            here.samplers = {key: sampler for key, sampler in here.samplers.items() if key[0] != failure.who}
-
-
-def _threads(plan: Plan, planned: Planned, here: _Participants, ready: PreparedWorkload) -> int:
-    """The most threads that one of those who were timed works on."""
-    infos = [sce.get_backend(name).info for name in plan.names]
-    if any(name in peers.BY_NAME for name, _ in here.samplers):
-        infos.append(sce.BackendInfo("", "", serial_elements=_SERIAL_IN_PEERS))
-    return load.threads_used(planned.threads, *ready.workload.shape, infos)
+            here.reject(failure.who, raised(failure.error))
 
 
 CEILING = "ceiling:"
@@ -304,15 +163,15 @@ def _ceiling(loop: str, workload: Workload, samples: Samples) -> Ceiling:
 
 
 def _best(operation: str, loops: tuple[Ceiling, ...]) -> Ceiling | None:
-    """The fastest loop that does the operation's job."""
+    """Return the fastest loop that does the operation's job."""
     own = [ceiling for ceiling in loops if ceiling.loop in operations.TABLE[operation].loops]
     return min(own, key=lambda ceiling: ceiling.time.median, default=None)
 
 
 def _entry(
-    name: str, here: _Participants, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]], base: str
+    name: str, here: Participants, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]], base: str
 ) -> Entry:
-    """What was found of one candidate."""
+    """Return what was found of one candidate."""
     if name in here.skipped:
         return Entry(name, SKIPPED, here.skipped[name], None, {})
     errors, reason = here.verdicts[name]

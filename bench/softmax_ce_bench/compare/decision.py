@@ -1,4 +1,4 @@
-"""Who is fastest, ties called ties."""
+"""Which candidates are fastest, ties called ties."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterable, Mapping
 
 from softmax_ce_bench.compare.result import RANKED, Entry
-from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio
-
-TIE = 0.03  # a smaller gap is called a tie
+from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, TIE, Ratio
 
 
 def fastest(entries: Iterable[Entry], operation: str, rounds: int) -> tuple[str, ...]:
-    """The fastest ranked candidate, then those that it ties with, the faster first.
+    """Return the fastest ranked candidate, then those that it ties with, the faster first.
 
     Empty when none is ranked, or when there are too few rounds to tell.
     """
@@ -28,9 +26,9 @@ def fastest(entries: Iterable[Entry], operation: str, rounds: int) -> tuple[str,
 
 
 def least(costs: Mapping[str, Ratio]) -> tuple[str, ...]:
-    """Whose cost is the least, then those that tie with it, the lower first.
+    """Return the name with the least cost, then those that tie with it, the lower first.
 
-    Two tie when their intervals overlap or the gap is below `TIE`.
+    Two tie when their intervals overlap or the gap is below :data:`~softmax_ce_bench.measure.stats.TIE`.
     """
     if not costs:
         return ()
@@ -40,5 +38,5 @@ def least(costs: Mapping[str, Ratio]) -> tuple[str, ...]:
 
 
 def inverse(ratio: Ratio) -> Ratio:
-    """A speed-up as a cost, and the other way round."""
+    """Return a speed-up as a cost, and the other way round."""
     return Ratio(1 / ratio.median, 1 / ratio.high, 1 / ratio.low if ratio.low else math.inf)

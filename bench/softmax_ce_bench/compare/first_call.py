@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from statistics import median
 
 import softmax_ce as sce
 from softmax_ce_bench import peers
-from softmax_ce_bench.compare.request import Plan, Planned
+from softmax_ce_bench.compare.request import CompareRequest, PlannedCell
 from softmax_ce_bench.compare.result import PEER, BreakEven, Cell, ColdStart, Run
+from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import cold_start, peak
 from softmax_ce_bench.truth.judge import raised
 
@@ -20,20 +20,20 @@ _PROCESSES, _WHERE_IT_COMPILES = 3, 2
 _AHEAD, _COMPILING, _PEER = 6.0, 60.0, 20.0
 
 
-def estimate(plan: Plan) -> float:
-    """About how many seconds it takes for all candidates of a plan."""
-    backends = (_AHEAD if sce.get_backend(name).info.ahead_of_time else _COMPILING for name in plan.names)
-    return sum(backends) + _PEER * len(plan.peers)
+def estimate(request: CompareRequest) -> float:
+    """Return about how many seconds it takes for all candidates of a request."""
+    backends = (_AHEAD if sce.get_backend(name).info.ahead_of_time else _COMPILING for name in request.names)
+    return sum(backends) + _PEER * len(request.peers)
 
 
-def measure(run: Run, name: str, planned: Planned, memory: Callable[[], int | None]) -> ColdStart:
-    """One candidate's cold start, without break-even yet.
+def measure(run: Run, name: str, planned: PlannedCell, memory: Callable[[], int | None]) -> ColdStart:
+    """Return one candidate's cold start, without break-even yet.
 
     Parameters
     ----------
     run : Run
     name : str
-    planned : Planned
+    planned : PlannedCell
         The cell on which `memory` measures.
     memory : callable
         Gives the peak memory in bytes, or None where it is not known.
@@ -57,7 +57,7 @@ def measure(run: Run, name: str, planned: Planned, memory: Callable[[], int | No
 
 
 def with_break_even(run: Run) -> list[ColdStart]:
-    """The cold starts, each with the calls from which on it has paid off in each cell and operation."""
+    """Return the cold starts, each with the calls from which on it has paid off in each cell and operation."""
     starts = {start.name: start for start in run.cold_starts}
     base = starts.get(run.settings.base)
     if base is None:
@@ -109,15 +109,34 @@ def _until_first(start: ColdStart, *, cold: bool) -> float:
     return start.import_seconds + first
 
 
-def memory_of(plan: Plan, planned: Planned, make: Callable[[], object], name: str) -> Callable[[], int | None]:
-    """A function that measures a candidate's peak memory on one cell, in a fresh process."""
-    options = {"reduction": plan.options.reduction, **plan.call_options(planned.source.shape.classes)}
-    operation = "fused" if "fused" in plan.operations else plan.operations[-1]
-    return partial(peak.measure, name, name in peers.BY_NAME, make, planned.threads, operation, options, plan.allocate)
+def memory_of(
+    request: CompareRequest, planned: PlannedCell, make: Callable[[], Workload], name: str, operation: str | None = None
+) -> int | None:
+    """Return the peak memory of one call of a candidate on a cell, in a fresh process.
+
+    Parameters
+    ----------
+    request : CompareRequest
+    planned : PlannedCell
+    make : callable
+        Makes the workload.
+    name : str
+    operation : str, optional
+        By default the fused call, if that is among the request's.
+
+    Returns
+    -------
+    int or None
+        Bytes; None where the system does not tell.
+    """
+    options = {"reduction": request.options.reduction, **request.call_options(planned.source.shape.classes)}
+    operation = operation or ("fused" if "fused" in request.operations else request.operations[-1])
+    is_peer = name in peers.BY_NAME
+    return peak.measure(name, is_peer, make, planned.threads, operation, options, request.allocate)
 
 
-def largest(plan: Plan, run: Run) -> Planned | None:
-    """The largest cell that was measured."""
+def largest(request: CompareRequest, run: Run) -> PlannedCell | None:
+    """Return the largest cell that was measured."""
     measured = {cell.key for cell in run.cells}
-    there = [planned for planned in plan.cells if planned.key in measured]
+    there = [planned for planned in request.cells if planned.key in measured]
     return max(there, key=lambda planned: planned.source.elements, default=None)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench import peers
-from softmax_ce_bench.compare.result import OPERATIONS, Options
+from softmax_ce_bench.compare.result import Options
 from softmax_ce_bench.inputs import digits, workloads
 from softmax_ce_bench.inputs.workloads import Shape, Workload
 from softmax_ce_bench.measure import memory
+from softmax_ce_bench.measure.operations import LOSSES
 
 BASE = "numpy"  # always measured: what speed-ups are relative to where the written formula cannot be
 WRITTEN = "numpy-written"  # what a user would run otherwise
@@ -22,7 +23,7 @@ DIGITS = Shape("digits", 1797, 10, "logits of softmax regression on handwritten 
 SECONDS = 30.0
 
 
-class PlanError(ValueError):
+class RequestError(ValueError):
     """What was asked for cannot be done; the message is one line and says why."""
 
 
@@ -53,7 +54,7 @@ class Source:
     ignore_index: int = workloads.IGNORE_INDEX
 
     def maker(self, fit: digits.Fit | None = None) -> Callable[[], Workload]:
-        """A function that makes the workload, here or in another process; `fit` is the base's on the digits."""
+        """Return a function that makes the workload, here or in another process; `fit` is the base's on the digits."""
         if self.files is not None:
             return partial(workloads.from_files, *self.files, self.ignore_index)
         make: Callable[[], Workload]
@@ -82,7 +83,7 @@ def _softened(make: Callable[[], Workload]) -> Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedCell:
     """A cell to be measured: a workload and a number of threads."""
 
     source: Source
@@ -103,7 +104,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class CompareRequest:
     """What to compare, and how.
 
     Attributes
@@ -114,7 +115,7 @@ class Plan:
     peers : tuple of str
         Installed ones.
     operations : tuple of str
-        Of `OPERATIONS`.
+        Of `LOSSES`.
     threads : tuple of int or None
         Each as for :func:`softmax_ce.cross_entropy`.
     seconds : float
@@ -139,7 +140,7 @@ class Plan:
     backends: tuple[str, ...]
     sources: tuple[Source, ...]
     peers: tuple[str, ...] = ()
-    operations: tuple[str, ...] = OPERATIONS
+    operations: tuple[str, ...] = LOSSES
     threads: tuple[int | None, ...] = (None,)
     seconds: float = SECONDS
     counts_loading: bool = False
@@ -157,12 +158,12 @@ class Plan:
         return (BASE, *(name for name in self.backends if name != BASE))
 
     @property
-    def cells(self) -> tuple[Planned, ...]:
+    def cells(self) -> tuple[PlannedCell, ...]:
         """In the order in which they are measured: one workload's one after the other."""
-        return tuple(Planned(source, count, self.options) for source in self.sources for count in self.threads)
+        return tuple(PlannedCell(source, count, self.options) for source in self.sources for count in self.threads)
 
     def call_options(self, classes: int) -> dict[str, Any]:
-        """What softmax_ce's functions are given beside the reduction."""
+        """Return what softmax_ce's functions are given beside the reduction."""
         chosen = self.options
         given: dict[str, Any] = {}
         if chosen.weight == "file":
@@ -179,16 +180,16 @@ class Plan:
 
         Raises
         ------
-        PlanError
+        RequestError
             The same cell twice, weights that do not fit the classes, a cell that does not fit into memory.
         """
         keys = [cell.key for cell in self.cells]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
-            raise PlanError(f"{twice} is asked for twice")
+            raise RequestError(f"{twice} is asked for twice")
         for source in self.sources:
             if self.weight is not None and self.weight.shape != (source.shape.classes,):
-                raise PlanError(
+                raise RequestError(
                     f"there are {source.shape.classes} classes in {source.text}, "
                     f"and the weights have the shape {self.weight.shape}"
                 )
@@ -197,13 +198,16 @@ class Plan:
             needed = memory.needed(source.elements, source.dtype, soft=source.soft)
             if free is not None and needed > free:
                 each = memory.size(memory.array(source.elements, source.dtype))
-                raise PlanError(
+                raise RequestError(
                     f"{source.text} needs about {memory.size(needed)} (logits and gradient {each} each), "
                     f"and {memory.size(free)} are free"
                 )
 
     def peers_that_fit(self, source: Source) -> tuple[str, ...]:
-        """Each peer makes the workload once more, in a process of its own, and keeps several arrays of its size."""
+        """Return the peers that fit into memory.
+
+        Each makes the workload once more, in a process of its own, and keeps several arrays of its size.
+        """
         free = memory.available()
         if free is None:
             return self.peers
@@ -230,7 +234,7 @@ def of_shapes(shapes: tuple[tuple[int, int], ...], dtypes: tuple[str, ...], *, s
 
 
 def own(logits: Path, targets: Path, ignore_index: int = workloads.IGNORE_INDEX) -> Source:
-    """The user's own arrays.
+    """Return the user's own arrays.
 
     Raises
     ------
@@ -243,12 +247,18 @@ def own(logits: Path, targets: Path, ignore_index: int = workloads.IGNORE_INDEX)
     return Source("own", shape, found.dtype, found.targets.ndim == 2, files, ignore_index)
 
 
-def base_for(peer_names: tuple[str, ...], sources: tuple[Source, ...], options: Options) -> str:
-    """What speed-ups are to be relative to: the written formula, if it takes part in every cell; else `BASE`."""
+def base_for(
+    peer_names: tuple[str, ...], sources: tuple[Source, ...], options: Options, operations: tuple[str, ...] = LOSSES
+) -> str:
+    """Return what speed-ups are to be relative to.
+
+    That is the written formula, if it takes part in every cell and has every operation; else `BASE`.
+    """
     plain = options == Options() and all(source.dtype in ("float32", "float64") for source in sources)
-    return WRITTEN if plain and WRITTEN in peer_names else BASE
+    has_all = set(operations) <= set(peers.BY_NAME[WRITTEN].operations)
+    return WRITTEN if plain and has_all and WRITTEN in peer_names else BASE
 
 
 def installed_peers() -> tuple[str, ...]:
-    """The names of all that can be imported here."""
+    """Return the names of all that can be imported here."""
     return tuple(peer.name for peer in peers.PEERS if peer.why_missing is None)

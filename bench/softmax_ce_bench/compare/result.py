@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from softmax_ce_bench.measure.machine import Machine
-from softmax_ce_bench.measure.operations import LOSSES, TABLE
 from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio
 from softmax_ce_bench.truth.errors import Errors
 
 SCHEMA = "softmax-ce/compare"
 VERSION = 3  # 2 had no normalizers
 
-OPERATIONS = LOSSES  # what is compared unasked, and picked
-EVERY = tuple(TABLE)
 RANKED, UNRANKED, REJECTED, SKIPPED = "ranked", "unranked", "rejected", "skipped"
 BACKEND, PEER = "backend", "peer"
 
@@ -113,7 +110,7 @@ class Ceiling:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class CellOperation:
     """One operation of a cell: what it must move, and who is fastest."""
 
     bytes: int
@@ -163,7 +160,7 @@ class Cell:
     cpus_of_others: float | None
     ceilings: tuple[Ceiling, ...]
     why_no_ceilings: str | None
-    operations: dict[str, Operation]
+    operations: dict[str, CellOperation]
     entries: tuple[Entry, ...]
 
     @property

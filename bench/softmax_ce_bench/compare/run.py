@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 import softmax_ce as sce
 from softmax_ce_bench import peers
 from softmax_ce_bench.compare import cell, first_call
 from softmax_ce_bench.compare.budget import Budget, OutOfTime
-from softmax_ce_bench.compare.decision import TIE
-from softmax_ce_bench.compare.request import BASE, DIGITS, Plan, Planned, Source
+from softmax_ce_bench.compare.participants import PreparedWorkload
+from softmax_ce_bench.compare.request import BASE, DIGITS, CompareRequest, PlannedCell, Source
 from softmax_ce_bench.compare.result import BACKEND, PEER, Candidate, Cell, DigitsFit, NotMeasured, Run, Settings
 from softmax_ce_bench.inputs import digits
 from softmax_ce_bench.measure import machine, operations, timing
 from softmax_ce_bench.measure.peer_process import PeerProcesses
-from softmax_ce_bench.measure.stats import CONFIDENCE
+from softmax_ce_bench.measure.stats import CONFIDENCE, TIE
 from softmax_ce_bench.measure.timing import Clock
 from softmax_ce_bench.truth.judge import CHECKED_ELEMENTS
 
@@ -28,7 +29,7 @@ _INCLUDES = {
 
 
 class Listener:
-    """Told how a run proceeds. This one does nothing."""
+    """Receives the progress of a run. This one ignores it."""
 
     def stage(self, text: str, done: float, left: float) -> None:
         """A step begins or goes on.
@@ -56,7 +57,7 @@ class Listener:
 
 
 def run(
-    plan: Plan,
+    request: CompareRequest,
     listener: Listener | None = None,
     clock: Clock = time.perf_counter,
     processes: PeerProcesses | None = None,
@@ -65,7 +66,7 @@ def run(
 
     Parameters
     ----------
-    plan : Plan
+    request : CompareRequest
     listener : Listener, optional
     clock : callable
         Seconds.
@@ -77,27 +78,27 @@ def run(
 
     Raises
     ------
-    PlanError
+    RequestError
         Before anything is allocated.
     """
-    plan.check()
-    budget = Budget(plan.seconds, clock)
+    request.check()
+    budget = Budget(request.seconds, clock)
     begin = clock()
-    if plan.counts_loading:
+    if request.counts_loading:
         budget.start()
     listener = listener or Listener()
     listener.stage("loading the backends", 0.0, budget.left)
-    found = started(plan)
+    found = started(request)
     listener.started(found)
-    for name in plan.names:
+    for name in request.names:
         listener.stage(f"compiling {name}, if it must be", 0.0, budget.left)
         with suppress(Exception):  # whatever it raised, it will raise again when it is checked, and be rejected
-            sce.get_backend(name).warmup({source.dtype for source in plan.sources} | {"float64"})
-    if not plan.counts_loading:
+            sce.get_backend(name).warmup({source.dtype for source in request.sources} | {"float64"})
+    if not request.counts_loading:
         budget.start()
     processes = processes or PeerProcesses()
     try:
-        _Sequence(plan, found, budget, processes, listener).go()
+        _Sequence(request, found, budget, processes, listener).go()
     finally:
         processes.close()
         found.seconds = clock() - begin
@@ -106,13 +107,13 @@ def run(
     return found
 
 
-def started(plan: Plan) -> Run:
-    """A run of which nothing is measured yet."""
+def started(request: CompareRequest) -> Run:
+    """Return a run of which nothing is measured yet."""
     settings = Settings(
-        base=plan.base,
-        operations=plan.operations,
-        results=ALLOCATED if plan.allocate else BUFFERS,
-        time_budget=plan.seconds,
+        base=request.base,
+        operations=request.operations,
+        results=ALLOCATED if request.allocate else BUFFERS,
+        time_budget=request.seconds,
         sample_seconds=timing.SAMPLE_SECONDS,
         most_rounds=timing.MOST_ROUNDS,
         checked_elements=CHECKED_ELEMENTS,
@@ -121,15 +122,15 @@ def started(plan: Plan) -> Run:
         contaminated_beyond=timing.CONTAMINATED,
     )
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    return Run(date, plan.command, machine.collect(), settings, _candidates(plan, settings.results))
+    return Run(date, request.command, machine.collect(), settings, _candidates(request, settings.results))
 
 
-def _candidates(plan: Plan, results: str) -> tuple[Candidate, ...]:
-    """Everybody who is measured; then what is missing here."""
+def _candidates(request: CompareRequest, results: str) -> tuple[Candidate, ...]:
+    """Return all that are measured, then those that are missing here."""
     found = []
     known = {info.name: info for info in sce.backends()}
     missing = tuple(info.name for info in known.values() if not info.available)
-    for name in (*plan.names, *missing):
+    for name in (*request.names, *missing):
         info = known[name]
         details = sce.get_backend(name).details if info.available else ""
         found.append(
@@ -139,7 +140,7 @@ def _candidates(plan: Plan, results: str) -> tuple[Candidate, ...]:
             )
         )  # fmt: skip
     for peer in peers.PEERS:
-        if peer.name in plan.peers or peer.why_missing is not None:
+        if peer.name in request.peers or peer.why_missing is not None:
             found.append(
                 Candidate(
                     peer.name, PEER, peer.title, peer.version, "", peer.includes,
@@ -152,8 +153,10 @@ def _candidates(plan: Plan, results: str) -> tuple[Candidate, ...]:
 class _Sequence:
     """The steps of a run, one after the other."""
 
-    def __init__(self, plan: Plan, found: Run, budget: Budget, processes: PeerProcesses, listener: Listener) -> None:
-        self._plan = plan
+    def __init__(
+        self, request: CompareRequest, found: Run, budget: Budget, processes: PeerProcesses, listener: Listener
+    ) -> None:
+        self._request = request
         self._run = found
         self._budget = budget
         self._processes = processes
@@ -162,23 +165,23 @@ class _Sequence:
 
     def go(self) -> None:
         fit = None
-        if any(source.shape is DIGITS for source in self._plan.sources):
+        if any(source.shape is DIGITS for source in self._request.sources):
             fit = self._fit()
             self._listener.fitted(self._run)
-        todo = list(self._plan.cells)
+        todo = list(self._request.cells)
         # What is asked for gets its time, but never more than half.
-        reserved = min(first_call.estimate(self._plan), self._budget.left / 2) if self._plan.cold_start else 0.0
+        reserved = min(first_call.estimate(self._request), self._budget.left / 2) if self._request.cold_start else 0.0
         self._budget.deadline -= reserved
-        ready: tuple[Source, cell.PreparedWorkload] | None = None
+        ready: tuple[Source, PreparedWorkload] | None = None
         while todo:
             planned = todo[0]
-            self._done = 1 - len(todo) / len(self._plan.cells)
+            self._done = 1 - len(todo) / len(self._request.cells)
             if self._enough(planned):
                 try:
                     if ready is None or ready[0] is not planned.source:
                         ready = None  # the last workload's arrays go first
                         self._tell(f"{planned.source.shape.name}: making the numbers")
-                        ready = planned.source, cell.PreparedWorkload(self._plan, planned.source.maker(fit))
+                        ready = planned.source, PreparedWorkload(self._request, planned.source.maker(fit))
                     self._measure(planned, ready[1], todo)
                 except OutOfTime:
                     self._leave_out(planned)
@@ -188,31 +191,33 @@ class _Sequence:
         self._budget.deadline += reserved
         self._cold_start(fit)
 
-    def _measure(self, planned: Planned, ready: cell.PreparedWorkload, todo: list[Planned]) -> None:
+    def _measure(self, planned: PlannedCell, ready: PreparedWorkload, todo: list[PlannedCell]) -> None:
         share = self._budget.share([(each.source.elements, self._labels()) for each in todo])
-        part = 1 / len(self._plan.cells)
+        part = 1 / len(self._request.cells)
         found = cell.measure(
-            self._plan, planned, ready, self._processes, self._budget, share,
+            self._request, planned, ready, self._processes, self._budget, share,
             lambda text, fraction: self._tell(text, fraction * part),
         )  # fmt: skip
         self._run.cells.append(found)
         self._listener.measured(self._run, found)
 
-    def _enough(self, planned: Planned) -> bool:
+    def _enough(self, planned: PlannedCell) -> bool:
         return self._budget.least(planned.source.elements, self._labels()) <= self._budget.left
 
-    def _leave_out(self, planned: Planned) -> None:
+    def _leave_out(self, planned: PlannedCell) -> None:
         least = self._budget.least(planned.source.elements, self._labels())
         left = max(0.0, self._budget.left)
         reason = f"the time was up: it takes {least:.0f} s at least, and {left:.0f} s were left"
         self._run.not_measured.append(NotMeasured(planned.key, reason))
 
     def _labels(self) -> list[str]:
-        plan = self._plan
-        loops = dict.fromkeys(loop for o in plan.operations for loop in operations.TABLE[o].loops if plan.ceilings)
+        request = self._request
+        loops = dict.fromkeys(
+            loop for o in request.operations for loop in operations.TABLE[o].loops if request.ceilings
+        )
         return [
-            *(cell.label(name, operation) for name in plan.names for operation in plan.operations),
-            *(cell.label(p, o) for p in plan.peers for o in plan.operations if o in peers.BY_NAME[p].operations),
+            *(cell.label(name, operation) for name in request.names for operation in request.operations),
+            *(cell.label(p, o) for p in request.peers for o in request.operations if o in peers.BY_NAME[p].operations),
             *(cell.label(cell.CEILING, loop) for loop in loops),
         ]
 
@@ -221,8 +226,8 @@ class _Sequence:
 
     def _fit(self) -> digits.Fit:
         fits = []
-        threads = self._plan.threads[0]
-        for name in self._plan.names:
+        threads = self._request.threads[0]
+        for name in self._request.names:
             self._tell(f"softmax regression on handwritten digits: {name}")
             try:
                 fits.append(digits.fit(name, threads=threads))
@@ -233,29 +238,29 @@ class _Sequence:
         return fits[0]
 
     def _cold_start(self, fit: digits.Fit | None) -> None:
-        plan, found = self._plan, self._run
-        if plan.cold_start is False or not found.cells:
+        request, found = self._request, self._run
+        if request.cold_start is False or not found.cells:
             return
-        if plan.cold_start is None and self._budget.left < first_call.estimate(plan):
+        if request.cold_start is None and self._budget.left < first_call.estimate(request):
             return
         self._processes.close()
         self._done = 1.0
-        planned = first_call.largest(plan, found)
+        planned = first_call.largest(request, found)
         assert planned is not None
         make = planned.source.maker(fit)
-        for name in (*plan.names, *plan.peers):
+        for name in (*request.names, *request.peers):
             self._tell(f"before the first call: {name}, in fresh processes")
             if self._budget.left <= 0:
                 found.not_measured.append(NotMeasured(f"before the first call: {name}", "the time was up"))
                 continue
-            memory = first_call.memory_of(plan, planned, make, name)
+            memory = partial(first_call.memory_of, request, planned, make, name)
             found.cold_starts.append(first_call.measure(found, name, planned, memory))
         found.cold_starts = first_call.with_break_even(found)
         self._listener.started_cold(found)
 
 
 def recorded(fit: digits.Fit, base: digits.Fit) -> DigitsFit:
-    """A fit as it is recorded."""
+    """Return a fit as it is recorded."""
     over = fit.over_bound(base)
     return DigitsFit(
         backend=fit.backend,

@@ -32,7 +32,7 @@ _PACKAGE = "softmax_ce/"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BuildSource:
     """What is to be built: a revision of a repository, its working tree, or a wheel that is there already.
 
     Attributes
@@ -51,8 +51,8 @@ class Source:
     wheel: Path | None = None
 
 
-def revision(repository: Path, name: str) -> Source:
-    """A revision by any name that git knows.
+def revision(repository: Path, name: str) -> BuildSource:
+    """Return a revision by any name that git knows.
 
     Raises
     ------
@@ -62,18 +62,18 @@ def revision(repository: Path, name: str) -> Source:
         commit = git.ask(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     except subprocess.CalledProcessError:
         raise BuildError(f"{name!r} is not a revision of {repository}: a branch, tag or commit, such as main") from None
-    return Source(name, commit, repository)
+    return BuildSource(name, commit, repository)
 
 
-def working_tree(repository: Path) -> Source:
-    """The files as they are now, those that git does not ignore."""
+def working_tree(repository: Path) -> BuildSource:
+    """Return the files as they are now, those that git does not ignore."""
     commit = git.ask(repository, "rev-parse", "HEAD")
     changed = bool(git.ask(repository, "status", "--porcelain"))
-    return Source(WORKING_TREE, commit + "+" * changed, repository)
+    return BuildSource(WORKING_TREE, commit + "+" * changed, repository)
 
 
-def from_wheel(path: Path) -> Source:
-    """A wheel.
+def from_wheel(path: Path) -> BuildSource:
+    """Return a wheel.
 
     Raises
     ------
@@ -83,14 +83,14 @@ def from_wheel(path: Path) -> Source:
     try:
         with zipfile.ZipFile(path) as wheel:
             if f"{_PACKAGE}__init__.py" in wheel.namelist():
-                return Source(str(path), path.name, wheel=path.resolve())
+                return BuildSource(str(path), path.name, wheel=path.resolve())
     except (OSError, zipfile.BadZipFile) as error:
         raise BuildError(f"{path}: not a wheel that can be read: {error}") from None
     raise BuildError(f"{path}: a wheel, but not of softmax-ce")
 
 
 def repository(folder: Path) -> Path:
-    """The repository of this project that a folder is in.
+    """Return the repository of this project that a folder is in.
 
     Raises
     ------
@@ -124,12 +124,12 @@ class Edit:
     new: str
 
 
-def make(sources: Sequence[tuple[Source, Path]], edits: Sequence[Sequence[Edit]] = ()) -> None:
+def make(sources: Sequence[tuple[BuildSource, Path]], edits: Sequence[Sequence[Edit]] = ()) -> None:
     """Build and install sources side by side, each into its folder, which is made and then holds ``softmax_ce``.
 
     Parameters
     ----------
-    sources : sequence of (Source, Path)
+    sources : sequence of (BuildSource, Path)
     edits : sequence of sequence of Edit
         Of each source, if any.
 
@@ -139,7 +139,7 @@ def make(sources: Sequence[tuple[Source, Path]], edits: Sequence[Sequence[Edit]]
         One of them does not build; its message ends with what the build said.
     """
     with tempfile.TemporaryDirectory(prefix="softmax-ce-build-", ignore_cleanup_errors=True) as name:
-        jobs: list[tuple[Source, Path, subprocess.Popen[bytes] | None, Path]] = []
+        jobs: list[tuple[BuildSource, Path, subprocess.Popen[bytes] | None, Path]] = []
         try:
             for k, (source, site) in enumerate(sources):
                 folder = Path(name) / str(k)
@@ -174,7 +174,7 @@ def apply(edit: Edit, tree: Path) -> None:
     path.write_text(text.replace(edit.old, edit.new) if edit.old else text + edit.new, encoding="utf-8")
 
 
-def export(source: Source, folder: Path) -> None:
+def export(source: BuildSource, folder: Path) -> None:
     """Copy a source's files."""
     assert source.repository is not None
     folder.mkdir(parents=True)
@@ -214,7 +214,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
-def _wheel(source: Source, process: subprocess.Popen[bytes] | None, folder: Path) -> Path:
+def _wheel(source: BuildSource, process: subprocess.Popen[bytes] | None, folder: Path) -> Path:
     if process is None:
         assert source.wheel is not None
         return source.wheel
@@ -247,7 +247,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _telling_line(said: str) -> str:
-    """What the compiler or Python complained of first; else the last line."""
+    """Return what the compiler or Python complained of first; else the last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r": (fatal )?error: |^[\w.]*Error: ", line)]
     return (telling or lines[-1:] or ["it said nothing"])[0][:300]

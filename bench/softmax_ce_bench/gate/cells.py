@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from softmax_ce_bench.inputs.workloads import Shape
+from softmax_ce_bench.measure.operations import LOSSES
 
-OPERATIONS = ("forward", "backward", "fused")
+OPERATIONS = LOSSES  # measured unasked
 CONTROL = "control"
 
 # In the caches, so that what is timed is the code and not the memory; a call takes the compiled backends some 50 us,
@@ -22,7 +23,7 @@ WORKLOADS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class GateCell:
     """One thing that is timed in both builds.
 
     Attributes
@@ -55,11 +56,11 @@ class Cell:
 
 def of(
     backends: Iterable[str], workloads: Iterable[tuple[Shape, str]] = WORKLOADS, operations: Iterable[str] = OPERATIONS
-) -> list[Cell]:
-    """All cells of some backends, workloads and operations."""
+) -> list[GateCell]:
+    """Return all cells of some backends, workloads and operations."""
     operations, workloads = tuple(operations), tuple(workloads)
     return [
-        Cell(backend, operation, shape.name, shape.rows, shape.classes, dtype)
+        GateCell(backend, operation, shape.name, shape.rows, shape.classes, dtype)
         for backend in backends
         for shape, dtype in workloads
         for operation in operations

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench.gate.cells import Cell
+from softmax_ce_bench.gate.cells import GateCell
 from softmax_ce_bench.gate.process import ProcessError
-from softmax_ce_bench.gate.session import Build, BuildError, Recipe, Session, workload
+from softmax_ce_bench.gate.session import Build, BuildError, BuildTimer, Recipe, workload
+from softmax_ce_bench.measure.operations import GRAD, LOSS
 from softmax_ce_bench.truth import oracle
 from softmax_ce_bench.truth.judge import UNDECLARED
 
+_NAMES = {LOSS: "loss", GRAD: "gradient"}  # of what an operation computes; else its result
 
-def backends(session: Session, build: Build) -> dict[str, tuple[str | None, bool]]:
-    """Each backend of a build: why it is not available, and whether it is stable.
+
+def backends(session: BuildTimer, build: Build) -> dict[str, tuple[str | None, bool]]:
+    """Return each backend of a build: why it is not available, and whether it is stable.
 
     Raises
     ------
@@ -38,45 +41,51 @@ class Reference:
 
     Parameters
     ----------
-    session : Session
+    session : BuildTimer
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: BuildTimer) -> None:
         self._session = session
 
-    def complaints(self, build: Build, cells: Iterable[Cell]) -> dict[Cell, str]:
-        """For each cell on which a build is wrong, how."""
-        found: dict[tuple[str, int], str | None] = {}
+    def complaints(self, build: Build, cells: Iterable[GateCell]) -> dict[GateCell, str]:
+        """Return how a build is wrong, for each cell on which it is.
+
+        A backend that is wrong in one operation on a workload is wrong in all of its cells there.
+        """
         cells = list(cells)
+        found: dict[tuple[str, int], str] = {}
         with self._session.process(build) as process:
             for cell in cells:
-                key = cell.backend, self._session.workload(cell)
-                if key not in found:
-                    try:
-                        found[key] = self._complaint(key[1], process.ask("result", *key))
-                    except ProcessError as error:
-                        raise BuildError(f"{build.side}: {cell.backend}: {error}") from None
-        reasons = {cell: found[cell.backend, self._session.workload(cell)] for cell in cells}
-        return {cell: reason for cell, reason in reasons.items() if reason is not None}
+                workload = self._session.workload(cell)
+                try:
+                    result = process.ask("result", cell.backend, cell.operation, workload)
+                except ProcessError as error:
+                    raise BuildError(f"{build.side}: {cell.backend}: {error}") from None
+                complaint = self._complaint(workload, result)
+                if complaint is not None:
+                    found.setdefault((cell.backend, workload), complaint)
+        keys = {cell: (cell.backend, self._session.workload(cell)) for cell in cells}
+        return {cell: found[key] for cell, key in keys.items() if key in found}
 
-    def _complaint(self, workload: int, result: Sequence[Any]) -> str | None:
-        """How a result is wrong. The bound is that of any sound implementation: what a build declares may change."""
-        loss, grad, loss_bound, grad_bound = _truth(self._session.recipe(workload))
-        for name, got, right, bound in (
-            ("loss", result[0], loss, loss_bound), ("gradient", result[1], grad, grad_bound),
-        ):  # fmt: skip
+    def _complaint(self, workload: int, result: Mapping[str, Any]) -> str | None:
+        """Return how a result is wrong, or None.
+
+        The bound is that of any sound implementation: what a build declares may change.
+        """
+        truth, allowed = _truth(self._session.recipe(workload))
+        for part, got in result.items():
+            name, right = _NAMES.get(part, "result"), getattr(truth, part)
             if np.shape(got) != right.shape:
                 return f"its {name} has shape {np.shape(got)}, not {right.shape}"
-            worst = oracle.over_bound(got, right, bound)
+            worst = oracle.over_bound(got, right, getattr(allowed, part))
             if not worst <= 1:
                 return f"its {name}'s worst error is {worst:.3g} times what rounding explains"
         return None
 
 
 @lru_cache(maxsize=16)
-def _truth(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
-    """Loss, gradient and their bounds. Kept, since it takes a second and is wanted for each build and backend."""
+def _truth(recipe: Recipe) -> tuple[oracle.Truth, oracle.Bounds]:
+    """Return what is right, and the bounds. Kept, since it takes a second and is wanted for each build and backend."""
     made = workload(recipe)
     truth = oracle.evaluate(made.logits, made.targets)
-    allowed = oracle.bounds(UNDECLARED, truth, made.logits.dtype)
-    return truth.loss, truth.grad, allowed.loss, allowed.grad
+    return truth, oracle.bounds(UNDECLARED, truth, made.logits.dtype)

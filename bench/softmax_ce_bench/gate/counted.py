@@ -1,4 +1,4 @@
-"""The far end of :mod:`instructions`: one process with one build that tells callgrind which calls to count.
+"""The process of :mod:`instructions` that holds one build, and tells callgrind which calls to count.
 
 ``python .../gate/counted.py FOLDER`` with the build's folder first on the path, and on standard input a
 JSON list with an entry ``[backend, operation, workload, calls]`` for each cell. Callgrind writes a file for each cell

@@ -95,17 +95,17 @@ class Found:
 
 
 def rounds_at(look: int, first: int = ROUNDS) -> int:
-    """How many rounds a measurement has at a look, from 1."""
+    """Return how many rounds a measurement has at a look, from 1."""
     return math.ceil(first * GROWTH ** (look - 1))
 
 
 def level(total: float, look: int) -> float:
-    """What a look, from 1, may spend of the error rate of all looks."""
+    """Return what a look, from 1, may spend of the error rate of all looks."""
     return total / (look * (look + 1))
 
 
 def alarm_rate(cells: int) -> float:
-    """How often one measurement of a cell may call it slower by mistake.
+    """Return how often one measurement of a cell may call it slower by mistake.
 
     Two measurements must agree, and each of the cells of a run may raise the alarm.
     """
@@ -134,7 +134,7 @@ def judge(base: ArrayLike, head: ArrayLike, look: int = 1, cells: int = 1, seed:
 
 
 def calls(logs: NDArray[np.float64], look: int = 1, cells: int = 1) -> NDArray[np.int64]:
-    """What a look says of each row of log ratios, shape (measurements, rounds), as values of `Call`."""
+    """Return what a look says of each row of log ratios, shape (measurements, rounds), as values of `Call`."""
     rounds = logs.shape[1]
     if rounds < FEWEST_ROUNDS:
         return np.full(len(logs), Call.OPEN)
@@ -145,7 +145,7 @@ def calls(logs: NDArray[np.float64], look: int = 1, cells: int = 1) -> NDArray[n
 
 
 def follow(logs: NDArray[np.float64], cells: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What measurements come to that go on until they are called something or their rounds end.
+    """Return what measurements come to that go on until they are called something or their rounds end.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def follow(logs: NDArray[np.float64], cells: int = 1) -> tuple[NDArray[np.int64]
 
 
 def verdict(first: Found, second: Found | None = None) -> Verdict:
-    """What is said of a cell, with its second measurement if the first called it slower."""
+    """Return what is said of a cell, with its second measurement if the first called it slower."""
     if first.call is Call.SLOWER:
         again = Call.OPEN if second is None else second.call
         return {Call.SLOWER: Verdict.SLOWER, Call.CLEAN: Verdict.ONCE, Call.OPEN: Verdict.UNSURE}[again]
@@ -185,7 +185,7 @@ def verdict(first: Found, second: Found | None = None) -> Verdict:
 
 
 def conclusion(verdicts: Sequence[Verdict], control: Ratio) -> Exit:
-    """What the whole run comes to. A control that moved makes everything else hearsay."""
+    """Return the exit code of a run. If the control has moved, no verdict counts."""
     if control.drift > MOVED:
         return Exit.INCONCLUSIVE
     if Verdict.SLOWER in verdicts:
@@ -194,7 +194,7 @@ def conclusion(verdicts: Sequence[Verdict], control: Ratio) -> Exit:
 
 
 def p_above(logs: ArrayLike, ratio: float = 1.0) -> Any:
-    """One-sided p-value of the exact sign test: is the median ratio above a value?
+    """Return the one-sided p-value of the exact sign test: is the median ratio above a value?
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def p_above(logs: ArrayLike, ratio: float = 1.0) -> Any:
 
 
 def p_below(logs: ArrayLike, ratio: float = 1.0) -> Any:
-    """One-sided p-value of the exact sign test: is the median ratio below a value? See :func:`p_above`."""
+    """Return the one-sided p-value of the exact sign test: is the median ratio below a value? See :func:`p_above`."""
     return _p_value(np.asarray(logs, np.float64) < math.log(ratio))
 
 

@@ -22,9 +22,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from softmax_ce_bench.gate.cells import Cell
+from softmax_ce_bench.gate.cells import GateCell
 from softmax_ce_bench.gate.process import environment, interpreter
-from softmax_ce_bench.gate.session import Build, BuildError, Session
+from softmax_ce_bench.gate.session import Build, BuildError, BuildTimer
 from softmax_ce_bench.measure.process import interrupts_held_off
 
 COUNT_SECONDS = 1800.0  # the default cells take three minutes, and one and a half before that to compile
@@ -41,7 +41,7 @@ _SAME_CODE = {
 
 
 def available() -> str | None:
-    """Why instructions cannot be counted here, in one line; None if they can."""
+    """Return why instructions cannot be counted here, in one line; None if they can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "instructions are counted on Linux and x86-64 only"
     if " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
@@ -51,13 +51,13 @@ def available() -> str | None:
     return None
 
 
-def count(builds: tuple[Build, Build], cells: Sequence[Cell], folder: Path) -> dict[Cell, tuple[float, float]]:
+def count(builds: tuple[Build, Build], cells: Sequence[GateCell], folder: Path) -> dict[GateCell, tuple[float, float]]:
     """Instructions a call, of base and of head.
 
     Parameters
     ----------
     builds : pair of Build
-    cells : sequence of Cell
+    cells : sequence of GateCell
         That both builds compute right: nothing is checked.
     folder : Path
         In which a folder `instructions` is made, for the workloads and callgrind's files.
@@ -75,7 +75,7 @@ def count(builds: tuple[Build, Build], cells: Sequence[Cell], folder: Path) -> d
         raise BuildError(why)
     folder = folder / "instructions"
     folder.mkdir()
-    session = Session(builds, cells, folder)  # it puts the workloads into the folder
+    session = BuildTimer(builds, cells, folder)  # it puts the workloads into the folder
     plan = [(cell.backend, cell.operation, session.workload(cell), calls(cell)) for cell in cells]
     _run([], builds, plan, folder)  # compiles what is compiled on first use: that would take an hour under valgrind
     valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
@@ -87,8 +87,8 @@ def count(builds: tuple[Build, Build], cells: Sequence[Cell], folder: Path) -> d
     }
 
 
-def calls(cell: Cell) -> int:
-    """How many calls are counted at first."""
+def calls(cell: GateCell) -> int:
+    """Return how many calls are counted at first."""
     return min(_MOST_CALLS, max(1, _ELEMENTS // (cell.rows * cell.classes)))
 
 
@@ -103,7 +103,7 @@ def read(files: Iterable[Path]) -> dict[tuple[int, int], int]:
     counts = {}
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace")
-        what = re.search(r"^desc: Trigger: Client Request: (\d+) (\d+)$", text, re.MULTILINE)
+        what = re.search(r"^desc: Trigger: Client GateRequest: (\d+) (\d+)$", text, re.MULTILINE)
         total = re.search(r"^totals: (\d+)$", text, re.MULTILINE)
         if what is None or total is None:
             raise BuildError(f"{file.name}: callgrind has not written what it counted there")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from softmax_ce_bench.gate.cells import Cell
+from softmax_ce_bench.gate.cells import GateCell
 from softmax_ce_bench.gate.decision import Exit, Found, Verdict
 from softmax_ce_bench.measure.machine import Machine
 from softmax_ce_bench.measure.plain import plain
@@ -16,12 +16,12 @@ VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class CellResult:
     """One cell.
 
     Attributes
     ----------
-    cell : Cell
+    cell : GateCell
     base, head : tuple of float
         Seconds a call, one a round, of the first measurement.
     first : Found
@@ -32,7 +32,7 @@ class Measured:
         Of base and head, a call; None where they were not counted.
     """
 
-    cell: Cell
+    cell: GateCell
     base: tuple[float, ...]
     head: tuple[float, ...]
     first: Found
@@ -42,7 +42,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class GateResult:
     """A run.
 
     Attributes
@@ -57,7 +57,7 @@ class Result:
     control : Ratio
         The frozen control in head's processes over base's, over all rounds.
     control_rounds : int
-    cells : tuple of Measured
+    cells : tuple of CellResult
     notes : tuple of str
         What was left out, and why.
     exit : Exit
@@ -77,7 +77,7 @@ class Result:
     seconds: float
     control: Ratio
     control_rounds: int
-    cells: tuple[Measured, ...]
+    cells: tuple[CellResult, ...]
     notes: tuple[str, ...]
     exit: Exit
     out_of_time: bool
@@ -86,5 +86,5 @@ class Result:
     command: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Dicts, lists, strings, numbers and None, as --json writes them."""
+        """Return dicts, lists, strings, numbers and None, as --json writes them."""
         return {"schema": SCHEMA, "version": VERSION, **plain(self)}

@@ -12,54 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from softmax_ce_bench.gate import builds, cells, decision, instructions
-from softmax_ce_bench.gate.builds import Source
-from softmax_ce_bench.gate.cells import CONTROL, OPERATIONS, WORKLOADS, Cell
+from softmax_ce_bench.gate.cells import CONTROL, GateCell
 from softmax_ce_bench.gate.check import Reference, backends
 from softmax_ce_bench.gate.decision import Call, Found, Verdict
-from softmax_ce_bench.gate.result import Measured, Result
-from softmax_ce_bench.gate.session import Build, BuildError, Session
-from softmax_ce_bench.inputs.workloads import Shape
+from softmax_ce_bench.gate.request import GateRequest
+from softmax_ce_bench.gate.result import CellResult, GateResult
+from softmax_ce_bench.gate.session import Build, BuildError, BuildTimer
 from softmax_ce_bench.measure import load, machine
 from softmax_ce_bench.measure.stats import paired_ratio
 
 Tell = Callable[[str, float, float], None]  # what is being done, the fraction done, seconds left (nan: not known)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to gate, and how.
-
-    Attributes
-    ----------
-    base, head : Source
-    backends : tuple of str
-        Empty: all stable ones that the builds have.
-    workloads : tuple of (Shape, dtype)
-    operations : tuple of str
-    rounds : int
-        Of each measurement, before the first look.
-    seconds : float or None
-        For measuring. Building and checking come before. None: the first rounds of all cells take what they take, and
-        cells that are not clear yet go on for as long again.
-    instructions : bool
-        Whether to count them, too.
-    seed : int
-    command : tuple of str
-    """
-
-    base: Source
-    head: Source
-    backends: tuple[str, ...] = ()
-    workloads: tuple[tuple[Shape, str], ...] = WORKLOADS
-    operations: tuple[str, ...] = OPERATIONS
-    rounds: int = decision.ROUNDS
-    seconds: float | None = None
-    instructions: bool = False
-    seed: int = 0
-    command: tuple[str, ...] = ()
-
-
-def run(request: Request, tell: Tell) -> Result:
+def run(request: GateRequest, tell: Tell) -> GateResult:
     """Build both, then :func:`compare` them.
 
     Raises
@@ -75,7 +40,7 @@ def run(request: Request, tell: Tell) -> Result:
         return compare(request, pair, Path(name), tell)
 
 
-def compare(request: Request, pair: tuple[Build, Build], folder: Path, tell: Tell) -> Result:
+def compare(request: GateRequest, pair: tuple[Build, Build], folder: Path, tell: Tell) -> GateResult:
     """Check and measure two installed builds; the workloads are put into a folder."""
     tell("checking what both compute", 0.0, math.nan)
     session, todo, notes = _checked(request, pair, folder)
@@ -91,7 +56,7 @@ def compare(request: Request, pair: tuple[Build, Build], folder: Path, tell: Tel
         counts = instructions.count(pair, todo, folder)
         cells = tuple(replace(each, instructions=counts[each.cell]) for each in cells)
     control = paired_ratio(measuring.control[1], measuring.control[0])
-    return Result(
+    return GateResult(
         base=request.base.text, head=request.head.text,
         base_commit=request.base.commit, head_commit=request.head.commit,
         started=started.isoformat(timespec="seconds"), seconds=seconds,
@@ -103,7 +68,7 @@ def compare(request: Request, pair: tuple[Build, Build], folder: Path, tell: Tel
 
 
 def _load() -> load.Reading | None:
-    """The load on the machine; the measured processes, which have ended, are ours."""
+    """Return the load on the machine; the measured processes, which have ended, are ours."""
     reading, own = load.read(), os.times()
     return reading and replace(reading, own=reading.own + own.children_user + own.children_system)
 
@@ -142,20 +107,20 @@ class _Measuring:
     Attributes
     ----------
     of : dict
-        Cell -> its measurements: one, or two if the first called it slower.
+        GateCell -> its measurements: one, or two if the first called it slower.
     control : pair of lists
         The control's times in base's and in head's processes.
     """
 
-    def __init__(self, session: Session, request: Request, cells: int, tell: Tell) -> None:
-        self.of: dict[Cell, list[_Measurement]] = {}
+    def __init__(self, session: BuildTimer, request: GateRequest, cells: int, tell: Tell) -> None:
+        self.of: dict[GateCell, list[_Measurement]] = {}
         self.control: tuple[list[float], list[float]] = ([], [])
         self._session = session
         self._request = request
         self._cells = cells
         self._tell = tell
 
-    def run(self, cells: Sequence[Cell]) -> None:
+    def run(self, cells: Sequence[GateCell]) -> None:
         """Measure all cells; go on with those that are open, and begin again with those that are slower."""
         self.of = {cell: [_Measurement()] for cell in cells}
         begin = time.monotonic()
@@ -187,9 +152,12 @@ class _Measuring:
             done = min(1.0, (now - begin) / (soft - begin)) if soft > begin else 1.0
             self._round(todo, "going on with what is not clear yet", done, max(0.0, soft - now))
 
-    def _todo(self, is_late: bool) -> list[Cell]:
-        """The cells that are not clear. Those that are due are looked at, and begin again if they are slower; when it
-        is late, those are due that went on since their last look."""
+    def _todo(self, is_late: bool) -> list[GateCell]:
+        """Return the cells that are not clear.
+
+        Those that are due are looked at, and begin again if they are slower. When it is late, those are due that went
+        on since their last look.
+        """
         todo = []
         for cell, measurements in self.of.items():
             latest = measurements[-1]
@@ -202,7 +170,7 @@ class _Measuring:
                 todo.append(cell)
         return todo
 
-    def _round(self, cells: Sequence[Cell], text: str, done: float, left: float) -> None:
+    def _round(self, cells: Sequence[GateCell], text: str, done: float, left: float) -> None:
         self._tell(f"{text}: {len(cells)} cell{'s' * (len(cells) > 1)}, round {len(self.control[0]) + 1}", done, left)
         base, head = self._session.round(cells)
         self.control[0].append(base[CONTROL])
@@ -212,16 +180,18 @@ class _Measuring:
             self.of[cell][-1].head.append(head[cell.text])
 
 
-def _measured(cell: Cell, first: _Measurement, second: _Measurement | None = None) -> Measured:
+def _measured(cell: GateCell, first: _Measurement, second: _Measurement | None = None) -> CellResult:
     assert first.found is not None
     again = None if second is None else second.found
     verdict = decision.verdict(first.found, again)
-    return Measured(cell, tuple(first.base), tuple(first.head), first.found, again, verdict)
+    return CellResult(cell, tuple(first.base), tuple(first.head), first.found, again, verdict)
 
 
-def _checked(request: Request, pair: tuple[Build, Build], folder: Path) -> tuple[Session, list[Cell], list[str]]:
-    """A session of the cells that both builds compute right, and what was left out."""
-    alone = Session(pair, [], folder)
+def _checked(
+    request: GateRequest, pair: tuple[Build, Build], folder: Path
+) -> tuple[BuildTimer, list[GateCell], list[str]]:
+    """Return a session of the cells that both builds compute right, and what was left out."""
+    alone = BuildTimer(pair, [], folder)
     in_base, in_head = (backends(alone, build) for build in pair)
     notes = []
     names = []
@@ -239,7 +209,7 @@ def _checked(request: Request, pair: tuple[Build, Build], folder: Path) -> tuple
         else:
             notes.append(f"{name}: not compared, since base has none: {why_base}")
     wanted = cells.of(names, request.workloads, request.operations)
-    session = Session(pair, wanted, folder, request.seed)
+    session = BuildTimer(pair, wanted, folder, request.seed)
     reference = Reference(session)
     wrong_in_base, wrong_in_head = (reference.complaints(build, wanted) for build in pair)
     for cell, reason in wrong_in_head.items():

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench.gate.cells import CONTROL, Cell
+from softmax_ce_bench.gate.cells import CONTROL, GateCell
 from softmax_ce_bench.gate.process import ProcessError, build_process
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Shape, Workload
@@ -62,21 +62,21 @@ Recipe = tuple[str, int, int, str]  # a workload's name, rows, classes and dtype
 Round = tuple[dict[str, float], dict[str, float]]  # base's and head's seconds a call, by the cell's text or `CONTROL`
 
 
-class Session:
+class BuildTimer:
     """Times cells of two builds.
 
     Parameters
     ----------
     builds : pair of Build
         Base and head.
-    cells : sequence of Cell
+    cells : sequence of GateCell
     folder : Path
         Where the workloads are put, for the processes to read.
     seed : int
         Of the orders.
     """
 
-    def __init__(self, builds: tuple[Build, Build], cells: Sequence[Cell], folder: Path, seed: int = 0) -> None:
+    def __init__(self, builds: tuple[Build, Build], cells: Sequence[GateCell], folder: Path, seed: int = 0) -> None:
         self._builds = builds
         self._folder = folder
         self._rng = np.random.default_rng(seed)
@@ -87,7 +87,7 @@ class Session:
         for cell in cells:
             self._save(cell)
 
-    def round(self, cells: Sequence[Cell]) -> Round:
+    def round(self, cells: Sequence[GateCell]) -> Round:
         """Measure one round of some cells, and of the control.
 
         Raises
@@ -102,7 +102,7 @@ class Session:
         for build in self._builds:
             redraw(build.site)
         with ExitStack() as stack:
-            todo: list[Cell | None] = [None, *cells]
+            todo: list[GateCell | None] = [None, *cells]
             # The leader is started first, too: whoever is, tends to keep one and the same CPU.
             started = {side: stack.enter_context(self.process(self._builds[side])) for side in (lead, 1 - lead)}
             processes = [started[0], started[1]]
@@ -121,33 +121,33 @@ class Session:
         return least
 
     def process(self, build: Build) -> Child:
-        """A fresh process with a build, for the caller to end."""
+        """Return a fresh process with a build, for the caller to end."""
         return build_process(build.site, self._folder, dict(build.extra))
 
-    def workload(self, cell: Cell) -> int:
-        """Which of the saved workloads a cell runs on."""
+    def workload(self, cell: GateCell) -> int:
+        """Return which of the saved workloads a cell runs on."""
         return self._workloads.index(_recipe(cell))
 
     def recipe(self, workload: int) -> Recipe:
-        """What a saved workload was made from."""
+        """Return what a saved workload was made from."""
         return self._workloads[workload]
 
-    def _save(self, cell: Cell) -> None:
+    def _save(self, cell: GateCell) -> None:
         if _recipe(cell) not in self._workloads:
             made = workload(_recipe(cell))
             np.savez(self._folder / f"{len(self._workloads)}.npz", logits=made.logits, labels=made.targets)
             self._workloads.append(_recipe(cell))
 
-    def _calibrate(self, cells: Sequence[Cell]) -> None:
+    def _calibrate(self, cells: Sequence[GateCell]) -> None:
         """Find each cell's calls in a sample, the same for both builds; nothing is kept of the times."""
-        todo: list[Cell | None] = [None, *cells]
+        todo: list[GateCell | None] = [None, *cells]
         with ExitStack() as stack:  # both, so that both have compiled what they compile
             processes = [stack.enter_context(self.process(build)) for build in self._builds]
             self._prepare(processes, todo)
             for key, cell in enumerate(todo):
                 self._calls[_name(cell)] = self._ask(0, processes[0], cell, "calibrate", key, SAMPLE_SECONDS)
 
-    def _prepare(self, processes: Sequence[Child], cells: Sequence[Cell | None]) -> None:
+    def _prepare(self, processes: Sequence[Child], cells: Sequence[GateCell | None]) -> None:
         """Warm up both side by side: nothing is timed yet."""
         for key, cell in enumerate(cells):
             what = (None, "", 0) if cell is None else (cell.backend, cell.operation, self.workload(cell))
@@ -157,13 +157,13 @@ class Session:
                 with _blamed(build, _name(cell)):
                     process.answer()
 
-    def _ask(self, side: int, process: Child, cell: Cell | None, question: str, *arguments: object) -> Any:
+    def _ask(self, side: int, process: Child, cell: GateCell | None, question: str, *arguments: object) -> Any:
         with _blamed(self._builds[side], _name(cell)):
             return process.ask(question, *arguments)
 
 
 def passes(count: int) -> int:
-    """How many passes a round over so many cells makes, the control included. Always even: ABBA."""
+    """Return how many passes a round over so many cells makes, the control included. Always even: ABBA."""
     return PASSES * min(4, max(1, _VISITS // count))
 
 
@@ -180,16 +180,16 @@ def redraw(site: Path) -> None:
 
 
 def workload(recipe: Recipe) -> Workload:
-    """The arrays: the same for the same recipe."""
+    """Return the arrays: the same for the same recipe."""
     name, rows, classes, dtype = recipe
     return workloads.synthetic(Shape(name, rows, classes, ""), dtype)
 
 
-def _recipe(cell: Cell) -> Recipe:
+def _recipe(cell: GateCell) -> Recipe:
     return cell.workload, cell.rows, cell.classes, cell.dtype
 
 
-def _name(cell: Cell | None) -> str:
+def _name(cell: GateCell | None) -> str:
     return CONTROL if cell is None else cell.text
 
 

@@ -1,4 +1,4 @@
-"""The far end: one process with one build, which does what it is told.
+"""The process that holds one build, and what it can be asked.
 
 ``python .../gate/worker.py DESCRIPTOR FOLDER`` with the build's folder first on the path: it is run by its path, since
 softmax_ce_bench need not be installed where the build is. Of the harness it imports the operations and the timing loop,
@@ -39,7 +39,7 @@ class Service:
         self._calls: dict[int, Callable[[], Any]] = {}
 
     def backends(self) -> tuple[str, dict[str, tuple[str | None, bool]]]:
-        """Where the build is; each backend, why it is not available, and whether it is stable."""
+        """Return where the build is; each backend, why it is not available, and whether it is stable."""
         return self._sce.__file__, {info.name: (info.why_unavailable, info.stable) for info in self._sce.backends()}
 
     def prepare(self, key: int, backend: str | None, operation: str, workload: int) -> None:
@@ -54,18 +54,19 @@ class Service:
             os.sched_setaffinity(0, {cpu})
 
     def calibrate(self, key: int, sample_seconds: float) -> int:
-        """How many calls fill a sample."""
+        """Return how many calls fill a sample."""
         return timing.calibrate(self._calls[key], sample_seconds)
 
     def visit(self, key: int, calls: int, samples: int) -> float:
-        """The least seconds a call among some samples."""
+        """Return the least seconds a call among some samples."""
         sampler = timing.Local(self._calls[key])
         return min(sampler.sample(calls) for _ in range(samples))
 
-    def result(self, backend: str, workload: int) -> tuple[Any, Any]:
-        """Each row's loss, and the gradient."""
+    def result(self, backend: str, operation: str, workload: int) -> dict[str, Any]:
+        """Return what an operation computes, by name; of losses, each row's."""
         logits, labels, _ = self._input(workload)
-        return self._sce.cross_entropy_with_grad(logits, labels, reduction="none", backend=backend, threads=1)
+        call = operations.call(self._sce, operation, logits, labels, reduction="none", backend=backend, threads=1)
+        return operations.TABLE[operation].results(call())
 
     def _input(self, workload: int) -> tuple[Any, Any, operations.Buffers]:
         if workload not in self._inputs:
@@ -79,7 +80,7 @@ class Service:
 
 
 def main() -> None:
-    """Answer until the near end has gone."""
+    """Answer questions until the gate closes the pipe."""
     descriptor, folder = sys.argv[1:]
     serve_descriptor(descriptor, partial(Service, Path(folder)))
 

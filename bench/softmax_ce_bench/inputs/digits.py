@@ -76,18 +76,18 @@ class Fit:
     logits: NDArray[Any]
 
     def difference(self, other: Fit) -> float:
-        """The largest relative difference of the two loss curves."""
+        """Return the largest relative difference of the two loss curves."""
         return float(np.max(np.abs(self.losses - other.losses) / other.losses))
 
     def over_bound(self, other: Fit) -> float:
-        """The largest difference of the two loss curves over what rounding may explain: right up to 1."""
+        """Return the largest difference of the two loss curves over what rounding may explain: right up to 1."""
         worst = float(np.max(np.abs(self.losses - other.losses) / (self.bounds + other.bounds)))
         return worst if math.isfinite(worst) else math.inf
 
 
 @lru_cache(maxsize=1)
 def load() -> Digits:
-    """The 1797 digits that come with scikit-learn; no download."""
+    """Return the 1797 digits that come with scikit-learn; no download."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -191,5 +191,5 @@ class _Drift:
 
 
 def _norm(matrix: NDArray[Any]) -> float:
-    """The Frobenius norm, in float64."""
+    """Return the Frobenius norm, in float64."""
     return float(np.linalg.norm(matrix.astype(np.float64, copy=False)))

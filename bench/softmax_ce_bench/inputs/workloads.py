@@ -54,7 +54,7 @@ class Workload:
         return str(self.logits.dtype.name)
 
     def rows(self, most_elements: int, seed: int = 0) -> Workload:
-        """A drawn subset of the rows with at most so many elements (at least one row), in their order.
+        """Return a drawn subset of the rows with at most so many elements (at least one row), in their order.
 
         The same seed draws the same rows. The workload itself, if it is small enough.
         """
@@ -168,7 +168,7 @@ SHAPES = SETS["quick"]
 
 
 def from_digits(fit: digits.Fit, dtype: str) -> Workload:
-    """The logits of all 1797 handwritten digits, as softmax regression ended up with them."""
+    """Return the logits of all 1797 handwritten digits, as softmax regression ended up with them."""
     logits = np.ascontiguousarray(fit.logits, dtype)
     return Workload("digits", "logits of softmax regression on handwritten digits", logits, digits.load().labels)
 
@@ -209,7 +209,7 @@ def synthetic(shape: Shape, dtype: str, seed: int = 0) -> Workload:
 
 
 def softened(workload: Workload, seed: int = 0) -> Workload:
-    """The same logits with targets that spread over all classes, as a teacher's do, in place of labels.
+    """Return the logits with targets that spread over all classes, as a teacher's do, in place of labels.
 
     A row's sum is 1; there is no mass where the logit is -inf, or the loss would be infinite.
     """
@@ -221,7 +221,7 @@ def softened(workload: Workload, seed: int = 0) -> Workload:
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """A dtype by name; bfloat16 needs ml_dtypes."""
+    """Return a dtype by name; bfloat16 needs ml_dtypes."""
     if name == "bfloat16":
         import ml_dtypes
 
@@ -230,7 +230,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def from_files(logits_file: str | Path, targets_file: str | Path, ignore_index: int = IGNORE_INDEX) -> Workload:
-    """The user's own arrays, memory-mapped.
+    """Return the user's own arrays, memory-mapped.
 
     Parameters
     ----------
@@ -268,13 +268,16 @@ def from_files(logits_file: str | Path, targets_file: str | Path, ignore_index: 
 
 
 def in_memory(workload: Workload) -> Workload:
-    """The same with arrays of its own, as a user has them, in place of a file's: a view of one is looked at longer."""
+    """Return a workload with arrays of its own, as a user has them, in place of views of files.
+
+    A call looks longer at a view.
+    """
     arrays = (np.array(a) if a.base is not None else a for a in (workload.logits, workload.targets))
     return Workload(workload.name, workload.regime, *arrays)
 
 
 def load_array(path: Path) -> Any:
-    """The array in an .npy file, memory-mapped.
+    """Return the array in an .npy file, memory-mapped.
 
     Raises
     ------

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from softmax_ce_bench.measure.process import ProcessError, run_script
 
@@ -49,7 +50,7 @@ Runner = Callable[[str, Path], Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class ColdStart:
+class StartTimes:
     """Times of one backend in fresh processes; entry k of each list is from round k.
 
     Attributes
@@ -60,7 +61,8 @@ class ColdStart:
     first : list of float
         Seconds for the first call, loading the backend included. Where it compiles, with an empty cache.
     cached : list of float
-        The same where an earlier process has left its compiled kernels. Empty for a backend that compiles nothing.
+        Seconds for the first call where an earlier process has left its compiled kernels. Empty for a backend that
+        compiles nothing.
     second : list of float
         Seconds for the call after the first.
     """
@@ -70,6 +72,23 @@ class ColdStart:
     first: list[float] = field(default_factory=list)
     cached: list[float] = field(default_factory=list)
     second: list[float] = field(default_factory=list)
+
+    @property
+    def until_first(self) -> NDArray[np.float64]:
+        """Seconds until the first result, nothing being cached."""
+        return np.add(self.imported, self.first)
+
+    @property
+    def until_first_cached(self) -> NDArray[np.float64]:
+        """Seconds until the first result, with compiled code in its cache."""
+        return np.add(self.imported, self.cached or self.first)
+
+    def joined(self, other: StartTimes) -> StartTimes:
+        """Return these times and those of further rounds."""
+        return StartTimes(
+            self.backend, self.imported + other.imported, self.first + other.first, self.cached + other.cached,
+            self.second + other.second,
+        )  # fmt: skip
 
 
 def fresh_process(backend: str, cache: Path) -> Sequence[float]:
@@ -116,7 +135,7 @@ def _seconds(what: str, code: str, name: str, environment: Mapping[str, str] | N
 
 def measure(
     backends: Mapping[str, bool], processes: int = PROCESSES, *, seed: int = 0, run: Runner = fresh_process
-) -> list[ColdStart]:
+) -> list[StartTimes]:
     """Cold starts of several backends, in interleaved rounds.
 
     Parameters
@@ -132,7 +151,7 @@ def measure(
 
     Returns
     -------
-    list of ColdStart
+    list of StartTimes
         In the order of `backends`.
 
     Raises
@@ -142,7 +161,7 @@ def measure(
     """
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
-    results = {name: ColdStart(name) for name in backends}
+    results = {name: StartTimes(name) for name in backends}
     rng = np.random.default_rng(seed)
     for _ in range(processes):
         for name in rng.permutation(list(backends)).tolist():
@@ -150,7 +169,7 @@ def measure(
     return list(results.values())
 
 
-def _one_round(result: ColdStart, ahead_of_time: bool, run: Runner) -> None:
+def _one_round(result: StartTimes, ahead_of_time: bool, run: Runner) -> None:
     with tempfile.TemporaryDirectory(prefix="softmax-ce-") as folder:
         imported, first, second = run(result.backend, Path(folder))
         result.imported.append(imported)

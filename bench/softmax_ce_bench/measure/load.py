@@ -21,16 +21,18 @@ _ROOM = 0.1  # of the CPUs wanted: less is the system's own background
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Seconds since some moment: on the clock, used by everybody on the CPUs that this process may use, and by this
-    process."""
+    """Seconds since some moment.
+
+    On the clock; used by all processes on the CPUs that this one may use; used by this one.
+    """
 
     clock: float
-    everybody: float
+    all_processes: float
     own: float
 
 
 def usable_cpus() -> set[int]:
-    """The numbers of the CPUs that this process may run on."""
+    """Return the numbers of the CPUs that this process may run on."""
     try:
         return os.sched_getaffinity(0)
     except (AttributeError, OSError):  # not Linux
@@ -38,7 +40,7 @@ def usable_cpus() -> set[int]:
 
 
 def read(stat: Path = Path("/proc/stat")) -> Reading | None:
-    """A reading, on Linux; None elsewhere."""
+    """Return a reading, on Linux; None elsewhere."""
     try:
         lines = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu")]
         ticks = os.sysconf("SC_CLK_TCK")
@@ -57,7 +59,7 @@ def _ticks(line: list[str]) -> int:
 
 
 def cpus_of_others(before: Reading | None, after: Reading | None) -> float | None:
-    """CPUs that other programs (and other guests of the host) kept busy between two readings.
+    """CPUs that other programs (and other virtual machines of the host) kept busy between two readings.
 
     Returns
     -------
@@ -66,12 +68,12 @@ def cpus_of_others(before: Reading | None, after: Reading | None) -> float | Non
     """
     if before is None or after is None or after.clock - before.clock < _SHORTEST:
         return None
-    used = (after.everybody - before.everybody) - (after.own - before.own)
+    used = (after.all_processes - before.all_processes) - (after.own - before.own)
     return max(0.0, used / (after.clock - before.clock))
 
 
 def is_crowded(others: float | None, threads: int) -> bool:
-    """Whether others left too few of the CPUs that this process may use for so many threads of it.
+    """Return whether others left too few of the CPUs that this process may use for so many threads of it.
 
     Parameters
     ----------
@@ -86,7 +88,7 @@ def is_crowded(others: float | None, threads: int) -> bool:
 
 
 def threads_used(asked: int | None, n_rows: int, n_classes: int, backends: Iterable[BackendInfo]) -> int:
-    """The most threads that a call of one of some backends works on.
+    """Return the most threads that a call of one of some backends works on.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def threads_used(asked: int | None, n_rows: int, n_classes: int, backends: Itera
 
 
 def _used(asked: int | None, n_rows: int, n_classes: int, serial_elements: int) -> int:
-    """What the pool decides, asked of it by a call that does nothing."""
+    """Return what the pool decides, asked of it by a call that does nothing."""
     found = [1]
 
     class Team:

@@ -45,7 +45,7 @@ class Machine:
 
 
 def facts() -> dict[str, Any]:
-    """The facts, in plain values that JSON can hold.
+    """Return the facts, in plain values that JSON can hold.
 
     Every backend is loaded to find out whether it is available.
 
@@ -72,7 +72,7 @@ def facts() -> dict[str, Any]:
 
 
 def _profile() -> str | None:
-    """The profile that calls without a backend follow, or why the one that is there is not followed."""
+    """Return the profile that calls without a backend follow, or why the one that is there is not followed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same is said in words here
         try:
@@ -85,7 +85,7 @@ def _profile() -> str | None:
 
 
 def backends() -> list[dict[str, Any]]:
-    """Every known backend's facts; why one is missing, and how to get it."""
+    """Return every known backend's facts; why one is missing, and how to get it."""
     return [_backend(info) for info in sce.backends()]
 
 

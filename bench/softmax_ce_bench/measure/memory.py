@@ -13,22 +13,25 @@ _OF_A_PEER = 5  # logits, log-probabilities, gradient and two temporaries
 
 
 def array(elements: int, dtype: str) -> int:
-    """Bytes of an array of so many logits."""
+    """Return the bytes of an array of so many logits."""
     return elements * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
 
 
 def needed(elements: int, dtype: str, *, soft: bool = False) -> int:
-    """Bytes that a cell needs in this process: logits, gradient, soft targets, and float32 numbers that become them."""
+    """Return the bytes that a cell needs in this process.
+
+    These are logits, gradient, soft targets, and the float32 numbers that become them.
+    """
     return array(elements, dtype) * (3 if soft else 2) + 4 * elements * (2 if soft else 1) + _SPARE
 
 
 def needed_by_peer(elements: int, dtype: str) -> int:
-    """Bytes that a peer's process needs."""
+    """Return the bytes that a peer's process needs."""
     return _OF_A_PEER * array(elements, dtype) + 4 * elements + 2 * _SPARE
 
 
 def available(meminfo: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that can be had: of the machine, and of the container's limit; None where it is not known."""
+    """Return the bytes that are available on the machine and within the container's limit; None if unknown."""
     found = [free for free in (_machine(meminfo), _container(groups)) if free is not None]
     return min(found, default=None)
 
@@ -66,7 +69,7 @@ def _container(groups: Path) -> int | None:
 
 
 def size(count: float) -> str:
-    """Bytes for people, with three digits.
+    """Return a number of bytes for people, with three digits.
 
     Examples
     --------

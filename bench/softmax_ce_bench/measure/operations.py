@@ -1,8 +1,11 @@
-"""The operations that are timed, and the one builder of their calls.
+"""The operations that are measured, and the one builder of their calls.
 
-A call is the public function with its arguments bound and nothing around it, and its buffers are arrays as a user
-makes them: what is timed is what a user's own call takes. Nothing here imports softmax_ce: a process that holds another
-build passes that.
+A row of `TABLE` is all that a new operation needs: commands, gate, suites, roofline and reports go by the table. A call
+is the public function with its arguments bound and nothing around it, and its buffers are arrays as a user makes them:
+what is timed is what a user's own call takes.
+
+This file needs NumPy alone, and can be loaded by its path. It does not import softmax_ce: a process that holds another
+build hands that over.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-LOSS, ARRAY, ROWS = "loss", "array", "rows"  # what a buffer holds: the loss, one number a logit, one a row
+ARRAY, ROWS = "array", "rows"  # what a buffer holds: one number a logit, one a row; or the loss
+LOSS, GRAD = "loss", "grad"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +31,18 @@ class Operation:
         What commands and records call it.
     function : str
         Its name in softmax_ce.
-    takes_targets : bool
+    computes : tuple of str
+        What it returns, in that order, by the names of :class:`softmax_ce_bench.truth.oracle.Truth`.
     buffers : mapping
-        Keyword of each buffer that it can be given -> what that holds.
+        Keyword of each buffer that it can be given -> what that holds: `LOSS`, `ARRAY` or `ROWS`.
+    takes_targets : bool
     """
 
     name: str
     function: str
-    takes_targets: bool
+    computes: tuple[str, ...]
     buffers: Mapping[str, str]
+    takes_targets: bool = False
 
     @property
     def writes_array(self) -> bool:
@@ -47,19 +54,26 @@ class Operation:
         """The loops of :mod:`softmax_ce_bench.ceilings` that do its job."""
         return ("copy", "stream") if self.writes_array else ("read",)
 
+    def results(self, returned: Any) -> dict[str, Any]:
+        """Return what a call returned, by the names of `computes`."""
+        values = returned if len(self.computes) > 1 else (returned,)
+        return dict(zip(self.computes, values, strict=True))
+
 
 TABLE = {
     operation.name: operation
     for operation in (
-        Operation("forward", "cross_entropy", True, {"out": LOSS}),
-        Operation("backward", "cross_entropy_grad", True, {"grad_out": ARRAY}),
-        Operation("fused", "cross_entropy_with_grad", True, {"out": LOSS, "grad_out": ARRAY}),
-        Operation("softmax", "softmax", False, {"out": ARRAY}),
-        Operation("log_softmax", "log_softmax", False, {"out": ARRAY}),
-        Operation("logsumexp", "logsumexp", False, {"out": ROWS}),
+        Operation("forward", "cross_entropy", (LOSS,), {"out": LOSS}, takes_targets=True),
+        Operation("backward", "cross_entropy_grad", (GRAD,), {"grad_out": ARRAY}, takes_targets=True),
+        Operation(
+            "fused", "cross_entropy_with_grad", (LOSS, GRAD), {"out": LOSS, "grad_out": ARRAY}, takes_targets=True
+        ),
+        Operation("softmax", "softmax", ("softmax",), {"out": ARRAY}),
+        Operation("log_softmax", "log_softmax", ("log_softmax",), {"out": ARRAY}),
+        Operation("logsumexp", "logsumexp", ("lse",), {"out": ROWS}),
     )
 }
-LOSSES = tuple(name for name, operation in TABLE.items() if operation.takes_targets)
+LOSSES = tuple(name for name, operation in TABLE.items() if operation.takes_targets)  # compared unasked, and picked
 NORMALIZERS = tuple(name for name in TABLE if name not in LOSSES)
 
 
@@ -84,14 +98,14 @@ class Buffers:
         self.loss = np.zeros(rows if reduction == "none" else (), real)
 
     def of(self, operation: str) -> dict[str, Any]:
-        """The keywords that hand an operation its buffers."""
+        """Return the keywords that hand an operation its buffers."""
         return {keyword: getattr(self, what) for keyword, what in TABLE[operation].buffers.items()}
 
 
 def call(
     module: Any, operation: str, logits: Any, targets: Any, buffers: Buffers | None = None, **options: Any
 ) -> Callable[[], Any]:
-    """An operation as a function without arguments.
+    """Return an operation as a function without arguments.
 
     Parameters
     ----------

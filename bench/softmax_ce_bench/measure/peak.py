@@ -1,7 +1,7 @@
 """How much memory one call takes at most: the resident set's high-water mark in a fresh process, C scratch included.
 
 Logits, targets and buffers that are handed in are resident before, and not counted; what a call allocates is, results,
-temporaries and scratch alike. Linux alone can set the mark back, so that elsewhere nothing is told.
+temporaries and scratch alike. Only Linux can set the mark back; elsewhere the result is None.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import softmax_ce as sce
-from softmax_ce.threads import available_cpus
-from softmax_ce_bench import peers
 from softmax_ce_bench.inputs import workloads
-from softmax_ce_bench.measure import operations
+from softmax_ce_bench.inputs.workloads import Workload
+from softmax_ce_bench.measure import candidates
+from softmax_ce_bench.measure.candidates import SharedArrays
 from softmax_ce_bench.measure.process import Child, spawned
+from softmax_ce_bench.measure.timing import Call
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # see proc(5)
@@ -30,7 +30,7 @@ def measure(
     name: str, is_peer: bool, make: Callable[[], Any], threads: int | None, operation: str, options: dict[str, Any],
     allocate: bool,
 ) -> int | None:  # fmt: skip
-    """Bytes that one call of a candidate takes beyond what was there, measured in a fresh process.
+    """Return the bytes that one call of a candidate takes beyond what was there, measured in a fresh process.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def measure(
 
 
 def of_call(call: Callable[[], object]) -> int | None:
-    """Bytes that a function, called once more, takes beyond what is resident; None where the system does not tell."""
+    """Return the bytes that one more call takes beyond what is resident; None where the system does not tell."""
     call()  # compiles, loads and starts what must be
     gc.collect()
     _give_back()
@@ -91,23 +91,13 @@ class PeakService:
 
 
 def _call(
-    name: str,
-    is_peer: bool,
-    workload: Any,
-    threads: int | None,
-    operation: str,
-    options: dict[str, Any],
+    name: str, is_peer: bool, workload: Workload, threads: int | None, operation: str, options: dict[str, Any],
     allocate: bool,
-) -> Callable[[], object]:
+) -> Call:  # fmt: skip
     if is_peer:
-        x, y = workload.logits, workload.targets
-        prepared = peers.BY_NAME[name].prepare(x, y, threads or available_cpus())
-        return prepared.calls[operation]
-    workload = workloads.in_memory(workload)  # a mapped file becomes resident as it is read
-    buffers = None if allocate else operations.Buffers(workload.logits, options["reduction"])
-    return operations.call(
-        sce, operation, workload.logits, workload.targets, buffers, backend=name, threads=threads, **options
-    )
+        return candidates.peer(name, workload, threads).calls[operation]
+    arrays = SharedArrays(workloads.in_memory(workload), options["reduction"])  # a mapped file is resident once read
+    return arrays.backend(operation, allocate=allocate, backend=name, threads=threads, **options)
 
 
 def _give_back() -> None:

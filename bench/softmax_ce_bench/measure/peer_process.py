@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench.inputs.workloads import Workload
-from softmax_ce_bench.measure import load, timing
+from softmax_ce_bench.measure import timing
+from softmax_ce_bench.measure.load import Reading
+from softmax_ce_bench.measure.load import read as read_load
 from softmax_ce_bench.measure.process import THREAD_VARIABLES, Child, ProcessError, spawned
 from softmax_ce_bench.peers import BY_NAME
 from softmax_ce_bench.peers.adapters import Prepared
@@ -72,7 +74,7 @@ class PeerProcesses:
         self._threads = 0
 
     def __getitem__(self, name: str) -> Any:
-        """The process of a peer."""
+        """Return the process of a peer."""
         return self._children[name]
 
     def gather(self, names: Iterable[str], threads: int) -> list[str]:
@@ -120,9 +122,9 @@ class PeerProcesses:
                 failed[name] = str(error)
         return failed
 
-    def reading(self) -> load.Reading | None:
-        """The load on the machine. What the processes use counts as this program's own."""
-        reading = load.read()
+    def reading(self) -> Reading | None:
+        """Return the load on the machine. What the processes use counts as this program's own."""
+        reading = read_load()
         own = sum(child.cpu_seconds for child in self._children.values())
         return None if reading is None else replace(reading, own=reading.own + own)
 

@@ -21,6 +21,6 @@ def plain(value: Any) -> Any:
 
 
 def _ordered(kind: Any) -> list[dataclasses.Field[Any]]:
-    """The fields; what identifies a record comes first."""
+    """Return the fields; what identifies a record comes first."""
     fields = dataclasses.fields(kind)
     return sorted(fields, key=lambda field: field.name not in ("schema", "version"))

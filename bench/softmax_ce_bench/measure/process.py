@@ -1,8 +1,8 @@
 """Processes beside this one, and the one way of talking to them.
 
-A `Child` is started, asked, and closed; if it ends by itself, its last words say how. Its far end is `serve`, which
-answers each question by calling a method of a service. `run_script` is for a fresh interpreter that is asked nothing
-and prints its answer. Nothing here imports NumPy or softmax_ce: a child may hold another build.
+A `Child` is started, asked questions, and closed. If the process ends by itself, its last words say how. There,
+`serve` answers each question by calling a method of a service. `run_script` runs code in a fresh interpreter, which
+prints its answer. Nothing here imports NumPy or softmax_ce: a child may hold another build.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Launched(Protocol):
 
 
 class Child:
-    """The near end of a process that answers questions. Use it in a ``with`` statement, or close it.
+    """A process that answers questions. Use it in a ``with`` statement, or close it.
 
     The process starts with the ``with`` statement or with the first question. After `close`, the next question starts a
     new one.
@@ -143,7 +143,7 @@ class Child:
         return f"the process of {self._name}" if self._name else "the process"
 
     def _last_words(self) -> str:
-        """How the process ended, with the last line that it wrote."""
+        """Return how the process ended, with the last line that it wrote."""
         assert self._running is not None
         code = self._running.wait(5)
         lines = self._running.said().strip().splitlines()
@@ -251,7 +251,7 @@ class _Command:
 
 
 def serve(pipe: Connection, make_service: Callable[[], object]) -> None:
-    """Answer questions until the near end has gone: the far end of a `Child`.
+    """Answer the questions of a `Child` until it is closed.
 
     Parameters
     ----------
@@ -272,7 +272,7 @@ def serve(pipe: Connection, make_service: Callable[[], object]) -> None:
             if failed is None:
                 try:
                     answer = True, getattr(service, question)(*arguments)
-                except Exception as error:  # a library may raise anything: it is told, not fatal
+                except Exception as error:  # a library may raise anything: that is an answer, and not fatal
                     answer = False, one_line(error)
             pipe.send((*answer, time.process_time()))
 

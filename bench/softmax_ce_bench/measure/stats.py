@@ -11,6 +11,7 @@ CONFIDENCE = 0.95
 # All n rounds lie on one side of the true median with probability 2 * 0.5**n: below six rounds not even their
 # whole range is a 95 % interval.
 FEWEST_ROUNDS = 6
+TIE = 0.03  # a smaller gap between two times is called a tie
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Ratio:
     high: float
 
     def overlaps(self, other: Ratio) -> bool:
-        """Whether the two intervals have a point in common."""
+        """Return whether the two intervals have a point in common."""
         return self.low <= other.high and other.low <= self.high
 
     @property
@@ -38,7 +39,7 @@ class Ratio:
 
 
 def paired_ratio(numerator: ArrayLike, denominator: ArrayLike, *, seed: int = 0, resamples: int = 4000) -> Ratio:
-    """Median over rounds of numerator / denominator, with a percentile bootstrap interval over rounds.
+    """Return the median over rounds of numerator / denominator, with a percentile bootstrap interval over rounds.
 
     The median is taken of the logarithms, so that swapping the two sides gives exactly the inverse.
 

@@ -22,12 +22,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio, paired_ratio
+from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, TIE, Ratio, paired_ratio
 
 SAMPLE_SECONDS = 2e-3  # some 10 000 times what reading the clock costs
 MOST_ROUNDS = 100
 MOST_CALLS = 1 << 20  # in a sample, whatever the clock says
-CONTAMINATED = 0.03
+CONTAMINATED = TIE  # a control that differs from itself by more: the session cannot tell what a tie is
 
 Clock = Callable[[], float]
 Call = Callable[[], object]
@@ -40,7 +40,7 @@ class Sampler(Protocol):
         """Warm up, and find how many calls fill a sample."""
 
     def sample(self, calls: int) -> float:
-        """Seconds a call, over so many calls."""
+        """Return the seconds a call, over so many calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class Local:
     clock: Clock = time.perf_counter
 
     def calibrate(self, sample_seconds: float) -> int:
-        """As of the protocol."""
+        """Warm up, and return how many calls fill a sample."""
         if self.before is None:
             return calibrate(self.run, sample_seconds, self.clock)
         self.sample(1)
         return 1
 
     def sample(self, calls: int) -> float:
-        """As of the protocol."""
+        """Return the seconds a call, over so many calls."""
         if self.before is not None:
             self.before()
         elif calls > 1:
@@ -178,7 +178,7 @@ def measure(
 
 
 def sample(run: Call, calls: int, clock: Clock = time.perf_counter) -> float:
-    """Seconds a call over one batch of calls, the garbage collector held off."""
+    """Return the seconds a call over one batch of calls, the garbage collector held off."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -206,12 +206,12 @@ def calibrate(run: Call, sample_seconds: float, clock: Clock = time.perf_counter
 
 
 def timer_overhead(clock: Clock = time.perf_counter, repeats: int = 201) -> float:
-    """Seconds that a sample of one call of an empty function takes: the median of many."""
+    """Return the seconds that a sample of one call of an empty function takes: the median of many."""
     return statistics.median(sample(_nothing, 1, clock) for _ in range(repeats))
 
 
 def frozen_control() -> Call:
-    """The control: a max-shifted softmax in plain NumPy on fixed numbers, some 0.1 ms long.
+    """Return the control: a max-shifted softmax in plain NumPy on fixed numbers, some 0.1 ms long.
 
     Frozen: an edit here breaks the comparability of every session on record.
     """

@@ -77,7 +77,7 @@ class Peer:
             return None
 
     def why_not(self, workload: Workload, options: Mapping[str, Any] | None = None) -> str | None:
-        """Why it cannot run on this workload, with these options, or None."""
+        """Return why it cannot run on this workload, with these options, or None."""
         if workload.dtype not in self.dtypes:
             *most, last = self.dtypes
             return f"{self.title} is called with {', '.join(most)} or {last} here, not {workload.dtype}"

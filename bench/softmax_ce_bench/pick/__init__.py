@@ -7,7 +7,7 @@ are measured by :mod:`softmax_ce_bench.compare`; the least cost wins, and of tho
 :mod:`~softmax_ce_bench.pick.recheck` measures a stored profile again.
 """
 
-from softmax_ce_bench.pick.request import OBJECTIVES, MaxError, Request, RequestError
-from softmax_ce_bench.pick.run import Outcome, pick
+from softmax_ce_bench.pick.request import OBJECTIVES, MaxError, PickRequest
+from softmax_ce_bench.pick.run import PickResult, pick
 
-__all__ = ["OBJECTIVES", "MaxError", "Outcome", "Request", "RequestError", "pick"]
+__all__ = ["OBJECTIVES", "MaxError", "PickRequest", "PickResult", "pick"]

@@ -16,7 +16,7 @@ from softmax_ce_bench.compare.result import RANKED, Cell, Entry
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.pick import figures
 from softmax_ce_bench.pick.eligibility import Reasons
-from softmax_ce_bench.pick.request import COLD_START, MEMORY, TIME, Request, over_bound
+from softmax_ce_bench.pick.request import COLD_START, MEMORY, TIME, PickRequest, over_bound
 
 FEW = "too few rounds to tell; a longer --time-budget gives more"
 
@@ -37,15 +37,15 @@ class Evidence:
 
     reasons: Reasons = field(default_factory=dict)
     memory: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    cold_starts: dict[str, figures.ColdStart] = field(default_factory=dict)
+    cold_starts: dict[str, figures.StartCost] = field(default_factory=dict)
 
 
 class Undecided(Exception):
     """A cell without a winner; the message says why."""
 
 
-def decide(cell: Cell, operation: str, request: Request, evidence: Evidence) -> profile.Cell:
-    """The winner of a cell, with everything that was measured in it.
+def decide(cell: Cell, operation: str, request: PickRequest, evidence: Evidence) -> profile.Cell:
+    """Return the winner of a cell, with everything that was measured in it.
 
     The least cost wins; of those that tie with it, the first in the request's order. Two times tie where the interval
     of their paired ratio reaches 1 or the gap is below 3 %.
@@ -53,7 +53,7 @@ def decide(cell: Cell, operation: str, request: Request, evidence: Evidence) -> 
     Raises
     ------
     Undecided
-        Nobody is eligible, or it was not measured well enough to tell.
+        No backend is eligible, or there are too few rounds to tell.
     """
     entries = {entry.name: entry for entry in cell.entries}
     measured = {name: _measured(cell, operation, name, entries, request, evidence) for name in request.whole_order}
@@ -74,7 +74,7 @@ def decide(cell: Cell, operation: str, request: Request, evidence: Evidence) -> 
 
 
 def _costs(cell: Cell, operation: str, eligible: Sequence[str], objective: str, evidence: Evidence) -> dict[str, Ratio]:
-    """What the objective minimises, with intervals. A time is one over the least, paired within the rounds."""
+    """Return what the objective minimises, with intervals. A time is one over the least, paired within the rounds."""
     if objective == MEMORY:
         peaks = {name: evidence.memory.get((cell.key, operation, name)) for name in eligible}
         return {name: figures.memory_cost(peak) for name, peak in peaks.items() if peak is not None}
@@ -89,9 +89,9 @@ def _costs(cell: Cell, operation: str, eligible: Sequence[str], objective: str, 
 
 
 def _measured(
-    cell: Cell, operation: str, name: str, entries: Mapping[str, Entry], request: Request, evidence: Evidence
+    cell: Cell, operation: str, name: str, entries: Mapping[str, Entry], request: PickRequest, evidence: Evidence
 ) -> Measured:
-    """One backend's figures, and why it may not win, if it may not; the ratio to the winner is still to come."""
+    """Return one backend's figures, and why it may not win, if it may not; the ratio to the winner is still to come."""
     one = Measured(backend=name, rejected=evidence.reasons.get((name, cell.inputs.dtype)))
     entry = entries.get(name)
     if entry is None:

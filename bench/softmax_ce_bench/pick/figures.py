@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import softmax_ce as sce
-from softmax_ce_bench.compare.request import Plan, Planned
-from softmax_ce_bench.measure import cold_start, peak
+from softmax_ce_bench.measure import cold_start
 from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio, paired_ratio
 
 MEMORY_SECONDS = (
@@ -24,7 +23,7 @@ _PROCESSES, _WHERE_IT_COMPILES = 7, 2  # compiling takes seconds, and then no th
 
 
 @dataclass(frozen=True, slots=True)
-class ColdStart:
+class StartCost:
     """Import and first call in fresh processes, in seconds.
 
     Attributes
@@ -39,8 +38,8 @@ class ColdStart:
     cached: float
 
 
-def cold_starts(names: Iterable[str], run: cold_start.Runner = cold_start.fresh_process) -> dict[str, ColdStart]:
-    """The cold start of several backends, interleaved; one whose process fails is not in it.
+def cold_starts(names: Iterable[str], run: cold_start.Runner = cold_start.fresh_process) -> dict[str, StartCost]:
+    """Return the cold start of several backends, interleaved; one whose process fails is not in it.
 
     Parameters
     ----------
@@ -66,29 +65,20 @@ def cold_starts(names: Iterable[str], run: cold_start.Runner = cold_start.fresh_
     more = {each.backend: each for each in cold_start.measure(quick, _PROCESSES - _WHERE_IT_COMPILES, run=guarded)}
     found = {}
     for start in rounds:
-        others = more.get(start.backend)
-        cold = np.add(start.imported, start.first)
-        if others is not None:
-            cold = np.append(cold, np.add(others.imported, others.first))
-        cached = cold if ahead[start.backend] else np.add(start.imported, start.cached)
+        times = start.joined(more[start.backend]) if start.backend in more else start
+        cold, cached = times.until_first, times.until_first_cached
         if np.isfinite(cold).all() and np.isfinite(cached).all():
-            found[start.backend] = ColdStart(interval(cold), float(np.median(cached)))
+            found[start.backend] = StartCost(interval(cold), float(np.median(cached)))
     return found
 
 
 def interval(seconds: NDArray[np.float64]) -> Ratio:
-    """The median with its interval; of fewer samples than that takes, with their range."""
+    """Return the median with its interval; of fewer samples than that takes, with their range."""
     if len(seconds) < FEWEST_ROUNDS:
         return Ratio(float(np.exp(np.median(np.log(seconds)))), float(seconds.min()), float(seconds.max()))
     return paired_ratio(seconds, np.ones(len(seconds)))
 
 
-def memory(plan: Plan, planned: Planned, name: str, operation: str) -> int | None:
-    """Peak bytes of one call beside inputs and outputs, in a fresh process; None where the system does not tell."""
-    options = {"reduction": plan.options.reduction, **plan.call_options(planned.source.shape.classes)}
-    return peak.measure(name, False, planned.source.maker(), planned.threads, operation, options, plan.allocate)
-
-
 def memory_cost(found: int) -> Ratio:
-    """A peak as a cost, as sure as it is."""
+    """Return a peak as a cost, as sure as it is."""
     return Ratio(found, max(0, found - RESOLUTION), found + RESOLUTION)

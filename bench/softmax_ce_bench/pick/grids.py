@@ -54,7 +54,7 @@ GRIDS = (
 
 
 def seconds(grid: ShapeGrid, dtypes: int, threads: int, labels: list[str], memories: int) -> float:
-    """About how long a grid takes.
+    """Return about how long a grid takes.
 
     Parameters
     ----------
@@ -77,13 +77,13 @@ def seconds(grid: ShapeGrid, dtypes: int, threads: int, labels: list[str], memor
 def fitting(
     left: float, dtypes: tuple[str, ...], threads: int, labels: list[str], memories: int = 0
 ) -> tuple[Source, ...]:
-    """The finest grid that can be measured in so many seconds; the coarsest, if none can."""
+    """Return the finest grid that can be measured in so many seconds; the coarsest, if none can."""
     chosen = next((grid for grid in GRIDS if seconds(grid, len(dtypes), threads, labels, memories) <= left), GRIDS[-1])
     return tuple(planning.of_shapes(chosen.shapes, dtypes))
 
 
 def distinct(sources: Iterable[Source]) -> tuple[Source, ...]:
-    """The first source of each shape and dtype: a profile knows no more of a call."""
+    """Return the first source of each shape and dtype: a profile knows no more of a call."""
     found: dict[tuple[int, int, str], Source] = {}
     for source in sources:
         found.setdefault((source.shape.rows, source.shape.classes, source.dtype), source)
@@ -91,7 +91,7 @@ def distinct(sources: Iterable[Source]) -> tuple[Source, ...]:
 
 
 def again(rows: int, classes: int, dtype: str, sets: Iterable[str]) -> Source:
-    """The source of a stored cell: of the sets that it was measured from, else wide logits of its shape."""
+    """Return the source of a stored cell: of the sets that it was measured from, else wide logits of its shape."""
     named = (source for name in sets if name in workloads.SETS for source in planning.built_in(name, (dtype,)))
     for source in named:
         if (source.shape.rows, source.shape.classes) == (rows, classes) and source.shape is not planning.DIGITS:

@@ -10,17 +10,18 @@ import softmax_ce as sce
 from softmax_ce import profile
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare
-from softmax_ce_bench.compare.request import Plan, Source
-from softmax_ce_bench.compare.result import OPERATIONS, Run
+from softmax_ce_bench.compare.request import CompareRequest, Source
 from softmax_ce_bench.compare.result import Cell as Found
+from softmax_ce_bench.compare.result import Run
+from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.measure.timing import Clock
 from softmax_ce_bench.pick import eligibility, figures, grids
 from softmax_ce_bench.pick import run as session
 from softmax_ce_bench.pick.decision import FEW, Evidence, Undecided, decide
-from softmax_ce_bench.pick.request import BOUND, MEMORY, TIME, ULP, MaxError, Request
+from softmax_ce_bench.pick.request import BOUND, MEMORY, TIME, ULP, MaxError, PickRequest
 
-LOSS = 0.10  # of a stored winner: more is told
+LOSS = 0.10  # of a stored winner: more is reported
 HOLDS, LOSES, UNSURE = "holds", "loses", "unsure"
 
 Group = tuple[tuple[int | None, ...], tuple[str, ...]]  # threads and operations that some shapes have in common
@@ -69,7 +70,7 @@ class Recheck:
         return any(run.contaminated for run in self.runs)
 
     def of(self, outcome: str) -> tuple[Verdict, ...]:
-        """The verdicts with one outcome."""
+        """Return the verdicts with one outcome."""
         return tuple(verdict for verdict in self.verdicts if verdict.outcome == outcome)
 
 
@@ -92,7 +93,7 @@ def recheck(
 
     Raises
     ------
-    PlanError
+    RequestError
         A cell does not fit into memory.
     """
     listener = listener or compare.Listener()
@@ -118,8 +119,8 @@ def recheck(
     for (threads, operations), sources in groups.items():
         share = (end - clock()) * len(sources) * len(threads) / todo
         todo -= len(sources) * len(threads)
-        plan = Plan(here, sources, operations=operations, threads=threads)
-        run, cells = session.measure(plan, request, evidence, listener, clock() + share, clock)
+        comparison = CompareRequest(here, sources, operations=operations, threads=threads)
+        run, cells = session.measure(comparison, request, evidence, listener, clock() + share, clock)
         runs.append(run)
         found |= {(each.inputs.rows, each.inputs.classes, each.inputs.dtype, each.threads): each for each in cells}
     verdicts = tuple(
@@ -129,8 +130,8 @@ def recheck(
     return Recheck(verdicts, tuple(runs))
 
 
-def judge(stored: profile.Cell, found: Found | None, request: Request, evidence: Evidence) -> Verdict:
-    """Whether the stored winner of a cell still wins, or loses by no more than `LOSS`.
+def judge(stored: profile.Cell, found: Found | None, request: PickRequest, evidence: Evidence) -> Verdict:
+    """Return whether the stored winner of a cell still wins, or loses by no more than `LOSS`.
 
     It loses only where the interval of its cost over the best one's lies above 1, too.
     """
@@ -159,8 +160,10 @@ def judge(stored: profile.Cell, found: Found | None, request: Request, evidence:
     return Verdict(stored, outcome, "" if outcome == LOSES else "the interval reaches 1", best, ratio)
 
 
-def _ratio(winner: str, best: str, operation: str, found: Found, request: Request, evidence: Evidence) -> Ratio | None:
-    """The winner's cost over the best one's: of times, paired within the rounds."""
+def _ratio(
+    winner: str, best: str, operation: str, found: Found, request: PickRequest, evidence: Evidence
+) -> Ratio | None:
+    """Return the winner's cost over the best one's: of times, paired within the rounds."""
     if request.objective == TIME:
         timings = {entry.name: entry.timings for entry in found.entries}
         return paired_ratio(timings[winner][operation].seconds, timings[best][operation].seconds)
@@ -176,8 +179,8 @@ def _ratio(winner: str, best: str, operation: str, found: Found, request: Reques
     return Ratio(one.median / other.median, one.low / other.high, one.high / other.low)
 
 
-def _request(stored: profile.Profile) -> Request:
-    """What the profile was picked by."""
+def _request(stored: profile.Profile) -> PickRequest:
+    """Return what the profile was picked by."""
     ulp = stored.notes.get("max_error_ulp")
     max_error = None
     if stored.max_error is not None:
@@ -185,7 +188,7 @@ def _request(stored: profile.Profile) -> Request:
     elif isinstance(ulp, (int, float)) and not isinstance(ulp, bool):
         max_error = MaxError(float(ulp), ULP)
     known = tuple(name for name in stored.order if name in {info.name for info in sce.backends()})
-    return Request(objective=stored.objective, max_error=max_error, order=known)
+    return PickRequest(objective=stored.objective, max_error=max_error, order=known)
 
 
 def _was_eligible(cell: profile.Cell, name: str) -> bool:
@@ -194,14 +197,14 @@ def _was_eligible(cell: profile.Cell, name: str) -> bool:
 
 
 def _groups(stored: profile.Profile) -> dict[Group, tuple[Source, ...]]:
-    """The sources by threads and operations, so that each group is one plan."""
+    """Return the sources by threads and operations, so that each group is one comparison."""
     sets = str(stored.notes.get("sets") or "").split(",")
     by_shape: dict[tuple[int, int, str, int | None], set[str]] = {}
     for cell in stored.cells:
         by_shape.setdefault((cell.rows, cell.classes, cell.dtype, cell.threads), set()).add(cell.operation)
     by_source: dict[tuple[int, int, str], dict[tuple[str, ...], list[int | None]]] = {}
     for (rows, classes, dtype, threads), found in by_shape.items():
-        operations = tuple(operation for operation in OPERATIONS if operation in found)
+        operations = tuple(operation for operation in LOSSES if operation in found)
         by_source.setdefault((rows, classes, dtype), {}).setdefault(operations, []).append(threads)
     groups: dict[Group, list[Source]] = {}
     for key, of_source in by_source.items():
@@ -220,5 +223,5 @@ def exit_code(found: Recheck) -> int:
 
 
 def losers(found: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """The verdicts, the worst first."""
+    """Return the verdicts, the worst first."""
     return tuple(sorted(found, key=lambda verdict: -(verdict.ratio.median if verdict.ratio else float("inf"))))

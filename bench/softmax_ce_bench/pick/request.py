@@ -7,17 +7,13 @@ from dataclasses import dataclass, field
 
 from softmax_ce import registry
 from softmax_ce.contract import BackendInfo
-from softmax_ce_bench.compare.request import Source
-from softmax_ce_bench.compare.result import OPERATIONS
+from softmax_ce_bench.compare.request import RequestError, Source
+from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.truth.errors import Errors
 
 OBJECTIVES = TIME, MEMORY, COLD_START = "time", "memory", "coldstart"
 SECONDS = 120.0
 BOUND, ULP = "bound", "ulp"
-
-
-class RequestError(ValueError):
-    """What was asked for cannot be done; the message is one line and says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,7 @@ class MaxError:
     unit: str
 
     def complaint(self, errors: Errors, operation: str) -> str | None:
-        """Why the results of an operation are not good enough, or None."""
+        """Return why the results of an operation are not good enough, or None."""
         found = over_bound(errors, operation) if self.unit == BOUND else in_ulp(errors, operation)
         if found <= self.value:
             return None
@@ -47,7 +43,7 @@ class MaxError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class PickRequest:
     """What to pick from, at which shapes, and by what.
 
     Attributes
@@ -80,7 +76,7 @@ class Request:
 
     sources: tuple[Source, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
-    operations: tuple[str, ...] = OPERATIONS
+    operations: tuple[str, ...] = LOSSES
     threads: tuple[int | None, ...] = (None,)
     seconds: float = SECONDS
     counts_loading: bool = False
@@ -123,7 +119,7 @@ class Request:
 
 
 def simplest_first(table: Iterable[BackendInfo] | None = None) -> tuple[str, ...]:
-    """Every known backend, the simplest dependency first.
+    """Return every known backend, the simplest dependency first.
 
     Of the project's own, those that need nothing at the first call come before those that compile then, each in the
     table's order; a backend from another package is one more dependency, and comes last.
@@ -134,10 +130,10 @@ def simplest_first(table: Iterable[BackendInfo] | None = None) -> tuple[str, ...
 
 
 def over_bound(errors: Errors, operation: str) -> float:
-    """The worst error over its bound, of what an operation computes."""
+    """Return the worst error over its bound, of what an operation computes."""
     return errors.over_bound_of(operation)
 
 
 def in_ulp(errors: Errors, operation: str) -> float:
-    """The worst error in units in the last place, of what an operation computes."""
+    """Return the worst error in units in the last place, of what an operation computes."""
     return max(errors.ulp_of(operation))

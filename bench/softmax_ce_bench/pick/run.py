@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import softmax_ce as sce
@@ -13,22 +13,23 @@ from softmax_ce import profile
 from softmax_ce.choice import fingerprint
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare
+from softmax_ce_bench.compare import first_call
 from softmax_ce_bench.compare.cell import label
-from softmax_ce_bench.compare.request import BASE, Plan, Planned
+from softmax_ce_bench.compare.request import BASE, CompareRequest, PlannedCell
 from softmax_ce_bench.compare.result import Cell, Run
 from softmax_ce_bench.measure.timing import Clock
 from softmax_ce_bench.pick import eligibility, figures, grids
 from softmax_ce_bench.pick.decision import Evidence, Undecided, decide
-from softmax_ce_bench.pick.request import BOUND, Request
+from softmax_ce_bench.pick.request import BOUND, PickRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PickResult:
     """What a pick found.
 
     Attributes
     ----------
-    request : Request
+    request : PickRequest
     run : Run
         The comparison that it rests on.
     profile : Profile or None
@@ -38,19 +39,21 @@ class Outcome:
         Each cell without a winner, and why.
     """
 
-    request: Request
+    request: PickRequest
     run: Run
     profile: profile.Profile | None
     evidence: Evidence
     undecided: tuple[tuple[str, str], ...]
 
 
-def pick(request: Request, listener: compare.Listener | None = None, clock: Clock = time.perf_counter) -> Outcome:
+def pick(
+    request: PickRequest, listener: compare.Listener | None = None, clock: Clock = time.perf_counter
+) -> PickResult:
     """Measure, and decide.
 
     Parameters
     ----------
-    request : Request
+    request : PickRequest
     listener : Listener, optional
         As of :func:`softmax_ce_bench.compare.run`.
     clock : callable
@@ -58,11 +61,11 @@ def pick(request: Request, listener: compare.Listener | None = None, clock: Cloc
 
     Returns
     -------
-    Outcome
+    PickResult
 
     Raises
     ------
-    RequestError, PlanError
+    RequestError, RequestError
         Before anything is measured.
     AssertionsOff
         Python runs with -O, under which nothing can be checked.
@@ -88,8 +91,10 @@ def pick(request: Request, listener: compare.Listener | None = None, clock: Cloc
             end - clock(), dtypes, len(request.threads), _labels(eligible, request.operations),
             len(eligible) * len(request.operations) * request.wants_memory,
         )  # fmt: skip
-    plan = Plan(eligible, sources, operations=request.operations, threads=request.threads, command=(request.command,))
-    run, cells = measure(plan, request, evidence, listener, end, clock)
+    comparison = CompareRequest(
+        eligible, sources, operations=request.operations, threads=request.threads, command=(request.command,)
+    )
+    run, cells = measure(comparison, request, evidence, listener, end, clock)
     found: list[profile.Cell] = []
     undecided = [(left_out.key, left_out.reason) for left_out in run.not_measured]
     for cell in cells:
@@ -98,7 +103,7 @@ def pick(request: Request, listener: compare.Listener | None = None, clock: Cloc
                 found.append(decide(cell, operation, request, evidence))
             except Undecided as error:
                 undecided.append((f"{operation} {cell.key}", str(error)))
-    return Outcome(request, run, _profile(request, run, found), evidence, tuple(undecided))
+    return PickResult(request, run, _profile(request, run, found), evidence, tuple(undecided))
 
 
 def load(dtypes: Iterable[str], listener: compare.Listener) -> None:
@@ -111,50 +116,54 @@ def load(dtypes: Iterable[str], listener: compare.Listener) -> None:
 
 
 def measure(
-    plan: Plan, request: Request, evidence: Evidence, listener: compare.Listener, end: float, clock: Clock
-) -> tuple[Run, list[Cell]]:
-    """Time everything in a plan, then what else the request wants, which goes into the evidence.
+    comparison: CompareRequest, request: PickRequest, evidence: Evidence, listener: compare.Listener, end: float,
+    clock: Clock,
+) -> tuple[Run, list[Cell]]:  # fmt: skip
+    """Time everything in a comparison, then what else the request wants, which goes into the evidence.
 
     Returns
     -------
     Run, and its cells
     """
     left = max(1.0, end - clock())
-    memories = len(plan.backends) * len(plan.operations) * len(plan.cells) * request.wants_memory
-    plan = Plan(
-        plan.backends, plan.sources, operations=plan.operations, threads=plan.threads, command=plan.command,
+    memories = len(comparison.backends) * len(comparison.operations) * len(comparison.cells) * request.wants_memory
+    comparison = replace(
+        comparison,
         # Memory is measured afterwards: the times make way for it, but never by more than half.
         seconds=left - min(memories * figures.MEMORY_SECONDS, left / 2), counts_loading=True, ceilings=False,
     )  # fmt: skip
-    run = compare.run(plan, listener, clock)
+    run = compare.run(comparison, listener, clock)
     if request.wants_memory:
-        _memory(plan, run, evidence, listener, end, clock)
+        _memory(comparison, run, evidence, listener, end, clock)
     if request.wants_cold_start and not evidence.cold_starts:
         listener.stage("cold starts, in fresh processes", 1.0, float("inf"))
-        evidence.cold_starts = figures.cold_starts(plan.names)
+        evidence.cold_starts = figures.cold_starts(comparison.names)
     return run, run.cells
 
 
-def _memory(plan: Plan, run: Run, evidence: Evidence, listener: compare.Listener, end: float, clock: Clock) -> None:
-    planned: dict[str, Planned] = {each.key: each for each in plan.cells}
+def _memory(
+    comparison: CompareRequest, run: Run, evidence: Evidence, listener: compare.Listener, end: float, clock: Clock
+) -> None:
+    planned: dict[str, PlannedCell] = {each.key: each for each in comparison.cells}
     for cell in run.cells:
-        for operation in plan.operations:
-            for name in plan.backends:
+        for operation in comparison.operations:
+            for name in comparison.backends:
                 if clock() > end:
                     return
                 listener.stage(f"memory: {name} on {cell.key}", 1.0, end - clock())
                 with suppress(RuntimeError):  # its process ended: there is no figure
-                    found = figures.memory(plan, planned[cell.key], name, operation)
+                    there = planned[cell.key]
+                    found = first_call.memory_of(comparison, there, there.source.maker(), name, operation)
                     if found is not None:
                         evidence.memory[cell.key, operation, name] = found
 
 
 def _labels(names: tuple[str, ...], operations: tuple[str, ...]) -> list[str]:
-    """What is timed in each round: candidates, and the control twice."""
+    """Return what is timed in each round: candidates, and the control twice."""
     return [*(label(name, o) for name in {BASE, *names} for o in operations), "control", "control again"]
 
 
-def _profile(request: Request, run: Run, cells: list[profile.Cell]) -> profile.Profile | None:
+def _profile(request: PickRequest, run: Run, cells: list[profile.Cell]) -> profile.Profile | None:
     if not cells:
         return None
     worst = max((cell.control.ratio.drift for cell in run.cells), default=0.0)

@@ -7,8 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from softmax_ce_bench.compare.result import BACKEND, OPERATIONS, PEER, REJECTED, SKIPPED, UNRANKED, Cell, Entry, Run
+from softmax_ce_bench.compare.result import BACKEND, PEER, REJECTED, SKIPPED, UNRANKED, Cell, Entry, Run
 from softmax_ce_bench.measure import memory
+from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
 
@@ -26,7 +27,7 @@ def whole(run: Run, *, verbose: bool = False) -> Group:
 
 
 def fit_table(run: Run) -> Group:
-    """The softmax regressions on the digits."""
+    """Return the softmax regressions on the digits."""
     table = plain_table()
     table.add_column("backend", style="bold")
     base = run.fits[0].backend
@@ -47,7 +48,7 @@ def fit_table(run: Run) -> Group:
 
 
 def cell_table(run: Run, cell: Cell, *, verbose: bool = False) -> Group:
-    """One cell: times, speed-ups and errors; verbose, a row for each operation and candidate, with all there is."""
+    """Return one cell's times, speed-ups and errors; verbose, all there is of each operation and candidate."""
     notes = [Text(f"  {_note(entry)}", style=_STYLES.get(entry.status, "")) for entry in cell.entries if entry.reason]
     if not cell.telling_rows:
         said = f"none of the {cell.checked_rows} checked rows has a finite result and counts; this compares nothing"
@@ -57,7 +58,7 @@ def cell_table(run: Run, cell: Cell, *, verbose: bool = False) -> Group:
 
 
 def title(cell: Cell) -> str:
-    """A cell's heading."""
+    """Return a cell's heading."""
     inputs = cell.inputs
     size = f"{inputs.rows} x {inputs.classes} {inputs.dtype}"
     soft = ", soft targets" if inputs.targets == "soft" else ""
@@ -124,7 +125,7 @@ def _errors(entry: Entry, cell: Cell) -> str:
     errors = entry.errors
     if errors is None:
         return "-"
-    losses = [errors.loss_ulp, errors.grad_ulp] if any(o in OPERATIONS for o in cell.operations) else []
+    losses = [errors.loss_ulp, errors.grad_ulp] if any(o in LOSSES for o in cell.operations) else []
     units = [*losses, *(each.ulp for each in errors.normalizers.values())]
     return f"{words.number(errors.over_bound)}\n{', '.join(words.number(unit) for unit in units)}"
 
@@ -133,7 +134,7 @@ LONG = ("time", "speed-up", "GB/s", "of ceiling", "error/bound", "ULP")
 
 
 def long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
-    """One candidate and operation, a text for each heading of `LONG`; errors are those that the operation can make."""
+    """Return one candidate and operation, a text for each heading of `LONG`, with the errors of that operation."""
     errors = entry.errors
     over = ulp = "-"
     if errors is not None:
@@ -148,7 +149,7 @@ def long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
 
 
 def shown_in(cell: Cell, operation: str) -> list[Entry]:
-    """Who has a row for an operation: those who were timed, and those who were rejected."""
+    """Return who has a row for an operation: those who were timed, and those who were rejected."""
     return [entry for entry in cell.entries if operation in entry.timings or entry.status == REJECTED]
 
 
@@ -204,12 +205,12 @@ def cold_table(run: Run) -> Group:
 
 
 def rated(run: Run) -> str:
-    """The operation that a run is summed up by."""
+    """Return the operation that a run is summed up by."""
     return "fused" if "fused" in run.settings.operations else run.settings.operations[-1]
 
 
 def cold_row(run: Run, name: str, operation: str) -> list[str]:
-    """One candidate's cold start, a text for each column."""
+    """Return one candidate's cold start, a text for each column."""
     start = next(start for start in run.cold_starts if start.name == name)
     seconds = (start.import_seconds, start.first_call_cold, start.first_call_cached)
     texts = ["-" if value is None else words.duration(value) for value in seconds]
@@ -222,7 +223,7 @@ def cold_row(run: Run, name: str, operation: str) -> list[str]:
 
 
 def closing(run: Run) -> Group:
-    """What was found, why something is missing, whether to believe it, and how it was measured."""
+    """Return what was found, why something is missing, whether to believe it, and how it was measured."""
     lines = [Text()]
     if run.cells:
         lines.append(Text("What was found", style="bold"))
@@ -239,7 +240,7 @@ def closing(run: Run) -> Group:
 
 
 def missing_lines(run: Run) -> list[str]:
-    """Why a backend or peers are missing, and how to get them: never wrapped, so that a command can be copied."""
+    """Return why a backend or peers are missing, and how to get them. A line is not wrapped: commands are copied."""
     lines = []
     for candidate in run.candidates:
         if candidate.available or candidate.kind == PEER:

@@ -13,7 +13,8 @@ import numpy as np
 from rich.console import Group
 from rich.text import Text
 
-from softmax_ce_bench.compare.result import Cell, Entry, Machine, Run
+from softmax_ce_bench.compare.result import Cell, Entry, Run
+from softmax_ce_bench.measure.machine import Machine
 from softmax_ce_bench.measure.stats import CONFIDENCE, FEWEST_ROUNDS, Ratio
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
@@ -176,14 +177,14 @@ def unpaired_ratio(
 
 
 def _hardware(machine: Machine) -> Machine:
-    """A machine without what may change on it: the system's release, and that of its C library."""
+    """Return a machine without what may change on it: the system's release, and that of its C library."""
     system, *rest = machine.os.split("-")
     architectures = [part for part in rest if part.lower() in _ARCHITECTURES]
     return replace(machine, os=" ".join((system, *architectures[-1:])))
 
 
 def _has_its_cpus(cell: Cell, *machines: Machine) -> bool:
-    """Whether the cell means the same on both: its threads, chosen by size or asked for, had as many CPUs."""
+    """Return whether the cell means the same on both: its threads, chosen by size or asked for, had as many CPUs."""
     counts = {machine.cpus_available for machine in machines}
     return len(counts) == 1 or (cell.threads is not None and cell.threads <= min(counts))
 
@@ -206,7 +207,7 @@ def _changes(before: Cell, after: Cell, threshold: float) -> Iterator[Change]:
 
 
 def _control(cell: Cell) -> np.ndarray:
-    """The control in each round: the geometric mean of its two samples."""
+    """Return the control in each round: the geometric mean of its two samples."""
     product: np.ndarray = np.sqrt(np.array(cell.control.first) * np.array(cell.control.second))
     return product
 
@@ -253,7 +254,7 @@ def _name(cell: Cell, entry: Entry) -> str:
 
 
 def table(difference: Difference, threshold: float = THRESHOLD) -> Group:
-    """The changes, a row each, and what was found."""
+    """Return the changes, a row each, and what was found."""
     shown = plain_table()
     for heading in ("cell", "", "operation"):
         shown.add_column(heading, overflow="fold")
@@ -290,7 +291,7 @@ def table(difference: Difference, threshold: float = THRESHOLD) -> Group:
 
 
 def finding(difference: Difference, threshold: float = THRESHOLD) -> str:
-    """What has changed, in one sentence."""
+    """Return what has changed, in one sentence."""
     count = {verdict: sum(change.verdict == verdict for change in difference.changes) for verdict in (SLOWER, FASTER)}
     if not any(count.values()):
         return f"None of {len(difference.changes)} timings has changed by {threshold:.0%} or more."

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from softmax_ce_bench.gate.decision import FALSE_ALARMS, MISSED, MOVED, NOTED, RULED_OUT, SLOWER, Exit, Verdict
-from softmax_ce_bench.gate.result import Measured, Result
+from softmax_ce_bench.gate.result import CellResult, GateResult
 from softmax_ce_bench.measure.stats import Ratio
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
@@ -18,7 +18,7 @@ LOOKS = {Verdict.SLOWER: "bold red", Verdict.UNSURE: "yellow", Verdict.ONCE: "ye
          Verdict.FASTER: "green"}  # fmt: skip
 
 
-def whole(result: Result) -> Group:
+def whole(result: GateResult) -> Group:
     """Everything that a run found."""
     look = {Exit.CLEAN: "bold green", Exit.SLOWER: "bold red"}.get(result.exit, "bold yellow")
     table = plain_table()
@@ -36,8 +36,8 @@ def whole(result: Result) -> Group:
     return Group(*parts, "", *(Text(line, style="dim") for line in provenance(result)))
 
 
-def sentence(result: Result) -> str:
-    """The verdict."""
+def sentence(result: GateResult) -> str:
+    """Return the verdict."""
     cells = result.cells
     if result.exit is Exit.SLOWER:
         slow = sorted((each for each in cells if each.verdict is Verdict.SLOWER), key=_ratio, reverse=True)
@@ -62,21 +62,21 @@ def sentence(result: Result) -> str:
     return f"CLEAN: a slowdown of {RULED_OUT - 1:.0%} or more is ruled out in each of {len(cells)} cells.{aside}"
 
 
-def rows(result: Result) -> list[tuple[str, ...]]:
-    """Cell, base's time, ratio with interval, rounds, verdict, and instructions if counted; the control first."""
+def rows(result: GateResult) -> list[tuple[str, ...]]:
+    """GateCell, base's time, ratio with interval, rounds, verdict, and instructions if counted; the control first."""
     drift = "moved" if result.control.drift > MOVED else "holds"
     first = ("control", "", _interval(result.control), str(result.control_rounds), drift, *("",) * _counted(result))
     return [first, *(_row(each) for each in result.cells)]
 
 
-def _row(each: Measured) -> tuple[str, ...]:
+def _row(each: CellResult) -> tuple[str, ...]:
     rounds = f"{each.first.rounds}" + (f" + {each.second.rounds}" if each.second else "")
     time = words.duration(sorted(each.base)[len(each.base) // 2])
     counted = () if each.instructions is None else (f"{each.instructions[1] / each.instructions[0]:.4f}",)
     return each.cell.text, time, _interval(each.first.ratio), rounds, each.verdict, *counted
 
 
-def _counted(result: Result) -> bool:
+def _counted(result: GateResult) -> bool:
     return any(each.instructions is not None for each in result.cells)
 
 
@@ -84,17 +84,17 @@ def _interval(ratio: Ratio) -> str:
     return f"{ratio.median:.3f} ({ratio.low:.3f}-{ratio.high:.3f})"
 
 
-def _ratio(each: Measured) -> float:
+def _ratio(each: CellResult) -> float:
     return each.first.ratio.median
 
 
-def provenance(result: Result) -> Sequence[str]:
-    """What was compared where, and what the words mean; a paragraph each."""
+def provenance(result: GateResult) -> Sequence[str]:
+    """Return what was compared where, and what the words mean; a paragraph each."""
     others = "" if result.others is None else f" Other programs used {result.others:.1f} CPUs meanwhile."
     return (
         f"base: {result.base} ({_short(result.base_commit)}); head: {result.head} ({_short(result.head_commit)}).",
         f"{words.machine_facts(result.machine, result.started[:10])} One thread. "
-        f"Measured in {result.seconds:.0f} s.{others}",
+        f"CellResult in {result.seconds:.0f} s.{others}",
         f"head / base: median over rounds of the paired ratio of times, with its 95% interval. {Verdict.SLOWER}: "
         f"above {SLOWER:.3g} in a sign test, and again in a second measurement ({Verdict.ONCE}: not again); "
         f"wrong in at most {FALSE_ALARMS:.0%} of runs. Any other: below {RULED_OUT:.3g} in such a test; wrong in at "
@@ -104,5 +104,5 @@ def provenance(result: Result) -> Sequence[str]:
 
 
 def _short(commit: str) -> str:
-    """A commit in twelve letters, with the sign of a changed working tree; a wheel's name as it is."""
+    """Return a commit in twelve letters, with the sign of a changed working tree; a wheel's name as it is."""
     return commit if commit.endswith(".whl") else commit[:12] + "+" * commit.endswith("+")

@@ -62,5 +62,5 @@ def _row(texts: Iterable[str]) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text that Markdown leaves as it is."""
+    """Return text that Markdown leaves as it is."""
     return _SPECIAL.sub(r"\\\1", text)

@@ -14,14 +14,14 @@ from softmax_ce_bench.measure import memory
 from softmax_ce_bench.pick import regret
 from softmax_ce_bench.pick.recheck import HOLDS, LOSES, LOSS, UNSURE, Recheck, Verdict, losers
 from softmax_ce_bench.pick.request import MEMORY, TIME
-from softmax_ce_bench.pick.run import Outcome
+from softmax_ce_bench.pick.run import PickResult
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
 
 _MOST_LISTED = 12  # verdicts of one kind
 
 
-def whole(outcome: Outcome) -> Group:
+def whole(outcome: PickResult) -> Group:
     """Everything that a pick found."""
     parts: list[RenderableType] = []
     stored = outcome.profile
@@ -38,8 +38,8 @@ def whole(outcome: Outcome) -> Group:
     return Group(*parts, *(Text(line, style="dim") for line in _provenance(outcome)))
 
 
-def rejections(outcome: Outcome) -> list[str]:
-    """Who may not win, and why, a line for each reason."""
+def rejections(outcome: PickResult) -> list[str]:
+    """Return who may not win, and why, a line for each reason."""
     where: dict[tuple[str, str], list[str]] = {}
     for (name, dtype), reason in outcome.evidence.reasons.items():
         where.setdefault((name, reason), []).append(dtype)
@@ -97,7 +97,7 @@ def _marked(cell: Cell, name: str, objective: str) -> str:
 
 
 def _figure(one: Measured | None, objective: str) -> str:
-    """What the objective minimises, with its interval where there is one."""
+    """Return what the objective minimises, with its interval where there is one."""
     if one is None:
         return ""
     cost = one.cost(objective)
@@ -111,7 +111,7 @@ def _figure(one: Measured | None, objective: str) -> str:
 
 
 def _regrets(stored: Profile) -> list[Text]:
-    """What following the profile costs over the best in each cell, and what one backend for everything would."""
+    """Return what following the profile costs over the best in each cell, and what one backend for everything would."""
     if stored.objective == MEMORY:
         return []
     lines = [Text("Regret: cost over the best eligible backend's, mean and worst over the cells", style="bold")]
@@ -131,7 +131,7 @@ def _named(cell: Cell) -> str:
     return f"{cell.operation} {cell.rows} x {cell.classes}"
 
 
-def _provenance(outcome: Outcome) -> list[str]:
+def _provenance(outcome: PickResult) -> list[str]:
     cells = outcome.run.cells
     lines = [words.machine(outcome.run)]
     if cells:
@@ -148,7 +148,7 @@ def _provenance(outcome: Outcome) -> list[str]:
 
 
 def rechecked(stored: Profile, found: Recheck) -> Group:
-    """What measuring a stored profile again gave."""
+    """Return what measuring a stored profile again gave."""
     parts: list[RenderableType] = [""]
     for outcome, heading, style in (
         (LOSES, f"Stored winners that lose by more than {LOSS:.0%} now", "bold red"),
@@ -185,7 +185,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Neighbourhood) -> Group:
-    """Why a profile says what it does of one shape.
+    """Return why a profile says what it does of one shape.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def _rule(stored: Profile, around: Neighbourhood) -> str:
 
 
 def standing(stored: Profile, path: str, differences: Sequence[Difference]) -> Group:
-    """Where a profile comes from, and whether it is followed here."""
+    """Return where a profile comes from, and whether it is followed here."""
     origin = Text(f"\nProfile {path} of {stored.date}, by: {stored.command}", overflow="fold")
     if not differences:
         return Group(origin, Text("Its fingerprint is this machine's and build's."))

@@ -12,7 +12,7 @@ _BYTES = range(0xDC80, 0xDD00)  # what stands for a byte that is not UTF-8
 
 
 def printable(value: T) -> T:
-    """A value in which every string is escaped: in dataclasses, tuples, lists and dicts, however deep.
+    """Return a value in which every string is escaped: in dataclasses, tuples, lists and dicts, however deep.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def printable(value: T) -> T:
 
 
 def text(value: str) -> str:
-    """A string with its characters that cannot be printed escaped, but for the ends of lines."""
+    """Return a string with its characters that cannot be printed escaped, but for the ends of lines."""
     return "\n".join(printable(line) for line in value.split("\n"))
 
 

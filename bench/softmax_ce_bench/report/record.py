@@ -22,6 +22,7 @@ from typing import Any
 
 from softmax_ce_bench.compare import result as model
 from softmax_ce_bench.compare.result import Run
+from softmax_ce_bench.measure.operations import TABLE
 from softmax_ce_bench.measure.plain import plain
 from softmax_ce_bench.measure.stats import Ratio
 
@@ -35,13 +36,13 @@ class RecordError(ValueError):
 
 
 def as_dict(run: Run) -> dict[str, Any]:
-    """The record of a run: dicts, lists, strings, numbers and None. A number that is infinite is None."""
+    """Return the record of a run: dicts, lists, strings, numbers and None. A number that is infinite is None."""
     record: dict[str, Any] = plain(run)
     return record
 
 
 def from_dict(record: Any) -> Run:
-    """A run from its record.
+    """Return a run from its record.
 
     Raises
     ------
@@ -60,15 +61,15 @@ def from_dict(record: Any) -> Run:
         )
     run: Run = _parsed(record, Run, "")
     names = {candidate.name for candidate in run.candidates}
-    if not run.settings.operations or not set(run.settings.operations) <= set(model.EVERY):
-        raise RecordError(f"settings.operations must be some of {', '.join(model.EVERY)}")
+    if not run.settings.operations or not set(run.settings.operations) <= set(TABLE):
+        raise RecordError(f"settings.operations must be some of {', '.join(TABLE)}")
     for k, cell in enumerate(run.cells):
         _check_cell(cell, names, run.settings.base, f"cells[{k}]")
     return run
 
 
 def _of_version_2(record: dict[str, Any]) -> dict[str, Any]:
-    """The same in the present version, as far as it is a record: there were no normalizers yet."""
+    """Return the same in the present version, as far as it is a record: there were no normalizers yet."""
     found: dict[str, Any] = copy.deepcopy(record) | {"version": model.VERSION}
     cells = found.get("cells")
     for cell in cells if isinstance(cells, list) else []:
@@ -81,7 +82,7 @@ def _of_version_2(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_text(record: dict[str, Any]) -> str:
-    """A record, as from :func:`as_dict`, in JSON.
+    """Return a record, as from :func:`as_dict`, in JSON.
 
     A byte of a file's name that is not UTF-8 is half a surrogate pair in Python, which UTF-8 cannot hold, and becomes
     an escape sequence that is read back as it was.
@@ -114,7 +115,7 @@ def load(path: Path) -> Run:
 
 
 def _read(path: Path) -> bytes:
-    """A file's bytes, or what a pipe holds. It is opened without waiting for somebody who writes to it."""
+    """Return a file's bytes, or what a pipe holds. It is opened without waiting for somebody who writes to it."""
     found = os.stat(path)
     if stat.S_ISREG(found.st_mode) and found.st_size > LARGEST:
         raise RecordError(f"{path} is larger than any record: {found.st_size} bytes")
@@ -145,7 +146,7 @@ _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 
 def _parsed(value: Any, kind: Any, where: str) -> Any:
-    """A value of the model's type from plain values."""
+    """Return a value of the model's type from plain values."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass(value, kind, where)
@@ -217,7 +218,7 @@ def _check_cell(cell: model.Cell, names: set[str], base: str, where: str) -> Non
     _check_times(cell.control.first, cell.rounds, f"{where}, control")
     _check_times(cell.control.second, cell.rounds, f"{where}, control")
     for operation, facts in cell.operations.items():
-        if operation not in model.EVERY:
+        if operation not in TABLE:
             raise RecordError(f"{where}: {_shown(operation)} is not an operation")
         if not set(facts.fastest) <= set(entries):
             raise RecordError(f"{where}: the fastest in {operation} is not among the entries")

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def load(path: Path) -> Template:
-    """The template in a file, named after what it makes: ``page.html.jinja`` escapes every string."""
+    """Return the template in a file, named after what it makes: ``page.html.jinja`` escapes every string."""
     environment = Environment(
         loader=FileSystemLoader(path.parent), autoescape=path.name.endswith(".html.jinja"), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

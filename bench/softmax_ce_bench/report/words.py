@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from softmax_ce_bench.compare.result import PEER, Cell, ColdStart, Machine, Run
+from softmax_ce_bench.compare.result import PEER, Cell, ColdStart, Run
+from softmax_ce_bench.measure.machine import Machine
 from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio
 
 _NAMED = 6  # cells in a sentence, at most
@@ -13,7 +14,7 @@ _SHOWN = ("numpy", "numba", "scikit-learn", "scipy")  # packages whose versions 
 
 
 def finding(cell: Cell, base: str) -> str:
-    """Who is fastest in one cell, ties called ties."""
+    """Return who is fastest in one cell, ties called ties."""
     if cell.rounds < FEWEST_ROUNDS:
         return f"too few rounds ({cell.rounds}) to tell; a longer --time-budget gives more"
     by_operation = {operation: facts.fastest for operation, facts in cell.operations.items()}
@@ -43,24 +44,24 @@ def _clause(
 
 
 def label(run: Run, cell: Cell) -> str:
-    """What a cell is called in a sentence: its workload's name where that is unique."""
+    """Return what a cell is called in a sentence: its workload's name where that is unique."""
     same = sum(each.inputs.name == cell.inputs.name for each in run.cells)
     return cell.inputs.name if same == 1 else cell.key
 
 
 def sized_label(run: Run, cell: Cell) -> str:
-    """The same with rows and classes, where the name does not tell them."""
+    """Return the same with rows and classes, where the name does not tell them."""
     size, name = f"{cell.inputs.rows}x{cell.inputs.classes}", label(run, cell)
     return name if size in name else f"{name} {size}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Words in a row: a, b and c."""
+    """Join words: a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def verdict(run: Run) -> str:
-    """What must be said before the times are believed; empty when nothing must."""
+    """Return what must be said before the times are believed; empty when nothing must."""
     said = []
     drifted = [f"{label(run, cell)} ({cell.control.ratio.drift:.1%})" for cell in run.cells if cell.drifted]
     if drifted:
@@ -75,7 +76,7 @@ def verdict(run: Run) -> str:
 
 
 def _first(names: Sequence[str]) -> list[str]:
-    """Some of them, and how many more there are."""
+    """Return the first few names, and how many more there are."""
     return [*names] if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED} more cells"]
 
 
@@ -90,7 +91,7 @@ def machine(run: Run) -> str:
 
 
 def machine_facts(facts: Machine, date: str, more: str = "") -> str:
-    """The same of a machine; `more` stands behind the packages."""
+    """Return the same of a machine; `more` stands behind the packages."""
     versions = "".join(f", {name} {facts.packages[name]}" for name in _SHOWN if facts.packages.get(name))
     commit = f" ({facts.commit})" if facts.commit else ""
     return (
@@ -100,24 +101,24 @@ def machine_facts(facts: Machine, date: str, more: str = "") -> str:
 
 
 def threads(run: Run) -> str:
-    """The numbers of threads."""
+    """Return the numbers of threads."""
     counts = dict.fromkeys(cell.threads for cell in run.cells)
     return listed([str(n) if n else f"up to {run.machine.cpus_available}, chosen by size" for n in counts])
 
 
 def rounds(run: Run) -> str:
-    """The number of rounds, or the fewest and the most."""
+    """Return the number of rounds, or the fewest and the most."""
     found = sorted({cell.rounds for cell in run.cells})
     return f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"
 
 
 def drift(run: Run) -> str:
-    """How far the control differed from itself, at most."""
+    """Return how far the control differed from itself, at most."""
     return f"{max(cell.control.ratio.drift for cell in run.cells):.1%}"
 
 
 def figure_line(run: Run) -> str:
-    """What belongs under every figure: machine, versions, commit, threads, rounds and control drift."""
+    """Return what belongs under every figure: machine, versions, commit, threads, rounds and control drift."""
     if not run.cells:
         return machine(run)
     return f"{machine(run)} Threads: {threads(run)}; rounds: {rounds(run)}; control drift: {drift(run)} at most."
@@ -168,7 +169,7 @@ def _ceilings(run: Run) -> str:
 
 
 def missing_peers(run: Run) -> list[str]:
-    """Which peers are not installed, and how to get them, a line each; empty when all are."""
+    """Return which peers are not installed, and how to get them, a line each; empty when all are."""
     missing = [c for c in run.candidates if c.kind == PEER and not c.available]
     if not missing:
         return []
@@ -187,14 +188,14 @@ def break_even(start: ColdStart, cell: str, operation: str) -> str:
 
 
 def calls(number: float) -> str:
-    """A number of calls, as many digits as it is sure of."""
+    """Return a number of calls, as many digits as it is sure of."""
     if math.isinf(number):
         return "never"
     return f"{int(float(f'{math.ceil(number):.2g}')):,}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds with three digits and a unit.
+    """Return a time with three digits and a unit.
 
     Examples
     --------
@@ -208,24 +209,24 @@ def duration(seconds: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """A ratio with three digits."""
+    """Return a ratio with three digits."""
     return f"{_three_digits(ratio)}x"
 
 
 def interval(ratio: Ratio) -> str:
-    """Its confidence interval, for behind the ratio."""
+    """Return a ratio's confidence interval, to stand behind the ratio."""
     if ratio.low == 0:
         return "(?)"
     return f"({_three_digits(ratio.low)}-{_three_digits(ratio.high)})"
 
 
 def percent(fraction: float) -> str:
-    """A fraction in per cent, two digits."""
+    """Return a fraction in per cent, two digits."""
     return f"{100 * fraction:.0f}%" if fraction >= 0.0995 else f"{100 * fraction:.1f}%"
 
 
 def number(value: float) -> str:
-    """A positive number with two or three digits, however large.
+    """Return a positive number with two or three digits, however large.
 
     Examples
     --------

@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from softmax_ce_bench.report.printable import printable
 
 REDRAW_SECONDS = 0.2
-_IN_MINUTES = 600.0  # seconds left, from which on they are told in minutes
+_IN_MINUTES = 600.0  # seconds left, from which on they are shown in minutes
 
 
 def progress(shown_on: Console) -> Progress:
-    """Where bars are; nothing is drawn in a pipe. The field `left` says how long one will take."""
+    """Return what bars are drawn in; nothing is drawn in a pipe. The field `left` says how long a bar will take."""
     return Progress(
         BarColumn(20),
         TextColumn("{task.percentage:>3.0f}%"),

@@ -1,4 +1,4 @@
-"""What the commands share: the console, errors in one line, and which backends were asked for."""
+"""The console, errors in one line, and which backends were asked for."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def console(width: int = WIDTH, *, stderr: bool = False) -> Console:
 
 
 def _columns() -> int | None:
-    """The width that COLUMNS asks for; None where it says nothing that can be had."""
+    """Return the width that COLUMNS asks for; None where it asks for none."""
     asked = os.environ.get("COLUMNS", "")
     if not re.fullmatch(r"[0-9]{1,9}", asked):  # longer ones are no widths either
         return None
@@ -71,7 +71,7 @@ def _escaped(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 def available(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The backends asked for, each once; without any, all that are available."""
+    """Return the backends asked for, each once; without any, all that are available."""
     if not names:
         return tuple(info.name for info in sce.backends() if info.available)
     for name in names:

@@ -18,7 +18,7 @@ _LARGEST = 2**40  # rows or classes; more is a typing error
 
 
 class _Type(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """Of all of them."""
+    """Base of the option types here."""
 
 
 class Several(_Type):
@@ -39,7 +39,7 @@ class Several(_Type):
         self._short = short or {}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As of click."""
+        """Return the value that the text stands for, or fail with a message that says what would be right."""
         if isinstance(value, tuple):
             return value
         names = [self._short.get(part.strip(), part.strip()) for part in str(value).split(",")]
@@ -57,7 +57,7 @@ class Shapes(_Type):
     name = "shapes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As of click."""
+        """Return the value that the text stands for, or fail with a message that says what would be right."""
         if isinstance(value, tuple):
             return value
         found = []
@@ -76,7 +76,7 @@ class Duration(_Type):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As of click."""
+        """Return the value that the text stands for, or fail with a message that says what would be right."""
         if isinstance(value, (int, float)):
             return float(value)
         # Nothing optional between two repetitions of one thing: failing would take quadratic time.
@@ -95,7 +95,7 @@ class Counts(_Type):
     name = "counts"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As of click."""
+        """Return the value that the text stands for, or fail with a message that says what would be right."""
         if isinstance(value, tuple):
             return value
         try:
@@ -116,7 +116,7 @@ class Number(_Type):
         self._low, self._high = low, high
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As of click."""
+        """Return the value that the text stands for, or fail with a message that says what would be right."""
         try:
             found = float(value)
         except ValueError:
@@ -134,7 +134,7 @@ class Weight(_Type):
     FILES = f"{__name__}.weight_files"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As of click."""
+        """Return the value that the text stands for, or fail with a message that says what would be right."""
         if not isinstance(value, str) or value == "drawn":
             return value
         try:

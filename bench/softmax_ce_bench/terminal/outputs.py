@@ -93,7 +93,7 @@ class Outputs:
             self._check(option, where)
 
     def console(self, width: int = WIDTH) -> Console:
-        """Where tables go: to standard output, unless an output goes there."""
+        """Return where tables go: to standard output, unless an output goes there."""
         return console(width, stderr=any(where.is_stdout for where in self._wanted.values()))
 
     def write(self, option: str, make: Callable[[], str]) -> Destination | None:
@@ -185,7 +185,7 @@ def _check_descriptor(number: int) -> None:
 
 
 def _taken(read: Iterable[Path | None]) -> dict[Any, str]:
-    """What no output may go to, and what it is."""
+    """Return what no output may go to, and what it is."""
     taken: dict[Any, str] = {}
     for path in read:
         if path is not None and (key := _key(Destination(os.fspath(path)))) is not None:
@@ -208,7 +208,7 @@ def _check_not_taken(option: str, where: Destination, taken: dict[Any, str]) -> 
 
 
 def _key(where: Destination) -> Any:
-    """What two names of one file have in common; None for what many may write to."""
+    """Return what two names of one file have in common; None for what many may write to."""
     try:
         number = files.descriptor(where.path)
         if number == 2:  # what is written there comes after what was

@@ -1,4 +1,4 @@
-"""Standard output and error that raise nothing: what could not be written is told once, at the end.
+"""Standard output and error that raise nothing: what could not be written is reported once, at the end.
 
 A full disk or a closed pipe is no reason to lose minutes of measuring, nor may it look like a verdict: Python's exit
 code for an error is 1, which `diff` and `gate` give for "slower".
@@ -69,7 +69,7 @@ def guarded() -> Iterator[_Raw]:
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether an error says that the reader has left, as `head` does once it has enough."""
+    """Return whether an error says that the reader has left, as `head` does once it has enough."""
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
 
 

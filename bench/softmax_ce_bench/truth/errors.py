@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench.measure.operations import LOSSES
+from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +31,20 @@ class Errors:
     normalizers: dict[str, NormalizerErrors] = field(default_factory=dict)
 
     def over_bound_of(self, operation: str) -> float:
-        """The worst error over its bound, of what an operation computes."""
-        if operation not in LOSSES:
-            return self.normalizers[operation].over_bound if operation in self.normalizers else math.inf
-        both = max(self.loss_over_bound, self.grad_over_bound)
-        return {"forward": self.loss_over_bound, "backward": self.grad_over_bound}.get(operation, both)
+        """Return the worst error over its bound, of what an operation computes; infinity if it was not checked."""
+        known = {LOSS: self.loss_over_bound, GRAD: self.grad_over_bound}
+        own = {operation: each.over_bound for operation, each in self.normalizers.items()}
+        return max(known.get(part, own.get(operation, math.inf)) for part in TABLE[operation].computes)
 
     def ulp_of(self, operation: str) -> tuple[float, ...]:
-        """The worst errors in units in the last place: of the loss and of the gradient, of those it computes."""
-        if operation not in LOSSES:
-            return (self.normalizers[operation].ulp,) if operation in self.normalizers else ()
-        both = self.loss_ulp, self.grad_ulp
-        return {"forward": both[:1], "backward": both[1:]}.get(operation, both)
+        """Return the worst error in units in the last place of each thing that an operation computes."""
+        known = {LOSS: (self.loss_ulp,), GRAD: (self.grad_ulp,)}
+        own = tuple(each.ulp for name, each in self.normalizers.items() if name == operation)
+        return tuple(unit for part in TABLE[operation].computes for unit in known.get(part, own))
 
 
 def worst_ulp(result: Any, truth: Any) -> float:
-    """The worst error in units in the last place of the result's dtype at the true value.
+    """Return the worst error in units in the last place of the result's dtype at the true value.
 
     Infinity where a NaN or an infinity is not where it must be.
 

@@ -37,41 +37,47 @@ class Judge:
         self._truth = oracle.evaluate(self.subset.logits, self.subset.targets, **options)
         self.telling_rows = int((self._truth.counts & ~self._truth.broken).sum())
 
-    def backend(self, name: str, threads: int | None, normalizers: Iterable[str] = ()) -> Verdict:
-        """A backend's worst errors, and why it is rejected, if it is.
+    def backend(self, name: str, threads: int | None, wanted: Iterable[str] = ()) -> Verdict:
+        """Return a backend's worst errors, and why it is rejected, if it is.
 
         Parameters
         ----------
         name : str
         threads : int or None
-        normalizers : iterable of str
-            Those that are to be judged, beside loss and gradient.
+        wanted : iterable of str
+            The operations that are to be judged, beside loss and gradient in one call.
         """
-        backend = sce.get_backend(name)
         logits, truth = self.subset.logits, self._truth
+        found: dict[str, dict[str, Any]] = {}  # what is computed, by which operation
         try:
-            loss, grad = sce.cross_entropy_with_grad(
-                logits, self.subset.targets, reduction="none", backend=name, threads=threads, **self._options
-            )
-            more = {o: operations.call(sce, o, logits, None, backend=name, threads=threads)() for o in normalizers}
+            for operation in dict.fromkeys(("fused", *wanted)):
+                call = operations.call(
+                    sce, operation, logits, self.subset.targets, reduction="none", backend=name, threads=threads,
+                    **self._options,
+                )  # fmt: skip
+                for part, result in operations.TABLE[operation].results(call()).items():
+                    found.setdefault(part, {})[operation] = result
         except Exception as error:  # a backend from elsewhere may raise anything; the others still run
             return None, raised(error)
-        allowed = oracle.bounds(backend.info, truth, logits.dtype)
+        allowed = oracle.bounds(sce.get_backend(name).info, truth, logits.dtype)
+        losses, grads = found.pop(operations.LOSS).values(), found.pop(operations.GRAD).values()
         errors = _errors(
-            oracle.over_bound(loss, truth.loss, allowed.loss),
-            oracle.over_bound(grad, truth.grad, allowed.grad),
-            worst_ulp(loss, truth.loss),
-            worst_ulp(grad, truth.grad),
-            self._of_normalizers(more, allowed),
+            max(oracle.over_bound(loss, truth.loss, allowed.loss) for loss in losses),
+            max(oracle.over_bound(grad, truth.grad, allowed.grad) for grad in grads),
+            max(worst_ulp(loss, truth.loss) for loss in losses),
+            max(worst_ulp(grad, truth.grad) for grad in grads),
+            self._of_normalizers({o: result for own in found.values() for o, result in own.items()}, allowed),
         )
         if errors.over_bound <= 1:
             return errors, None
-        spoilt = np.isfinite(truth.grad).all(axis=1) & ~np.isfinite(grad.astype(np.float64)).all(axis=1)
-        if spoilt.any():
-            return (
-                errors,
-                f"NaN or infinite in {spoilt.sum()} of {len(spoilt)} checked rows, where the result is finite",
-            )
+        are_finite = np.isfinite(truth.grad).all(axis=1)
+        for grad in grads:
+            spoilt = are_finite & ~np.isfinite(grad.astype(np.float64)).all(axis=1)
+            if spoilt.any():
+                return (
+                    errors,
+                    f"NaN or infinite in {spoilt.sum()} of {len(spoilt)} checked rows, where the result is finite",
+                )
         return errors, f"its worst error is {errors.over_bound:.3g} times what rounding explains"
 
     def _of_normalizers(self, found: Mapping[str, Any], allowed: oracle.Bounds) -> dict[str, NormalizerErrors]:
@@ -83,7 +89,7 @@ class Judge:
         return errors
 
     def peer(self, loss: float, grad: Any, normalized: Mapping[str, Any] | None = None) -> tuple[Errors, str | None]:
-        """A peer's worst errors, and why it is rejected, if it is.
+        """Return a peer's worst errors, and why it is rejected, if it is.
 
         Of a peer's arithmetic nothing is declared, so that it is rejected not by the bound but where it is off by more
         than any sound implementation is.
@@ -123,7 +129,7 @@ class Judge:
 
 
 def raised(error: Exception) -> str:
-    """What a candidate raised, in one line that can be printed."""
+    """Return what a candidate raised, in one line that can be printed."""
     said = "".join(c if c.isprintable() else " " for c in str(error))
     return f"raised {type(error).__name__}: {' '.join(said.split())[:200]}"
 

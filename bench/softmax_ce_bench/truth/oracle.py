@@ -17,6 +17,7 @@ import numpy as np
 
 from softmax_ce.contract import Accuracy, BackendInfo
 from softmax_ce.dtypes import compute_dtype
+from softmax_ce_bench.measure.operations import TABLE
 
 Array = Any
 
@@ -146,8 +147,9 @@ def evaluate(
 
 
 def normalizer(of: Truth | Bounds, operation: str) -> Array:
-    """What is right of softmax, log_softmax or logsumexp; of bounds, what its error may be."""
-    return of.lse if operation == "logsumexp" else getattr(of, operation)
+    """Return what is right of an operation that takes no targets; of bounds, what its error may be."""
+    (part,) = TABLE[operation].computes
+    return getattr(of, part)
 
 
 def _targets(

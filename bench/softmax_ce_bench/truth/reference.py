@@ -82,7 +82,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Normalized:
-    """What is right of softmax, log_softmax or logsumexp.
+    """What is right of an operation that takes no targets.
 
     Attributes
     ----------
@@ -113,7 +113,8 @@ def normalized(logits: Any, operation: str) -> Normalized:
     Parameters
     ----------
     logits : ndarray, shape (N, C)
-    operation : {"softmax", "log_softmax", "logsumexp"}
+    operation : str
+        One that takes no targets.
 
     Returns
     -------

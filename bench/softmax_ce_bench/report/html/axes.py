@@ -54,7 +54,7 @@ def sizes(axis: Axis, values: Iterable[int]) -> None:
 
 
 def short_duration(seconds: float) -> str:
-    """A duration for a tick: no digits that it does not need."""
+    """Return a duration for a tick: no digits that it does not need."""
     for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if seconds >= 0.9995 * unit:
             return f"{seconds / unit:,.0f} {name}" if seconds >= 1000 else f"{seconds / unit:.3g} {name}"
@@ -62,7 +62,7 @@ def short_duration(seconds: float) -> str:
 
 
 def short_count(count: float) -> str:
-    """A number of rows, classes or calls for a tick."""
+    """Return a number of rows, classes or calls for a tick."""
     if count < 1e4:
         return f"{count:,.0f}"
     unit, name = next((unit, name) for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= unit)
@@ -70,17 +70,17 @@ def short_count(count: float) -> str:
 
 
 def short_times(ratio: float) -> str:
-    """A ratio for a tick."""
+    """Return a ratio for a tick."""
     return f"{ratio:.3g}x"
 
 
 def short_number(value: float) -> str:
-    """A number for a tick."""
+    """Return a number for a tick."""
     return f"{value:g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
 
 
 def handle(mark: Mark, *, line: bool = True) -> Line2D:
-    """A candidate in a legend."""
+    """Return a candidate in a legend."""
     options: dict[str, Any] = {"linestyle": mark.line if line else "none"}
     return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=mark.face, label=mark.label, **options)
 

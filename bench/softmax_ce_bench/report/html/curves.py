@@ -31,7 +31,7 @@ _MISSING = (
 
 
 def part(run: Run) -> Part:
-    """The pictures, or why there are none."""
+    """Return the pictures, or why there are none."""
     operation = rated(run)
     drawn: list[Picture] = []
     wanted = [(each, panels) for each in slices(run) if (panels := _panels(run, each, operation))]
@@ -108,7 +108,7 @@ def _description(panels: Sequence[Sequence[Cell]], names: Sequence[str], operati
 
 
 def _values(cell: Cell, name: str, operation: str, *, is_rate: bool) -> tuple[float, float, float] | None:
-    """Median and the interval's ends."""
+    """Return the median and the interval's ends."""
     found = timing(cell, name, operation)
     if found is None:
         return None
@@ -173,7 +173,7 @@ def _ceiling(cell: Cell, operation: str) -> Ceiling | None:
 def _span(
     names: Sequence[str], panels: Sequence[Sequence[Cell]], operation: str, *, is_rate: bool
 ) -> tuple[float, float]:
-    """The least and the largest value in any panel."""
+    """Return the least and the largest value in any panel."""
     found = []
     for cell in (cell for cells in panels for cell in cells):
         found += [values[0] for name in names if (values := _values(cell, name, operation, is_rate=is_rate))]

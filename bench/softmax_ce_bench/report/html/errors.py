@@ -28,7 +28,7 @@ class _Point:
 
 
 def part(run: Run) -> Part:
-    """The picture, or why there is none."""
+    """Return the picture, or why there is none."""
     found = _points(run)
     if not found:
         return Part("accuracy", _TITLE, (), "No errors were taken: a longer --time-budget leaves time for them.")

@@ -13,7 +13,7 @@ from softmax_ce_bench.report.html.selection import can_be_drawn, regrets, timing
 
 
 def findings(run: Run) -> list[str]:
-    """The sentences, the most important ones first; each is a paragraph's worth of one subject."""
+    """Return the sentences, the most important ones first; each is a paragraph's worth of one subject."""
     told = [cell for cell in run.cells if cell.tells and regrets(cell, rated(run))]
     said = [_fastest(run, told), _one_for_all(run, told), _peers(run, told), _errors(run), *_rejected(run)]
     said += [_cold(run), _memory(run), _too_short(run)]
@@ -46,7 +46,7 @@ def _fastest(run: Run, told: list[Cell]) -> str:
 
 
 def best_single(run: Run, told: list[Cell]) -> tuple[str, list[float]] | None:
-    """The backend that costs least where one must serve all workloads, and its regrets; None: none is right on all."""
+    """Return the backend that costs least if one must serve all workloads, and its regrets; None if none is right."""
     operation = rated(run)
     found = []
     for candidate in run.candidates:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from softmax_ce_bench.gate.cells import CONTROL
 from softmax_ce_bench.gate.decision import MOVED, SLOWER, Verdict
-from softmax_ce_bench.gate.result import Result
+from softmax_ce_bench.gate.result import GateResult
 from softmax_ce_bench.report import gating, templates
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour
@@ -22,8 +22,8 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def page(result: Result) -> str:
-    """A run as one HTML page that loads nothing."""
+def page(result: GateResult) -> str:
+    """Return a run as one HTML page that loads nothing."""
     return templates.load(_HERE / "gate.html.jinja").render(
         result=result,
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
@@ -34,8 +34,8 @@ def page(result: Result) -> str:
     )
 
 
-def picture(result: Result) -> Picture:
-    """The plot."""
+def picture(result: GateResult) -> Picture:
+    """Return the plot."""
     named = [(CONTROL, result.control, "ink"), *(
         (each.cell.text, each.first.ratio, _COLOURS.get(each.verdict, "series-3")) for each in result.cells
     )]  # fmt: skip

@@ -25,7 +25,7 @@ _MISSING = (
 
 
 def part(run: Run) -> Part:
-    """The pictures, or why there are none."""
+    """Return the pictures, or why there are none."""
     drawn = []
     wanted = [each for each in slices(run) if _is_map(each)]
     for k, each in enumerate(wanted[:MOST_SLICES]):
@@ -87,7 +87,7 @@ class _Map:
                     panel.text(x, y, "·", ha="center", va="center", color=colour("muted"))
 
     def place(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Where the square of a shape is."""
+        """Return where the square of a shape is."""
         return self.classes.index(shape[1]), self.rows.index(shape[0])
 
 
@@ -139,7 +139,7 @@ def _draw_winner(panel: Axes, x: int, y: int, names: Sequence[str], known: Mappi
 
 
 def _fastest(cells: Sequence[Cell], operation: str) -> list[str]:
-    """Who is fastest, or ties with the fastest, in all cells of a shape."""
+    """Return who is fastest, or ties with the fastest, in all cells of a shape."""
     found = [cell.operations[operation].fastest for cell in cells if operation in cell.operations]
     if not found:
         return []

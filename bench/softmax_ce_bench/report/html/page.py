@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 
 
 def page(run: Run) -> str:
-    """A run as one HTML page.
+    """Return a run as one HTML page.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def page(run: Run) -> str:
 
 
 def parts(run: Run) -> list[Part]:
-    """All pictures, or which option would measure what they need."""
+    """Return all pictures, or which option would measure what they need."""
     return [
         curves.part(run), speedups.part(run), maps.part(run), errors.part(run), starts.memory_part(run),
         starts.cold_part(run),

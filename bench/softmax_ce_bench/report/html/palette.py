@@ -25,12 +25,12 @@ _MARKERS = ("o", "X", "s", "D", "^", "v", "P", "<", ">", "p", "h")
 
 
 def colour(name: str) -> str:
-    """The stand-in for a CSS variable, as Matplotlib takes it."""
+    """Return the stand-in for a CSS variable, as Matplotlib takes it."""
     return f"#fe00{_NAMES.index(name):02x}"
 
 
 def in_css(text: str) -> str:
-    """Text with each stand-in replaced by its variable."""
+    """Return text with each stand-in replaced by its variable."""
     return _STAND_IN.sub(lambda found: f"var(--{_NAMES[int(found[1], 16)]})", text)
 
 
@@ -61,7 +61,7 @@ class Mark:
 
 
 def marks(run: Run) -> dict[str, Mark]:
-    """A mark for each candidate: the same in every picture of a run."""
+    """Return a mark for each candidate: the same in every picture of a run."""
     found = {}
     for k, candidate in enumerate(run.candidates):
         is_peer = candidate.kind == PEER
@@ -73,5 +73,5 @@ def marks(run: Run) -> dict[str, Mark]:
 
 
 def short(name: str, most: int = 24) -> str:
-    """A name that leaves room for the picture."""
+    """Return a name that leaves room for the picture."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

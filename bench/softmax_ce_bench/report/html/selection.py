@@ -28,7 +28,7 @@ class Slice:
 
 
 def slices(run: Run) -> list[Slice]:
-    """A run's cells by what may share a picture, in the order measured."""
+    """Return a run's cells by what may share a picture, in the order measured."""
     found: dict[object, list[Cell]] = {}
     for cell in run.cells:
         if 1 <= cell.inputs.rows <= _LARGEST and 1 <= cell.inputs.classes <= _LARGEST:
@@ -43,12 +43,12 @@ def _title(cell: Cell) -> str:
 
 
 def can_be_drawn(value: float) -> bool:
-    """Whether a number has a place on a logarithmic axis."""
+    """Return whether a number has a place on a logarithmic axis."""
     return 1e-30 < value < 1e30
 
 
 def timing(cell: Cell, name: str, operation: str) -> Timing | None:
-    """A candidate's timing in a cell, if it is there and can be drawn; that of a wrong candidate never is."""
+    """Return a candidate's timing in a cell, if it is there and can be drawn; that of a wrong candidate never is."""
     for entry in cell.entries:
         if entry.name == name and entry.status != "rejected":
             found = entry.timings.get(operation)
@@ -69,7 +69,7 @@ def regrets(cell: Cell, operation: str) -> dict[str, float]:
 
 
 def drawn_names(run: Run, cells: Iterable[Cell], operations: Iterable[str]) -> list[str]:
-    """The candidates with a timing in one of the cells, in the run's order."""
+    """Return the candidates with a timing in one of the cells, in the run's order."""
     wanted = tuple(operations)
     pool = tuple(cells)
     return [
@@ -80,7 +80,7 @@ def drawn_names(run: Run, cells: Iterable[Cell], operations: Iterable[str]) -> l
 
 
 def ends(ratio: Ratio) -> tuple[float, float]:
-    """An interval's ends; the median twice when there were too few rounds for one, or it cannot be drawn."""
+    """Return an interval's ends; the median twice when there were too few rounds for one, or it cannot be drawn."""
     if can_be_drawn(ratio.low) and can_be_drawn(ratio.high):
         return ratio.low, ratio.high
     return ratio.median, ratio.median

@@ -15,7 +15,7 @@ _MOST_CELLS = 30
 
 
 def part(run: Run) -> Part:
-    """The picture, or why there is none."""
+    """Return the picture, or why there is none."""
     base, operations = run.settings.base, run.settings.operations
     cells = [cell for cell in run.cells if _others(run, [cell])][:_MOST_CELLS]
     title = f"Speed-up over {base}"

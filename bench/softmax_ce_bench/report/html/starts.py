@@ -134,7 +134,7 @@ def _first_calls(run: Run, starts: list[ColdStart]) -> Picture:
 
 
 def _look(marker: str, filling: str) -> dict[str, Any]:
-    """A capital letter: a larger mark, which another may lie in."""
+    """Return a capital letter: a larger mark, which another may lie in."""
     is_large = marker.isupper() and marker != "D"
     face = "none" if is_large or marker == "s" else filling
     return {
@@ -145,7 +145,7 @@ def _look(marker: str, filling: str) -> dict[str, Any]:
 
 
 def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
-    """The whole time after so many calls, on the smallest and the largest workload."""
+    """Return the whole time after so many calls, on the smallest and the largest workload."""
     operation, known = rated(run), marks(run)
     timed = [cell for cell in run.cells if sum(bool(timing(cell, s.name, operation)) for s in starts) > 1]
     if not timed:

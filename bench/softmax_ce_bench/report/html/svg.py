@@ -56,7 +56,7 @@ def style() -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure, its size in inches."""
+    """Return an empty figure, its size in inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="none")
 
 
@@ -66,7 +66,7 @@ def bare(axes: Axes) -> None:
 
 
 def inline(drawn: Figure, key: str, title: str, description: str) -> Markup:
-    """A figure as an <svg> element.
+    """Return a figure as an <svg> element.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def _local(name: str) -> str:
 
 
 def _owned(name: str, value: str, key: str) -> str:
-    """An attribute's value, its ids made the figure's own."""
+    """Return an attribute's value, its ids made the figure's own."""
     if name == "id":
         return f"{key}-{value}"
     if name == "href" and value.startswith("#"):

@@ -51,7 +51,7 @@ class Table:
 
 
 def fastest(run: Run) -> Table:
-    """A row for each cell: who is fastest in each operation, and whether to believe it."""
+    """Return a row for each cell: who is fastest in each operation, and whether to believe it."""
     operations = run.settings.operations
     rows = []
     for cell in run.cells:
@@ -73,7 +73,7 @@ def fastest(run: Run) -> Table:
 
 
 def timings(run: Run) -> Table:
-    """A row for each cell, operation and candidate."""
+    """Return a row for each cell, operation and candidate."""
     rows = []
     for cell in run.cells:
         for operation, facts in cell.operations.items():
@@ -92,7 +92,7 @@ def timings(run: Run) -> Table:
 
 
 def _values(entry: Entry, operation: str) -> tuple[float | None, ...]:
-    """The numbers behind :func:`comparison.long_row`."""
+    """Return the numbers behind :func:`comparison.long_row`."""
     timing, errors = entry.timings.get(operation), entry.errors
     over = unit = None
     if errors is not None:
@@ -105,7 +105,7 @@ def _values(entry: Entry, operation: str) -> tuple[float | None, ...]:
 
 
 def excluded(run: Run) -> Table | None:
-    """Who is not ranked, and why."""
+    """Return who is not ranked, and why."""
     rows = [
         [Field(entry.name), Field(words.label(run, cell)), Field(entry.status), Field(entry.reason)]
         for cell in run.cells
@@ -163,7 +163,7 @@ def starts(run: Run) -> Table | None:
 
 
 def fits(run: Run) -> Table | None:
-    """The softmax regressions on the digits."""
+    """Return the softmax regressions on the digits."""
     if not run.fits:
         return None
     rows = []
@@ -185,7 +185,7 @@ def fits(run: Run) -> Table | None:
 
 
 def ceilings(run: Run) -> Table | None:
-    """The loops that only move bytes."""
+    """Return the loops that only move bytes."""
     rows = [
         [
             Field(words.label(run, cell)), Field(ceiling.loop),
@@ -216,6 +216,6 @@ def candidates(run: Run) -> Table:
 
 
 def everything(run: Run) -> list[Table]:
-    """All tables, in the page's order."""
+    """Return all tables, in the page's order."""
     found = [fastest(run), timings(run), excluded(run), fits(run), starts(run), ceilings(run), candidates(run)]
     return [table for table in found if table is not None and table.rows]
