@@ -52,8 +52,10 @@ def section(summary: Summary, about: dict[str, Any], machine: str, date: str, br
     for each in summary.by_backend:
         by_backend.setdefault(each.what, []).append(each)
     (alike,) = (each for each in summary.outcomes if each.arm.name == (ALIKE_LOADED if summary.loaded else ALIKE))
+    claimed = [rate for low, _, rate in summary.by_slowdown if low >= round(CLAIM - 1, 6)]
     return templates.load(Path(__file__).parent / "credentials.md.jinja").render(
         begin=BEGIN, end=END, summary=summary, alike=alike, date=date, machine=machine, commit=about["commit"][:12],
+        claimed=Rate(sum(rate.count for rate in claimed), sum(rate.of for rate in claimed)),
         claim=f"{100 * (CLAIM - 1):.0f} %",
         planned=sum(arm.runs for arm in ARMS), runs=sum(outcome.slower.of for outcome in summary.outcomes),
         cells=summary.alike.size // alike.slower.of,

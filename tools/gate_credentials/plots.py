@@ -26,12 +26,12 @@ def alike(summary: Summary, path: Path, caption: str) -> None:
         drawn = Figure(figsize=(7.5, 3.8), layout="constrained")
         panel = drawn.subplots()
         ratios = np.exp(summary.alike)
-        edge = max(SLOWER - 1 + 0.01, float(np.abs(ratios - 1).max()) + 0.005)
+        edge = max(SLOWER - 1 + 0.02, float(np.abs(ratios - 1).max()) + 0.005)
         panel.hist(ratios, bins=np.arange(1 - edge, 1 + edge, 0.0025).tolist(), color=_BLUE)
         panel.axvline(1, color="black", linewidth=1)
         panel.axvline(SLOWER, color=_RED, linewidth=1.2, linestyle="--")
         panel.annotate(f"counts as slower\n({SLOWER:.3g})", (SLOWER, 0.95), xycoords=("data", "axes fraction"),
-                       xytext=(-6, 0), textcoords="offset points", ha="right", va="top", color=_RED)  # fmt: skip
+                       xytext=(6, 0), textcoords="offset points", ha="left", va="top", color=_RED)  # fmt: skip
         panel.set_yscale("symlog", linthresh=1)
         panel.set_ylim(0)
         panel.set_xlabel("median over the rounds of head / base, one a cell and run")
