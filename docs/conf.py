@@ -22,15 +22,16 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx_click",
-    "generated_pages",  # docs/_ext, as the next one
+    "generated_pages",  # docs/_ext, as the next two
     "inline_drawings",
+    "tidy_blocks",
 ]
 exclude_patterns = ["_ext", "_templates"]
 templates_path = ["_templates"]
 highlight_language = "text"  # of blocks that name none: formulas
 nitpicky = True
 # Docstrings also name what is not public, and so has no page.
-nitpick_ignore_regex = [(r"py:\w+", r"[A-Z]\w*|softmax_ce\.(?!profile\b)[a-z_]+\.\w+(\.\w+)?")]
+nitpick_ignore_regex = [(r"py:\w+", r"[A-Z]\w*|softmax_ce\.(?!profile\b)[a-z_]+(\.\w+)+")]
 # Types in docstrings are written for people ("array_like, shape (..., C, ...)"), and signatures show names alone.
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
@@ -40,6 +41,7 @@ myst_heading_anchors = 4
 
 html_theme = "pydata_sphinx_theme"
 html_title = "softmax-ce"
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

@@ -4,8 +4,8 @@
     python examples/service.py --profile profile.json --port 8000
     curl -s localhost:8000 -d '{"logits": [[5, 2, -1, 3]], "labels": [0]}'
 
-What a production worker does before its first request: say which profile to follow, refuse to start with one that does not
-fit this machine, load the backends that the profile names, and let them compile.
+Before its first request a worker says which profile to follow, refuses to start with one from another machine, loads
+the backends that the profile names, and lets them compile.
 """
 
 from __future__ import annotations

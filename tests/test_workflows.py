@@ -16,28 +16,33 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 JOBS = [
-    pytest.param(name, job, id=f"{path.stem}-{name}")
+    pytest.param(path.stem, name, job, id=f"{path.stem}-{name}")
     for path in WORKFLOWS
     for name, job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].items()
 ]
+# What a job may do beyond reading; no other job may do more.
+PERMISSIONS = {
+    ("release", "publish"): {"id-token": "write"},
+    ("pages", "publish"): {"id-token": "write", "pages": "write"},
+}
 TARGETS = set(re.findall(r"^([a-z0-9-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_there_are_workflows() -> None:
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "release.yml", "wheels.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "pages.yml", "release.yml", "wheels.yml"]
     assert {"test", "lint", "wheel"} <= TARGETS
 
 
 def test_what_a_target_installs_is_an_extra() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     installed = set(re.findall(r"\.with-([a-z]+)", (ROOT / "Makefile").read_text(encoding="utf-8")))
-    assert installed == {"test", "lint", "history", "mutants", "wheels", "peers"}
+    assert installed == {"test", "lint", "history", "mutants", "wheels", "peers", "docs"}
     assert installed <= extras.keys()
     assert set(re.findall(r"[a-z]+", extras["dev"][0].partition("[")[2])) <= installed
 
 
-@pytest.mark.parametrize(("name", "job"), JOBS)
-def test_what_a_job_runs_is_there(name: str, job: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("workflow", "name", "job"), JOBS)
+def test_what_a_job_runs_is_there(workflow: str, name: str, job: dict[str, Any]) -> None:
     commands = [step["run"] for step in job.get("steps", []) if "run" in step]
     assert commands or "uses" in job or name == "publish"
     for command in commands:
@@ -49,10 +54,10 @@ def test_what_a_job_runs_is_there(name: str, job: dict[str, Any]) -> None:
         assert (ROOT / job["uses"]).is_file()
 
 
-@pytest.mark.parametrize(("name", "job"), JOBS)
-def test_a_job_ends_and_may_do_little(name: str, job: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("workflow", "name", "job"), JOBS)
+def test_a_job_ends_and_may_do_little(workflow: str, name: str, job: dict[str, Any]) -> None:
     assert "uses" in job or job["timeout-minutes"] <= 120
-    assert job.get("permissions") == ({"id-token": "write"} if name == "publish" else None)
+    assert job.get("permissions") == PERMISSIONS.get((workflow, name))
     for step in job.get("steps", []):
         if "uses" in step:
             assert re.fullmatch(r"[\w/-]+@(v\d+|release/v\d+)", step["uses"])
@@ -125,3 +130,18 @@ def test_what_may_be_released(tag: str, heading: str, error: str, tmp_path: Path
     assert done.returncode == bool(error)
     assert error in done.stderr
     assert bool(done.stderr) == bool(error)
+
+
+def test_the_readme_of_a_release_links_to_the_repository(tmp_path: Path) -> None:
+    script = scripts(tmp_path, "release-readme")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    done = subprocess.run([script, "owner/name", "v1.2.3"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    written = (tmp_path / "README.md").read_text(encoding="utf-8")
+    before, after = (re.findall(r"\]\(([^)]+)\)", each) for each in (text, written))
+    here = "https://github.com/owner/name/blob/v1.2.3/"
+    assert before
+    assert after == [link if ":" in link else here + link for link in before]
+    assert written.replace(here, "") == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".ci", "README.md"]

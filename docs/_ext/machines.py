@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 VERSION = 3  # of the record's format, below which fields are missing that this page reads
 DECIDED_BY = ("avx512f", "avx2", "asimd", "sse2")  # the widest that a CPU has is what its column is told apart by
 OPERATIONS = {"fused": "Loss and gradient in one call", "forward": "Loss alone", "backward": "Gradient alone"}
-COMMAND = "softmax-ce compare --set quick,vision,llm,boosting --op forward,fused --time-budget 150s --no-cold-start"
+COMMAND = """\
+softmax-ce compare --set quick,vision,llm,boosting --op forward,fused \\
+  --time-budget 150s --no-cold-start"""
 
 HEAD = f"""\
 # Machines side by side
@@ -25,7 +27,8 @@ machine; a ratio compares two candidates on that machine, never two machines. Re
 to machines of the same kind. Absolute times do not.
 
 The baseline of every ratio is the max-shifted formula as you would write it in NumPy (`numpy-written`). Bold marks the
-fastest candidates of a cell on a machine; several bold names are a tie.
+fastest candidate of a row; several bold ones are a tie. Italics mark results that are right here but not ranked,
+because the candidate overflows by design. The intervals of the ratios are in the records.
 
 To add a machine, leave it alone for three minutes and run
 
@@ -44,11 +47,12 @@ def page(paths: list[Path]) -> str:
     lines = [HEAD, "## The machines", "", *_machines(records)]
     for operation, title in OPERATIONS.items():
         cells = _cells(records, operation)
-        if not cells:
-            continue
-        lines += [f"## {title}", "", f"### Who is fastest ({operation})", "", *_fastest(records, operation, cells)]
-        for name, heading in _candidates(records, operation).items():
-            lines += [f"### {heading} ({operation})", "", *_times(records, operation, cells, name)]
+        if cells:
+            names = _candidates(records, operation)
+            lines += [f"## {title}", "", f"### Speed-up over the formula, {operation}", ""]
+            lines += _figures(records, operation, cells, names, _speedup)
+            lines += [f"### Time of a call, {operation}", ""]
+            lines += _figures(records, operation, cells, names, _time)
     return "\n".join(lines) + "\n"
 
 
@@ -62,9 +66,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record.get("schema") != "softmax-ce/compare" or record["version"] < VERSION:
-        raise ValueError(
-            f"{path} is not a record of `softmax-ce compare` of version {VERSION} or later: measure it again"
-        )
+        raise ValueError(f"{path} is no record of `softmax-ce compare` of version {VERSION} or later: measure it again")
     return record
 
 
@@ -76,6 +78,10 @@ def _machines(records: dict[str, Any]) -> list[str]:
         ("system", lambda r: r["machine"]["os"]),
         ("Python", lambda r: r["machine"]["python"]),
         ("packages", lambda r: ", ".join(f"{k} {v}" for k, v in r["machine"]["packages"].items() if v)),
+        (
+            "other libraries",
+            lambda r: ", ".join(f"{c['title']} {c['version']}" for c in r["candidates"] if c["version"]),
+        ),
         ("softmax-ce", lambda r: f"{r['machine']['softmax_ce']}, commit {(r['machine']['commit'] or '-')[:12]}"),
         ("measured", lambda r: r["date"][:10]),
         ("control off itself, worst cell", lambda r: f"{max(_drift(cell) for cell in r['cells']):.1%}"),
@@ -109,55 +115,45 @@ def _cells(records: dict[str, Any], operation: str) -> dict[str, str]:
     return found
 
 
-def _candidates(records: dict[str, Any], operation: str) -> dict[str, str]:
-    """Name -> title of every candidate that some machine timed."""
-    found = {}
+def _candidates(records: dict[str, Any], operation: str) -> list[str]:
+    """Every candidate that some machine timed: backends first, then other libraries, the formula last."""
+    found: dict[str, bool] = {}
     for record in records.values():
-        timed = {
-            entry["name"] for cell in record["cells"] for entry in cell["entries"] if operation in entry["timings"]
-        }
-        found.update({each["name"]: each["title"] for each in record["candidates"] if each["name"] in timed})
-    return found
+        entries = [entry for cell in record["cells"] for entry in cell["entries"]]
+        timed = {entry["name"] for entry in entries if operation in entry["timings"]}
+        found.update({each["name"]: each["kind"] == "peer" for each in record["candidates"] if each["name"] in timed})
+    return sorted(found, key=lambda name: (found[name], name == "numpy-written"))
 
 
-def _fastest(records: dict[str, Any], operation: str, cells: dict[str, str]) -> list[str]:
+def _figures(
+    records: dict[str, Any], operation: str, cells: dict[str, str], names: list[str], words: Callable[[Any], str]
+) -> list[str]:
+    """A table: one row for each cell and machine, so that machines stand below each other; one column a candidate."""
     rows = []
     for key, title in cells.items():
-        row = [title]
-        for record in records.values():
-            cell = _cell(record, key)
-            names = cell["operations"].get(operation, {}).get("fastest", []) if cell else []
-            row.append(" = ".join(names) or "–")
-        rows.append(row)
-    return _table(["rows × classes", *records], rows)
+        for machine, record in records.items():
+            cell = next((cell for cell in record["cells"] if cell["key"] == key), None)
+            if cell is not None and operation in cell["operations"]:
+                entries = {entry["name"]: entry for entry in cell["entries"]}
+                rows.append([title, machine, *(_figure(cell, entries.get(name), operation, words) for name in names)])
+    return _table(["rows × classes", "machine", *names], rows)
 
 
-def _times(records: dict[str, Any], operation: str, cells: dict[str, str], name: str) -> list[str]:
-    rows = []
-    for key, title in cells.items():
-        row = [title]
-        for record in records.values():
-            cell = _cell(record, key)
-            entry = next((entry for entry in cell["entries"] if entry["name"] == name), None) if cell else None
-            row.append(_figures(cell, entry, operation) if cell and entry else "–")
-        rows.append(row)
-    return _table(["rows × classes", *records], rows)
-
-
-def _figures(cell: dict[str, Any], entry: dict[str, Any], operation: str) -> str:
-    timing = entry["timings"].get(operation)
-    if timing is None:
-        return entry["status"]
-    words = f"{_seconds(timing['time']['median'])}, {_times_as_fast(timing['speedup'])}"
+def _figure(cell: dict[str, Any], entry: dict[str, Any] | None, operation: str, words: Callable[[Any], str]) -> str:
+    timing = entry["timings"].get(operation) if entry else None
+    if entry is None or timing is None:
+        return "–"
     if entry["status"] != "ranked":
-        return f"{words}, {entry['status']}"
-    return f"**{words}**" if entry["name"] in cell["operations"][operation]["fastest"] else words
+        return f"*{words(timing)}*"
+    return f"**{words(timing)}**" if entry["name"] in cell["operations"][operation]["fastest"] else words(timing)
 
 
-def _times_as_fast(speedup: dict[str, float | None]) -> str:
-    median, low, high = (speedup[name] for name in ("median", "low", "high"))
-    assert median is not None
-    return f"{_short(median)} × ({_short(low)}–{_short(high)})" if low and high else f"{_short(median)} × (few rounds)"
+def _speedup(timing: dict[str, Any]) -> str:
+    return f"{_short(timing['speedup']['median'])}×"
+
+
+def _time(timing: dict[str, Any]) -> str:
+    return _seconds(timing["time"]["median"])
 
 
 def _short(value: float) -> str:
@@ -166,11 +162,7 @@ def _short(value: float) -> str:
 
 def _seconds(seconds: float) -> str:
     power = min(max(math.floor(math.log10(seconds) / 3), -3), 0)
-    return f"{_short(seconds / 1000.0**power)} {('s', 'ms', 'µs', 'ns')[-power]}"
-
-
-def _cell(record: dict[str, Any], key: str) -> dict[str, Any] | None:
-    return next((cell for cell in record["cells"] if cell["key"] == key), None)
+    return f"{_short(seconds / 1000.0**power)}\u00a0{('s', 'ms', 'µs', 'ns')[-power]}"  # on one line
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

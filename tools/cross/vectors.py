@@ -27,6 +27,7 @@ import softmax_ce as sce
 from softmax_ce import checks
 from softmax_ce.contract import NATIVE_DTYPES, BackendInfo
 from softmax_ce.fold import fold
+from softmax_ce.problem import Problem
 from softmax_ce_bench.conformance.cases import Case, cases
 from softmax_ce_bench.truth import oracle
 
@@ -146,7 +147,7 @@ def _log_sum(truth: oracle.Truth, info: BackendInfo, dtype: np.dtype[Any]) -> tu
     return right, np.where(truth.broken, 0, unit * relative + classes * tiny)
 
 
-def _as_the_shell(x: Any, case: Case) -> tuple[checks.Problem, Any]:
+def _as_the_shell(x: Any, case: Case) -> tuple[Problem, Any]:
     """Return the kernels' arguments, as the public functions make them for reduction "none"."""
     given: dict[str, Any] = {
         "weight": None,

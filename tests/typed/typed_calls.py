@@ -1,6 +1,6 @@
 """Calls as users write them, with the types that static checkers must find: `make lint` has mypy and pyright read this.
 
-tests/test_typed_calls.py runs it, so that the types are also those of the results.
+test_typed_calls.py runs it, so that the types are also those of the results.
 """
 
 from __future__ import annotations
