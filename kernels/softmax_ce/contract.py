@@ -151,8 +151,8 @@ class ShortCalls:
     Attributes
     ----------
     cross_entropy : callable
-        ``(logits, targets, want_loss, want_grad, weight, sample_weight, ignore_index, label_smoothing, z_loss,
-        reduction, denominator, on_empty, axis, grad_output, return_lse, threads, out, grad_out, lse_out, most)``
+        ``(logits, targets, want_loss, want_grad, given, most)``; `given` are the options, a tuple in the order of
+        :class:`softmax_ce.options.Options`.
     softmax, log_softmax, logsumexp : callable
         ``(x, axis, threads, out, most)``
     """

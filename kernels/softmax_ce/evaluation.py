@@ -39,7 +39,7 @@ def evaluate(
     if chosen is not None:
         most = pool.serial_below(chosen.info.serial_elements)
         if chosen.short is not None:
-            result = chosen.short.cross_entropy(logits, targets, want_loss, want_grad, *given, most)
+            result = chosen.short.cross_entropy(logits, targets, want_loss, want_grad, given, most)
         else:
             result = plain.attempt(chosen, logits, targets, want_loss, want_grad, *given, most)  # type: ignore[call-arg]
         if result is not None:

@@ -63,13 +63,13 @@ cdef cnp.ndarray _FLOAT64 = np.zeros((), np.float64)
 cdef int bfloat16 = -1      # ml_dtypes' type number, once an array of it has been seen
 
 
-def short_cross_entropy(
-    logits, targets, bint want_loss, bint want_grad, weight, sample_weight, ignore_index, label_smoothing, z_loss,
-    reduction, denominator, on_empty, axis, grad_output, return_lse, threads, out, grad_out, lse_out,
-    ptrdiff_t most, /,
-):
+def short_cross_entropy(logits, targets, bint want_loss, bint want_grad, tuple given not None, ptrdiff_t most, /):
     """A loss function's call, or None: see softmax_ce.contract.ShortCalls."""
     cdef small_call call
+    (
+        weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, denominator, on_empty, axis, grad_output,
+        return_lse, threads, out, grad_out, lse_out,
+    ) = given
     memset(&call, 0, sizeof(small_call))
     try:
         return _cross_entropy(
