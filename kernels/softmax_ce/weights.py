@@ -121,9 +121,10 @@ def _with_care(
     rows = np.ones(problem.n_rows) if sample_weight is None else sample_weight
     label: Any
     y = problem.labels
+    label: Any = None
+    by_class: Any = None
     if y is None:
-        counted, label = np.arange(problem.n_rows), None
-        by_class = None
+        counted = np.arange(problem.n_rows)
     else:
         counted = np.flatnonzero((y >= 0) & (y < problem.n_classes) & (y != ignore_index))
         label, by_class = y[counted], weight
