@@ -131,7 +131,7 @@ def test_the_service_answers_and_follows_its_profile(tmp_path: Path) -> None:
         assert line.rstrip().endswith("with numpy")
         status, answer = ask(address, logits=logits, labels=labels)
         assert (status, answer["backend"]) == (200, "numpy")
-        expected = sce.cross_entropy(np.float32(logits), labels, reduction="none", backend="numpy")
+        expected = sce.cross_entropy(np.array(logits, np.float32), labels, reduction="none", backend="numpy")
         np.testing.assert_array_equal(np.float32(answer["loss"]), expected)
         np.testing.assert_allclose(np.sum(answer["probabilities"], axis=1), 1, rtol=1e-6)
         status, answer = ask(address, logits=logits, labels=[0, 7])

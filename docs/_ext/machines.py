@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _machines(records: dict[str, Any]) -> list[str]:
-    rows = [
+    rows: list[tuple[str, Callable[[Any], Any]]] = [
         ("processor", lambda r: r["machine"]["cpu"]),
         ("widest vectors", lambda r: _vectors(r["machine"]["instruction_sets"])),
         ("CPUs used", lambda r: r["machine"]["cpus_available"]),
