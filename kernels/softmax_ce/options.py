@@ -37,7 +37,7 @@ class GradOptions(LossOptions, total=False):
 
 
 class Options(NamedTuple):
-    """One call's options, as given. Short calls take a bare tuple in this order (see softmax_ce.contract.ShortCalls)."""
+    """One call's options, as given. A short call takes a bare tuple in this order: softmax_ce.contract.ShortCalls."""
 
     weight: Any
     sample_weight: Any
