@@ -119,7 +119,6 @@ def _with_care(
     itself.
     """
     rows = np.ones(problem.n_rows) if sample_weight is None else sample_weight
-    label: Any
     y = problem.labels
     label: Any = None
     by_class: Any = None
