@@ -100,8 +100,9 @@ REALISTIC = (
         ),
         Mutant(
             "the short cut for plain calls lost", "",
-            Edit("kernels/softmax_ce/functional.py",
-                 "    chosen = auto.at_once(backend, want_loss, want_grad, logits, threads)\n", "    chosen = None\n"),
+            Edit("kernels/softmax_ce/evaluation.py",
+                 "    chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_THREADS])\n",
+                 "    chosen = None\n"),
             workloads=("tiny",),
         ),
     ),
