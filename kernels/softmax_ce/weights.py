@@ -26,7 +26,7 @@ _IN_REACH = 900  # binary orders of magnitude below the largest at which a float
 _SPLIT = 134217729.0  # 2**27 + 1: cuts a float64 in two halves whose products are exact
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Weights:
     """What weights come to in a mean.
 
