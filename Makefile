@@ -69,11 +69,12 @@ sanitize: $(TESTS) ## the suite under gcc's sanitizers and with every index chec
 mutants: $(MUTANTS) ## mutation testing of the sources: an hour or two; TIME=10m stops earlier, the next run goes on
 	@$(BIN)/python -m tools.mutation $(if $(TIME),--time $(TIME)) $(ARGS)
 
-lint: $(LINTERS) ## ruff, cython-lint, mypy, and the schemas of workflows, issue forms and the citation
+lint: $(LINTERS) ## ruff, cython-lint, mypy, pyright, and the schemas of workflows, issue forms and the citation
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels bench
 	@$(BIN)/mypy
+	@$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml examples/ci/*.yml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
