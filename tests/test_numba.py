@@ -221,12 +221,13 @@ def test_no_bit_depends_on_what_is_kept_or_streamed(dispatcher: Any, classes: in
         kernel, given = dispatcher("soft_rows", itemsize), (rng.random(x.shape).astype(dtype), one, None, 0.0)
     else:
         kernel, given = dispatcher("hard_rows", itemsize), (rng.integers(0, classes, rows), -100, one, None, 0.0, 0.0)
+    last = () if soft else (0.0, False)
     results = set()
     for keep, stream in itertools.product((0, 1 << 40), repeat=2):
         for offset in (0, 5):
             grad = np.zeros(rows * classes + 16, dtype)
             loss, own = np.zeros(rows, dtype), grad[offset : offset + x.size].reshape(x.shape)
-            kernel(x, *given, weight, upstream, loss, own, None, None, 0, rows, keep, stream)
+            kernel(x, *given, weight, upstream, loss, own, None, None, 0, rows, keep, stream, *last)
             assert not grad[:offset].any()
             assert not grad[offset + x.size :].any()
             assert not own[2].any()
@@ -276,7 +277,7 @@ def test_direct_calls_and_the_dispatcher_agree(
         [None if k in missing else given for k, given in enumerate(arguments(itemsize))] for _ in range(2)
     )
     numba_jit.hard(*direct)
-    dispatcher("hard_rows", itemsize)(*through, 1 << 18, 1 << 25)
+    dispatcher("hard_rows", itemsize)(*through, 1 << 18, 1 << 25, 0.0, False)
     outputs = [k for k in range(9, 13) if k not in missing]
     assert all(np.array_equal(direct[k], through[k]) and direct[k].any() for k in outputs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 import softmax_ce as sce
 from conftest import available
-from softmax_ce import checks, evaluation, registry
+from softmax_ce import checks, evaluation, plain, registry
 from softmax_ce.choice import auto
 from softmax_ce.contract import ROW_ELEMENTS
+from softmax_ce.reduction import numpy_total, total_of
 from softmax_ce.threads import sharing_from
 
 FUNCTIONS = (sce.cross_entropy, sce.cross_entropy_with_grad, sce.cross_entropy_grad)
@@ -90,6 +92,15 @@ SHORT = [name for name in registry.names() if registry.is_available(name) and ha
 @pytest.fixture(params=SHORT or [pytest.param("", marks=pytest.mark.skip("no backend here has short calls"))])
 def shortest(request: pytest.FixtureRequest) -> str:
     """Each backend that has a short path of its own."""
+    return available(request.param)
+
+
+PLAIN = [name for name in registry.names() if registry.is_available(name) and sce.get_backend(name).plain is not None]
+
+
+@pytest.fixture(params=PLAIN)
+def plainest(request: pytest.FixtureRequest) -> str:
+    """Each backend that has a plain call of its own."""
     return available(request.param)
 
 
@@ -320,6 +331,22 @@ def test_size_decides(backend: str) -> None:
     assert full == ["logits"]
 
 
+@pytest.mark.parametrize("threads", [1, np.int64(1), True])
+def test_one_thread_takes_larger_calls(threads: Any, backend: str) -> None:
+    """No other thread would share them; the compiled short path keeps to its limit."""
+    if has_short_calls(backend):
+        pytest.skip("it has a short path in C")
+    logits, targets = problem(2000, 100)
+    options = {"backend": backend, "threads": threads}
+    for x in (logits, logits.astype(np.float64)):
+        found = in_short(sce.cross_entropy_with_grad, x, targets, **options)
+        assert_same(found, in_full(sce.cross_entropy_with_grad, x, targets, **options))
+    with full_calls() as full:
+        rows = max(plain._ALONE, sce.get_backend(backend).info.serial_elements) // (100 + ROW_ELEMENTS) + 1
+        sce.cross_entropy(*problem(rows, 100), **options)
+    assert full
+
+
 def buffers_that_are_not_plain() -> Iterator[tuple[str, Any, Any, dict[str, Any]]]:
     logits, targets = problem(4, 6)
     memory = np.empty(100, np.float32)
@@ -512,16 +539,18 @@ def test_labels_and_weights_may_be_read_only_and_shared(shortest: str) -> None:
     np.testing.assert_array_equal(row, np.arange(5))
 
 
+@pytest.mark.parametrize("rows", [40, 400])
+@pytest.mark.parametrize("name", [*SHORT, *PLAIN])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_sum_that_leaves_the_format_raises_no_flag(dtype: Any, shortest: str) -> None:
+def test_a_sum_that_leaves_the_format_raises_no_flag(rows: int, dtype: Any, name: str) -> None:
     """Finite losses whose sum is infinite in this dtype; and those whose mean is finite all the same."""
     large = np.finfo(dtype).max / 4
-    logits = np.full((40, 2), [large, -large], dtype)
-    targets = np.ones(40, np.int64)
+    logits = np.full((rows, 2), [large, -large], dtype)
+    targets = np.ones(rows, np.int64)
     with np.errstate(all="raise"):
         for reduction in ("sum", "mean"):
-            short = in_short(sce.cross_entropy, logits, targets, reduction=reduction, backend=shortest)
-            assert_same(short, in_full(sce.cross_entropy, logits, targets, reduction=reduction, backend=shortest))
+            short = in_short(sce.cross_entropy, logits, targets, reduction=reduction, backend=name)
+            assert_same(short, in_full(sce.cross_entropy, logits, targets, reduction=reduction, backend=name))
             assert np.isinf(short[0]) == (reduction == "sum")
 
 
@@ -559,3 +588,65 @@ def test_a_backend_s_own_sum(shortest: str) -> None:
             assert total(values, divisor) == pairwise(values.tolist()) / divisor
     assert total(np.full(4, 1e308), 4.0) == 1e308
     assert total(np.full(4, 1e308), 1.0) == np.inf
+
+
+def by_hard(name: str, logits: Any, labels: Any, divisor: float, loss: Any, grad: Any) -> float:
+    """What a backend's plain call must give, by its kernel and its sum."""
+    chosen = sce.get_backend(name)
+    one, row, n = np.ones(1, logits.dtype), np.ones(1), len(logits)
+    losses = np.empty(n, logits.dtype) if loss is None else loss
+    chosen.hard(logits, labels, -1, one, None, 0.0, 0.0, row, row / divisor, losses, grad, None, None, 0, n)
+    return total_of(losses, divisor, chosen.total or numpy_total)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 3), (5, 1), (64, 10), (128, 7), (129, 7), (3, 300)])
+def test_a_backend_s_own_plain_call(shape: tuple[int, int], dtype: Any, plainest: str) -> None:
+    """Its bits are those of the kernel and the sum, in whatever combination of results; inputs may be read-only."""
+    logits, targets = problem(*shape, dtype)
+    call = sce.get_backend(plainest).plain
+    assert call is not None
+    logits.flags.writeable = targets.flags.writeable = False
+    for divisor in (1, 3, float(shape[0])):
+        right_loss, right_grad = np.empty(shape[0], dtype), np.empty(shape, dtype)
+        right = by_hard(plainest, logits, targets, divisor, right_loss, right_grad)
+        for kinds in itertools.product((None, False, True), (False, True)):
+            reduced, loss = kinds[0] or False, np.empty(shape[0], dtype) if kinds[0] is False else None
+            grad = np.empty(shape, dtype) if kinds[1] else None
+            found = call(logits, targets, divisor, loss, grad, reduced)
+            assert found == (right if reduced else 0.0)
+            assert loss is None or loss.tobytes() == right_loss.tobytes()
+            assert grad is None or grad.tobytes() == right_grad.tobytes()
+
+
+@pytest.mark.parametrize("wrong", [7, -1, -(2**63), 2**63 - 1, 2**40])
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_a_plain_call_writes_nothing_where_a_label_is_not_a_class(rows: int, wrong: int, plainest: str) -> None:
+    call = sce.get_backend(plainest).plain
+    assert call is not None
+    logits, targets = problem(rows, 7)
+    targets[rows // 2] = wrong
+    for reduced in (False, True):
+        loss, grad = np.full(rows, 5, np.float32), np.full_like(logits, 5)
+        assert call(logits, targets, 1.0, None if reduced else loss, grad, reduced) is None
+        assert (loss == 5).all()
+        assert (grad == 5).all()
+    assert targets[rows // 2] == wrong
+
+
+def test_plain_calls_leave_floating_point_errors_as_they_are(plainest: str) -> None:
+    """Nothing is raised in any of several threads, and what the caller has set is still set."""
+    logits, targets = problem(64, 10)
+    logits[0, 0], logits[1], logits[2, 3] = np.inf, -np.inf, -1e30
+    right = in_full(sce.cross_entropy_with_grad, logits, targets, reduction="none", backend=plainest)
+
+    def call(_: int) -> Any:
+        with np.errstate(all="raise"):
+            before = np.geterr()
+            found = sce.cross_entropy_with_grad(logits, targets, reduction="none", backend=plainest)
+            assert np.geterr() == before
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(call, range(200)):
+            assert_same(found, right)

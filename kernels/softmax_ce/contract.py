@@ -327,6 +327,12 @@ class Backend:
         ``short`` has it, so that both paths sum alike. Else NumPy's sum.
     strided : StridedKernels or None
         Optional: arrays of any strides and 16-bit floats without staging.
+    plain : callable or None
+        Optional, for small calls: ``plain(logits, labels, divisor, loss, grad, reduced)``, what ``hard`` gives all rows
+        where no option is in use and upstream is 1 / divisor, the float. It checks the labels itself: None, and
+        nothing written, if one is not a class. Else a float: if ``reduced``, what ``total`` gives for the losses and
+        the divisor; ``loss`` is None then. The bits are those of ``hard`` and ``total``. No array shares memory
+        with another, and all are contiguous.
     details : str
         What it found at load, such as the instruction set in use. Empty when there is nothing to say.
     """
@@ -342,6 +348,7 @@ class Backend:
     log_softmax: Callable[[Any, Any, int, int], None] | None = None
     total: Callable[[Any, float], float] | None = None
     strided: StridedKernels | None = None
+    plain: Callable[[Any, Any, float, Any, Any, bool], float | None] | None = None
 
     @property
     def name(self) -> str:

@@ -14,9 +14,11 @@ import numpy as np
 from softmax_ce import checks
 from softmax_ce.contract import INTEGERS, NATIVE_DTYPES, NUMBERS, ROW_ELEMENTS, Backend
 from softmax_ce.fold import ONE_CLASS, ONE_ROW
-from softmax_ce.reduction import mean, numpy_total
+from softmax_ce.reduction import numpy_total, rounded, total_of
 
 _INT64 = np.dtype(np.int64)
+_UINT64 = np.dtype(np.uint64)
+_ALONE = 1 << 18  # elements that a call with one thread computes in one piece; as many as a block of the NumPy backend
 
 
 def attempt(
@@ -24,7 +26,10 @@ def attempt(
     ignore_index: Any, label_smoothing: Any, z_loss: Any, reduction: Any, denominator: Any, on_empty: Any, axis: Any,
     grad_output: Any, return_lse: Any, threads: Any, out: Any, grad_out: Any, lse_out: Any, most: int,
 ) -> Any:  # fmt: skip
-    """The results of a call, as the public functions return them; None where it is not plain or of `most` elements."""
+    """The results of a call, as the public functions return them; None where it is not plain, or of `most` elements.
+
+    With one thread it may be larger: no other one would share the work.
+    """
     if (
         weight is not None or sample_weight is not None or denominator is not None or grad_output is not None
         or lse_out is not None or type(logits) is not np.ndarray or type(targets) is not np.ndarray
@@ -46,23 +51,18 @@ def attempt(
         return None
     if threads is not None and not (isinstance(threads, INTEGERS) and threads >= 1):
         return None
-    one: Any = ONE_CLASS.get(dtype)
     flags = logits.flags
-    if one is None or not flags.c_contiguous or not flags.aligned:
+    if dtype not in ONE_CLASS or not flags.c_contiguous or not flags.aligned:
         return None
     n_rows, n_classes = shape
+    if threads == 1:
+        most = max(most, _ALONE)
     if logits.size == 0 or n_rows * (n_classes + ROW_ELEMENTS) >= most:
         return None
     if targets.dtype != _INT64 or targets.shape != (n_rows,):
         return None
     label_flags = targets.flags
-    if not label_flags.aligned:
-        return None
-    if n_rows == 1:
-        if not 0 <= targets.item() < n_classes:
-            return None
-    # Seen as unsigned, a negative label is a huge one.
-    elif not label_flags.c_contiguous or np.maximum.reduce(targets.view(np.uint64)) >= n_classes:
+    if not label_flags.c_contiguous or not label_flags.aligned:
         return None
     if reduction == "mean":
         divisor = n_rows
@@ -78,21 +78,42 @@ def attempt(
         return None
     if chosen.info.dtypes is not NATIVE_DTYPES:
         return None
-    loss = np.empty(n_rows, dtype) if want_loss else None
     grad = None
     if want_grad:
         grad = np.empty(shape, dtype) if grad_out is None else grad_out
-    upstream = ONE_ROW if divisor == 1 else np.array((1.0 / divisor,))
-    chosen.hard(logits, targets, -1, one, None, 0.0, 0.0, ONE_ROW, upstream, loss, grad, None, None, 0, n_rows)
-    if loss is None:
+    reduced = want_loss and reduction != "none"
+    loss = np.empty(n_rows, dtype) if want_loss and not reduced else None
+    if chosen.plain is not None:
+        total = chosen.plain(logits, targets, divisor, loss, grad, reduced)
+    else:
+        total = _by_hard(chosen, logits, targets, divisor, loss, grad, reduced)
+    if total is None:
+        return None
+    if not want_loss:
         return grad
     result: Any = loss
-    if reduction != "none":
-        result = loss[0] if n_rows == 1 else mean(loss, divisor, dtype, chosen.total or numpy_total)
+    if reduced:
+        result = rounded(total, dtype)
         if out is not None:
             out[()] = result
             result = out
     return (result, grad) if want_grad else result
+
+
+def _by_hard(
+    chosen: Backend, logits: Any, labels: Any, divisor: float, loss: Any, grad: Any, reduced: bool
+) -> float | None:  # fmt: skip
+    """The plain call, as in the contract, of a backend that has none of its own."""
+    n_rows, n_classes = logits.shape
+    wild = labels.view(_UINT64)  # a negative label is a huge one
+    if wild.item(wild.argmax()) >= n_classes:
+        return None
+    if reduced:
+        loss = np.empty(n_rows, logits.dtype)
+    one: Any = ONE_CLASS[logits.dtype]
+    upstream = np.array((1.0 / divisor,))
+    chosen.hard(logits, labels, -1, one, None, 0.0, 0.0, ONE_ROW, upstream, loss, grad, None, None, 0, n_rows)
+    return total_of(loss, divisor, chosen.total or numpy_total) if reduced else 0.0
 
 
 def _fits(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:

@@ -23,6 +23,7 @@ OPTIONAL_PARTS = (
     "short",
     "log_softmax",
     "total",
+    "plain",
 )  # of a backend, beside its two kernels
 
 # From the simplest to the fastest: automatic choice takes the last one that qualifies.

@@ -14,16 +14,20 @@ R, and so are log s and what the label's gradient is made of; with options, what
 
 from __future__ import annotations
 
-from typing import Any
+import contextvars
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from softmax_ce._backends._rows import row_blocks, rows_of, step_of
+from softmax_ce.reduction import total_of
 
 _UINT64 = np.dtype(np.uint64)
-# A Python number would be made an array anew each time, which takes as long as a short sum.
-_ONES = {np.dtype(real): np.ones(1, real) for real in (np.float32, np.float64)}
 _SMALL = 1 << 12  # elements
+# Entering np.errstate takes 1 us. A context holds the same setting, and is copied in next to no time.
+_QUIET = contextvars.Context()
+_QUIET.run(np.seterr, all="ignore")
 
 
 @np.errstate(all="ignore")  # -inf - -inf and exp's underflow are ordinary here
@@ -43,11 +47,14 @@ def hard(
     )  # fmt: skip
     for rows in row_blocks(start, stop, classes):
         out = None if grad is None else grad[rows]
-        e = out if room is None else room[: rows.stop - rows.start]
-        if is_plain and _plain_rows(
-            logits[rows], rows_of(labels, rows), rows_of(upstream, rows), None if loss is None else loss[rows], out, e
-        ):
-            continue
+        e: Any = out if room is None else room[: rows.stop - rows.start]
+        if is_plain:
+            y = _classes_at(rows_of(labels, rows), classes)
+            if y is not None:
+                first, one = np.arange(0, e.size, classes), np.ones(len(e), e.dtype)
+                frame = _Frame(first, one, rows_of(upstream, rows).astype(e.dtype))
+                _plain_rows(logits[rows], y, frame, None if loss is None else loss[rows], out, e)
+                continue
         row = _Block(logits[rows], e)
         y, counts = _read(rows_of(labels, rows), classes, ignore_index)
         at = y + row.first
@@ -81,21 +88,59 @@ def hard(
             _blank(counts, out)
 
 
-def _plain_rows(x: Any, labels: Any, gain: Any, loss: Any, out: Any, e: Any) -> bool:
-    """The loss and the gradient of a block without any option; False, nothing written, if a label does not count.
+def plain(logits: Any, labels: Any, divisor: float, loss: Any, grad: Any, reduced: bool) -> float | None:
+    """A small call without any option: see softmax_ce.contract."""
+    return _QUIET.copy().run(_plain, logits, labels, divisor, loss, grad, reduced)
+
+
+def _plain(logits: Any, labels: Any, divisor: float, loss: Any, grad: Any, reduced: bool) -> float | None:
+    rows, classes = logits.shape
+    y = _classes_at(labels, classes)
+    if y is None:
+        return None
+    if reduced:
+        loss = np.empty(rows, logits.dtype)
+    e = np.empty_like(logits) if grad is None else grad
+    frame = (_kept_frame if rows <= _FEW else _frame)(rows, classes, divisor, logits.dtype)
+    _plain_rows(logits, y, frame, loss, grad, e)
+    return total_of(loss, divisor) if reduced else 0.0
+
+
+def _classes_at(labels: Any, classes: int) -> Any:
+    """A copy of the labels, which another thread may change; None if one is not a class."""
+    y = labels.copy()
+    wild = y.view(_UINT64)  # a negative label is a huge one
+    return y if wild.item(wild.argmax()) < classes else None
+
+
+class _Frame(NamedTuple):
+    """Vectors with an entry a row, for blocks of one shape."""
+
+    first: Any  # where a row begins in the flat block
+    one: Any  # R: as long as what it is added to, since one entry for all rows takes twice as long
+    gain: Any  # R
+
+
+def _frame(rows: int, classes: int, divisor: float, dtype: Any) -> _Frame:
+    """What all calls of one shape have in common. Nobody writes into it."""
+    gain = np.full(rows, 1.0 / divisor).astype(dtype)
+    return _Frame(np.arange(0, rows * classes, classes), np.ones(rows, dtype), gain)
+
+
+_FEW = 1 << 10  # rows
+_kept_frame = functools.lru_cache(64)(_frame)  # 1.5 MiB at most
+
+
+def _plain_rows(x: Any, y: Any, frame: _Frame, loss: Any, out: Any, e: Any) -> None:
+    """The loss and the gradient of a block without any option, whose labels are classes.
 
     The steps of :class:`_Block` and their bits, in one piece: a small block takes the time of some thirty calls of
     NumPy, and half as much again if each has a Python function around it. So there are few, and of the cheap kinds:
-    no arithmetic between dtypes, which casts by pieces, no sum along an axis, no Python number beside an array.
+    no arithmetic between dtypes, which casts by pieces, no sum along an axis, no number beside an array.
     """
-    classes = x.shape[1]
-    y = labels.copy()
-    wild = y.view(_UINT64)  # a negative label is a huge one
-    if wild.item(wild.argmax()) >= classes:
-        return False
-    first = np.arange(0, x.size, classes)
-    at = y + first
+    first, one, gain = frame
     at_top = _top_of(x, first)
+    at = np.add(y, first)
     flat = e.ravel()
     np.subtract(x, x.ravel()[at_top][:, None], e)
     gap, zero = flat[at], flat[at_top]
@@ -105,15 +150,13 @@ def _plain_rows(x: Any, labels: Any, gain: Any, loss: Any, out: Any, e: Any) -> 
     if loss is not None:
         np.subtract(np.log1p(rest), gap, loss)
     if out is not None:
-        one = _ONES[x.dtype]
         flat[at_top] = one
         at_label = flat[at]
         at_label -= one
         at_label -= rest
         flat[at] = at_label
         rest += one
-        np.multiply(e, np.divide(gain.astype(x.dtype), rest)[:, None], out)
-    return True
+        np.multiply(e, np.divide(gain, rest)[:, None], out)
 
 
 @np.errstate(all="ignore")

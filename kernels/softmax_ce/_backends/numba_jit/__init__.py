@@ -11,7 +11,6 @@ again where it is too long for that; how long that is, and what is too large for
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from typing import Any
 
@@ -23,12 +22,15 @@ from softmax_ce._backends.numba_jit.cache import Cache
 from softmax_ce._backends.numba_jit.instruction_set import instruction_set
 from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
 from softmax_ce._backends.numba_jit.total import total_over
+from softmax_ce.reduction import numpy_total
 
 if getattr(config, "DISABLE_JIT", 0):  # Numba gives back the Python functions then, which coverage and debuggers want
     raise ImportError("NUMBA_DISABLE_JIT is set, and without compilation its kernels would be plain Python loops")
 
 _TUNING = tuning.for_isa(instruction_set())
 _ASKED_FOR = tuning.stream_bytes_asked_for()
+_KEEP_BYTES = _TUNING.keep_bytes
+_WHOLE_STREAM_BYTES = _TUNING.stream_bytes if _ASKED_FOR is None else _ASKED_FOR
 
 
 def _stream_bytes(logits: Any, start: int, stop: int) -> int:
@@ -48,15 +50,15 @@ def _signature(rows: Any, itemsize: int) -> Any:
 
     if rows is total_over:
         return types.float64(given(real, 1), types.float64)
-    by_class = given(real, 1), types.Optional(given(real, 1))
-    by_row = given(types.float64, 1), given(types.float64, 1)
+    by_class, by_row = given(real, 1), given(types.float64, 1)
     outputs = (types.Optional(array) for array in (real[::1], real[:, ::1], real[::1], real[::1]))
-    first = (
-        (given(real, 2), given(types.int64, 1), types.int64, *by_class, types.float64)
-        if rows is hard_rows
-        else (given(real, 2), given(real, 2), *by_class)
-    )
-    return types.void(*first, types.float64, *by_row, *outputs, *[types.int64] * 4)
+    rest = *outputs, *[types.int64] * 4
+    if rows is soft_rows:
+        inputs = given(real, 2), given(real, 2), by_class, types.Optional(by_class), types.float64, by_row, by_row
+        return types.void(*inputs, *rest)
+    first = given(real, 2), given(types.int64, 1), types.int64
+    factors = *[types.Optional(by_class)] * 2, *[types.float64] * 2, *[types.Optional(by_row)] * 2
+    return types.float64(*first, *factors, *rest, types.float64, types.boolean)
 
 
 def dispatcher(rows: Any, itemsize: int, *, cached: bool = True) -> Any:
@@ -103,8 +105,21 @@ def hard(
     _hard[logits.itemsize](
         logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
         loss, grad, row_max, log_sum, start, stop,
-        _TUNING.keep_bytes, _stream_bytes(logits, start, stop),
+        _KEEP_BYTES, _stream_bytes(logits, start, stop), 0.0, False,
     )  # fmt: skip
+
+
+def plain(logits: Any, labels: Any, divisor: float, loss: Any, grad: Any, reduced: bool) -> float | None:
+    """A small call without any option: see softmax_ce.contract."""
+    n = len(labels)
+    if reduced and n > _FEW:
+        loss = np.empty(n, logits.dtype)
+        return None if plain(logits, labels, divisor, loss, grad, False) is None else total(loss, divisor)
+    found: float = _hard[logits.itemsize](
+        logits, labels, -1, None, None, 0.0, 0.0, None, None, loss, grad, None, None, 0, n,
+        _KEEP_BYTES, _WHOLE_STREAM_BYTES, divisor, reduced,
+    )  # fmt: skip
+    return None if found < 0 else found
 
 
 def soft(
@@ -115,7 +130,7 @@ def soft(
     _soft[logits.itemsize](
         logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
         loss, grad, row_max, log_sum, start, stop,
-        _TUNING.keep_bytes, _stream_bytes(logits, start, stop),
+        _KEEP_BYTES, _stream_bytes(logits, start, stop),
     )  # fmt: skip
 
 
@@ -125,10 +140,6 @@ _FEW = 128  # losses that are summed in lanes
 def total(values: Any, divisor: float) -> float:
     """The sum of a vector over a number, in float64: see softmax_ce.contract."""
     if len(values) > _FEW:  # NumPy's sum is pairwise: its error grows with the logarithm of the length
-        with np.errstate(all="ignore"):
-            whole = float(np.add.reduce(values, dtype=np.float64)) / divisor
-            if math.isinf(whole) and divisor > 1:
-                whole = float(np.add.reduce(values / divisor, dtype=np.float64))
-        return whole
+        return numpy_total(values, divisor)
     compiled = _total[values.itemsize]
     return float(compiled(values if values.flags.c_contiguous else values.copy(), float(divisor)))

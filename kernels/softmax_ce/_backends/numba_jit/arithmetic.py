@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import types
+from numba import njit, types
 from numba.extending import overload
 
 from softmax_ce._backends.numba_jit.vectors import (
@@ -36,48 +36,59 @@ def exp(t: Any) -> Any:
     raise AssertionError("compiled code only")
 
 
-def _exp32_eighths(t: Any) -> Any:
-    magic = 1572864.0 + 127 + 32  # adding 1.5 * 2**20 rounds to eighths, in the low bits; 32 as in _SCALE, 127 the bias
-    t = maximum(-110.2104, t)  # -159 ln 2
-    shifted = fma(t, 1.4426950216293335, magic)
-    n = shifted - magic
-    r = fma(n, 1.9046542e-9, fma(n, -0.6931471824645996, t))
-    q = fma(fma(4.166861996054649e-2, r, 1.6667839884757996e-1), r, 0.5)
-    power = power_of_eighths(shifted)
-    return fma(power, fma(r * r, q, r), power)
+def _polynomial(*coefficients: float) -> Any:
+    """By Horner's rule; the highest power's coefficient comes first."""
+    *higher, last = coefficients
+    if len(higher) == 1:
+        (first,) = higher
+        return njit(**EXACT)(lambda z: fma(first, z, last))
+    quotient = _polynomial(*higher)
+    return njit(**EXACT)(lambda z: fma(quotient(z), z, last))
 
 
-def _exp32(t: Any) -> Any:
-    magic = 12582912.0 + 127 + 32  # 1.5 * 2**23: to integers
-    t = maximum(-110.2104, t)
-    shifted = fma(t, 1.4426950216293335, magic)
-    n = shifted - magic
-    r = fma(n, 2.1219444170128554e-4, fma(n, -0.693359375, t))
-    q = fma(1.3926213141530752e-3, r, 8.363203145563602e-3)
-    q = fma(q, r, 4.1666556149721146e-2)
-    q = fma(q, r, 1.6666576266288757e-1)
-    q = fma(q, r, 0.5)
-    power = power_of_two(shifted)
-    return fma(power, fma(r * r, q, r), power)
+def _exp_by(lowest: float, magic: float, ln_2: tuple[float, float], q: Any, power_of: Any) -> Any:
+    """Adding `magic` rounds to a multiple of what power_of takes, in the low bits, raised; r = t - n ln 2."""
+    high, low = ln_2
+
+    def exp(t: Any) -> Any:
+        t = maximum(lowest, t)
+        shifted = fma(t, 1.4426950408889634, magic)
+        n = shifted - magic
+        r = fma(n, -low, fma(n, -high, t))
+        power = power_of(shifted)
+        return fma(power, fma(r * r, q(r), r), power)
+
+    return exp
 
 
-def _exp64(t: Any) -> Any:
-    magic = 6755399441055744.0 + 1023 + 64  # 1.5 * 2**52
-    t = maximum(-753.451, t)  # -1087 ln 2
-    shifted = fma(t, 1.4426950408889634, magic)
-    n = shifted - magic
-    r = fma(n, -4.236521365809284e-10, fma(n, -0.6931471801362932, t))
-    q = fma(2.5100424157005067e-08, r, 2.7620138719733994e-07)
-    q = fma(q, r, 2.7557268378684192e-06)
-    q = fma(q, r, 2.480152119021773e-05)
-    q = fma(q, r, 0.00019841269863105968)
-    q = fma(q, r, 0.0013888888917281794)
-    q = fma(q, r, 0.008333333333330051)
-    q = fma(q, r, 0.04166666666662399)
-    q = fma(q, r, 0.16666666666666669)
-    q = fma(q, r, 0.5000000000000001)
-    power = power_of_two(shifted)
-    return fma(power, fma(r * r, q, r), power)
+# In magic beside the power of two: 32 or 64 as in _SCALE, and the bias of the exponent.
+_exp32_eighths = _exp_by(
+    -110.2104,  # -159 ln 2
+    1.5 * 2**20 + 127 + 32,
+    (0.6931471824645996, -1.9046542e-9),
+    _polynomial(4.166861996054649e-2, 1.6667839884757996e-1, 0.5),
+    power_of_eighths,
+)
+_exp32 = _exp_by(
+    -110.2104,
+    1.5 * 2**23 + 127 + 32,
+    (0.693359375, -2.1219444170128554e-4),
+    _polynomial(
+        1.3926213141530752e-3, 8.363203145563602e-3, 4.1666556149721146e-2, 1.6666576266288757e-1, 0.5
+    ),
+    power_of_two,
+)  # fmt: skip
+_exp64 = _exp_by(
+    -753.451,  # -1087 ln 2
+    1.5 * 2**52 + 1023 + 64,
+    (0.6931471801362932, 4.236521365809284e-10),
+    _polynomial(
+        2.5100424157005067e-08, 2.7620138719733994e-07, 2.7557268378684192e-06, 2.480152119021773e-05,
+        0.00019841269863105968, 0.0013888888917281794, 0.008333333333330051, 0.04166666666662399, 0.16666666666666669,
+        0.5000000000000001,
+    ),
+    power_of_two,
+)  # fmt: skip
 
 
 @overload(exp, jit_options=EXACT)
@@ -104,35 +115,33 @@ def log1p(r: Any, y: Any, inverse: Any) -> Any:
     raise AssertionError("compiled code only")
 
 
-def _log1p32(r: Any, y: Any, inverse: Any) -> Any:
-    m, n = split_exponent(y)
-    f = m - 1.0
-    s = f / (2.0 + f)
-    z = s * s
-    series = fma(0.24279078841209412, z, 0.2849878668785095)
-    series = fma(series, z, 0.40000972151756287)
-    series = fma(series, z, 0.6666666269302368)
-    half = 0.5 * f * f
-    tail = fma(n, 9.0580006145e-06, (r - (y - 1.0)) * inverse)
-    low = half - fma(s, fma(series, z, half), tail)
-    return n * 6.9313812256e-01 - (low - f)
+def _log1p_by(ln_2: tuple[float, float], series: Any) -> Any:
+    high, low = ln_2
+
+    def log1p(r: Any, y: Any, inverse: Any) -> Any:
+        m, n = split_exponent(y)
+        f = m - 1.0
+        s = f / (2.0 + f)
+        z = s * s
+        half = 0.5 * f * f
+        tail = fma(n, low, (r - (y - 1.0)) * inverse)
+        below = half - fma(s, fma(series(z), z, half), tail)
+        return n * high - (below - f)
+
+    return log1p
 
 
-def _log1p64(r: Any, y: Any, inverse: Any) -> Any:
-    m, n = split_exponent(y)
-    f = m - 1.0
-    s = f / (2.0 + f)
-    z = s * s
-    series = fma(0.1479819860511658591, z, 0.1531383769920937332)
-    series = fma(series, z, 0.1818357216161805012)
-    series = fma(series, z, 0.2222219843214978396)
-    series = fma(series, z, 0.2857142874366239149)
-    series = fma(series, z, 0.3999999999940941908)
-    series = fma(series, z, 0.6666666666666735130)
-    half = 0.5 * f * f
-    tail = fma(n, 1.90821492927058770002e-10, (r - (y - 1.0)) * inverse)
-    low = half - fma(s, fma(series, z, half), tail)
-    return n * 6.93147180369123816490e-01 - (low - f)
+_log1p32 = _log1p_by(
+    (6.9313812256e-01, 9.0580006145e-06),
+    _polynomial(0.24279078841209412, 0.2849878668785095, 0.40000972151756287, 0.6666666269302368),
+)
+_log1p64 = _log1p_by(
+    (6.93147180369123816490e-01, 1.90821492927058770002e-10),
+    _polynomial(
+        0.1479819860511658591, 0.1531383769920937332, 0.1818357216161805012, 0.2222219843214978396,
+        0.2857142874366239149, 0.3999999999940941908, 0.6666666666666735130,
+    ),
+)  # fmt: skip
 
 
 @overload(log1p, jit_options=EXACT)

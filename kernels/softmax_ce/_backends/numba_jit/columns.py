@@ -148,35 +148,24 @@ def _moves(width_bytes: int, *, storing: bool) -> Any:
     return move
 
 
-_load_16, _load_8, _load_4 = (_moves(n, storing=False) for n in (16, 8, 4))
-_store_16, _store_8, _store_4 = (_moves(n, storing=True) for n in (16, 8, 4))
+def _over_rows(*, storing: bool) -> Any:
+    """What moves whole rows: their units, the last of which overlaps the one before."""
+    move_16, move_8, move_4 = (_moves(n, storing=storing) for n in (16, 8, 4))
+
+    def move(columns: Any, p: Any, classes: int) -> None:
+        unit = unit_of(p)
+        if classes >= unit:
+            for j in range(0, classes - unit, unit):
+                move_16(at(columns, j), at(p, j), classes)
+            move_16(at(columns, classes - unit), at(p, classes - unit), classes)
+        elif 2 * classes >= unit:
+            move_8(columns, p, classes)
+            move_8(at(columns, classes - unit // 2), at(p, classes - unit // 2), classes)
+        else:
+            move_4(columns, p, classes)
+
+    return _inlined(move)
 
 
-@_inlined
-def load_columns(columns: Any, p: Any, classes: int) -> None:
-    """Rows of `classes` entries at p, as many as a vector has lanes, turned into a vector for each class."""
-    unit = unit_of(p)
-    if classes >= unit:
-        for j in range(0, classes - unit, unit):
-            _load_16(at(columns, j), at(p, j), classes)
-        _load_16(at(columns, classes - unit), at(p, classes - unit), classes)
-    elif 2 * classes >= unit:
-        _load_8(columns, p, classes)
-        _load_8(at(columns, classes - unit // 2), at(p, classes - unit // 2), classes)
-    else:
-        _load_4(columns, p, classes)
-
-
-@_inlined
-def store_columns(columns: Any, p: Any, classes: int) -> None:
-    """The reverse."""
-    unit = unit_of(p)
-    if classes >= unit:
-        for j in range(0, classes - unit, unit):
-            _store_16(at(columns, j), at(p, j), classes)
-        _store_16(at(columns, classes - unit), at(p, classes - unit), classes)
-    elif 2 * classes >= unit:
-        _store_8(columns, p, classes)
-        _store_8(at(columns, classes - unit // 2), at(p, classes - unit // 2), classes)
-    else:
-        _store_4(columns, p, classes)
+# Rows of `classes` entries at p, as many as a vector has lanes, turned into a vector for each class; and back.
+load_columns, store_columns = _over_rows(storing=False), _over_rows(storing=True)

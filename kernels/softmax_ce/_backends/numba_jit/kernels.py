@@ -9,11 +9,24 @@ from numba import njit
 
 from softmax_ce._backends.numba_jit.arguments import Call, Outputs, Targets
 from softmax_ce._backends.numba_jit.few_classes import groups, is_few
-from softmax_ce._backends.numba_jit.memory import address, at, fence, is_null, keep_alive, null_if, pointer, step_of
+from softmax_ce._backends.numba_jit.memory import (
+    address,
+    at,
+    either,
+    fence,
+    is_null,
+    keep_alive,
+    null_if,
+    on_stack,
+    pointer,
+    step_of,
+)
 from softmax_ce._backends.numba_jit.rows import row_entries, rows, scratch_at
+from softmax_ce._backends.numba_jit.total import total_of
 from softmax_ce._backends.numba_jit.vectors import lanes_of
 
 _inlined: Any = njit(error_model="numpy", forceinline=True)
+_function: Any = njit(error_model="numpy")
 # Merged before types are inferred: each function that calls a large one has LLVM optimise all of that once more.
 _merged: Any = njit(error_model="numpy", inline="always")
 
@@ -58,21 +71,46 @@ def _all_rows(
     keep_alive(scratch)
 
 
+@_function
+def _are_classes(labels: Any, n: int, classes: int) -> bool:
+    wrong = 0
+    for i in range(n):
+        wrong |= not 0 <= labels[i] < classes
+    return wrong == 0
+
+
 def hard_rows(
     logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float, z_loss: float,
     row_weight: Any, upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
-    keep_bytes: int, stream_bytes: int,
-) -> None:  # fmt: skip
-    """The contract's kernel."""
+    keep_bytes: int, stream_bytes: int, divisor: float, reduced: bool,
+) -> float:  # fmt: skip
+    """The contract's kernel, and its plain call.
+
+    None of the factors means 1, and of the upstream gradient 1 / divisor. With a divisor, -1 is returned where a label
+    is not a class; else, if `reduced`, the losses' total, which is never negative. Their vector is not an argument
+    then: to take an array over from Python takes longer than a short row.
+    """
     classes = logits.shape[1]
-    scale, base = pointer(label_mass), pointer(base_mass)
-    targets = Targets(null_if(True, scale), scale, step_of(label_mass), base, step_of(base_mass))
-    call = Call(
-        pointer(logits), classes, pointer(labels), step_of(labels), ignore_index, targets, base_total, z_loss,
-        pointer(row_weight), step_of(row_weight), pointer(upstream), step_of(upstream),
+    given, scale, base = pointer(labels), pointer(label_mass), pointer(base_mass)
+    weight, factor, losses = pointer(row_weight), pointer(upstream), pointer(loss)
+    gain = 1.0 / divisor if divisor > 0 else 0.0
+    if divisor > 0 and not _are_classes(given, stop, classes):
+        return -1.0
+    room = np.empty(stop if reduced else 0, logits.dtype)
+    targets = Targets(
+        null_if(True, scale), either(is_null(scale), on_stack(scale, 1.0), scale), step_of(label_mass),
+        base, step_of(base_mass),
     )  # fmt: skip
-    outputs = Outputs(pointer(loss), pointer(grad), pointer(row_max), pointer(log_sum))
+    call = Call(
+        pointer(logits), classes, given, step_of(labels), ignore_index, targets, base_total, z_loss,
+        either(is_null(weight), on_stack(weight, 1.0), weight), step_of(row_weight),
+        either(is_null(factor), on_stack(factor, gain), factor), step_of(upstream),
+    )  # fmt: skip
+    outputs = Outputs(either(reduced, pointer(room), losses), pointer(grad), pointer(row_max), pointer(log_sum))
     _all_rows(call, outputs, logits, keep_bytes, stream_bytes, start, stop)
+    total = total_of(outputs.loss, stop, divisor) if reduced else 0.0
+    keep_alive(room)
+    return total
 
 
 def soft_rows(

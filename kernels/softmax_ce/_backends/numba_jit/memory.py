@@ -105,6 +105,16 @@ def null_if(typingctx: Any, missing: Any, p: Any) -> Any:
 
 
 @intrinsic
+def on_stack(typingctx: Any, p: Any, value: Any) -> Any:
+    """A pointer like p to a number, which lasts as long as the function that calls this."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return cgutils.alloca_once_value(builder, context.cast(builder, args[1], types.float64, p.dtype))
+
+    return p(p, types.float64), emit
+
+
+@intrinsic
 def either(typingctx: Any, condition: Any, p: Any, q: Any) -> Any:
     """p where the condition holds, else q; without a branch."""
     return p(types.boolean, p, p), lambda context, builder, sig, args: builder.select(*args)

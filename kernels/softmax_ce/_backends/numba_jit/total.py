@@ -14,8 +14,7 @@ _DOWN = 2.0**-64  # as in softmax_ce.reduction
 
 
 @njit(error_model="numpy")
-def _sum(values: Any, scale: float) -> float:
-    p, n = pointer(values), len(values)
+def _sum(p: Any, n: int, scale: float) -> float:
     w = lanes_of(p)
     total = widen(filled(p, 0.0))
     j = 0
@@ -24,13 +23,20 @@ def _sum(values: Any, scale: float) -> float:
         j += w
     if j < n:
         total = total + widen(load_first(p, j, n - j, 0.0)) * scale
-    keep_alive(values)
     return sum_lanes(total)
 
 
-def total_over(values: Any, divisor: float) -> float:
-    """Sum over divisor; where the sum alone overflows, each term is scaled."""
-    total = _sum(values, 1.0) / divisor
+@njit(error_model="numpy")
+def total_of(p: Any, n: int, divisor: float) -> float:
+    """Sum of n entries over divisor; where the sum alone overflows, each term is scaled."""
+    total = _sum(p, n, 1.0) / divisor
     if not np.isfinite(total):
-        total = _sum(values, _DOWN) / divisor / _DOWN
+        total = _sum(p, n, _DOWN) / divisor / _DOWN
+    return total
+
+
+def total_over(values: Any, divisor: float) -> float:
+    """The sum of a vector over divisor."""
+    total = total_of(pointer(values), len(values), divisor)
+    keep_alive(values)
     return total
