@@ -527,6 +527,24 @@ def test_unusual_normalisers_are_left_to_the_full_path(function: Any, x: Any, op
     assert same(found, outcome(in_full, function, x, backend=shortest, **options))
 
 
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+@pytest.mark.parametrize("weighted", [("weight",), ("sample_weight",), ("weight", "sample_weight")])
+def test_a_denominator_of_many_rows(weighted: tuple[str, ...], ignore_index: int, shortest: str) -> None:
+    """Summed pairwise, over the rows that count, in the full path's order."""
+    rng = np.random.default_rng(8)
+    logits, targets = rng.normal(size=(1001, 5)), rng.integers(0, 5, 1001)
+    weights = {"weight": rng.random(5), "sample_weight": rng.random(1001)}
+    options = {name: weights[name] for name in weighted} | {"ignore_index": ignore_index, "backend": shortest}
+    short = in_short(sce.cross_entropy_with_grad, logits, targets, **options)
+    assert_same(short, in_full(sce.cross_entropy_with_grad, logits, targets, **options))
+    counted = targets != ignore_index
+    rows = np.ones(1001) if "sample_weight" not in weighted else weights["sample_weight"]
+    mass = rows * (weights["weight"][targets] if "weight" in weighted else 1)
+    options = {"ignore_index": ignore_index, "backend": shortest, "reduction": "sum"}
+    total = in_short(sce.cross_entropy, logits, targets, **options, **{name: weights[name] for name in weighted})[0]
+    assert short[0] == pytest.approx(total / mass[counted].sum(), rel=1e-14)
+
+
 def test_labels_and_weights_may_be_read_only_and_shared(shortest: str) -> None:
     """One array as several inputs; nothing is written to any."""
     row = np.arange(5.0)

@@ -102,10 +102,16 @@ def _denominators(
     weighted = plain = 0.0
     for start in range(0, problem.n_rows, _BLOCK):
         y = labels[start : start + _BLOCK]
-        counted = np.flatnonzero((y >= 0) & (y < problem.n_classes) & (y != ignore_index))
-        row = np.ones(counted.size) if sample_weight is None else sample_weight[start + counted]
-        plain += total(row, 1.0)
-        weighted += total(row if weight is None else row * weight[y[counted]], 1.0)
+        row = None if sample_weight is None else sample_weight[start : start + _BLOCK]
+        if problem.any_ignored:
+            counted = np.flatnonzero((y >= 0) & (y < problem.n_classes) & (y != ignore_index))
+            y, row = y[counted], None if row is None else row[counted]
+        rows = float(y.size) if row is None else total(row, 1.0)
+        plain += rows
+        if weight is None:
+            weighted += rows
+        else:
+            weighted += total(weight[y] if row is None else row * weight[y], 1.0)
     return weighted, plain
 
 

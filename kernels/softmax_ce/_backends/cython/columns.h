@@ -36,23 +36,46 @@ INLINE void ask_ahead(const sce_tiles *tiles, ptrdiff_t classes, ptrdiff_t i) {
         __builtin_prefetch(p + j * tiles->ahead_stride, 0, 2);
 }
 
+/* Any number of classes: once, not in each body. */
+APART void load_any_rows(const real *x, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t n, ptrdiff_t whole, V *column) {
+    if (step)
+        load_side_by_side(x, step, classes, n, column);
+    else
+        load_columns(x, classes, n, whole, column);
+}
+
+APART void store_any_rows(real *g, ptrdiff_t step, ptrdiff_t classes, ptrdiff_t n, ptrdiff_t whole, V *column,
+                          unsigned left) {
+    if (step)
+        store_side_by_side(g, step, classes, n, column, left);
+    else
+        store_columns(g, classes, n, whole, column, left);
+}
+
 /* Rows i to i + n of logits or targets. */
 INLINE void load_rows(const sce_call *call, const void *from, ptrdiff_t i, ptrdiff_t n, ptrdiff_t whole, V *column) {
-    if (call->column_step) {
-        if (from == call->logits)
-            ask_ahead(call->tiles, call->classes, i);
-        load_side_by_side((const real *)from + i, call->column_step, call->classes, n, column);
-    } else {
-        load_columns((const real *)from + i * call->classes, call->classes, n, whole, column);
-    }
+    const ptrdiff_t step = call->column_step, classes = call->classes;
+    const real *x = (const real *)from + (step ? i : i * classes);
+    if (step && from == call->logits)
+        ask_ahead(call->tiles, classes, i);
+    if (!__builtin_constant_p(classes))
+        load_any_rows(x, step, classes, n, whole, column);
+    else if (step)
+        load_side_by_side(x, step, classes, n, column);
+    else
+        load_columns(x, classes, n, whole, column);
 }
 
 /* The gradient of rows i to i + n but for those that are left. */
 INLINE void store_rows(const sce_call *call, ptrdiff_t i, ptrdiff_t n, ptrdiff_t whole, V *column, unsigned left) {
-    if (call->column_step)
-        store_side_by_side((real *)call->grad + i, call->column_step, call->classes, n, column, left);
+    const ptrdiff_t step = call->column_step, classes = call->classes;
+    real *g = (real *)call->grad + (step ? i : i * classes);
+    if (!__builtin_constant_p(classes))
+        store_any_rows(g, step, classes, n, whole, column, left);
+    else if (step)
+        store_side_by_side(g, step, classes, n, column, left);
     else
-        store_columns((real *)call->grad + i * call->classes, call->classes, n, whole, column, left);
+        store_columns(g, classes, n, whole, column, left);
 }
 
 /* The call without its first i rows, logits, targets and gradient apart. */

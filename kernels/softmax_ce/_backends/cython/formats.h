@@ -99,6 +99,15 @@ INLINE void stream_to_memory(char *p, V v, enum sce_format format) {
     v_stream((real *)p, v);
 }
 
+/* Which 16-bit floats the row kernels read and write where they lie. float16 only where an instruction casts it: the cast
+ * without one, in every loop, would take gcc as long as all the rest, and most of the time when it runs. */
+#if defined(V_HALF) && defined(REAL_F32)
+#define HAS_F16_ROWS
+#define IN_ROWS(format) ((format) != SCE_REAL)
+#else
+#define IN_ROWS(format) ((format) == SCE_BF16)
+#endif
+
 INLINE ptrdiff_t item_size(enum sce_format format) {
     return format == SCE_REAL ? (ptrdiff_t)sizeof(real) : (ptrdiff_t)sizeof(uint16_t);
 }

@@ -97,7 +97,6 @@ typedef struct {
     sce_chunk *chunks;                     /* scratch: two entries for each chunk of a row */
     sce_sums *sums;                        /* scratch of a row in parts: SCE_SCALARS fills it, SCE_GRADIENT reads it */
     void *exps;                            /* scratch: a row's exponentials, NULL where they are not kept */
-    enum sce_format format;                /* of logits and gradient, where rows are taken one by one */
 } sce_call;
 
 typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);

@@ -25,7 +25,7 @@ INLINE ptrdiff_t chunk_size(ptrdiff_t classes, ptrdiff_t k) {
     return classes - k * SCE_CHUNK < SCE_CHUNK ? classes - k * SCE_CHUNK : SCE_CHUNK;
 }
 
-INLINE void fill(real *grad, ptrdiff_t n, real value, enum sce_format format) {
+APART void fill(real *grad, ptrdiff_t n, real value, enum sce_format format) {
     if (format == SCE_REAL)
         for (ptrdiff_t j = 0; j < n; j++)
             grad[j] = value;
@@ -51,7 +51,6 @@ INLINE pipeline new_pipeline(const sce_call *call, ptrdiff_t stop, real *scratch
     line.chunks[0] = call->chunks;
     line.chunks[1] = call->chunks + line.n_chunks;
     line.out.stream = call->stream;
-    line.out.format = call->format;
     line.out.classes = call->classes;
     line.out.label = -1;
     line.scratch = scratch;
@@ -59,8 +58,7 @@ INLINE pipeline new_pipeline(const sce_call *call, ptrdiff_t stop, real *scratch
 }
 
 /* Where no distribution is: lse is the top, be it infinite, unless there is a NaN. */
-static __attribute__((noinline)) double broken_log_sum(const real *x, ptrdiff_t classes,
-                                                     enum sce_format format) {
+APART double broken_log_sum(const real *x, ptrdiff_t classes, enum sce_format format) {
     for (ptrdiff_t j = 0; j < classes; j++) {
         const real one = format == SCE_REAL ? x[j] : entry_at(x, j, format);
         if (one != one)
@@ -88,7 +86,7 @@ INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, int is_kept, const
         /* Rows follow each other in memory, so the next chunk is what comes next, in this row or the one after. */
         const ptrdiff_t ahead = k + 1 < line->n_chunks ? classes - j - n : i + 1 < line->stop ? classes : 0;
         maximum next = max_of(entry(here, n, format), ahead < SCE_CHUNK ? ahead : SCE_CHUNK);
-        begin_chunk(&line->out, line->chunks[1], k, mode);
+        begin_chunk(&line->out, line->chunks[1], k, mode, format);
         sum_chunk(here, n, top, line->top_at, is_kept ? e + j : e, &next, &line->out, mode, format, chunk);
         if (mode == LABEL_AND_BASE || mode == SOFT)
             sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, t, mode, chunk);
@@ -104,10 +102,11 @@ INLINE sce_sums sum_row(pipeline *line, ptrdiff_t i, real *e, int is_kept, const
 }
 
 /* The row that waits, where no other follows to take it along: some of its chunks. */
-INLINE void write_chunks(output *out, const sce_chunk *chunks, ptrdiff_t first, ptrdiff_t last, enum mode mode) {
+INLINE void write_chunks(output *out, const sce_chunk *chunks, ptrdiff_t first, ptrdiff_t last, enum mode mode,
+                         enum sce_format format) {
     for (ptrdiff_t k = first; k < last && out->grad != NULL; k++) {
-        begin_chunk(out, chunks, k, mode);
-        write_rest(out, mode);
+        begin_chunk(out, chunks, k, mode, format);
+        write_rest(out, mode, format);
     }
 }
 
@@ -118,12 +117,12 @@ INLINE real raised_exp_at(real t) {
 }
 
 /* The gradient of a row that counts: what to scale by, and the value at the label. `e`: its exponentials, if kept. */
-INLINE void begin_gradient(pipeline *line, ptrdiff_t i, const sce_sums *row, ptrdiff_t label, double mass, real x_label,
-                           const real *e, const target_row *t, enum mode mode) {
+APART void begin_gradient(pipeline *line, ptrdiff_t i, const sce_sums *row, ptrdiff_t label, double mass, real x_label,
+                          const real *e, const target_row *t, enum mode mode, enum sce_format format) {
     const sce_call *call = line->call;
     output *out = &line->out;
-    out->grad = entry(call->grad, i * call->classes, call->format);
-    out->from = e ? e : entry(call->logits, i * call->classes, call->format);
+    out->grad = entry(call->grad, i * call->classes, format);
+    out->from = e ? e : entry(call->logits, i * call->classes, format);
     out->is_kept = e != NULL;
     sce_chunk *own = line->chunks[0];
     line->chunks[0] = line->chunks[1];
@@ -168,9 +167,9 @@ INLINE int row_counts(const sce_call *call, ptrdiff_t i, ptrdiff_t label, enum m
 }
 
 /* What a row gets of a row's sums, the gradient of an ordinary row apart; whether there is one to write. */
-INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row, double mass, real x_label, int counts,
-                         enum mode mode) {
-    real *grad = call->grad ? entry(call->grad, i * call->classes, call->format) : NULL;
+APART int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row, double mass, real x_label, int counts,
+                        enum mode mode, enum sce_format format) {
+    real *grad = call->grad ? entry(call->grad, i * call->classes, format) : NULL;
     real *loss = call->loss ? (real *)call->loss + i : NULL;
     if (call->row_max)
         ((real *)call->row_max)[i] = (real)row->top;
@@ -180,7 +179,7 @@ INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row,
         if (loss)
             *loss = counts ? (real)NAN : 0;
         if (grad)
-            fill(grad, call->classes, counts ? (real)NAN : 0, call->format);
+            fill(grad, call->classes, counts ? (real)NAN : 0, format);
         return 0;
     }
     if (loss) {
@@ -201,14 +200,14 @@ INLINE void one_row(pipeline *line, ptrdiff_t i, ptrdiff_t label, double mass, c
     const int counts = row_counts(call, i, label, mode);
     if (!counts && !call->row_max && !call->log_sum) {
         const sce_sums nothing = {0};
-        write_scalars(call, i, &nothing, 0, 0, 0, mode);
+        write_scalars(call, i, &nothing, 0, 0, 0, mode, format);
         return;
     }
     const real x_label = label >= 0 ? entry_at(call->logits, i * call->classes + label, format) : 0;
     real *e = call->exps ? call->exps : line->scratch;
     const sce_sums row = sum_row(line, i, e, call->exps != NULL, t, mode, format);
-    if (write_scalars(call, i, &row, mass, x_label, counts, mode))
-        begin_gradient(line, i, &row, label, mass, x_label, call->exps, t, mode);
+    if (write_scalars(call, i, &row, mass, x_label, counts, mode, format))
+        begin_gradient(line, i, &row, label, mass, x_label, call->exps, t, mode, format);
 }
 
 INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode, enum sce_format format) {
@@ -224,8 +223,8 @@ INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum
             label = label_of(call, i, &mass);
         one_row(&line, i, label, mass, &t, mode, format);
     }
-    write_chunks(&line.out, line.chunks[1], 0, line.n_chunks, mode);
-    end_line(&line.out);
+    write_chunks(&line.out, line.chunks[1], 0, line.n_chunks, mode, format);
+    end_line(&line.out, format);
 }
 
 /* One body for each mode. */
@@ -237,8 +236,12 @@ ROWS_OF(rows_one_label, ONE_LABEL, SCE_REAL)
 ROWS_OF(rows_label_and_base, LABEL_AND_BASE, SCE_REAL)
 ROWS_OF(rows_soft, SOFT, SCE_REAL)
 ROWS_OF(rows_log_probs, LOG_PROBS, SCE_REAL)
-#if defined(REAL_F32)
+#if defined(HAS_F16_ROWS)
 ROWS_OF(rows_f16, ONE_LABEL, SCE_F16)
+#else
+#define rows_f16 rows_bf16 /* never called */
+#endif
+#if defined(REAL_F32)
 ROWS_OF(rows_bf16, ONE_LABEL, SCE_BF16)
 #endif
 
@@ -306,11 +309,11 @@ INLINE void row_part(const sce_call *call, ptrdiff_t i, enum sce_part part, ptrd
         *call->sums = combine(chunks, line.n_chunks);
         if (call->sums->broken)
             call->sums->log_sum = broken_log_sum(x, classes, SCE_REAL);
-        write_scalars(call, i, call->sums, mass, x_label, counts, mode);
+        write_scalars(call, i, call->sums, mass, x_label, counts, mode, SCE_REAL);
     } else if (counts && !call->sums->broken) {
-        begin_gradient(&line, i, call->sums, label, mass, x_label, kept, &t, mode);
-        write_chunks(&line.out, chunks, first, last, mode);
-        end_line(&line.out);
+        begin_gradient(&line, i, call->sums, label, mass, x_label, kept, &t, mode, SCE_REAL);
+        write_chunks(&line.out, chunks, first, last, mode, SCE_REAL);
+        end_line(&line.out, SCE_REAL);
     }
 }
 

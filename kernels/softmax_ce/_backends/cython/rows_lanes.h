@@ -12,7 +12,9 @@
 #define PAIR 2        /* blocks under way at once */
 #define PAIRED 32     /* classes up to which they are */
 #define LANE_UNROLL 4 /* classes summed in R before they are added in float64 */
-#define SELECTED 16   /* classes up to which what lies at a label is selected, column by column, not looked up by row */
+/* Classes up to which whole blocks select what lies at a label, column by column; others look it up, row by row. Ten
+ * classes of float64 took 1.05 of the time so in vectors of four (AVX2). */
+#define SELECTED (W < 8 ? 2 * W : 16)
 
 /* W x W entries at a time. Whole vectors are read and written as long as they stay in the block, beyond the row too:
  * the next row is written later. So many rows of a whole block, the first ones, can be taken so to their ends: `whole`. */
@@ -104,8 +106,10 @@ INLINE unsigned not_finite(V v) {
 
 /* T of class j over the lanes, less the mass at the label. */
 INLINE V lane_target(const sce_call *call, const V *soft, ptrdiff_t j, enum mode mode) {
+    if (mode == LABEL_AND_BASE)
+        return class_factor(call->base_mass, call->base_mass_step, j);
     const V base = call->base_mass ? class_factor(call->base_mass, call->base_mass_step, j) : v_set(0);
-    return mode == SOFT ? v_fma(soft[j], class_factor(call->class_scale, call->class_scale_step, j), base) : base;
+    return v_fma(soft[j], class_factor(call->class_scale, call->class_scale_step, j), base);
 }
 
 /* A block on its way: from logits to exponentials to gradient, its rows across the lanes. */
@@ -120,8 +124,8 @@ typedef struct {
     unsigned left;                /* rows, a bit each, that are not ordinary */
 } block;
 
-/* What is one number at each row's label; and a bit for each row without one. Up to SELECTED classes, labels are
- * compared with every class, all lanes at once. */
+/* What is one number at each row's label; and a bit for each row without one: labels are compared with every class, all
+ * lanes at once. */
 INLINE unsigned select_labels(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
     const real *scale = call->class_scale, *base = call->base_mass;
     const int64_t *from = call->labels + i * call->labels_step;
@@ -147,7 +151,7 @@ INLINE unsigned select_labels(const sce_call *call, block *b, ptrdiff_t i, ptrdi
     return none;
 }
 
-/* Of more classes, row by row: a search through all of them would take longer. */
+/* The same row by row: of more classes, a search through all of them would take longer. */
 INLINE unsigned look_up_labels(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
     const real *scale = call->class_scale, *base = call->base_mass, *x = (const real *)b->column;
     const int64_t *labels = call->labels + i * call->labels_step;
@@ -174,7 +178,7 @@ INLINE unsigned look_up_labels(const sce_call *call, block *b, ptrdiff_t i, ptrd
 }
 
 /* First step: transpose, the maxima, and what lies at the label. */
-INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode) {
+INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode, int is_selected) {
     const ptrdiff_t classes = call->classes;
     load_rows(call, call->logits, i, n, b->whole, b->column);
     if (mode == SOFT)
@@ -190,8 +194,7 @@ INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n
     b->x_label = b->mass = b->at_base = v_set(0);
     if (mode != ONE_LABEL && mode != LABEL_AND_BASE)
         return;
-    const unsigned none =
-        classes <= SELECTED ? select_labels(call, b, i, n, mode) : look_up_labels(call, b, i, n, mode);
+    const unsigned none = is_selected ? select_labels(call, b, i, n, mode) : look_up_labels(call, b, i, n, mode);
     b->left |= none;
 }
 
@@ -240,6 +243,23 @@ INLINE void sum_two_classes(const sce_call *call, block *b) {
     b->cost = v_set(0);
 }
 
+/* `count` columns from j on, added to the sums. */
+INLINE void sum_columns(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t j, int count, V *tops, A sums[3],
+                        enum mode mode) {
+    if (mode == LABEL_AND_BASE || mode == SOFT) {
+        V part_cost = v_set(0), part_total = v_set(0);
+        for (ptrdiff_t k = j; k < j + count; k++) {
+            const V target = lane_target(call, b->soft, k, mode);
+            part_total = v_add(part_total, target);
+            part_cost = v_fma(target, v_sub(b->top, b->column[k]), part_cost);
+        }
+        sums[1] = a_add(sums[1], part_total);
+        sums[2] = a_add(sums[2], part_cost);
+    }
+    prefetch_columns(call, i, j, count);
+    sums[0] = a_add(sums[0], exps_of_columns(b, j, count, tops, mode));
+}
+
 /* Second step: the sums over the classes. */
 INLINE void sum_block(const sce_call *call, block *b, ptrdiff_t i, enum mode mode) {
     const ptrdiff_t classes = call->classes;
@@ -249,28 +269,20 @@ INLINE void sum_block(const sce_call *call, block *b, ptrdiff_t i, enum mode mod
         return;
     }
     V tops = v_set(-1); /* one of them is the 1 of s = 1 + rest */
-    A sum = a_zero(), cost = a_zero(), total = a_zero();
-    for (ptrdiff_t j = 0; j < classes; j += LANE_UNROLL) {
-        const ptrdiff_t count = classes - j < LANE_UNROLL ? classes - j : LANE_UNROLL;
-        if (mode == LABEL_AND_BASE || mode == SOFT) {
-            V part_cost = v_set(0), part_total = v_set(0);
-            for (ptrdiff_t k = j; k < j + count; k++) {
-                const V target = lane_target(call, b->soft, k, mode);
-                part_total = v_add(part_total, target);
-                part_cost = v_fma(target, v_sub(b->top, b->column[k]), part_cost);
-            }
-            total = a_add(total, part_total);
-            cost = a_add(cost, part_cost);
-        }
-        prefetch_columns(call, i, j, count);
-        sum = a_add(sum, count == 4   ? exps_of_columns(b, j, 4, &tops, mode)
-                         : count == 3 ? exps_of_columns(b, j, 3, &tops, mode)
-                         : count == 2 ? exps_of_columns(b, j, 2, &tops, mode)
-                                      : exps_of_columns(b, j, 1, &tops, mode));
-    }
-    b->rest = v_fma(a_lanes(sum), v_set(LOWER), tops);
-    b->spread = mode == SOFT ? a_lanes(total) : v_set((real)call->base_total);
-    b->cost = a_lanes(cost);
+    A sums[3] = {a_zero(), a_zero(), a_zero()}; /* of exponentials, of T, of what it costs */
+    ptrdiff_t j = 0;
+    for (; j + LANE_UNROLL <= classes; j += LANE_UNROLL)
+        sum_columns(call, b, i, j, LANE_UNROLL, &tops, sums, mode);
+    /* Apart: in the loop, gcc would compute one column before it asks how many there are. */
+    if (classes - j == 3)
+        sum_columns(call, b, i, j, 3, &tops, sums, mode);
+    else if (classes - j == 2)
+        sum_columns(call, b, i, j, 2, &tops, sums, mode);
+    else if (classes - j == 1)
+        sum_columns(call, b, i, j, 1, &tops, sums, mode);
+    b->rest = v_fma(a_lanes(sums[0]), v_set(LOWER), tops);
+    b->spread = mode == SOFT ? a_lanes(sums[1]) : v_set((real)call->base_total);
+    b->cost = a_lanes(sums[2]);
 }
 
 /* What takes long, and is the same for all: the logarithm and the inverse of the sum. */
@@ -300,7 +312,8 @@ INLINE V losses_of_block(const sce_call *call, const block *b, V lse, unsigned *
 }
 
 /* The gradient, in place of the exponentials; at the label, `at_label`. What is not finite is a bit in the result. */
-INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse, V *at_label, enum mode mode) {
+INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse, V *at_label, enum mode mode,
+                                  int is_selected) {
     const ptrdiff_t classes = call->classes;
     V pull = b->spread;
     if (call->z_loss != 0)
@@ -309,8 +322,8 @@ INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse,
     *at_label = v_set(0);
     if (mode != SOFT) {
         /* From the other classes' share, never as p - 1, which cancels as p approaches 1. */
-        const V raised = classes == 2 ? v_blend(v_eq(b->label, v_set(0)), b->column[1], b->column[0])
-                                      : v_exp_raised(v_sub(b->x_label, b->top));
+        const V raised = classes == 2 && is_selected ? v_blend(v_eq(b->label, v_set(0)), b->column[1], b->column[0])
+                                                     : v_exp_raised(v_sub(b->x_label, b->top));
         const V e_label = v_fma(raised, v_set(LOWER), v_set(0)); /* as in v_exp */
         const V others = v_blend(v_eq(b->x_label, b->top), v_sub(b->s, e_label), b->rest);
         const V own = v_mul(v_sub(v_mul(pull, e_label), v_mul(b->mass, others)), b->inverse);
@@ -322,13 +335,12 @@ INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse,
     const int all_large = m_bits(is_large) == ~0u >> (32 - W);
     const V lower = v_blend(is_large, v_set(LOWER), v_set(1));
     /* Without mass, the label is a class like the others. */
-    const int selected = mode != SOFT && classes <= SELECTED;
-    const V label = selected ? v_blend(v_eq(b->mass, v_set(0)), b->label, v_set(-1)) : v_set(-1);
+    const V label = is_selected ? v_blend(v_eq(b->mass, v_set(0)), b->label, v_set(-1)) : v_set(-1);
     for (ptrdiff_t j = 0; j < classes; j++) {
         V value = all_large ? v_fma(b->column[j], by, v_set(0)) : v_fma(v_mul(b->column[j], by), lower, v_set(0));
         if (mode != ONE_LABEL)
             value = v_mul(gain, v_sub(value, lane_target(call, b->soft, j, mode)));
-        if (selected)
+        if (is_selected)
             value = v_blend(v_eq(label, v_set((real)j)), value, *at_label);
         b->column[j] = value;
     }
@@ -354,7 +366,7 @@ INLINE void put_at_labels(const sce_call *call, const block *b, ptrdiff_t i, ptr
 
 /* Third step: everything that is wanted of the block. `original` is the call that may be handed on. */
 INLINE void finish_block(const sce_call *call, const sce_call *original, block *b, ptrdiff_t i, ptrdiff_t n,
-                         enum mode mode) {
+                         enum mode mode, int is_selected) {
     const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
     const V lse = v_add(b->top, b->log_sum);
     unsigned left = b->left, left_grad = 0;
@@ -369,9 +381,10 @@ INLINE void finish_block(const sce_call *call, const sce_call *original, block *
     const V loss = losses_of_block(call, b, lse, &left, mode);
     if (call->grad) {
         V at_label;
-        left_grad = gradient_of_block(call, b, row_gain(call, b->weight, i, n), lse, &at_label, mode) & ~left;
+        const V gain = row_gain(call, b->weight, i, n);
+        left_grad = gradient_of_block(call, b, gain, lse, &at_label, mode, is_selected) & ~left;
         store_rows(call, i, n, b->whole, b->column, (left | left_grad) & lanes);
-        if (mode != SOFT && call->classes > SELECTED)
+        if (mode != SOFT && !is_selected)
             put_at_labels(call, b, i, n, at_label, left | left_grad);
     }
     if (call->loss)
@@ -389,9 +402,10 @@ INLINE void finish_block(const sce_call *call, const sce_call *original, block *
     }
 }
 
-/* Some blocks step by step: one waits for its logarithm and its divisions while another goes on. */
+/* Some blocks step by step: one waits for its logarithm and its divisions while another goes on. `is_selected`, a
+ * constant: what lies at the label is, see SELECTED. */
 INLINE void lane_group(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, int count, ptrdiff_t n, ptrdiff_t whole,
-                       enum mode mode) {
+                       enum mode mode, int is_selected) {
     sce_call own = *call; /* nobody else's: what is written cannot change it */
     own.classes = classes;
     if (classes < 1)
@@ -399,14 +413,14 @@ INLINE void lane_group(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, int
     block b[PAIR];
     for (int k = 0; k < count; k++) {
         b[k].whole = whole;
-        begin_block(&own, &b[k], i + k * W, n, mode);
+        begin_block(&own, &b[k], i + k * W, n, mode, is_selected);
     }
     for (int k = 0; k < count; k++)
         sum_block(&own, &b[k], i + k * W, mode);
     for (int k = 0; k < count; k++)
         invert_sums(&b[k]);
     for (int k = 0; k < count; k++)
-        finish_block(&own, call, &b[k], i + k * W, n, mode);
+        finish_block(&own, call, &b[k], i + k * W, n, mode, is_selected);
 }
 
 /* Fewer than W rows, or what is left over. */
@@ -414,39 +428,40 @@ INLINE void last_lanes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum m
     const ptrdiff_t whole = whole_rows(call->classes);
     for (ptrdiff_t n; i < stop; i += n) {
         n = stop - i < W ? stop - i : W;
-        lane_group(call, call->classes, i, 1, n, n == W ? whole : 0, mode);
+        lane_group(call, call->classes, i, 1, n, n == W ? whole : 0, mode, 0);
     }
 }
 
 /* Groups of blocks as long as there are enough rows: the first row that is left. */
 INLINE ptrdiff_t lane_groups(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, ptrdiff_t stop, int count,
-                             enum mode mode) {
+                             enum mode mode, int is_selected) {
     const ptrdiff_t whole = whole_rows(classes);
     for (; i + count * W <= stop; i += count * W)
-        lane_group(call, classes, i, count, W, whole, mode);
+        lane_group(call, classes, i, count, W, whole, mode, is_selected);
     return i;
 }
 
 /* One body for each case: few classes in pairs of blocks, and the two commonest numbers apart, whose columns stay in
  * registers; more classes, and other targets, block by block. */
-#define LANES_OF(name, classes, count, mode)                                                                           \
+#define LANES_OF(name, classes, count, mode, is_selected)                                                              \
     static __attribute__((noinline)) ptrdiff_t name(const sce_call *call, ptrdiff_t i, ptrdiff_t stop) {               \
-        return lane_groups(call, classes, i, stop, count, mode);                                                       \
+        return lane_groups(call, classes, i, stop, count, mode, is_selected);                                          \
     }
 #define LAST_OF(name, mode)                                                                                            \
     static __attribute__((noinline)) void name(const sce_call *call, ptrdiff_t i, ptrdiff_t stop) {                    \
         last_lanes(call, i, stop, mode);                                                                               \
     }
 #if defined(REAL_F32)
-LANES_OF(two_classes, 2, PAIR, ONE_LABEL)
-LANES_OF(ten_classes, 10, PAIR, ONE_LABEL)
-LANES_OF(ten_label_and_base, 10, PAIR, LABEL_AND_BASE)
+LANES_OF(two_classes, 2, PAIR, ONE_LABEL, 1)
+LANES_OF(ten_classes, 10, PAIR, ONE_LABEL, 1)
+LANES_OF(ten_label_and_base, 10, PAIR, LABEL_AND_BASE, 1)
 #endif
-LANES_OF(lanes_one_label_paired, call->classes, PAIR, ONE_LABEL)
-LANES_OF(lanes_one_label, call->classes, 1, ONE_LABEL)
-LANES_OF(lanes_label_and_base, call->classes, 1, LABEL_AND_BASE)
-LANES_OF(lanes_soft, call->classes, 1, SOFT)
-LANES_OF(lanes_log_probs, call->classes, 1, LOG_PROBS)
+LANES_OF(lanes_selected, call->classes, PAIR, ONE_LABEL, 1)
+LANES_OF(lanes_paired, call->classes, PAIR, ONE_LABEL, 0)
+LANES_OF(lanes_one_label, call->classes, 1, ONE_LABEL, 0)
+LANES_OF(lanes_label_and_base, call->classes, 1, LABEL_AND_BASE, 0)
+LANES_OF(lanes_soft, call->classes, 1, SOFT, 0)
+LANES_OF(lanes_log_probs, call->classes, 1, LOG_PROBS, 0)
 LAST_OF(last_one_label, ONE_LABEL)
 LAST_OF(last_label_and_base, LABEL_AND_BASE)
 LAST_OF(last_soft, SOFT)
@@ -471,7 +486,9 @@ static void few_classes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum 
             i = ten_classes(call, i, stop);
         else
 #endif
-            i = call->classes <= PAIRED ? lanes_one_label_paired(call, i, stop) : lanes_one_label(call, i, stop);
+            i = (call->classes <= SELECTED ? lanes_selected
+                 : call->classes <= PAIRED ? lanes_paired
+                                           : lanes_one_label)(call, i, stop);
         last_one_label(call, i, stop);
     }
 }

@@ -1,6 +1,7 @@
 /* What a row is read by: whole vectors and parts of one, of the logits and of T. */
 
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline)) /* once a row or less: not once more in each body */
 
 /* Sums run over the lanes of a cache line, whatever the width of the vectors: LINE lanes, as LINE_VECTORS vectors, and
  * UNROLL lines a block. So a row's bits are the same on every instruction set that has the same exp. */

@@ -5,8 +5,7 @@
  * `from` holds the exponentials if they were kept, else the logits. Of LOG_PROBS, (x - top) - log_sum. */
 typedef struct {
     real *grad; /* NULL: no row waits */
-    const real *from;
-    enum sce_format format; /* of the gradient, and of `from` if that is the logits */
+    const real *from; /* exponentials, or logits in the format of the gradient */
     int is_kept;
     target_row t;
     ptrdiff_t j, begin, end, classes; /* of the chunk */
@@ -36,20 +35,21 @@ INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, i
     return mode == ONE_LABEL ? value : v_mul(out->gain, v_sub(value, target_at(&out->t, mode, j, n)));
 }
 
-/* n <= W entries from class j on to p, in the cache. */
-INLINE void put(const output *out, real *p, ptrdiff_t j, ptrdiff_t n, enum mode mode, enum sce_format format) {
-    const V value = value_at(out, j, n, mode, out->is_kept, out->is_small, out->format);
-    to_memory((char *)p, n, with_lane(value, out->label - j, v_set(out->at_label)), format);
+/* n <= W entries from class j on to p, in the cache, as `to` says. */
+INLINE void put(const output *out, real *p, ptrdiff_t j, ptrdiff_t n, enum mode mode, enum sce_format format,
+                enum sce_format to) {
+    const V value = value_at(out, j, n, mode, out->is_kept, out->is_small, format);
+    to_memory((char *)p, n, with_lane(value, out->label - j, v_set(out->at_label)), to);
 }
 
-INLINE void end_line(output *out) {
+INLINE void end_line(output *out, enum sce_format format) {
     if (out->line && out->low == 0 && out->high == W)
-        stream_to_memory((char *)out->line, v_load(out->part), out->format);
-    else if (out->line && out->format == SCE_REAL)
+        stream_to_memory((char *)out->line, v_load(out->part), format);
+    else if (out->line && format == SCE_REAL)
         memcpy(out->line + out->low, out->part + out->low, (size_t)(out->high - out->low) * sizeof(real));
     else if (out->line)
         for (ptrdiff_t k = out->low; k < out->high; k++)
-            to_memory((char *)entry(out->line, k, out->format), 1, v_set(out->part[k]), out->format);
+            to_memory((char *)entry(out->line, k, format), 1, v_set(out->part[k]), format);
     out->line = NULL;
 }
 
@@ -58,67 +58,126 @@ INLINE ptrdiff_t lane_of(const real *p, enum sce_format format) {
     return (ptrdiff_t)((uintptr_t)p / (uintptr_t)item_size(format) % W);
 }
 
-INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode) {
-    real *p = entry(out->grad, out->j, out->format);
-    const ptrdiff_t lane = lane_of(p, out->format);
-    real *line = entry(p, -lane, out->format);
+INLINE void put_in_line(output *out, ptrdiff_t n, enum mode mode, enum sce_format format) {
+    real *p = entry(out->grad, out->j, format);
+    const ptrdiff_t lane = lane_of(p, format);
+    real *line = entry(p, -lane, format);
     if (out->line != line || out->high != lane) {
-        end_line(out);
+        end_line(out, format);
         out->line = line;
         out->low = lane;
     }
-    put(out, out->part + lane, out->j, n, mode, SCE_REAL);
+    put(out, out->part + lane, out->j, n, mode, format, SCE_REAL);
     out->high = lane + n;
     out->j += n;
     if (out->high == W)
-        end_line(out);
+        end_line(out, format);
 }
 
 /* Where the row that waits goes, and whether the next blocks of it are to be written in the ordinary way at all. */
 enum out_kind { NO_OUT, TO_CACHE, PAST_CACHE };
 
+/* Two vectors from class j on. */
+INLINE void write_pair(const output *out, ptrdiff_t j, enum mode mode, int is_kept, enum out_kind kind,
+                       enum sce_format format) {
+    const V first = value_at(out, j, W, mode, is_kept, 0, format);
+    const V second = value_at(out, j + W, W, mode, is_kept, 0, format);
+    write_two((char *)entry(out->grad, j, format), first, second, kind == PAST_CACHE, format);
+}
+
 /* A block from class j on. */
 INLINE void write_vectors(const output *out, ptrdiff_t j, enum mode mode, int is_kept, enum out_kind kind,
                           enum sce_format format) {
-    char *p = (char *)entry(out->grad, j, format);
-#pragma GCC unroll 8
-    for (ptrdiff_t k = 0; k < BLOCK; k += 2 * W) {
-        const V first = value_at(out, j + k, W, mode, is_kept, 0, format);
-        const V second = value_at(out, j + k + W, W, mode, is_kept, 0, format);
-        write_two(p + k * item_size(format), first, second, kind == PAST_CACHE, format);
+    if (mode == SOFT || mode == LABEL_AND_BASE) { /* so long a step gains nothing, and takes gcc long */
+        for (ptrdiff_t k = 0; k < BLOCK; k += 2 * W)
+            write_pair(out, j + k, mode, is_kept, kind, format);
+        return;
     }
+#pragma GCC unroll 8
+    for (ptrdiff_t k = 0; k < BLOCK; k += 2 * W)
+        write_pair(out, j + k, mode, is_kept, kind, format);
 }
 
-/* At most a block, vector by vector: the block with the label, small scales, the last vectors of a chunk. */
-static __attribute__((noinline)) void write_some(output *out, enum mode mode) {
+/* How to write the next block of what waits; not, where there is no whole block or nothing ordinary about it. */
+INLINE enum out_kind kind_of(const output *out) {
+    if (out->j + BLOCK > out->end || out->is_small)
+        return NO_OUT;
+    return out->stream ? PAST_CACHE : TO_CACHE;
+}
+
+/* Ordinary blocks one after another, up to the label's: of a row that no other follows, or that threads share. */
+INLINE void write_blocks(output *out, enum mode mode, enum out_kind kind, enum sce_format format) {
+    const output row = *out;
+    ptrdiff_t j = row.j;
+    for (; j + BLOCK <= row.end && !(j <= row.label && row.label < j + BLOCK); j += BLOCK)
+        write_vectors(&row, j, mode, mode != LOG_PROBS, kind, format);
+    out->j = j;
+}
+
+/* Some of the chunk: ordinary blocks, where exponentials were kept; else at most a block, vector by vector: the one with
+ * the label, small scales, the last vectors. */
+INLINE void write_some_of(output *out, enum mode mode, enum sce_format format) {
+    const enum out_kind kind = kind_of(out);
+    const int has_label = out->j <= out->label && out->label < out->j + BLOCK;
+    if ((out->is_kept || mode == LOG_PROBS) && kind != NO_OUT && !has_label) {
+        kind == TO_CACHE ? write_blocks(out, mode, TO_CACHE, format) : write_blocks(out, mode, PAST_CACHE, format);
+        return;
+    }
     const ptrdiff_t end = out->j + BLOCK < out->end ? out->j + BLOCK : out->end;
     for (; out->j + W <= end; out->j += W) {
-        const V value = value_at(out, out->j, W, mode, out->is_kept, out->is_small, out->format);
-        char *p = (char *)entry(out->grad, out->j, out->format);
+        const V value = value_at(out, out->j, W, mode, out->is_kept, out->is_small, format);
+        char *p = (char *)entry(out->grad, out->j, format);
         if (out->stream)
-            stream_to_memory(p, with_lane(value, out->label - out->j, v_set(out->at_label)), out->format);
+            stream_to_memory(p, with_lane(value, out->label - out->j, v_set(out->at_label)), format);
         else
-            to_memory(p, W, value, out->format);
+            to_memory(p, W, value, format);
     }
     if (out->j < end && out->stream) {
-        put_in_line(out, end - out->j, mode);
+        put_in_line(out, end - out->j, mode, format);
     } else if (out->j < end) {
-        put(out, entry(out->grad, out->j, out->format), out->j, end - out->j, mode, out->format);
+        put(out, entry(out->grad, out->j, format), out->j, end - out->j, mode, format, format);
         out->j = end;
     }
 }
 
+/* One body for each mode, and for 16 bits: what is known about a row is not asked anew at every vector. */
+#define WRITE_SOME_OF(name, mode, format)                                                                              \
+    static __attribute__((noinline)) void name(output *out) { write_some_of(out, mode, format); }
+WRITE_SOME_OF(write_some_one_label, ONE_LABEL, SCE_REAL)
+WRITE_SOME_OF(write_some_label_and_base, LABEL_AND_BASE, SCE_REAL)
+WRITE_SOME_OF(write_some_soft, SOFT, SCE_REAL)
+WRITE_SOME_OF(write_some_log_probs, LOG_PROBS, SCE_REAL)
+#if defined(HAS_F16_ROWS)
+WRITE_SOME_OF(write_some_f16, ONE_LABEL, SCE_F16)
+#else
+#define write_some_f16 write_some_one_label
+#endif
+#if defined(REAL_F32)
+WRITE_SOME_OF(write_some_bf16, ONE_LABEL, SCE_BF16)
+#else
+#define write_some_bf16 write_some_one_label
+#endif
+
+INLINE void write_some(output *out, enum mode mode, enum sce_format format) {
+    (format == SCE_F16    ? write_some_f16
+     : format == SCE_BF16 ? write_some_bf16
+     : mode == SOFT       ? write_some_soft
+     : mode == ONE_LABEL  ? write_some_one_label
+     : mode == LOG_PROBS  ? write_some_log_probs
+                          : write_some_label_and_base)(out);
+}
+
 /* What is left of the chunk; and the label's entry, which lies in a cache still unless it was put in on the way. */
-INLINE void write_rest(output *out, enum mode mode) {
+INLINE void write_rest(output *out, enum mode mode, enum sce_format format) {
     while (out->j < out->end)
-        write_some(out, mode);
+        write_some(out, mode, format);
     if (!out->stream && out->begin <= out->label && out->label < out->end)
-        to_memory((char *)entry(out->grad, out->label, out->format), 1, v_set(out->at_label), out->format);
+        to_memory((char *)entry(out->grad, out->label, format), 1, v_set(out->at_label), format);
     out->begin = out->end;
 }
 
 /* Begin a chunk of a row that waits: its scale; and what belongs to a line under way, so that whole lines follow. */
-INLINE void begin_chunk(output *out, const sce_chunk *chunk, ptrdiff_t k, enum mode mode) {
+INLINE void begin_chunk(output *out, const sce_chunk *chunk, ptrdiff_t k, enum mode mode, enum sce_format format) {
     if (out->grad == NULL)
         return;
     out->j = out->begin = k * SCE_CHUNK;
@@ -127,17 +186,10 @@ INLINE void begin_chunk(output *out, const sce_chunk *chunk, ptrdiff_t k, enum m
         const real scale = (real)(out->share * chunk[k].shrink);
         out->is_small = scale > (real)-0x1p-50 && scale < (real)0x1p-50; /* lowered, it might be no normal number */
         out->scale = v_set(out->is_small ? scale : scale * LOWER);
-        out->is_small |= out->format == SCE_BF16 && !(scale - scale == 0); /* what is written by blocks holds no NaN */
+        out->is_small |= format == SCE_BF16 && !(scale - scale == 0); /* what is written by blocks holds no NaN */
         out->top = v_set(chunk[k].top > -INFINITY ? (real)chunk[k].top : 0);
     }
-    const ptrdiff_t lane = lane_of(entry(out->grad, out->j, out->format), out->format), n = out->end - out->j;
+    const ptrdiff_t lane = lane_of(entry(out->grad, out->j, format), format), n = out->end - out->j;
     if (out->stream && lane)
-        put_in_line(out, W - lane < n ? W - lane : n, mode);
-}
-
-/* How to write the next block of what waits; not, where there is no whole block or nothing ordinary about it. */
-INLINE enum out_kind kind_of(const output *out) {
-    if (out->j + BLOCK > out->end || out->is_small)
-        return NO_OUT;
-    return out->stream ? PAST_CACHE : TO_CACHE;
+        put_in_line(out, W - lane < n ? W - lane : n, mode, format);
 }

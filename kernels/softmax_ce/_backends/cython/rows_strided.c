@@ -5,6 +5,9 @@
 
 /* Bytes of a tile: with another of targets, and what the row kernels keep, in L2. */
 #define TILE (1 << 16)
+/* The same where rows lie side by side: what is read and written then stays in L1 (32 KiB). Axis 1 of (8, 21, 256, 256)
+ * took 1.10 of the last axis' time with 64 KiB, 1.09 with 32, 1.07 with 16. */
+#define TILE_BESIDE (1 << 14)
 
 /* Where rows lie side by side, so many cache lines of them a class, which is what memory likes; or at least one, where
  * the tile would be larger than this with so many. */
@@ -34,8 +37,8 @@ static ptrdiff_t past_a_line(const sce_strided *s, int axis) {
 static void cut(const sce_strided *s, ptrdiff_t classes, sce_tiles *tiles) {
     const sce_array *x = &s->logits;
     const ptrdiff_t row = classes * s->itemsize;
-    ptrdiff_t most = TILE / row, unit = 1;
     tiles->side_by_side = side_by_side(x);
+    ptrdiff_t most = (tiles->side_by_side ? TILE_BESIDE : TILE) / row, unit = 1;
     if (tiles->side_by_side) {
         const ptrdiff_t line = LINE / (x->format == SCE_REAL ? s->itemsize : 2);
         if (most < LINES * line && LINES * line <= TILE_OF_LINES / row)

@@ -140,7 +140,7 @@ INLINE void exps_of_blocks(const real *x, ptrdiff_t first, ptrdiff_t last, V shi
     for (ptrdiff_t b = first; b < last; b++) {
         if (kind == PAST_CACHE && __builtin_expect(j <= row.label && row.label < j + BLOCK, 0)) {
             out->j = j;
-            write_some(out, mode);
+            write_some(out, mode, format);
         } else if (kind != NO_OUT) {
             write_vectors(&row, j, mode, is_kept, kind, format);
         }
@@ -167,7 +167,7 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, rea
         if (kind != NO_OUT)
             last = lesser(last, b + (out->end - out->j) / BLOCK);
         else
-            write_rest(out, mode);
+            write_rest(out, mode, format);
         const ptrdiff_t next_blocks = (next->n - next->done) / BLOCK;
         maximum none = max_of(x, n); /* where the next chunk is shorter: nobody wants to know */
         if (next_blocks)
@@ -175,7 +175,7 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, rea
         maximum *beside = next_blocks ? next : &none;
         if (kind == NO_OUT)
             exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, NO_OUT, format);
-        else if (out->is_kept)
+        else if (mode != LOG_PROBS && out->is_kept) /* there nothing is */
             kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, TO_CACHE, format)
                              : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, PAST_CACHE, format);
         else
@@ -183,7 +183,7 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, rea
                              : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, PAST_CACHE, format);
         b = last;
     }
-    write_rest(out, mode);
+    write_rest(out, mode, format);
     if (whole * BLOCK < n)
         exps_of_block(x, n, whole, shift, e, sums, format);
     const int tops = at < 0 ? 0 : sum_top_block(x, n, at, v_set(top), e, sums, format);
@@ -208,11 +208,14 @@ SUM_CHUNK_OF(sum_chunk_one_label, ONE_LABEL, SCE_REAL)
 SUM_CHUNK_OF(sum_chunk_label_and_base, LABEL_AND_BASE, SCE_REAL)
 SUM_CHUNK_OF(sum_chunk_soft, SOFT, SCE_REAL)
 SUM_CHUNK_OF(sum_chunk_log_probs, LOG_PROBS, SCE_REAL)
-#if defined(REAL_F32)
+#if defined(HAS_F16_ROWS)
 SUM_CHUNK_OF(sum_chunk_f16, ONE_LABEL, SCE_F16)
-SUM_CHUNK_OF(sum_chunk_bf16, ONE_LABEL, SCE_BF16)
 #else
 #define sum_chunk_f16 sum_chunk_one_label
+#endif
+#if defined(REAL_F32)
+SUM_CHUNK_OF(sum_chunk_bf16, ONE_LABEL, SCE_BF16)
+#else
 #define sum_chunk_bf16 sum_chunk_one_label
 #endif
 
@@ -230,7 +233,7 @@ INLINE double shrink(double down) {
     return down == 0 ? 1 : down > 0 ? exp(-down) : 0; /* NaN where both tops are infinite: the row is broken */
 }
 
-INLINE sce_sums combine(sce_chunk *chunk, ptrdiff_t chunks) {
+APART sce_sums combine(sce_chunk *chunk, ptrdiff_t chunks) {
     sce_sums row = {-INFINITY, 0, 0, 0, 0, 0};
     for (ptrdiff_t k = 0; k < chunks; k++)
         row.top = chunk[k].top > row.top ? chunk[k].top : row.top;

@@ -385,14 +385,18 @@ cdef int _folded(
     cdef double weighted = call.rows, counted = call.rows
     cdef double *masses = NULL
     cdef double *rows = NULL
-    cdef ptrdiff_t kept
-    if is_soft:
-        if by_row is not NULL and divides:
-            weighted = counted = _total(by_row, call.rows, 1)
-    else:
-        if divides and by_class is not NULL:
+    cdef ptrdiff_t kept = call.rows if is_soft else _counted_rows(call, NULL, NULL, NULL, NULL)
+    if kept < 0:
+        return 0
+    if divides and kept == call.rows:  # nothing is left out, and nothing needs to be put together
+        if by_row is not NULL:
+            weighted = counted = _total(by_row, kept, 1)
+        if by_class is not NULL and not is_soft:
+            weighted = _sum_of_masses(call.kernel.labels, call.classes, by_class, by_row, kept)
+    elif divides:
+        if by_class is not NULL:
             masses = <double *> _room(call, call.rows * sizeof(double))
-        if divides and by_row is not NULL:
+        if by_row is not NULL:
             rows = <double *> _room(call, call.rows * sizeof(double))
         kept = _counted_rows(call, by_class, by_row, masses, rows)
         if kept < 0:
@@ -464,6 +468,32 @@ cdef ptrdiff_t _counted_rows(
             rows[kept] = by_row[i]
         kept += 1
     return kept
+
+
+cdef double _sum_of_masses(
+    const int64_t *labels, ptrdiff_t classes, const double *by_class, const double *by_row, ptrdiff_t n
+) noexcept nogil:
+    """What _counted_rows and _total come to where no row is left out, in the same order: of weights near 1.
+
+    A leaf of the pairwise sum at a time: all masses put in a row first, and read again, took a fifth of the time of
+    rows of ten classes.
+    """
+    cdef double[128] masses
+    cdef ptrdiff_t i, half
+    cdef int64_t label
+    cdef double sum_of_half
+    if n > 128:
+        half = n // 16 * 8
+        sum_of_half = _sum_of_masses(labels, classes, by_class, by_row, half)
+        if by_row is not NULL:
+            by_row += half
+        return sum_of_half + _sum_of_masses(labels + half, classes, by_class, by_row, n - half)
+    for i in range(n):
+        label = sce_read_label(labels + i)
+        if <uint64_t> label >= <uint64_t> classes:  # it has changed since it was checked
+            label = 0
+        masses[i] = by_class[label] if by_row is NULL else by_row[i] * by_class[label]
+    return _scaled_sum(<const double *> masses, n, 1)
 
 
 cdef double *_weights(small_call *call, value, int ndim, cnp.npy_intp *shape, bint near_one) except? NULL:

@@ -4,7 +4,8 @@
  * copied back. Few classes whose positions do not lie apart are copied class by class, so that rows lie side by side in
  * the tile as rows_lanes.h has them in its lanes; others row by row. What a row gets is what it gets in either case.
  *
- * Long rows of 16 bits that follow each other, with one label a row, are not copied: the row kernels cast them. */
+ * Long rows of 16 bits that follow each other, with one label a row, are not copied: the row kernels cast them (float16
+ * where an instruction does so). */
 
 /* Entries that lie apart, `stride` bytes in memory and `step` in the tile: of 16 bits if there are `bits`, their tile. */
 INLINE void copy_apart(char *p, ptrdiff_t stride, real *q, uint16_t *bits, ptrdiff_t step, ptrdiff_t n, int back) {
@@ -217,12 +218,11 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
     const ptrdiff_t classes = call->classes, step = classes <= LANES && tiles->side_by_side ? tiles->step : 0;
     const int x_here = is_here(x, step), t_here = is_here(t, step), g_here = is_here(g, step);
 #if defined(REAL_F32)
-    if (x->format != SCE_REAL && x->direct && (g->data == NULL || (g->format == x->format && g->direct)) &&
+    if (IN_ROWS(x->format) && x->direct && (g->data == NULL || (g->format == x->format && g->direct)) &&
         classes > LANES && mode_of(call) == ONE_LABEL) {
         sce_call rows = *call;
         rows.logits = x->data;
         rows.grad = g->data;
-        rows.format = x->format;
         (x->format == SCE_F16 ? rows_f16 : rows_bf16)(&rows, start, stop);
         return;
     }
