@@ -372,6 +372,12 @@ def pick(clock, monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def stored(pick):
+    """Runs a command on a stored profile, in the same surroundings."""
+    return lambda *arguments: CliRunner().invoke(cli.main, ["profile", *map(str, arguments)])
+
+
+@pytest.fixture
 def plant(monkeypatch):
     """Plants backends of another package, as its entry points would."""
     planted = []
@@ -437,7 +443,7 @@ def test_a_planted_slow_and_planted_wrong_backends_never_win_and_are_listed(pick
     assert "slow for everything" not in said.partition("Regret")[2].partition(" may not win")[0]
 
 
-def test_from_measuring_to_production(pick, tmp_path):
+def test_from_measuring_to_production(pick, stored, tmp_path):
     result = pick("--shapes", "16x10,64x200", "--threads", "1", "--objective", "time", "--deny", "numba")
     path = tmp_path / "data" / "softmax_ce" / "profile.json"
     assert result.exit_code == 0, result.output
@@ -456,14 +462,21 @@ def test_from_measuring_to_production(pick, tmp_path):
         one = cell.of(cell.winner)
         assert one.seconds_low <= one.seconds <= one.seconds_high
         assert one.error <= 1
-    # Production, in a process of its own, runs what was picked; and --explain says the same.
+    # What is stored is shown as it was when it was picked.
+    shown = stored("show").output
+    tables, end, _ = result.output.partition(" tied\n")
+    assert end
+    assert shown.startswith(tables + end)
+    assert "numba may not win: denied by --deny" in shown
+    assert f"Profile {path} of {chosen.date}" in " ".join(shown.split())
+    # Production, in a process of its own, runs what was picked; and `profile explain` says the same.
     code = (
         "import numpy as np, softmax_ce as sce\n"
         "for shape in ((16, 10), (64, 200), (30, 50)):\n"
         "    print(sce.explain(np.zeros(shape, 'f4'), np.zeros(shape[0], int), threads=1).backend)"
     )
     runs = run_python(code, XDG_DATA_HOME=str(tmp_path / "data"), SOFTMAX_CE_PROFILE_STRICT="1").split()
-    explained = pick("--explain", "16x10,64x200,30x50", "--threads", "1").output
+    explained = stored("explain", "16x10,64x200,30x50", "--threads", "1").output
     assert explained.count("Its fingerprint is this machine's and build's") == 1
     assert [
         line.split(": ")[1].split()[0] for line in explained.splitlines() if line.startswith("fused, float32, 1 thread")
@@ -479,7 +492,7 @@ def small(path, **options):
     return stored
 
 
-def test_a_profile_that_does_not_hold_is_found(pick, tmp_path, monkeypatch):
+def test_a_profile_that_does_not_hold_is_found(stored, tmp_path, monkeypatch):
     path = tmp_path / "p.json"
     small(path)
 
@@ -495,18 +508,18 @@ def test_a_profile_that_does_not_hold_is_found(pick, tmp_path, monkeypatch):
     real_machine = compare.run.__globals__["machine"].collect()
     for numpy, contaminated, code in ((MS, False, 0), (2.1 * MS, False, 0), (9 * MS, False, 1), (9 * MS, True, 3)):
         monkeypatch.setattr(compare, "run", measured(numpy, contaminated))
-        result = pick("--check", path)
+        result = stored("check", path)
         assert result.exit_code == code, result.output
         if code == 1:
             said = " ".join(result.output.split())
             assert "fused 16 x 10 float32, 1 thread: numpy takes 4.50x (4.50-4.50) what cython does" in said
     small(path, fingerprint={**fingerprint.collect(), "numpy": "1.0"})
-    result = pick("--check", path)
+    result = stored("check", path)
     assert result.exit_code == 2
     assert "numpy is" in result.output
-    assert pick("--check", tmp_path / "absent.json").exit_code == 2
+    assert stored("check", tmp_path / "absent.json").exit_code == 2
     path.write_text("{")
-    assert pick("--check", path).exit_code == 2
+    assert stored("check", path).exit_code == 2
 
 
 def test_a_check_measures(pick, tmp_path):
@@ -641,11 +654,12 @@ def test_memory_and_cold_start_are_measured_in_fresh_processes(pick, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("p.json",), "goes with --check or --explain"),
-        (("--check", "--explain", "1x2"), "two commands"),
-        (("--explain", "1x2"), "there is no profile at"),
-        (("--check", "--dtype", "f64"), "--dtype does not go with --check"),
-        (("--explain", "1x2", "--output", "p.json"), "--output does not go with --explain"),
+        (("p.json",), "unexpected extra argument (p.json)"),
+        (("--check",), "--check is a command of its own now: softmax-ce profile check"),
+        (("--check", "p.json"), "--check is a command of its own now: softmax-ce profile check p.json"),
+        (("--check", "--dtype", "f64"), "--check is a command of its own now: softmax-ce profile check"),
+        (("--explain", "1x2", "p.json"), "--explain is a command of its own now: softmax-ce profile explain 1x2"),
+        (("--force", "--explain"), "--explain is a command of its own now: softmax-ce profile explain"),
         (("--logits", "x.npy"), "go together"),
         (("--allow", "cuda"), "unknown backend 'cuda'"),
         (("--max-error", "2"), "neither a part of the error bound such as 0.8, nor units such as 4ulp"),
@@ -661,11 +675,62 @@ def test_what_cannot_be_done_is_refused_in_words(pick, arguments, said):
     assert said in " ".join(result.output.replace("│", " ").split())
 
 
-def test_a_profile_from_elsewhere_is_explained_and_its_standing_told(pick, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("show",), "there is no profile at"),
+        (("check",), "there is no profile at"),
+        (("explain", "1x2"), "there is no profile at"),
+        (("explain",), "Missing argument 'ROWSxCLASSES'"),
+        (("explain", "1by2"), "is not ROWSxCLASSES"),
+        (("explain", "1x2", "--op", "softmax"), "is not one of forward, backward, fused"),
+        (("check", "--dtype", "f64"), "No such option"),
+    ],
+)
+def test_what_cannot_be_done_with_a_profile_is_refused_in_words(stored, arguments, said):
+    result = stored(*arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_profile_is_shown_with_who_may_not_win(stored, tmp_path):
+    path = tmp_path / "p.json"
+    cells = [
+        profiles.cell(
+            rows, 10, {"numpy": 2 * MS, "cython": MS, **dict.fromkeys(rejected, MS)}, dtype=dtype, rejected=rejected
+        )
+        for rows, dtype, rejected in (
+            (16, "float32", {"naive": "not finite", "numba": "denied"}),
+            (32, "float32", {"naive": "not finite", "numba": "denied"}),
+            (16, "float64", {"numba": "denied", "[/b]": "too inaccurate"}),
+            (32, "float64", {"numba": "denied"}),
+        )
+    ]
+    fingerprint_here = {**fingerprint.collect(), "cpu": "another"}
+    order = ("naive", "numpy", "numba", "cython", "[/b]")
+    notes = {"contaminated": True, "control_drift": 0.07}
+    profile.save(profiles.profile(cells, fingerprint=fingerprint_here, order=order, notes=notes), path)
+    result = stored("show", path)
+    assert result.exit_code == 0, result.output
+    lines = [line.strip() for line in result.output.splitlines()]
+    for dtype in ("float32", "float64"):
+        assert f"fused, {dtype}, threads chosen by size" in lines
+    assert re.search(r"16 x 10 +cython +2.00 ms.* +1.00 ms", result.output)
+    assert "naive may not win in float32: not finite" in lines
+    assert "numba may not win: denied" in lines
+    assert "[/b] may not win at fused 16 x 10: too inaccurate" in lines
+    said = " ".join(lines)
+    assert "CONTAMINATED" in said
+    assert "another, " in said
+    assert "The control differs from itself by 7.0% at most." in said
+    assert "It is not followed here, for it is of another machine or build" in said
+
+
+def test_a_profile_from_elsewhere_is_explained_and_its_standing_told(stored, tmp_path):
     path = tmp_path / "p.json"
     cells = profiles.grid((10, 1000), (10, 1000), profiles.CROSSING)
     profile.save(profiles.profile(cells, fingerprint={**fingerprint.collect(), "cpu": "another"}), path)
-    said = " ".join(pick("--explain", "100x100", path).output.split())
+    said = " ".join(stored("explain", "100x100", path).output.split())
     assert "It is not followed here, for it is of another machine or build" in said
     assert "'another' in the profile" in said
     for rows, classes in ((10, 10), (10, 1000), (1000, 10), (1000, 1000)):

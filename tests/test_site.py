@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import click
 import pytest
 
 import softmax_ce as sce
@@ -77,11 +78,19 @@ def commands(text: str) -> list[list[str]]:
 def test_a_page_shows_commands_that_there_are(path: Path) -> None:
     if path.name in ("CHANGELOG.md",):
         return  # of versions that are gone
-    for name, *words in commands(path.read_text(encoding="utf-8")):
-        assert name in cli.main.commands, name
-        known = {option for parameter in cli.main.commands[name].params for option in parameter.opts}
-        for word in words:
-            assert not word.startswith("--") or word.split("=")[0] in known, (name, word)
+    for words in commands(path.read_text(encoding="utf-8")):
+        command: click.Command = cli.main
+        rest = iter(words)
+        while isinstance(command, click.Group) and (name := next(rest, None)) is not None:
+            assert name in command.commands, words
+            command = command.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts if not is_hidden(parameter)}
+        for word in rest:
+            assert not word.startswith("--") or word.split("=")[0] in known, words
+
+
+def is_hidden(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option) and parameter.hidden
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "how-to").glob("*.md")), ids=lambda path: path.stem)
@@ -163,11 +172,14 @@ def test_every_public_name_and_every_command_has_its_place(site: Path) -> None:
     for name in sce.__all__:
         assert name.startswith("__") or (generated / f"softmax_ce.{name}.html").is_file(), name
     commands = (site / "reference" / "command-line.html").read_text(encoding="utf-8")
-    for name, command in cli.main.commands.items():
-        assert f'id="softmax-ce-{name}"' in commands
+    todo: list[tuple[str, click.Command]] = [("softmax-ce", cli.main)]
+    for name, command in todo:
+        assert f'id="{name}"' in commands
         for parameter in command.params:
             for option in parameter.opts:
-                assert option.lstrip("-") in commands, (name, option)
+                assert is_hidden(parameter) or option.lstrip("-") in commands, (name, option)
+        if isinstance(command, click.Group):
+            todo += [(f"{name}-{inner}", each) for inner, each in command.commands.items()]
 
 
 def test_the_schemas_are_shown_field_by_field(site: Path) -> None:

@@ -11,6 +11,7 @@ from softmax_ce_bench.cli.diff import diff
 from softmax_ce_bench.cli.gate import gate
 from softmax_ce_bench.cli.info import info
 from softmax_ce_bench.cli.pick import pick
+from softmax_ce_bench.cli.profile import profile
 from softmax_ce_bench.cli.show import show
 from softmax_ce_bench.terminal.console import WIDTH
 from softmax_ce_bench.terminal.group import INTERRUPTED, Group
@@ -24,5 +25,5 @@ def main() -> None:
     """Check and compare the backends of softmax-ce on this machine, and pick one for production."""
 
 
-for command in (info, check, compare, show, diff, pick, gate):
+for command in (info, check, compare, show, diff, pick, profile, gate):
     main.add_command(command)

@@ -8,40 +8,32 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 from rich.console import Console
 
-from softmax_ce import profile, registry
-from softmax_ce.choice import fingerprint
+from softmax_ce import profile
 from softmax_ce.choice.profile import files, where
-from softmax_ce.dtypes import compute_dtype
-from softmax_ce.threads import available_cpus
-from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import pick as picking
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.request import RequestError
 from softmax_ce_bench.conformance import AssertionsOff
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.measure.operations import LOSSES
-from softmax_ce_bench.pick import grids, recheck
+from softmax_ce_bench.pick import grids
 from softmax_ce_bench.pick.request import BOUND, COLD_START, MEMORY, SECONDS, ULP, MaxError
 from softmax_ce_bench.report import picking as report
-from softmax_ce_bench.terminal.bar import Bar, progress
-from softmax_ce_bench.terminal.console import Refused, console
+from softmax_ce_bench.terminal.bar import Bar, BarListener, progress
+from softmax_ce_bench.terminal.console import Refused
 from softmax_ce_bench.terminal.group import INTERRUPTED
 from softmax_ce_bench.terminal.options import DTYPES, Counts, Duration, Several, Shapes
 from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 CONTAMINATED = 3
-_GO_WITH = {
-    "--check": {"checking", "time_budget", "force"},
-    "--explain": {"shape", "dtypes", "operations", "threads"},
-}
 _FILE = OutputFile()
 # A profile decides by shape: a set whose workloads all have one would leave but one of them.
 _SETS = tuple(
@@ -66,8 +58,21 @@ class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         return MaxError(number, unit)
 
 
+def _moved(option: str, command: str) -> Callable[[Any], Any]:
+    """Return an option that is gone: it names the command to use instead."""
+
+    def refuse(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            words = " ".join(word for word in ("softmax-ce profile", command, value) if word)
+            raise Refused(f"{option} is a command of its own now: {words}")
+
+    # Whatever follows is its value, if it is not another option: the message then shows the whole command.
+    return click.option(
+        option, is_flag=False, flag_value="", hidden=True, expose_value=False, is_eager=True, callback=refuse
+    )
+
+
 @click.command(short_help="Pick a backend for each shape, for production.")
-@click.argument("file", metavar="[PROFILE]", required=False, type=click.Path(path_type=Path))
 @click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Shapes (rows x classes), such as 32x1000,4096x50257.")
 @click.option("--set", "sets", type=Several(*_SETS), metavar="NAMES", help=f"Named workloads: {', '.join(_SETS)}.")
 @click.option(
@@ -110,62 +115,23 @@ class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 )
 @click.option("--output", type=_FILE, help="File to write the profile to.  [default: the file that calls follow]")
 @click.option("--dry-run", is_flag=True, help="Write nothing.")
-@click.option("--force", is_flag=True, help="Replace a profile even if the session was contaminated; with --check, "
-              "go on even if the profile is from another machine or build.")  # fmt: skip
-@click.option("--check", "checking", is_flag=True, help="Measure a stored PROFILE again.")
-@click.option(
-    "--explain",
-    "shape",
-    type=Shapes(),
-    metavar="ROWSxCLASSES",
-    help="Explain the choice of a stored PROFILE for a shape.",
-)
-@click.pass_context
+@click.option("--force", is_flag=True, help="Replace a profile even if the session was contaminated.")
+@_moved("--check", "check")
+@_moved("--explain", "explain")
 def pick(
-    context: click.Context,
-    /,
-    file: Path | None,
-    checking: bool,
-    shape: tuple[tuple[int, int], ...] | None,
-    **asked: Any,
-) -> None:
-    """Pick the fastest correct backend for each shape of a grid, and write the choices to a profile. Calls without
-    backend= then follow it.
-
-    A backend is eligible if it passes the conformance checks and its results on the workload itself are correct. The
-    simpler dependency wins a tie. With --check or --explain, PROFILE is by default the one that calls follow.
-
-    The exit code is 0, 2 if something is wrong, and 3 if the session was contaminated, in which case an existing
-    profile is kept. With --check it is 1 if a stored winner now loses by more than 10%, and 3 if that cannot be told.
-    """
-    if checking and shape:
-        raise Refused("--check and --explain are two commands: give one of them")
-    if checking or shape:
-        _refuse_others(context, "--check" if checking else "--explain")
-        stored, path = _stored(file)
-        if shape:
-            _explain(stored, path, shape, asked)
-        else:
-            _check(stored, path, asked)
-        return
-    if file is not None:
-        raise Refused(f"PROFILE ({file}) goes with --check or --explain; --output names the file to write")
-    _pick(**asked)
-
-
-def _refuse_others(context: click.Context, command: str) -> None:
-    """An option that would be ignored is an error."""
-    for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if given and isinstance(parameter, click.Option) and parameter.name not in _GO_WITH[command]:
-            raise Refused(f"{parameter.opts[0]} does not go with {command}")
-
-
-def _pick(
     output: Destination | None, dry_run: bool, force: bool, logits: Path | None, targets: Path | None,
     shapes: tuple[tuple[int, int], ...] | None, sets: tuple[str, ...] | None, dtypes: tuple[str, ...] | None,
     threads: tuple[int, ...] | None, operations: tuple[str, ...] | None, time_budget: float | None, **settings: Any,
 ) -> None:  # fmt: skip
+    """Pick the fastest correct backend for each shape of a grid, and write the choices to a profile. Calls without
+    backend= then follow it.
+
+    A backend is eligible if it passes the conformance checks and its results on the workload itself are correct. The
+    simpler dependency wins a tie. To look at a stored profile or measure it again, use `softmax-ce profile`.
+
+    The exit code is 0, 2 if something is wrong, and 3 if the session was contaminated, in which case an existing
+    profile is kept.
+    """
     outputs = Outputs({"--output": output}, (logits, targets))
     target = output.path if output is not None else where.default_path()
     if output is None and not dry_run:
@@ -184,7 +150,7 @@ def _pick(
     shown_on = outputs.console()
     try:
         with progress(shown_on) as shown:
-            outcome = picking.pick(request, _ProgressReporter(Bar(shown)))
+            outcome = picking.pick(request, BarListener(Bar(shown)))
     except (RequestError, AssertionsOff) as error:
         raise Refused(str(error)) from None
     except KeyboardInterrupt:
@@ -275,65 +241,7 @@ def _write(chosen: profile.Profile, output: Path | None, shown_on: Console) -> N
     shown_on.print("", *lines, sep="\n", markup=False, soft_wrap=True)
 
 
-def _stored(file: Path | None) -> tuple[profile.Profile, Path]:
-    path = file or where.file_asked_for() or where.default_path()
-    if path is None or (file is None and not os.path.lexists(path)):
-        raise Refused(f"there is no profile at {path}: softmax-ce pick writes one")
-    try:
-        return profile.load(path), path
-    except profile.ProfileError as error:
-        raise Refused(str(error)) from None
-
-
-def _check(stored: profile.Profile, path: Path, asked: dict[str, Any]) -> None:
-    differences = fingerprint.differences(stored.fingerprint, fingerprint.collect())
-    if differences and not asked["force"]:
-        said = "; ".join(map(str, differences))
-        raise Refused(f"profile {path} is not followed here: {said}. softmax-ce pick measures anew; --force goes on")
-    budget = asked["time_budget"]
-    shown_on = console()
-    try:
-        with progress(shown_on) as shown:
-            found = recheck.recheck(stored, SECONDS if budget is None else budget, _ProgressReporter(Bar(shown)))
-    except (RequestError, AssertionsOff) as error:
-        raise Refused(str(error)) from None
-    except KeyboardInterrupt:
-        _interrupted(path)
-    shown_on.print(report.rechecked(stored, found), crop=False)
-    sys.exit(recheck.exit_code(found))
-
-
-def _explain(stored: profile.Profile, path: Path, shape: tuple[tuple[int, int], ...], asked: dict[str, Any]) -> None:
-    differences = fingerprint.differences(stored.fingerprint, fingerprint.collect())
-    selector = profile.Selector(stored, available_cpus())
-    without = frozenset(info.name for info in registry.backends() if not (info.stable and info.available))
-    shown_on = console()
-    for rows, classes in shape:
-        for dtype in asked["dtypes"] or ("float32",):
-            for operation in asked["operations"] or ("fused",):
-                for threads in asked["threads"] or (None,):
-                    compute = compute_dtype(workloads.dtype_of(dtype)).name
-                    key = selector.key(dtype, compute, operation, threads)
-                    if key is None:
-                        raise Refused(f"profile {path} has no cells for {dtype}: the safe default runs")
-                    around = selector.grid(key, without).around(rows, classes)
-                    what = selector.cells(key)[0]
-                    shown_on.print(report.explained(stored, (rows, classes), what, around), crop=False)
-    shown_on.print(report.standing(stored, str(path), differences), crop=False)
-
-
 def _interrupted(target: Path | None) -> None:
     kept = f" {target} is as it was." if target is not None and os.path.lexists(target) else ""
     click.echo(f"Interrupted. Nothing was written.{kept}", err=True)
     sys.exit(INTERRUPTED)
-
-
-class _ProgressReporter(comparing.Listener):
-    """Draws how far it is."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    def stage(self, text: str, done: float, left: float) -> None:
-        """Draw the bar."""
-        self._bar.draw(text, done, left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
@@ -23,12 +24,7 @@ _MOST_LISTED = 12  # verdicts of one kind
 
 def whole(outcome: PickResult) -> Group:
     """Everything that a pick found."""
-    parts: list[RenderableType] = []
-    stored = outcome.profile
-    if stored is not None:
-        for group in _groups(stored.cells):
-            parts += ["", _title(group[0]), _cells(stored, group)]
-        parts += ["", *_regrets(stored)]
+    parts = [] if outcome.profile is None else _tables(outcome.profile)
     parts += [Text(f"  {line}", style="yellow") for line in rejections(outcome)]
     parts += [Text(f"  {what}: no winner; {why}.", style="yellow") for what, why in outcome.undecided]
     parts.append("")
@@ -36,6 +32,28 @@ def whole(outcome: PickResult) -> Group:
     if warning:
         parts += [Text(warning, style="bold red"), ""]
     return Group(*parts, *(Text(line, style="dim") for line in _provenance(outcome)))
+
+
+def of_profile(found: Profile) -> Group:
+    """Return what a stored profile says, in the tables that its pick printed."""
+    parts = _tables(found)
+    parts += [Text(f"  {line}", style="yellow") for line in _stored_rejections(found.cells)]
+    parts.append("")
+    if found.notes.get("contaminated") is True:
+        parts += [Text("CONTAMINATED: the machine was not quiet when these times were measured.", style="bold red"), ""]
+    drift = found.notes.get("control_drift")
+    legend = _legend(
+        [cell.rounds for cell in found.cells], found.tie, found.order, drift if isinstance(drift, float) else None
+    )
+    return Group(*parts, Text(_stored_machine(found), style="dim"), Text(legend, style="dim"))
+
+
+def _tables(found: Profile) -> list[RenderableType]:
+    """Return a table for each dtype, operation and number of threads, and what following the profile costs."""
+    parts: list[RenderableType] = []
+    for group in _groups(found.cells):
+        parts += ["", _title(group[0]), _cells(found, group)]
+    return [*parts, "", *_regrets(found)]
 
 
 def rejections(outcome: PickResult) -> list[str]:
@@ -52,10 +70,33 @@ def rejections(outcome: PickResult) -> list[str]:
         for one in cell.measured:
             if one.rejected is not None and (one.backend, cell.dtype) not in outcome.evidence.reasons:
                 cells.setdefault((one.backend, one.rejected), []).append(cell)
-    for (name, reason), found in cells.items():
-        more = f" and in {len(found) - 1} more cells" if len(found) > 1 else ""
-        lines.append(f"{name} may not win at {_named(found[0])}{more}: {reason}")
+    return lines + [f"{name} may not win {_at(found)}: {reason}" for (name, reason), found in cells.items()]
+
+
+def _stored_rejections(cells: Sequence[Cell]) -> list[str]:
+    """Return which backends may not win, and why: for a dtype where the reason is the same in all of its cells."""
+    where: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        for one in cell.measured:
+            if one.rejected is not None:
+                where.setdefault((one.backend, one.rejected), []).append(cell)
+    sizes = Counter(cell.dtype for cell in cells)
+    lines = []
+    for (name, reason), found in where.items():
+        dtypes = Counter(cell.dtype for cell in found)
+        if dtypes == sizes:
+            place = ""
+        elif all(count == sizes[dtype] for dtype, count in dtypes.items()):
+            place = f" in {words.listed([*dtypes])}"
+        else:
+            place = f" {_at(found)}"
+        lines.append(f"{name} may not win{place}: {reason}")
     return lines
+
+
+def _at(cells: Sequence[Cell]) -> str:
+    more = f" and in {len(cells) - 1} more cells" if len(cells) > 1 else ""
+    return f"at {_named(cells[0])}{more}"
 
 
 def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -77,7 +118,7 @@ def _cells(stored: Profile, cells: Sequence[Cell]) -> Table:
     table.add_column("rows x classes", justify="right", no_wrap=True)
     table.add_column("winner", no_wrap=True)
     for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for cell in cells:
         winner = Text(cell.winner, style="bold green")
         if cell.tied:
@@ -135,16 +176,32 @@ def _provenance(outcome: PickResult) -> list[str]:
     cells = outcome.run.cells
     lines = [words.machine(outcome.run)]
     if cells:
-        rounds = sorted({cell.rounds for cell in cells})
-        span = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"{rounds[0]}"
         drift = max(cell.control.ratio.drift for cell in cells)
         order = outcome.profile.order if outcome.profile else outcome.request.whole_order
-        lines.append(
-            f"Medians of {span} interleaved rounds, ± half of the 95% interval. (tie), =: the interval of the paired "
-            f"ratio reaches 1, or the gap is below {outcome.run.settings.tie:.0%}; the simplest wins, in the order "
-            f"{', '.join(order)}. x: may not win. The control differs from itself by {drift:.1%} at most."
-        )
+        lines.append(_legend([cell.rounds for cell in cells], outcome.run.settings.tie, order, drift))
     return lines
+
+
+def _legend(rounds: Iterable[int], tie: float, order: Sequence[str], drift: float | None) -> str:
+    """Return what the figures and marks in the tables mean."""
+    distinct = sorted({*rounds})
+    span = f"{distinct[0]} to {distinct[-1]}" if len(distinct) > 1 else f"{distinct[0]}"
+    said = (
+        f"Medians of {span} interleaved rounds, ± half of the 95% interval. (tie), =: the interval of the paired "
+        f"ratio reaches 1, or the gap is below {tie:.0%}; the simplest wins, in the order "
+        f"{', '.join(order)}. x: may not win."
+    )
+    return said if drift is None else f"{said} The control differs from itself by {drift:.1%} at most."
+
+
+def _stored_machine(found: Profile) -> str:
+    """Return processor, system and versions, as far as the profile's fingerprint has them."""
+    facts = found.fingerprint
+    numba = f", numba {facts['numba']}" if facts["numba"] else ""
+    return (
+        f"{facts['cpu']}, {facts['cpus_available']} CPUs, {facts['os']}; Python {facts['python']}, "
+        f"numpy {facts['numpy']}{numba}, softmax-ce {facts['softmax_ce']}; {found.date}."
+    )
 
 
 def rechecked(stored: Profile, found: Recheck) -> Group:
@@ -202,12 +259,12 @@ def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Neigh
     for heading in ("rows x classes", "weight"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("winner", *names):
-        table.add_column(heading, justify="left" if heading == "winner" else "right", no_wrap=True)
+        table.add_column(Text(heading), justify="left" if heading == "winner" else "right", no_wrap=True)
     notes: dict[tuple[str, str], list[str]] = {}
     for cell, weight in around.cells:
         winner = f"{cell.winner} (tie)" if cell.tied else cell.winner
         figures = [_marked(cell, name, stored.objective) for name in names]
-        table.add_row(f"{cell.rows} x {cell.classes}", f"{weight:.0%}", winner, *figures)
+        table.add_row(f"{cell.rows} x {cell.classes}", f"{weight:.0%}", Text(winner), *figures)
         for one in cell.measured:
             if one.rejected is not None:
                 notes.setdefault((one.backend, one.rejected), []).append(f"{cell.rows} x {cell.classes}")

@@ -9,6 +9,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from softmax_ce_bench import compare
 from softmax_ce_bench.report.printable import printable
 
 REDRAW_SECONDS = 0.2
@@ -70,3 +71,19 @@ def _ends(left: float) -> str:
     if not math.isfinite(left):
         return ""
     return f"{left:.0f} s left," if left < _IN_MINUTES else f"{left / 60:.0f} min left,"
+
+
+class BarListener(compare.Listener):
+    """Draws the stages of a run.
+
+    Parameters
+    ----------
+    bar : Bar
+    """
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+
+    def stage(self, text: str, done: float, left: float) -> None:
+        """Draw the bar."""
+        self._bar.draw(text, done, left)
