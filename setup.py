@@ -1,8 +1,8 @@
-"""The compiled extensions, and nothing else: everything about the distribution is in pyproject.toml.
+"""Build the compiled extensions. Everything else about the distribution is in pyproject.toml.
 
-A machine that cannot compile still gets an install. What went wrong is written to build_error.txt beside
-where an extension would be, for the package to give as the reason. SOFTMAX_CE_REQUIRE_ALL=1 (as in
-continuous integration) makes it an error instead.
+The installation succeeds even on a machine that cannot compile. The reason is then written to build_error.txt, beside
+the place of the missing extension, and the package reports it. SOFTMAX_CE_REQUIRE_ALL=1, which continuous integration
+sets, turns a failed build into an error.
 """
 
 import os
@@ -29,17 +29,17 @@ REQUIRE_ALL = os.environ.get("SOFTMAX_CE_REQUIRE_ALL", "0") not in ("", "0")
 ROWS = "kernels/softmax_ce/_backends/cython"
 CEILINGS = "bench/softmax_ce_bench/ceilings"
 
-# Never -ffast-math, which breaks -inf masks and links a start-up file that flushes subnormals in the whole
-# process; never -march=native, since pragmas in the C files choose the instruction sets. Multiplications and additions
-# are fused where the sources say so: left to the compiler, two copies of one expression may round differently, and the
-# bits of a row would depend on how rows are cut into ranges (seen with gcc 12 on aarch64). -g0: Python's own -g makes
+# Never -ffast-math: it breaks -inf masks and links a start-up file that flushes subnormals in the whole process. Never
+# -march=native: pragmas in the C files choose the instruction sets. Multiplications and additions are fused only where
+# the sources say so. If the compiler chose, two copies of one expression might round differently, and the bits of a row
+# would depend on how rows are cut into ranges (seen with gcc 12 on aarch64). -g0 is there because Python's own -g makes
 # the library eleven times as large.
 FLAGS = ["-O3", "-g0", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-# Instructions of independent exponentials side by side: up to 12 % on long rows with gcc 12. Clang does so unasked, and
-# stops at an option that it does not know.
+# These interleave the instructions of independent exponentials: up to 12 % on long rows with gcc 12. Clang does so by
+# default, and fails on options that it does not know.
 GCC_FLAGS = ["-fschedule-insns", "-fsched-pressure"]
 
-# For tools/sanitize.sh: gcc's sanitizers, named as -fsanitize takes them, and Cython's own checks of every index.
+# For tools/sanitize.sh: gcc's sanitizers, by the names that -fsanitize takes, and Cython's own check of every index.
 SANITIZERS = os.environ.get("SOFTMAX_CE_SANITIZE", "")
 SANITIZE = (
     [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"] if SANITIZERS else []
@@ -56,7 +56,7 @@ EXTENSIONS = [
         libraries=[] if os.name == "nt" else ["m"],
         extra_compile_args=list(FLAGS),
     ),
-    Extension(  # read and copy loops: the physical limit that kernels are compared with
+    Extension(  # read and copy loops, the physical limit with which kernels are compared
         "softmax_ce_bench.ceilings._loops",
         sources=[f"{CEILINGS}/_loops.pyx", f"{CEILINGS}/loops.c"],
         depends=sorted(glob(f"{CEILINGS}/*.h")),
@@ -71,13 +71,13 @@ for extension in EXTENSIONS:
 
 
 def compile_side_by_side(compile: Callable[..., list[str]], sources: list[str], **options: Any) -> list[str]:
-    """The compiler's own method for some sources, each by a process of its own, as many at once as there are CPUs."""
+    """Call the compiler's own method for each source separately, as many at once as there are CPUs."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(chain.from_iterable(pool.map(lambda source: compile([source], **options), sources)))
 
 
 class BuildOrExplain(build_ext):
-    """Build the extension, or leave the reason why not."""
+    """Build the extensions, or leave a note that says why one could not be built."""
 
     def initialize_options(self) -> None:
         super().initialize_options()
@@ -88,7 +88,7 @@ class BuildOrExplain(build_ext):
         destinations = {ext.name: self._destinations(ext) for ext in self.extensions}
         try:
             super().run()
-        except Exception as error:  # before any of them was begun
+        except Exception as error:  # it failed before the first extension
             if REQUIRE_ALL:
                 raise
             self.reasons = {name: explain(error) for name in destinations}
@@ -99,8 +99,8 @@ class BuildOrExplain(build_ext):
                 self._leave_note(library, self.reasons.get(name))
 
     def build_extensions(self) -> None:
-        # How this Python was linked (pyenv's and Conda's name folders of their own) is of no use to a library that
-        # needs the C library alone, and would put this machine's paths into a wheel.
+        # The link options of this Python may name its own folders, as those of pyenv and Conda do. A library that needs
+        # only the C library has no use for them, and they would put this machine's paths into a wheel.
         own = shlex.split(sysconfig.get_config_var("LDSHARED") or "")
         rpath = [part for part in own if part.startswith("-Wl,-rpath")]
         if rpath:
@@ -112,10 +112,10 @@ class BuildOrExplain(build_ext):
         super().build_extensions()
 
     def _accepts(self, flags: list[str]) -> bool:
-        """Whether the compiler knows these options."""
+        """Return whether the compiler knows these options."""
         command = getattr(self.compiler, "compiler_so", None)
         if not command or shutil.which(command[0]) is None:
-            return False  # _build has the words for it
+            return False  # _build reports it
         trial = [*command, *flags, "-fsyntax-only", "-x", "c", "-"]
         return subprocess.run(trial, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
@@ -126,10 +126,10 @@ class BuildOrExplain(build_ext):
             if REQUIRE_ALL:
                 raise
             self.reasons[ext.name] = explain(error)
-            ext.optional = True  # nobody is to look for the library
+            ext.optional = True  # setuptools must not expect the library
 
     def _build(self, ext: Extension) -> None:
-        # The failures that people meet, in words; anything else as explain() has it.
+        # The common failures have messages of their own; explain() describes any other.
         if self.compiler.compiler_type == "msvc":
             raise PlatformError("needs gcc or clang")  # the C files use their vector extensions
         command = getattr(self.compiler, "compiler_so", None)
@@ -150,13 +150,13 @@ class BuildOrExplain(build_ext):
             note.write_text(f"{reason}\n", encoding="utf-8")
 
     def _destinations(self, ext: Extension) -> list[Path]:
-        """Where the library goes: into the build tree; in an editable install, beside its source too."""
+        """Return where the library goes: into the build tree, and in an editable install also beside its source."""
         in_source, in_build = self._get_inplace_equivalent(self.get_finalized_command("build_py"), ext)
         return [Path(in_build), Path(in_source)] if self.inplace else [Path(in_build)]
 
 
 def explain(error: Exception) -> str:
-    """One line for build_error.txt."""
+    """Return a line for build_error.txt."""
     if isinstance(error, PlatformError):
         return str(error)
     cause = error if isinstance(error, CalledProcessError) else error.__context__

@@ -1,4 +1,7 @@
-"""One list drives the tests: the registry. A missing backend is a skip with its reason, or a failure where asked."""
+"""Fixtures and options of the test suite. The registry lists the backends that are tested.
+
+A missing backend is skipped with its reason, or fails the run if SOFTMAX_CE_REQUIRE_ALL is set.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +18,30 @@ import softmax_ce as sce
 from softmax_ce import profile, threads
 from softmax_ce_bench import ceilings
 
-# Continuous integration sets this: a backend that is silently missing must fail there.
+# Continuous integration sets this, so that a missing backend fails there and is not silently skipped.
 REQUIRE_ALL = os.environ.get("SOFTMAX_CE_REQUIRE_ALL", "") not in ("", "0")
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a slow machine fails no test
 hypothesis.settings.load_profile("untimed")
-_MOST_WORKERS = 8  # each collects all tests, and takes half a gigabyte
+_MOST_WORKERS = 8  # each collects every test, and takes half a gigabyte
 _WORST: dict[tuple[str, str], tuple[float, str]] = defaultdict(lambda: (0.0, ""))
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which `make test` uses
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """`-n auto`: a process for each CPU that may be used, by affinity and quota; where that is one, this process."""
+    """Return the number of processes for `-n auto`: one for each CPU that may be used, or 0 if that is a single one."""
     cpus = threads.available_cpus()
     return min(cpus, _MOST_WORKERS) if cpus > 1 else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The tests' automatic choice is not that of whoever runs them, nor is the width of what the commands print.
+    # Neither the automatic choice nor the width of printed output may depend on the settings of whoever runs the tests.
     for name in ("SOFTMAX_CE_BACKEND", "SOFTMAX_CE_PROFILE", "SOFTMAX_CE_PROFILE_STRICT", "COLUMNS", "LINES"):
         os.environ.pop(name, None)
-    # Whoever starts jobs in the background may have them ignore Ctrl-C; processes that the tests start inherit that.
+    # Some shells make background jobs ignore Ctrl-C, and the processes that the tests start would inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Below what is no folder, nobody can leave a profile behind: neither an older run nor a mutant.
+    # This path cannot exist, so neither an older run nor a mutant can leave a profile there.
     os.environ["XDG_DATA_HOME"] = os.path.join(os.path.abspath(os.devnull), "softmax-ce-tests-have-no-profile")
     missing = [info for info in sce.backends() if not info.available]
     if REQUIRE_ALL and missing:
@@ -52,12 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(params=[info.name for info in sce.backends()])
 def backend(request: pytest.FixtureRequest) -> str:
-    """The name of each backend in turn."""
+    """Return the name of each backend in turn."""
     return available(request.param)
 
 
 def available(name: str) -> str:
-    """The name, or a skip that says why there is no such backend here."""
+    """Return the name of a backend, or skip the test with the reason why the backend is not available."""
     info = next(info for info in sce.backends() if info.name == name)
     if not info.available:
         pytest.skip(f"backend {name} is not available: {info.why_unavailable}")
@@ -66,7 +69,7 @@ def available(name: str) -> str:
 
 @pytest.fixture
 def forget() -> Iterator[None]:
-    """Variables and profile are read anew in this test, and after it."""
+    """Have the variables and the profile read again in this test and after it."""
     profile.reload()
     yield
     profile.reload()
@@ -74,7 +77,7 @@ def forget() -> Iterator[None]:
 
 @pytest.fixture
 def record_worst(record_property: Any) -> Any:
-    """Call with (backend, dtype, error over bound, check): the largest are printed at the end."""
+    """Return a function of (backend, dtype, error over bound, check). The largest errors are printed at the end."""
 
     def record(backend: str, dtype: str, worst: float, check: str) -> None:
         record_property("worst error over bound", (backend, dtype, float(worst), check))
@@ -83,7 +86,7 @@ def record_worst(record_property: Any) -> Any:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Gather what tests recorded, also those that ran in another process."""
+    """Collect what the tests recorded, including those in other processes."""
     for name, value in report.user_properties if report.when == "call" else ():
         if name == "worst error over bound":
             backend, dtype, worst, check = value

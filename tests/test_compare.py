@@ -133,7 +133,7 @@ def registered(backend):
         registry.unregister(backend.BACKEND.name)
 
 
-class Slow(wrong_backends.Honest):
+class Slow(wrong_backends.CorrectBackend):
     """Right, and by the clock it is given eleven times as slow as the others."""
 
     def __init__(self, clock):

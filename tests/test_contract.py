@@ -269,7 +269,7 @@ def test_what_would_not_end_in_a_sub_interpreter_is_not_loaded_there(monkeypatch
     assert found == {
         "naive": None,
         "numpy": None,
-        "numba": "it works in the main interpreter alone, and this is a sub-interpreter",
+        "numba": "it works only in the main interpreter, and this is a sub-interpreter",
         "cython": None,
     }
     monkeypatch.setattr(registry, "_loaded", {})

@@ -77,9 +77,9 @@ def test_by_default_where_one_is_missing_and_one_is_another_package_s(monkeypatc
     assert found.backend == "numpy"
     assert dict(found.skipped) == {
         "naive": "it is not stable",
-        "numba": "its first call compiles, so it is never chosen unasked",
+        "numba": "its first call compiles, so it is never the default",
         "cython": "it is not available: no compiler",
-        "mine": "it comes from another package, so it is never chosen unasked",
+        "mine": "it comes from another package, so it is never the default",
     }
 
 
@@ -138,7 +138,7 @@ def test_what_the_profile_leaves_open(path: Path) -> None:
     profile.reload()
     found = sce.explain(X, Y)
     assert (found.backend, found.source) == (DEFAULT, "default")
-    assert "knows no backend that may run at the measured cell 8 x 10" in found.reason
+    assert "has no backend that may run at the measured cell 8 x 10" in found.reason
 
 
 def test_a_profile_that_is_not_followed(path: Path) -> None:

@@ -75,15 +75,15 @@ _RARE = wrong_backends.ShortOffset, wrong_backends.WithoutHalves
 
 
 @pytest.mark.parametrize("wrong", [one for one in wrong_backends.WRONG if one not in _RARE])
-def test_a_wrong_backend_is_found(wrong: type[wrong_backends.Honest], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_backend_is_found(wrong: type[wrong_backends.CorrectBackend], monkeypatch: pytest.MonkeyPatch) -> None:
     with registered(wrong()) as name:
         only = tuple(info for info in calls.backends() if info.name == name)
         monkeypatch.setattr(calls, "backends", lambda: only)
         _found("losses", 12_000, seed=6)  # every seed finds them, this one within a few hundred cases
 
 
-def test_the_honest_backend_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    with registered(wrong_backends.Honest()) as name:
+def test_the_correct_backend_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered(wrong_backends.CorrectBackend()) as name:
         only = tuple(info for info in calls.backends() if info.name == name)
         monkeypatch.setattr(calls, "backends", lambda: only)
         assert explore(properties.named("losses"), 0, examples=150).failure is None

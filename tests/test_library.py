@@ -59,14 +59,14 @@ def test_an_extension_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     for file in ("_kernels.other-python.so", "_kernels.other-python.pyd", "_kernels.c", "_other.so"):
         (folder / file).write_text("")
     files = "_kernels.other-python.pyd, _kernels.other-python.so"
-    with pytest.raises(ImportError, match=f"that is there is for another Python: {files}$"):
+    with pytest.raises(ImportError, match=f"was built for another Python: {files}$"):
         load(name)
     (folder / "build_error.txt").write_text(" no C compiler: cc not found\n")
     with pytest.raises(ImportError, match=r"the extension was not built: no C compiler: cc not found$"):
         load(name)
     for file in ("build_error.txt", "_kernels.other-python.so", "_kernels.other-python.pyd"):
         (folder / file).unlink()
-    with pytest.raises(ImportError, match=r"the extension is not there: no _kernels in .*bare$"):
+    with pytest.raises(ImportError, match=r"the extension is missing: no _kernels in .*bare$"):
         load(name)
 
 
@@ -77,6 +77,6 @@ def test_what_is_there_and_whole_is_loaded(tmp_path: Path, monkeypatch: pytest.M
     assert load("whole._kernels").answer == 42
     (tmp_path / "short").mkdir()
     (tmp_path / "short" / "_kernels.py").write_bytes(elf((0, 500)))
-    with pytest.raises(ImportError, match=r"is cut short: .*_kernels.py lacks 380 bytes"):
+    with pytest.raises(ImportError, match=r"is truncated: .*_kernels.py lacks 380 bytes"):
         load("short._kernels")
     assert "short._kernels" not in sys.modules

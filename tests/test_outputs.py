@@ -309,7 +309,7 @@ def test_somebody_else_s_file_in_a_common_folder_is_refused(monkeypatch, here):
     Path("theirs").touch()
     here.chmod(0o1777)
     monkeypatch.setattr(files.os, "geteuid", lambda: os.getuid() + 12_345)
-    with pytest.raises(PermissionError, match="somebody else's file"):
+    with pytest.raises(PermissionError, match="another user's file"):
         files.check_writable(Path("theirs"))
     files.check_writable(Path("new"))
     monkeypatch.undo()

@@ -396,7 +396,7 @@ def plant(monkeypatch):
         registry._loaded.pop(name, None)
 
 
-class Slow(wrong_backends.Honest):
+class Slow(wrong_backends.CorrectBackend):
     """Right, and by the clock it is given six times as slow as the others."""
 
     def __init__(self, clock: clocks.TickingClock) -> None:

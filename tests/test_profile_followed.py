@@ -48,7 +48,7 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
     return put
 
 
-class Recorder(wrong_backends.Honest):
+class Recorder(wrong_backends.CorrectBackend):
     """Right, and remembers the shapes that it was given."""
 
     def __init__(self, name: str = "recorder", **facts: Any) -> None:
@@ -319,7 +319,7 @@ def test_strict_mode(follow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(STRICT, "1")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     for _ in range(2):
-        with pytest.raises(ProfileError, match=r"STRICT asks for a profile, and there is none: none at .*profile.json"):
+        with pytest.raises(ProfileError, match=r"STRICT requires a profile, and there is none: none at .*profile.json"):
             _chosen()
     follow(b"{}")
     with pytest.raises(ProfileError, match="lacks 'schema'"):

@@ -150,7 +150,7 @@ def test_short_rows_come_in_large_pieces(classes: int) -> None:
 
 def test_rows_that_are_cancelled_are_handed_out_no_more() -> None:
     pieces: list[tuple[int, int]] = []
-    rows = threads._Rows(lambda start, stop: pieces.append((start, stop)), 10, 1 << 20, 2)
+    rows = threads._PythonTeam(lambda start, stop: pieces.append((start, stop)), 10, 1 << 20, 2)
     assert rows.helpers == 1
     assert rows.work(False) is True
     assert rows.work(True) is True

@@ -38,7 +38,7 @@ NOTICED_BY = {
 
 
 @contextmanager
-def registered(backend: wrong_backends.Honest) -> Iterator[str]:
+def registered(backend: wrong_backends.CorrectBackend) -> Iterator[str]:
     registry.register(backend)
     try:
         yield backend.BACKEND.name
@@ -46,18 +46,20 @@ def registered(backend: wrong_backends.Honest) -> Iterator[str]:
         registry.unregister(backend.BACKEND.name)
 
 
-def failures(backend: wrong_backends.Honest) -> dict[str, str]:
+def failures(backend: wrong_backends.CorrectBackend) -> dict[str, str]:
     with registered(backend) as name:
         results = conformance.run_checks(name, conformance.harness.NATIVE, (1, 2))
     return {result.check: result.message for result in results if not result.passed}
 
 
-def test_the_honest_backend_passes() -> None:
-    assert failures(wrong_backends.Honest()) == {}
+def test_the_correct_backend_passes() -> None:
+    assert failures(wrong_backends.CorrectBackend()) == {}
 
 
 @pytest.mark.parametrize("wrong", wrong_backends.WRONG, ids=lambda wrong: wrong.__name__)
-def test_a_wrong_backend_is_rejected(wrong: type[wrong_backends.Honest], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_backend_is_rejected(
+    wrong: type[wrong_backends.CorrectBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (meant,) = (check for check in conformance.CHECKS if check.name == NOTICED_BY[wrong.__name__])
     monkeypatch.setattr(conformance.harness, "CHECKS", [meant])
     assert meant.name in failures(wrong())
@@ -67,7 +69,7 @@ def test_a_denominator_of_absolute_weights_is_rejected(monkeypatch: pytest.Monke
     """Whatever the backend: a mean that divides by the sum of the weights' absolute values."""
     exact = weights._sum
     monkeypatch.setattr(weights, "_sum", lambda terms, powers: exact([np.abs(terms[0])], powers))
-    found = failures(wrong_backends.Honest())
+    found = failures(wrong_backends.CorrectBackend())
     assert {"reductions", "weights_that_nearly_cancel", "no_row_counts"} <= set(found)
 
 

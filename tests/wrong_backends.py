@@ -1,6 +1,6 @@
-"""One honest backend with a seam at every formula, and backends that are wrong at one seam each.
+"""A correct backend with a method for every formula, and backends that each get one formula wrong.
 
-The honest one passes the whole conformance suite; each wrong one must fail it.
+The correct backend passes the whole conformance suite, and each wrong one must fail it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from softmax_ce.contract import Accuracy, BackendInfo, pairwise
 _ACCURACY = {"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}
 
 
-class Honest:
-    """Right, and slow. Subclasses override one method."""
+class CorrectBackend:
+    """A correct and slow backend. Its wrong subclasses each override one method."""
 
     def __init__(self) -> None:
         name = type(self).__name__.lower()
         self.BACKEND = BackendInfo(name=name, module=__name__, accuracy=_ACCURACY)
 
-    # The seams.
+    # The formulas.
 
     def peak(self, x: Any) -> Any:
         return x.max(axis=1, keepdims=True)
 
     def sum_others(self, e: Any, at_top: Any) -> Any:
-        """The sum without one of the maxima."""
+        """Return the sum without one of the maxima."""
         e = e.copy()
         e[np.arange(len(e)), at_top] = 0
         return e.sum(axis=1).astype(float)
@@ -40,7 +40,7 @@ class Honest:
         return 2 * (mass * (0.5 * top - 0.5 * x_label)) + mass * log_sum
 
     def label_pull(self, p: Any, others: Any) -> Any:
-        """p_y - 1."""
+        """Return p_y - 1."""
         return -others
 
     def counts(self, known: Any, ignored: Any, weight: Any) -> Any:
@@ -67,7 +67,7 @@ class Honest:
     def soft_cost(self, target: Any, gap: Any) -> Any:
         return np.where(target != 0, target * gap, 0.0).sum(axis=1)
 
-    # The kernels, over those.
+    # The kernels, which use the formulas.
 
     def hard(
         self, logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float,
@@ -165,123 +165,123 @@ class Honest:
                 self.rows(grad, rows)[...] = g
 
 
-class MaximumOfTheArray(Honest):
-    """The maximum over the whole block instead of the row's: unseen as long as test inputs lie in [0, 1)."""
+class MaximumOfTheArray(CorrectBackend):
+    """The maximum is over the whole block, not the row, which goes unnoticed if test inputs lie in [0, 1)."""
 
     def peak(self, x: Any) -> Any:
         return np.full((len(x), 1), np.nanmax(x), x.dtype)
 
 
-class SumBeforeDifference(Honest):
-    """(m + log s) - x_y: breaks on offsets."""
+class SumBeforeDifference(CorrectBackend):
+    """The loss is (m + log s) - x_y, which is inaccurate for logits with an offset."""
 
     def label_loss(self, mass: Any, top: Any, log_sum: Any, x_label: Any) -> Any:
         return mass * ((top.astype(np.float32) + log_sum.astype(np.float32)).astype(float) - x_label)
 
 
-class WithoutHalves(Honest):
-    """mass * (m - x_y): overflows where the loss does not."""
+class WithoutHalves(CorrectBackend):
+    """The loss is mass * (m - x_y), which overflows where the result does not."""
 
     def label_loss(self, mass: Any, top: Any, log_sum: Any, x_label: Any) -> Any:
         return mass * (top - x_label) + mass * log_sum
 
 
-class CancellingGradient(Honest):
-    """p_y - 1: cancels as p_y approaches 1."""
+class CancellingGradient(CorrectBackend):
+    """The gradient at the label is p_y - 1, which cancels as p_y approaches 1."""
 
     def label_pull(self, p: Any, others: Any) -> Any:
         return (p.astype(np.float32) - 1).astype(float)
 
 
-class PlainLogarithm(Honest):
-    """log s instead of log1p(s - 1): a small loss comes out as 0."""
+class PlainLogarithm(CorrectBackend):
+    """log s takes the place of log1p(s - 1), so that a small loss becomes 0."""
 
     def log_sum(self, others: Any) -> Any:
         return np.log(1 + others)
 
 
-class ForgottenIgnoredRow(Honest):
-    """Rows with the ignored label count when that label is a class."""
+class ForgottenIgnoredRow(CorrectBackend):
+    """Rows with the ignored label count if that label is a class."""
 
     def counts(self, known: Any, ignored: Any, weight: Any) -> Any:
         return known & (weight != 0)
 
 
-class SmoothingWithoutWeights(Honest):
-    """The smoothed mass forgets the class weights."""
+class SmoothingWithoutWeights(CorrectBackend):
+    """The smoothed mass ignores the class weights."""
 
     def base(self, base_mass: Any, classes: int) -> Any:
         base = super().base(base_mass, classes)
         return np.full(classes, base.mean())
 
 
-class ShortOffset(Honest):
-    """Row times classes in 32 bits: wraps beyond 2**31 elements."""
+class ShortOffset(CorrectBackend):
+    """Offsets are computed in 32 bits and wrap beyond 2**31 elements."""
 
     def rows(self, array: Any, rows: slice) -> Any:
         first = int(np.array([rows.start * array.shape[1]], np.int64).astype(np.int32)[0]) // array.shape[1]
         return array[first : first + rows.stop - rows.start]
 
 
-class ZeroTimesInfinity(Honest):
+class ZeroTimesInfinity(CorrectBackend):
     """A target of 0 at a logit of -inf gives NaN."""
 
     def soft_cost(self, target: Any, gap: Any) -> Any:
         return (target * gap).sum(axis=1)
 
 
-class HalfTheZGradient(Honest):
-    """The derivative of lse**2 without its 2."""
+class HalfTheZGradient(CorrectBackend):
+    """The derivative of lse**2 lacks its factor of 2."""
 
     def z_pull(self, z_loss: float, lse: Any) -> Any:
         return z_loss * lse
 
 
-class ForgottenUpstream(Honest):
-    """The gradient ignores what comes from above."""
+class ForgottenUpstream(CorrectBackend):
+    """The gradient ignores the upstream gradient."""
 
     def gain(self, weight: Any, upstream: Any) -> Any:
         return weight
 
 
-class SinglePrecisionSum(Honest):
-    """float64 summed in float32."""
+class SinglePrecisionSum(CorrectBackend):
+    """float64 terms are summed in float32."""
 
     def sum_others(self, e: Any, at_top: Any) -> Any:
         return super().sum_others(e.astype(np.float32), at_top)
 
 
-class WeightWithoutSign(Honest):
-    """Takes a row's weight for its absolute value, forward and backward."""
+class WeightWithoutSign(CorrectBackend):
+    """The absolute value of a row's weight is used, forward and backward."""
 
     def row_weight(self, weight: Any) -> Any:
         return np.abs(weight)
 
 
-class MassWithoutSign(Honest):
-    """Takes a class weight for its absolute value."""
+class MassWithoutSign(CorrectBackend):
+    """The absolute value of a class weight is used."""
 
     def label_mass(self, mass: Any) -> Any:
         return np.abs(mass)
 
 
-class SumOfSizes(Honest):
-    """Sums absolute values, losses and weights alike: right as long as nothing is negative."""
+class SumOfSizes(CorrectBackend):
+    """Sums are of absolute values, of losses and weights alike. They are right unless something is negative."""
 
     def total(self, vector: Any, divisor: float) -> float:
         return float(np.abs(vector).sum(dtype=np.float64)) / divisor
 
 
-class CancelledBase(Honest):
-    """Smoothed masses that sum to 0 are taken for none."""
+class CancelledBase(CorrectBackend):
+    """Smoothed masses that sum to 0 are ignored."""
 
     def base(self, base_mass: Any, classes: int) -> Any:
         base = super().base(base_mass, classes)
         return base if base.sum() else np.zeros(classes)
 
 
-class RowsOfTheCall(Honest):
-    """Depends on how the rows were cut: a row's neighbours change its bits."""
+class RowsOfTheCall(CorrectBackend):
+    """The bits of a row depend on how the rows were cut."""
 
     def log_sum(self, others: Any) -> Any:
         return np.log1p(others) * (1 + 2.0**-22 * (len(others) % 2))

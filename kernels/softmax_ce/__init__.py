@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """explain(), imported when it is first asked for: few programs do, and importing it takes milliseconds."""
+    """Import `explain` on first access: few programs use it, and the import takes milliseconds."""
     if name == "explain":
         from softmax_ce.choice.explanation import explain
 

@@ -1,4 +1,4 @@
-"""Every argument checked before anything is computed or written: each error names what was wrong and what is right."""
+"""Check every argument before anything is computed or written. Each error says what was wrong and what is right."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHECK_BLOCK = 1 << 16  # labels at a time, so that the check's temporaries stay
 
 
 def as_array(name: str, value: Any) -> Any:
-    """What numpy.asarray makes of an argument; where it fails, an error that names the argument."""
+    """Return an argument as an array. If numpy.asarray fails, raise an error that names the argument."""
     refuse_masked(name, value)
     try:
         return np.asarray(value)
@@ -32,14 +32,14 @@ def as_array(name: str, value: Any) -> Any:
 
 
 def refuse_masked(name: str, value: Any) -> None:
-    """A TypeError for a masked array, or a list with one in it, whose mask numpy.asarray would drop without a word."""
-    # Where the module was never imported, or is only being so in another thread, nobody has made a masked array.
+    """Raise a TypeError for a masked array, or a list that holds one: numpy.asarray would silently drop the mask."""
+    # If numpy.ma was never imported, or another thread is still importing it, no masked array exists.
     masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
     if masked is None:
         return
     try:
         found = _holds(value, masked)
-    except RecursionError:  # a list that holds itself, of which NumPy makes an error of its own
+    except RecursionError:  # a list that holds itself: NumPy raises an error of its own
         return
     if found:
         logits = "x" if name == "x" else "logits"
@@ -50,20 +50,20 @@ def refuse_masked(name: str, value: Any) -> None:
 
 
 def _holds(value: Any, kind: type) -> bool:
-    """Whether this is of a kind, or a list or tuple, nested or not, of what is."""
+    """Return whether a value is an instance of `kind`, or a list or tuple that holds one at any depth."""
     return isinstance(value, kind) or (isinstance(value, list | tuple) and any(_holds(entry, kind) for entry in value))
 
 
 def shown(value: Any) -> str:
-    """A value in an error message: on one line, and not at any length."""
+    """Return the short, one-line repr of a value for an error message."""
     try:
         return " ".join(reprlib.repr(value).split())
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python converts
         return f"a huge {type(value).__name__}"
 
 
 def check_logits(logits: Any, axis: Any, name: str = "logits") -> Problem:
-    """The logits as rows of classes; `name` is what the caller knows them by."""
+    """Return the logits as rows of classes. `name` is the argument's name in error messages."""
     source = as_array(name, logits)
     compute = compute_dtype(source.dtype, name)
     if source.ndim == 0:
@@ -82,7 +82,7 @@ def check_logits(logits: Any, axis: Any, name: str = "logits") -> Problem:
 
 
 def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
-    """Hard labels, in range; or soft labels of the logits' shape. Fills in the problem."""
+    """Check hard labels, which must be in range, or soft labels, in the logits' shape, and add them to the problem."""
     array = as_array("targets", targets)
     kind = array.dtype.kind
     if array.shape == problem.row_shape:
@@ -110,14 +110,14 @@ def check_targets(problem: Problem, targets: Any, ignore_index: int) -> None:
 
 
 def _check_labels(labels: Any, n_classes: int, ignore_index: int) -> bool:
-    """Whether some label is ignored; an IndexError for one that is neither ignored nor a class."""
+    """Return whether some label is ignored. Raise an IndexError if one is neither ignored nor a class."""
     if labels.size <= 1:
         return _check_few(labels, n_classes, ignore_index)
     plain = labels.dtype == _INT64 and labels.flags.c_contiguous and not 0 <= ignore_index < n_classes
-    # The common case in one vectorised pass: seen as unsigned, a negative label is a huge one.
+    # One vectorised pass covers the common case: viewed as unsigned, a negative label is huge.
     if plain and np.maximum.reduce(labels.ravel().view(np.uint64)) < n_classes:
         return False
-    flat = labels.ravel()  # of integers, one a row: a copy, if it takes one, is small beside the logits
+    flat = labels.ravel()  # this may copy, but one integer for each row is small beside the logits
     any_ignored = False
     for start in range(0, flat.size, _CHECK_BLOCK):
         block = flat[start : start + _CHECK_BLOCK]
@@ -132,7 +132,7 @@ def _check_labels(labels: Any, n_classes: int, ignore_index: int) -> bool:
 
 
 def _check_few(labels: Any, n_classes: int, ignore_index: int) -> bool:
-    """The same for one label or none, where NumPy's overhead would be most of the call."""
+    """Check one label or none as :func:`_check_labels` does, but without NumPy, whose overhead would dominate."""
     for label in labels.ravel().tolist():
         if label == ignore_index:
             return True
@@ -150,13 +150,13 @@ def _raise_bad_label(label: int, where: tuple[int, ...], n_classes: int, ignore_
 
 
 def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """An option that is one of a few words."""
+    """Check an option that must be one of a few words."""
     if not isinstance(value, str) or value not in allowed:  # an array would compare entry by entry
         raise ValueError(f"{name}={shown(value)} is not known; allowed: {', '.join(map(repr, allowed))}")
 
 
 def check_number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> float:
-    """A finite real number in [low, high]; `above`: in (low, high]."""
+    """Return a finite real number in [low, high], or in (low, high] if `above` is true."""
     number = value if type(value) is float else _real(name, value)
     inside = low < number <= high if above else low <= number <= high
     if not inside or not math.isfinite(number):
@@ -168,7 +168,7 @@ def check_number(name: str, value: Any, low: float, high: float, *, above: bool 
 
 
 def _real(name: str, value: Any) -> float:
-    """A number as a float. Text, bytes and complex numbers, which float() takes in one form or another, are none."""
+    """Return a real number as a float. float() accepts some text, bytes and complex arrays; they are refused here."""
     refuse_masked(name, value)
     if isinstance(value, np.ndarray | np.generic):
         is_real = value.ndim == 0 and value.dtype.kind in "fiubV"  # V: bfloat16
@@ -185,15 +185,15 @@ def _real(name: str, value: Any) -> float:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False, or what Python takes for one of them."""
+    """Return the truth value of an argument."""
     try:
         return bool(value)
-    except (TypeError, ValueError):  # an array of several
+    except (TypeError, ValueError):  # an array with several entries
         raise TypeError(f"{name} must be True or False, got {shown(value)}") from None
 
 
 def check_ignore_index(value: Any) -> int:
-    """An integer that an int64 label can be."""
+    """Return an integer that fits in int64, as labels do."""
     refuse_masked("ignore_index", value)
     try:
         index = operator.index(value)
@@ -205,7 +205,7 @@ def check_ignore_index(value: Any) -> int:
 
 
 def check_threads(value: Any) -> int | None:
-    """None or a positive integer; more threads than CPUs are valid."""
+    """Return None or a positive integer. More threads than CPUs are valid."""
     if value is None:
         return None
     try:
@@ -218,7 +218,7 @@ def check_threads(value: Any) -> int | None:
 
 
 def check_weight(name: str, value: Any, shape: tuple[int, ...]) -> Any:
-    """Weights as a new flat float64 array: of this shape, finite, of either sign."""
+    """Return weights as a new flat float64 array. They must have this shape and be finite, of either sign."""
     weight = check_vector(name, value, shape)
     finite = np.isfinite(weight)
     if not finite.all():
@@ -228,7 +228,10 @@ def check_weight(name: str, value: Any, shape: tuple[int, ...]) -> Any:
 
 
 def check_vector(name: str, value: Any, shape: tuple[int, ...]) -> Any:
-    """Real numbers as a new flat float64 array of this shape. New: it may not change, or be an output, meanwhile."""
+    """Return real numbers of this shape as a new flat float64 array.
+
+    The copy cannot change during the call, even if the argument is also an output.
+    """
     array = as_array(name, value)
     if array.dtype.kind not in "fiub" and not is_bfloat16(array.dtype):
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
@@ -240,7 +243,7 @@ def check_vector(name: str, value: Any, shape: tuple[int, ...]) -> Any:
 def check_buffer(
     name: str, buffer: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype[Any], ...], inputs: Iterable[tuple[str, Any]]
 ) -> None:
-    """An output that was handed in: the right array, writeable, and not half of an input."""
+    """Check a caller's output buffer: its type, shape and dtype, and that it overlaps no input in part."""
     refuse_masked(name, buffer)
     if not isinstance(buffer, np.ndarray):
         raise ValueError(f"{name} must be a NumPy array to write into, got {type(buffer).__name__}")
@@ -258,7 +261,7 @@ def check_buffer(
 
 
 def _overlaps_itself(buffer: Any) -> bool:
-    """Whether two entries share bytes, by strides: each axis must step over all that the finer ones cover."""
+    """Return whether two entries share bytes: each axis must step over everything that the finer axes cover."""
     if buffer.flags.c_contiguous:
         return False
     covered = buffer.itemsize
@@ -270,7 +273,7 @@ def _overlaps_itself(buffer: Any) -> bool:
 
 
 def check_apart(buffers: dict[str, Any]) -> None:
-    """No two outputs share memory."""
+    """Check that no two outputs share memory."""
     given = [(name, buffer) for name, buffer in buffers.items() if buffer is not None]
     for i, (name, buffer) in enumerate(given):
         for other, array in given[:i]:
@@ -279,16 +282,16 @@ def check_apart(buffers: dict[str, Any]) -> None:
 
 
 def overlaps(a: Any, b: Any) -> bool:
-    """Whether two arrays share an element; where that is too hard to tell, whether they may."""
+    """Return whether two arrays share an element, or whether they may if that is too hard to decide."""
     try:
-        # The stub knows two of NumPy's values for max_work.
+        # NumPy's stub allows only two of the values of max_work.
         return isinstance(b, np.ndarray) and np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
 
 def same_memory(a: Any, b: Any) -> bool:
-    """Whether two arrays are the same elements in the same places. Of an axis of length 1 the stride says nothing."""
+    """Return whether two arrays are the same elements in the same order. Strides of axes of length 1 do not matter."""
     return bool(
         a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and a.shape == b.shape

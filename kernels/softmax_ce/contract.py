@@ -1,6 +1,6 @@
-"""What a backend is: two kernels, a row of facts, and the conventions they share.
+"""The contract of a backend: two kernels, the facts about them, and the conventions that they share.
 
-Conventions (written once, used by every kernel)
+Conventions (stated once, used by every kernel)
 ------------------------------------------------
 N rows, C classes, R the native dtype (float32 or float64). For row i, with lse the log-sum-exp
 of its logits x, p = softmax(x), and 0 * inf = 0:
@@ -13,16 +13,15 @@ of its logits x, p = softmax(x), and 0 * inf = 0:
 
 with r = row_weight and v = upstream. A row counts when r_i != 0 and, for hard labels, its label
 lies in [0, C) and is not ``ignore_index``; a row that does not count has loss 0 and gradient 0,
-whatever its logits are. softmax is the gradient with mass 0, base_total 1, r = v = 1.
+whatever its logits are. softmax is the gradient with mass 0, base_total 1 and r = v = 1.
 
-Masses, soft labels, row weights and upstream gradients have either sign. A target T_ij that is not 0 at
-x_ij = -inf gives an infinite loss of the sign of r_i * T_ij, and NaN beside one of the other sign. base_total and
-a_i may be 0 where the masses are not, so base_mass alone says whether there are any.
+Masses, soft labels, row weights and upstream gradients may have either sign. A target T_ij that is not 0 at
+x_ij = -inf gives an infinite loss with the sign of r_i * T_ij. A row with infinities of both signs has the loss NaN.
+base_total and a_i may be 0 even if the masses are not, so only base_mass says whether there are any.
 
-The shell has checked every argument before a kernel is called. A kernel allocates at most a
-scratch of a few row blocks, raises nothing, holds no state, and writes only rows
-[start, stop) of the outputs it was given. ``grad`` may be the same memory as ``logits``. What a
-row gets depends on that row alone, never on start, stop, its neighbours or the thread.
+The public functions check every argument before they call a kernel. A kernel allocates at most a scratch of a few row
+blocks, raises nothing, holds no state, and writes only rows [start, stop) of its outputs. ``grad`` may be the same
+memory as ``logits``. The result of a row depends on that row alone, never on start, stop, its neighbours or the thread.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from numpy.typing import NDArray
 from softmax_ce.dtypes import compute_dtype
 
 NATIVE_DTYPES = ("float32", "float64")
-ROW_ELEMENTS = 24  # what a row costs beside its classes, in elements: the size of work is rows * (classes + this)
+ROW_ELEMENTS = 24  # the fixed cost of a row, in elements: the size of work is rows * (classes + this)
 
-# What short paths take for an integer or a real number at a glance. Not np.integer: np.timedelta64 is one.
+# The types that short paths accept as integers and as real numbers. np.integer is too wide: it includes np.timedelta64.
 INTEGERS = (int, np.long, np.longlong, np.intc, np.short, np.byte, np.unsignedinteger)
 NUMBERS = (float, np.floating, *INTEGERS)
 
@@ -49,12 +48,12 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 
 
 class HardKernel(Protocol):
-    """Loss, gradient and log-sum-exp for one integer label a row."""
+    """A kernel that computes loss, gradient and log-sum-exp for one integer label in each row."""
 
     def __call__(
         self,
         logits: Floats,  # IN   (N, C) R, C-contiguous
-        labels: NDArray[np.int64],  # IN   (N,) or (1,): one for all rows
+        labels: NDArray[np.int64],  # IN   (N,), or (1,) for all rows
         ignore_index: int,
         label_mass: Floats,  # IN   (C,) or (1,) R
         base_mass: Floats | None,  # IN   (C,) or (1,) R; None: zero
@@ -62,7 +61,7 @@ class HardKernel(Protocol):
         z_loss: float,
         row_weight: NDArray[np.float64],  # IN   (N,) or (1,)
         upstream: NDArray[np.float64],  # IN   (N,) or (1,)
-        loss: Floats | None,  # OUT  (N,) R; None: not wanted, and so below
+        loss: Floats | None,  # OUT  (N,) R; here and below, None: not wanted
         grad: Floats | None,  # OUT  (N, C) R, may be logits itself
         row_max: Floats | None,  # OUT  (N,) R
         log_sum: Floats | None,  # OUT  (N,) R: log sum_j exp(x_j - row_max), lse = row_max + log_sum
@@ -73,7 +72,7 @@ class HardKernel(Protocol):
 
 
 class SoftKernel(Protocol):
-    """The same for a row of soft targets."""
+    """A kernel that computes loss, gradient and log-sum-exp for a soft label, a target for each class, in each row."""
 
     def __call__(
         self,
@@ -95,43 +94,56 @@ class SoftKernel(Protocol):
 
 
 class Team(Protocol):
-    """One call that hands out its own pieces, to the threads that come for them. Made anew for each call.
+    """One kernel call that several threads share. The backend cuts it into pieces and hands them out.
 
     Attributes
     ----------
     helpers : int
-        How many threads beside the caller's find work.
+        The number of threads, beside the caller's, for which there is work.
     """
 
     @property
     def helpers(self) -> int: ...
 
     def work(self, helping: bool, /) -> bool:
-        """Work until nothing is left, or for a while: whether to come again. `helping`: this is not the caller."""
+        """Work until no piece is left, or for a while.
+
+        Parameters
+        ----------
+        helping : bool
+            Whether this thread is a helper, not the caller.
+
+        Returns
+        -------
+        bool
+            Whether to call this method again.
+        """
         ...
 
     def cancel(self) -> None:
-        """Hand out nothing from now on."""
+        """Hand out no more pieces."""
         ...
 
     def settled(self) -> bool:
-        """After the last piece is handed out: whether no helper is at work, and none failed. May say no too often."""
+        """Return whether, with all pieces handed out, no helper is at work and none failed. False may mean unknown."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TeamKernels:
-    """Optional: kernels that share out a call among threads by themselves, with the bits of the whole-row kernels.
+    """Optional kernels that share one call among threads themselves, with the bits of the whole-row kernels.
 
-    ``hard`` and ``soft`` take the whole-row kernel's arguments less start and stop, then ``threads``, the most that
-    may come, and ``longest``, the elements after which ``Team.work`` returns, so that an interrupt is seen. They
-    return a :class:`Team`. Where there are few long rows, several threads may work on one.
+    ``hard`` and ``soft`` take the arguments of the whole-row kernels without start and stop. Two more follow:
+    ``threads``, the largest number of threads, and ``longest``, the number of elements after which ``Team.work``
+    returns, so that an interrupt is noticed. They return a :class:`Team`. If rows are few and long, several threads may
+    work on one row.
 
     Attributes
     ----------
     hard, soft : callable
     log_softmax : callable or None
-        Optional, where the backend has ``log_softmax``: likewise.
+        Optional: a kernel for log-probabilities, for backends with ``log_softmax``. It takes the arguments of that
+        kernel without start and stop, then ``threads`` and ``longest``.
     """
 
     hard: Callable[..., Team]
@@ -141,17 +153,17 @@ class TeamKernels:
 
 @dataclass(frozen=True, slots=True)
 class ShortCalls:
-    """Optional: whole calls of small work, from the public function's arguments to its results.
+    """Optional functions that compute whole small calls, from the public function's arguments to its results.
 
-    Where a kernel takes a microsecond, checking and folding the arguments in Python would take ten times that. Each of
-    these checks them itself. Arguments that it does not know to be right, and work of ``most`` elements or more (rows
-    times classes + ``ROW_ELEMENTS``), it answers with None, before anything is written: then the shell's full path
-    computes the call, or says what is wrong. What it does compute has the full path's bits.
+    If a kernel takes a microsecond, checking and folding the arguments in Python takes ten times as long, so each of
+    these functions checks its arguments itself. It returns None, before it writes anything, for arguments that it does
+    not know to be valid and for work of ``most`` elements (rows times classes + ``ROW_ELEMENTS``) or more. The full
+    path then computes the call, or says what is wrong. Results have the bits of the full path.
 
     Attributes
     ----------
     cross_entropy : callable
-        ``(logits, targets, want_loss, want_grad, given, most)``; `given` are the options, a tuple in the order of
+        ``(logits, targets, want_loss, want_grad, given, most)``; `given` is a tuple of the options, in the order of
         :class:`softmax_ce.options.Options`.
     softmax, log_softmax, logsumexp : callable
         ``(x, axis, threads, out, most)``
@@ -163,25 +175,25 @@ class ShortCalls:
     logsumexp: Callable[..., Any]
 
 
-ROW_AXES = 4  # of an array that a strided kernel is given, at most
+ROW_AXES = 4  # the most axes of rows that an array for a strided kernel may have
 
 
 @dataclass(frozen=True, slots=True)
 class StridedKernels:
-    """Optional: kernels that find their rows anywhere in memory, so that nothing is staged for them.
+    """Optional kernels for arrays of any strides, for which nothing need be staged.
 
-    ``hard`` and ``soft`` take the whole-row kernels' arguments, but logits, targets and gradient are arrays (..., C) of
-    any strides, with up to `ROW_AXES` axes of rows, in R or, where R is float32, in float16 or bfloat16; native and
-    aligned. Rows count in C order. The gradient may be the same memory as the logits or the targets, with the same
-    strides. A row gets the bits that the whole-row kernels give it.
+    ``hard`` and ``soft`` take the arguments of the whole-row kernels, except that logits, targets and gradient are
+    arrays (..., C) of any strides, with up to `ROW_AXES` axes of rows. Their dtype is R, or float16 or bfloat16 if R is
+    float32, in native byte order and aligned. Rows are counted in C order. The gradient may be the same memory as the
+    logits or the targets, with the same strides. The bits of a row are those of the whole-row kernels.
 
     Attributes
     ----------
     hard, soft : callable
     team : TeamKernels
-        The same for several threads.
+        Kernels for such arrays that several threads share.
     log_softmax : callable or None
-        Optional: `Backend.log_softmax` on such arrays.
+        Optional: `Backend.log_softmax` for such arrays.
     """
 
     hard: Callable[..., None]
@@ -191,18 +203,18 @@ class StridedKernels:
 
 
 def sequential(classes: int) -> float:
-    """Sum coefficient A of one running sum."""
+    """Return the sum coefficient A of one running sum."""
     return max(classes - 1, 0)
 
 
 def pairwise(classes: int) -> float:
-    """Sum coefficient A of NumPy's pairwise sum (blocks of 128 in 8 lanes)."""
+    """Return the sum coefficient A of NumPy's pairwise sum (blocks of 128 in 8 lanes)."""
     return 18 + max(0, math.ceil(math.log2(max(classes, 1) / 128)))
 
 
 def lanes(width: int, chunk: int) -> Callable[[int], float]:
-    """Sum coefficient A of `width` running sums a chunk, then one sum over the chunks."""
-    return partial(_lanes, width, chunk)  # no closure, which could not be pickled
+    """Return the sum coefficient A, as a function of the classes, of `width` running sums in each chunk."""
+    return partial(_lanes, width, chunk)  # not a closure, which could not be pickled
 
 
 def _lanes(width: int, chunk: int, classes: int) -> float:
@@ -210,7 +222,10 @@ def _lanes(width: int, chunk: int, classes: int) -> float:
 
 
 def wide(additions: int = 0) -> Callable[[int], float]:
-    """Sum coefficient A of float32 terms summed in float64, after `additions` of them in float32."""
+    """Return the sum coefficient A, as a function of the classes, of float32 terms summed in float64.
+
+    `additions` of the additions are in float32.
+    """
     return partial(_wide, additions)
 
 
@@ -220,14 +235,14 @@ def _wide(additions: int, classes: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """What the error bounds need to know of a backend's arithmetic.
+    """The accuracy of a backend's arithmetic, from which its error bounds follow.
 
     Attributes
     ----------
     exp_ulp, log_ulp : float
-        Largest error, in units in the last place, of its exp (arguments <= 0) and its log.
+        The largest error of its exp (for arguments <= 0) and of its log, in units in the last place.
     summation : callable
-        Classes -> the coefficient A of its sum over classes: error <= A * u * sum.
+        From the number of classes to the coefficient A of a sum over them: error <= A * u * sum.
     """
 
     exp_ulp: float = 4.0
@@ -236,10 +251,10 @@ class Accuracy:
 
 
 class ReadOnlyDict(dict[str, Accuracy]):
-    """A dictionary that does not change, and unlike a MappingProxyType can be pickled and copied."""
+    """A read-only dictionary that, unlike a MappingProxyType, can be pickled and copied."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("the facts of a backend cannot be changed")
+        raise TypeError("the facts about a backend cannot be changed")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
@@ -254,34 +269,35 @@ def _cautious() -> Mapping[str, Accuracy]:
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
-    """One backend's facts, as listed by :func:`softmax_ce.backends`.
+    """The facts about one backend, as listed by :func:`softmax_ce.backends`.
 
     Attributes
     ----------
     name : str
-        What ``backend=`` takes.
+        The name that ``backend=`` takes.
     module : str
-        Dotted name of the module that holds the kernels ``hard`` and ``soft``.
+        The dotted name of the module with the kernels ``hard`` and ``soft``.
     summary : str
         One line for tables.
     stable : bool
-        False: it overflows and underflows, and automatic choice never takes it.
+        False if it overflows or underflows where a stable formula would not. Automatic choice never takes it then.
     ahead_of_time : bool
-        True: the first call pays no compilation. Automatic choice asks for this.
+        Whether it is compiled before the first call. Automatic choice requires this.
     how_to_get : str
-        What to do when it is not available.
+        What to do if it is not available.
     serial_elements : int
-        Work below which a call stays on one thread, however many it may use: where two threads break even. In
+        A call with less work than this runs on one thread, however many it may use: two would not be faster. In
         elements: rows times classes + ``ROW_ELEMENTS``.
     accuracy : mapping
-        Native dtype name -> :class:`Accuracy`.
+        From the name of a native dtype to its :class:`Accuracy`.
     dtypes : tuple of str
-        The dtypes its kernels compute; 16-bit logits are staged through float32, integers through float64.
+        The dtypes that its kernels compute. 16-bit logits are staged through float32, and integers through float64.
     sub_interpreters : bool
-        False: loading it in a sub-interpreter would not end, or end the process.
+        Whether it works in a sub-interpreter. If not, loading it there would hang or end the process.
     available : bool
+        Whether it can run here.
     why_unavailable : str or None
-        The reason when not available.
+        Why it cannot run here.
     """
 
     name: str
@@ -303,7 +319,7 @@ class BackendInfo:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A loaded backend: its facts and its two kernels. Pickled by its name: who unpickles it loads it there.
+    """A loaded backend: its facts and its kernels. It is pickled by name, and loaded again where it is unpickled.
 
     Attributes
     ----------
@@ -312,29 +328,30 @@ class Backend:
     soft : SoftKernel
     widen, narrow : callable or None
         Optional: ``widen(narrow_as_uint16, float32_out, is_bfloat16)`` and ``narrow(float32, out_as_uint16,
-        is_bfloat16)`` on contiguous vectors, rounded to nearest even, for staging 16-bit logits. NumPy's casts
-        do without, slowly.
+        is_bfloat16)`` on contiguous vectors, rounded to nearest even, for staging 16-bit logits. Without them,
+        NumPy's operations are used, which are slower.
     team : TeamKernels or None
-        Optional: less overhead on several threads, and few rows of many classes shared among them.
+        Optional: kernels with less overhead on several threads, which can also share few rows of many classes.
     short : ShortCalls or None
-        Optional: small calls without the interpreter's steps.
+        Optional: small calls without the interpreter's overhead.
     log_softmax : callable or None
-        Optional: ``log_softmax(logits, out, start, stop)``, with arrays as for the gradient: (x - row maximum) -
-        log_sum, NaN throughout a row that has no distribution. Else it is composed of what ``hard`` gives.
+        Optional: ``log_softmax(logits, out, start, stop)``, with arrays as for the gradient. It computes (x - row
+        maximum) - log_sum; a row without a distribution is NaN throughout. Without it, log-probabilities are
+        computed from the results of ``hard``.
     total : callable or None
-        Optional: ``total(vector, divisor)``, the sum of a vector (R or float64) over a number, in float64, in a
-        fixed order; where the sum alone is not finite, that of a 2**64th of each term is taken. A backend with
-        ``short`` has it, so that both paths sum alike. Else NumPy's sum.
+        Optional: ``total(vector, divisor)``, the sum of a vector (R or float64) divided by a number, in float64 and
+        in a fixed order. If the sum overflows, it is taken again with each term scaled by 2**-64. A backend with
+        ``short`` needs it, so that both paths sum alike. Without it, NumPy's sum is used.
     strided : StridedKernels or None
-        Optional: arrays of any strides and 16-bit floats without staging.
+        Optional: kernels for arrays of any strides and for 16-bit floats, without staging.
     plain : callable or None
-        Optional, for small calls: ``plain(logits, labels, divisor, loss, grad, reduced)``, what ``hard`` gives all rows
-        where no option is in use and upstream is 1 / divisor, the float. It checks the labels itself: None, and
-        nothing written, if one is not a class. Else a float: if ``reduced``, what ``total`` gives for the losses and
-        the divisor; ``loss`` is None then. The bits are those of ``hard`` and ``total``. No array shares memory
-        with another, and all are contiguous.
+        Optional, for small calls: ``plain(logits, labels, divisor, loss, grad, reduced)`` computes what ``hard`` computes
+        for all rows if no option is in use and the upstream gradient is the float 1 / divisor. It checks the labels
+        itself. If one is not a class, it writes nothing and returns None. Otherwise it returns a float: with
+        ``reduced``, what ``total`` gives for the losses and the divisor; `loss` is None then. The bits are those of
+        ``hard`` and ``total``. The arrays are contiguous and share no memory.
     details : str
-        What it found at load, such as the instruction set in use. Empty when there is nothing to say.
+        What the backend found when it was loaded, such as the instruction set in use. It may be empty.
     """
 
     info: BackendInfo
@@ -356,19 +373,19 @@ class Backend:
         return self.info.name
 
     def __copy__(self) -> Backend:
-        return self  # nothing in it changes
+        return self  # immutable
 
     def __deepcopy__(self, memo: object) -> Backend:
         return self
 
     def warmup(self, dtypes: Any = NATIVE_DTYPES) -> None:
-        """Run both kernels once per dtype, so that nothing is compiled on the first real call.
+        """Run both kernels once for each dtype, so that the first real call compiles nothing.
 
         Parameters
         ----------
         dtypes : dtype-like, or iterable of dtype-like
-            Of the logits that are to come. 16-bit floats and integers are computed in float32 and
-            float64; the kernel that will run for them is warmed up.
+            The dtypes of later logits. For 16-bit floats and integers, which are computed in float32 and float64, the
+            kernels of those dtypes are warmed up.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Which dtypes logits may have, what they are computed in, and what their results come back in."""
+"""The dtypes that logits may have, and for each the dtype of the computation and of the results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _FLOAT64 = np.dtype(np.float64)
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether this is ml_dtypes' bfloat16, told by name so that ml_dtypes need not be installed."""
+    """Return whether this is ml_dtypes' bfloat16. It is recognised by name, so ml_dtypes need not be installed."""
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def compute_dtype(dtype: np.dtype[Any], name: str = "logits") -> np.dtype[Any]:
-    """The native dtype in which logits of this dtype are computed; `name` is what the caller knows them by.
+    """Return the native dtype in which logits of this dtype are computed. `name` is used in the error message.
 
     Raises
     ------
@@ -35,5 +35,5 @@ def compute_dtype(dtype: np.dtype[Any], name: str = "logits") -> np.dtype[Any]:
 
 
 def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of a gradient or softmax for logits of this dtype: the same, or float64 for integers."""
+    """Return the dtype of a gradient or softmax: the logits' dtype, or float64 for integers."""
     return _FLOAT64 if dtype.kind in "iu" else dtype.newbyteorder("=")

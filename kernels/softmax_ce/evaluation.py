@@ -1,8 +1,8 @@
-"""A call of a loss: by the short path where it is small and ordinary, else check, fold, run and reduce.
+"""Evaluate a loss: on the short path for small, ordinary calls, else check, fold, run and reduce.
 
-The full path knows what every argument means and says what is wrong with it. Small calls with ordinary arguments take
-the short path, which gives the same bits: a backend's own (:class:`softmax_ce.contract.ShortCalls`), or in Python that
-of :mod:`softmax_ce.plain`.
+The full path handles every argument and reports what is wrong with it. Small calls with ordinary arguments take a short
+path, which gives the same bits: the backend's own (:class:`softmax_ce.contract.ShortCalls`), or :mod:`softmax_ce.plain`
+in Python.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from softmax_ce.run import Outputs, run_kernel
 def evaluate(
     logits: Any, targets: Any, want_loss: bool, want_grad: bool, backend: str | None, given: tuple[Any, ...]
 ) -> Any:
-    """Compute what is wanted, in the order loss, gradient, log-sum-exp.
+    """Return the results that are wanted, in the order loss, gradient, log-sum-exp.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def evaluate(
     want_loss, want_grad : bool
     backend : str or None
     given : tuple
-        The fields of :class:`Options`. A bare tuple: making an `Options` would cost a small call a fifth of its time.
+        The fields of :class:`Options`. A bare tuple saves a fifth of a small call's time.
     """
     chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_THREADS])
     if chosen is not None:
@@ -53,7 +53,7 @@ _THREADS = Options._fields.index("threads")
 def evaluate_in_full(
     logits: Any, targets: Any, want_loss: bool, want_grad: bool, backend: str | None, options: Options
 ) -> Any:
-    """Check, fold, run, reduce. Nothing is written before everything has been checked."""
+    """Check, fold, run and reduce. Nothing is written until every argument has been checked."""
     options = _check_options(options)
     reduction = options.reduction
     problem = checks.check_logits(logits, options.axis)
@@ -88,7 +88,7 @@ def evaluate_in_full(
 
 
 def _check_options(options: Options) -> Options:
-    """The options that can be checked without the arrays; `return_lse` says whether the log-sum-exp is wanted."""
+    """Return the options that need no arrays for their checks, checked. `return_lse` is true if `lse_out` is given."""
     checks.check_choice("reduction", options.reduction, checks.REDUCTIONS)
     checks.check_choice("on_empty", options.on_empty, checks.ON_EMPTY)
     ignore_index = checks.check_ignore_index(options.ignore_index)
@@ -108,7 +108,7 @@ def _check_options(options: Options) -> Options:
 
 
 def _check_weights(problem: Problem, options: Options) -> Options:
-    """The weights and the upstream gradient as vectors."""
+    """Return the options with the weights and the upstream gradient as vectors."""
     weight, sample_weight, grad_output = options.weight, options.sample_weight, options.grad_output
     if weight is not None:
         weight = checks.check_weight("weight", weight, (problem.n_classes,))
@@ -122,7 +122,7 @@ def _check_weights(problem: Problem, options: Options) -> Options:
 
 
 def _check_buffers(problem: Problem, options: Options) -> None:
-    """The buffers that were handed in: shapes, dtypes, and what they may not overlap."""
+    """Check the caller's buffers: their shapes and dtypes, and what they overlap."""
     out, grad_out, lse_out = options.out, options.grad_out, options.lse_out
     if out is None and grad_out is None and lse_out is None:
         return
@@ -148,7 +148,7 @@ def _grad_dtypes(problem: Problem) -> tuple[np.dtype[Any], ...]:
 
 
 def _reduce(problem: Problem, factors: Factors, outputs: Outputs, options: Options, total: Total) -> Any:
-    """Row losses to the result: summed once, in a fixed order, in float64."""
+    """Reduce the row losses to the result. They are summed once, in a fixed order, in float64."""
     if options.reduction == "none":
         return outputs.finish_loss(problem.row_shape, options.out)
     if factors.empty:

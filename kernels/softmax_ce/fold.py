@@ -1,4 +1,4 @@
-"""Options folded to the few factors that kernels know: one formula, stated in softmax_ce.contract."""
+"""Fold the options into the few factors that kernels take. The formula is in softmax_ce.contract."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE_CLASS = {np.dtype(real): np.ones(1, real) for real in (np.float32, np.float6
 
 @dataclass(slots=True)
 class Factors:
-    """What a kernel is given beside the arrays: names and meaning as in the contract.
+    """The factors that a kernel takes beside the arrays, named as in the contract.
 
     Attributes
     ----------
@@ -32,9 +32,9 @@ class Factors:
     row_weight, upstream : ndarray
         float64, (N,) or (1,).
     denominator : float
-        By which the shell divides the summed loss; upstream is divided already.
+        Divides the summed loss, after the kernel has run. `upstream` is divided already.
     empty : bool
-        No row counts towards a mean.
+        Whether no row counts towards a mean.
     """
 
     class_scale: Any
@@ -60,20 +60,20 @@ def fold(
     grad_output: Any,
     total: Total = numpy_total,
 ) -> Factors:
-    """Checked options to factors. `weight`, `sample_weight` and a vector `grad_output` are flat float64."""
+    """Return the factors for checked options. `weight`, `sample_weight` and a vector `grad_output` are flat float64."""
     of_mean = None
     if reduction == "mean" and denominator is None:
         of_mean = weights.of_mean(problem, weight, sample_weight, ignore_index, label_smoothing, z_loss, total)
         weight, sample_weight = of_mean.by_class, of_mean.by_row
     scale, base = _tables(problem, weight, label_smoothing, None if of_mean is None else of_mean.used)
-    # Of the rounded masses: with one class, what the gradient adds and takes away must be the same number.
-    with np.errstate(invalid="ignore"):  # beyond R, there may be infinities of either sign
+    # The sum is of the rounded masses: with one class, the gradient must add and subtract the same number.
+    with np.errstate(invalid="ignore"):  # masses beyond the range of R are infinities, of either sign
         base_total = 0.0 if base is None else total(base, 1.0) * problem.n_classes / base.size
     row_weight = ONE_ROW if sample_weight is None else sample_weight
     divisor, empty = 1.0 if denominator is None else denominator, False
     if of_mean is not None:
         divisor, empty = of_mean.divisor, of_mean.empty
-        z_loss *= of_mean.per_row  # the z-loss is divided by the rows' weights, the rest by those of the classes too
+        z_loss *= of_mean.per_row  # the z-loss is divided by the row weights alone, the rest by class weights too
         if empty:
             row_weight = _ZERO_ROW
     if of_mean is not None and of_mean.inverse is not None:
@@ -85,7 +85,7 @@ def fold(
 
 
 def _tables(problem: Problem, weight: Any, label_smoothing: float, used: Any) -> tuple[Any, Any]:
-    """class_scale and base_mass, rounded to R. `used`: the classes whose scale is asked for, None for all."""
+    """Return class_scale and base_mass, rounded to R. `used` marks the classes whose scale is needed; None is all."""
     if weight is None and label_smoothing == 0:
         return ONE_CLASS[problem.compute], None
     by_class = np.ones(1) if weight is None else weight
@@ -100,5 +100,5 @@ def _tables(problem: Problem, weight: Any, label_smoothing: float, used: Any) ->
 def _upstream(grad_output: Any, divisor: float) -> Any:
     if grad_output is None:
         return np.array((1.0 / divisor,))
-    with np.errstate(all="ignore"):  # an upstream gradient may leave the range on the way; that is no fault of the call
+    with np.errstate(all="ignore"):  # an upstream gradient may overflow on the way, which is no fault of the call
         return np.atleast_1d(np.asarray(grad_output, np.float64) / divisor)

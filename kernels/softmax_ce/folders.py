@@ -1,8 +1,8 @@
-"""Where a user's programs keep files, as platformdirs has it.
+"""The folders in which a user's programs keep files, as in platformdirs.
 
-Linux and others: the XDG Base Directory Specification, by which a relative path counts as unset. macOS: the same
-variables if set, else folders of ~/Library (Apple, File System Programming Guide). Windows: the local application data
-(Microsoft, FOLDERID_LocalAppData).
+Linux and others follow the XDG Base Directory Specification, in which a relative path counts as unset. macOS uses the
+XDG variables if they are set, else folders in ~/Library (Apple, File System Programming Guide). Windows uses the local
+application data (Microsoft, FOLDERID_LocalAppData).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 
 def data_folder(platform: str, environment: Mapping[str, str]) -> Path | None:
-    """What is to be kept; None for a user without a home."""
+    """Return the folder for data to be kept, or None for a user without a home."""
     return _folder(platform, environment, "XDG_DATA_HOME", (".local", "share"), ("Library", "Application Support"))
 
 
 def cache_folder(platform: str, environment: Mapping[str, str]) -> Path | None:
-    """What can be made again; None for a user without a home."""
+    """Return the folder for data that can be made again, or None for a user without a home."""
     return _folder(platform, environment, "XDG_CACHE_HOME", (".cache",), ("Library", "Caches"))
 
 
@@ -37,7 +37,7 @@ def _folder(
 
 
 def _home() -> Path | None:
-    """The user's home, from the user database where HOME is empty or relative; None where there is none."""
+    """Return the user's home, or None. If HOME is empty or relative, it comes from the user database."""
     try:
         home = Path.home()
         if os.environ.get("HOME", "/").startswith("/") or os.name == "nt":

@@ -1,6 +1,6 @@
-"""What a forked child must make anew.
+"""State that a forked child must renew.
 
-The child has none of the parent's threads, and may inherit a lock that one of them held.
+The child has none of the parent's threads, and it may inherit a lock that one of them held.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def in_child(renew: Callable[[], None]) -> None:
 
 
 class Lock:
-    """A reentrant lock that is free in a forked child, whichever thread held it in the parent."""
+    """A reentrant lock that is free in a forked child, even if a thread of the parent held it."""
 
     def __init__(self) -> None:
         self._renew()
@@ -29,6 +29,6 @@ class Lock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock. A child that was forked meanwhile lets go of the one it inherited."""
+        """Hold the lock. A child that was forked while it was held releases the lock that it inherited."""
         with self._lock:
             yield

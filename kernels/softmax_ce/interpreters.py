@@ -1,4 +1,4 @@
-"""Whether this is the main interpreter: threads and some extensions do not go with another."""
+"""Tell the main interpreter from a sub-interpreter, where threads and some extensions do not work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import importlib
 
 @functools.cache
 def in_sub_interpreter() -> bool:
-    """Whether the caller runs in a sub-interpreter; False where this Python does not tell."""
-    for name in ("_interpreters", "_xxsubinterpreters"):  # from Python 3.13 on, and before
+    """Return whether the caller runs in a sub-interpreter, or False if this Python cannot say."""
+    for name in ("_interpreters", "_xxsubinterpreters"):  # the names from Python 3.13 on, and before
         try:
             interpreters = importlib.import_module(name)
         except ImportError:

@@ -1,4 +1,4 @@
-"""softmax, log_softmax and logsumexp: the same kernels, without a loss. Small calls take a backend's short path."""
+"""softmax, log_softmax and logsumexp, from the kernels of the loss. Small calls take a backend's short path."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _STAGED = 1 << 16  # elements a block: it stays in L2 between the two subtractio
 def softmax(
     x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
 ) -> Array:
-    """Softmax, exp(x) / sum(exp(x)), over one axis.
+    """Compute the softmax, exp(x) / sum(exp(x)), over one axis.
 
     Parameters
     ----------
     x : array_like
-        At least 1-D. Integers are taken as float64.
+        At least 1-D. Integers are computed in float64.
     axis : int, default -1
         The class axis.
     backend : str, optional
-        A name from :func:`softmax_ce.backends`; None chooses automatically.
+        A name from :func:`softmax_ce.backends`. By default, the backend is chosen automatically.
     threads : int, optional
-        At most so many; None: the CPUs this process may use. Small work stays on one thread, whatever the number.
-        The bits do not depend on it.
+        The largest number of threads to use; by default, one for each CPU that this process may use. Small work
+        runs on one thread whatever the number. The bits of the results do not depend on it.
     out : ndarray, optional
-        Buffer of the shape and dtype of the result; may be x itself.
+        A buffer in the shape and dtype of the result. It may be `x` itself.
 
     Returns
     -------
     ndarray
-        The shape and dtype of x (float64 for integers). A row with a NaN or +inf, or with nothing above
-        -inf, is NaN.
+        The softmax, in the shape and dtype of `x`, or float64 for integers. A row with a NaN or +inf, or in which
+        every entry is -inf, is NaN.
 
     Raises
     ------
@@ -67,20 +67,27 @@ def softmax(
 def logsumexp(
     x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
 ) -> Array | Scalar:
-    """log(sum(exp(x))) over one axis, with the maximum pulled out.
+    """Compute log(sum(exp(x))) over one axis, without overflow.
 
     Parameters
     ----------
-    x, axis, backend, threads
-        As for :func:`softmax`.
+    x : array_like
+        At least 1-D. Integers are computed in float64.
+    axis : int, default -1
+        The class axis.
+    backend : str, optional
+        A name from :func:`softmax_ce.backends`. By default, the backend is chosen automatically.
+    threads : int, optional
+        The largest number of threads to use; by default, one for each CPU that this process may use. Small work
+        runs on one thread whatever the number. The bits of the results do not depend on it.
     out : ndarray, optional
-        Buffer in the shape of x less the axis, in the dtype of the result.
+        A buffer in the shape of `x` without the class axis, in the dtype of the result.
 
     Returns
     -------
     ndarray or scalar
-        The dtype of x; float32 for 16-bit floats, float64 for integers. -inf for a row of -inf, as
-        ``scipy.special.logsumexp``.
+        The log-sum-exp, in the dtype of `x`, or float32 for 16-bit floats and float64 for integers. It is -inf for a
+        row of -inf, as in ``scipy.special.logsumexp``.
 
     Raises
     ------
@@ -103,17 +110,26 @@ def logsumexp(
 def log_softmax(
     x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
 ) -> Array:
-    """log(softmax(x)) over one axis, as (x - max) - log(sum(exp(x - max))): accurate where softmax underflows.
+    """Compute log(softmax(x)) over one axis, accurately even where softmax underflows.
 
     Parameters
     ----------
-    x, axis, backend, threads, out
-        As for :func:`softmax`.
+    x : array_like
+        At least 1-D. Integers are computed in float64.
+    axis : int, default -1
+        The class axis.
+    backend : str, optional
+        A name from :func:`softmax_ce.backends`. By default, the backend is chosen automatically.
+    threads : int, optional
+        The largest number of threads to use; by default, one for each CPU that this process may use. Small work
+        runs on one thread whatever the number. The bits of the results do not depend on it.
+    out : ndarray, optional
+        A buffer in the shape and dtype of the result. It may be `x` itself.
 
     Returns
     -------
     ndarray
-        The shape and dtype of x (float64 for integers).
+        (x - max) - log(sum(exp(x - max))), in the shape and dtype of `x`, or float64 for integers.
 
     Raises
     ------
@@ -139,7 +155,7 @@ def log_softmax(
 
 
 def _log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None) -> None:
-    """By the backend's own kernel: as the arrays lie, or staged in blocks where it cannot take them so."""
+    """Run the backend's own kernel, on the arrays in place or, where it cannot read them, on staged blocks."""
     if problem.n_rows == 0:
         return
     logits = problem.logits
@@ -167,7 +183,7 @@ def _log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None
         assert chosen.log_softmax is not None
         by = logits if rows.direct is not None else rows
         for first, last in by.blocks(start, stop, _STAGED):
-            block = rows.room(first, last)
+            block = rows.block(first, last)
             chosen.log_softmax(logits.load(first, last, chosen.widen), block, 0, last - first)
             rows.store(first, last, block, chosen.narrow)
 
@@ -178,15 +194,15 @@ def _log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None
 
 
 def _compose_log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: int | None) -> None:
-    """From the row maxima and the logs of the sums."""
+    """Compute log-probabilities from the row maxima and the logs of the sums."""
     outputs = Outputs.allocate(problem, False, False, True, None, None)
     _run(chosen, problem, outputs, threads)
     row_max, log_sum = outputs.row_max[:, None], outputs.log_sum[:, None]
-    log_sum[~np.isfinite(row_max + log_sum)] = np.nan  # no distribution: the whole row is NaN, as in softmax
+    log_sum[~np.isfinite(row_max + log_sum)] = np.nan  # a row without a distribution is NaN, as in softmax
 
     def subtract(start: int, stop: int) -> None:
         for first, last in rows.blocks(start, stop, _STAGED):
-            block = rows.room(first, last)
+            block = rows.block(first, last)
             with np.errstate(all="ignore"):
                 np.subtract(problem.logits.load(first, last), row_max[first:last], out=block)
                 np.subtract(block, log_sum[first:last], out=block)
@@ -206,7 +222,7 @@ def _choose(problem: Problem, want_grad: bool, backend: str | None, threads: int
 
 
 def _run(chosen: Backend, problem: Problem, outputs: Outputs, threads: int | None) -> None:
-    """Hard-label kernel with no mass at any label: the gradient is 1 * p - 0."""
+    """Run the hard-label kernel without mass at any label, so that the gradient is 1 * p - 0."""
     problem.labels = _NO_LABEL
     nothing = np.zeros(1, problem.compute)
     factors = Factors(

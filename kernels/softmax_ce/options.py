@@ -1,4 +1,4 @@
-"""The options of a loss: their types for static checkers, and one call's options as a tuple."""
+"""The options of a loss: their types for static checkers, and the options of one call as a tuple."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OnEmpty: TypeAlias = Literal["nan", "zero", "raise"]
 
 
 class LossOptions(TypedDict, total=False):
-    """What every loss takes, but for the options that decide what it returns."""
+    """The options of every loss, except those that decide what it returns."""
 
     weight: ArrayLike | None
     sample_weight: ArrayLike | None
@@ -30,14 +30,14 @@ class LossOptions(TypedDict, total=False):
 
 
 class GradOptions(LossOptions, total=False):
-    """What a function that returns a gradient takes besides."""
+    """The options of a function that returns a gradient."""
 
     grad_output: ArrayLike | None
     grad_out: Array | None
 
 
 class Options(NamedTuple):
-    """One call's options, as given. A short call takes a bare tuple in this order: softmax_ce.contract.ShortCalls."""
+    """The options of one call, unchecked. Short calls take a tuple in this order: softmax_ce.contract.ShortCalls."""
 
     weight: Any
     sample_weight: Any

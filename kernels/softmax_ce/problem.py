@@ -1,4 +1,4 @@
-"""One call's arrays, checked and seen as rows: what every step after the checks works on."""
+"""The arrays of one call, checked and viewed as rows. Every step after the checks works on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softmax_ce.staging import Rows
 
 @dataclass(slots=True)
 class Problem:
-    """One call's arrays, checked and seen as rows.
+    """The arrays of one call, checked and viewed as rows.
 
     Attributes
     ----------
@@ -21,16 +21,16 @@ class Problem:
     axis : int
         The class axis in [0, ndim).
     compute, result : dtype
-        What the kernel computes in; what the gradient comes back in.
+        The dtypes of the computation and of the gradient.
     logits : Rows
     row_shape : tuple of int
         The shape of the "none" loss.
     labels : ndarray of int64 or None
-        (N,), hard labels. None for soft ones.
+        Hard labels, (N,); None if the labels are soft.
     targets : ndarray or None
-        Soft labels as given, N-d. None for hard ones.
+        Soft labels as given, N-d; None if the labels are hard.
     any_ignored : bool
-        Whether some label is ignore_index.
+        Whether some label is `ignore_index`.
     """
 
     source: Any

@@ -1,8 +1,8 @@
-"""Profiles: a measured choice of backends, kept in a file that production follows.
+"""Profiles: measured choices of backends, kept in a file.
 
-``softmax-ce pick`` measures and writes one; a call without ``backend=`` follows it.
-docs/reference/profile.md has the rules.
-Environment variables and the file are read once, at the first call that needs them; :func:`reload` reads them again.
+``softmax-ce pick`` measures the backends and writes a profile. Calls without ``backend=`` follow it.
+The environment variables and the file are read once, at the first call that needs them; :func:`reload` reads them
+again. The rules are in docs/reference/profile.md.
 """
 
 from softmax_ce.choice.auto import reload

@@ -1,4 +1,4 @@
-"""The one table of backends: what there is, loading on demand, and why one is not available."""
+"""The table of backends. Backends are loaded on demand, and the reason is kept if one is not available."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ OPTIONAL_PARTS = (
     "log_softmax",
     "total",
     "plain",
-)  # of a backend, beside its two kernels
+)  # optional attributes of a backend's module, beside its two kernels
 
-# From the simplest to the fastest: automatic choice takes the last one that qualifies.
-# exp and log errors: NumPy's float32 AVX-512 exp is documented at 2.52 ULP; the compiled one is measured by
-# tools.exp_error, over every float32 (docs/explanation/accuracy.md).
+# In order from the simplest to the fastest: automatic choice takes the last backend that qualifies.
+# Errors of exp and log: NumPy documents 2.52 ULP for its float32 AVX-512 exp. tools.exp_error measures the compiled exp
+# over every float32 (docs/explanation/accuracy.md).
 _TABLE: tuple[BackendInfo, ...] = (
     BackendInfo(
         name="naive",
@@ -48,7 +48,7 @@ _TABLE: tuple[BackendInfo, ...] = (
         module="softmax_ce._backends.numba_jit",
         summary="Numba: inlined polynomial exp, one fused pass per row, compiled on first use",
         ahead_of_time=False,
-        sub_interpreters=False,  # its import waits for the interpreter's lock for ever
+        sub_interpreters=False,  # its import would wait forever for the interpreter's lock
         serial_elements=400_000,
         how_to_get="pip install 'softmax-ce[numba]'",
         accuracy={"float32": Accuracy(1.1, 1.0, wide(3)), "float64": Accuracy(1.5, 1.0, lanes(4, 2048))},
@@ -64,7 +64,7 @@ _TABLE: tuple[BackendInfo, ...] = (
 
 
 class BackendUnavailableError(ImportError):
-    """A backend was asked for by name and cannot be loaded here."""
+    """Raised if a backend is requested by name and cannot be loaded here."""
 
 
 _lock = forks.Lock()
@@ -73,9 +73,9 @@ _loaded: dict[str, Backend | BackendInfo] = {}
 
 
 def backends() -> tuple[BackendInfo, ...]:
-    """Every known backend, in the table's order, then those of other packages.
+    """Return every known backend: first this package's own, in the table's order, then those of other packages.
 
-    Each is loaded to find out whether it is available.
+    Every backend is loaded to find out whether it is available.
 
     Returns
     -------
@@ -85,12 +85,12 @@ def backends() -> tuple[BackendInfo, ...]:
 
 
 def get_backend(name: str) -> Backend:
-    """One backend, ready to run.
+    """Load one backend.
 
     Parameters
     ----------
     name : str
-        As listed by :func:`backends`.
+        A name from :func:`backends`.
 
     Returns
     -------
@@ -99,9 +99,9 @@ def get_backend(name: str) -> Backend:
     Raises
     ------
     ValueError
-        No such backend; the message names the known ones.
+        No backend has this name. The message lists the known ones.
     BackendUnavailableError
-        It is known but cannot run here; the message says why, and how to get it. An ImportError.
+        The backend is known but cannot run here. The message says why, and how to get it. A subclass of ImportError.
     """
     found = _loaded.get(name) if isinstance(name, str) else None
     if type(found) is Backend:
@@ -116,35 +116,36 @@ def get_backend(name: str) -> Backend:
 
 
 def loaded(name: object) -> Backend | None:
-    """A backend that has been loaded; None for any other, for a wrong name too."""
+    """Return a backend if it has been loaded, else None. Any object may be given as the name."""
     found = _loaded.get(name) if type(name) is str else None
     return found if type(found) is Backend else None
 
 
 def table() -> tuple[BackendInfo, ...]:
-    """The project's own backends, from the simplest to the fastest. Loads nothing."""
+    """Return this package's own backends, from the simplest to the fastest, without loading any."""
     return _TABLE
 
 
 def names() -> tuple[str, ...]:
-    """Every known backend's name, in the order of :func:`backends`. Loads nothing."""
+    """Return the name of every known backend, in the order of :func:`backends`, without loading any."""
     return tuple(_known())
 
 
 def is_available(name: str) -> bool:
-    """Whether a known backend can be loaded here."""
+    """Return whether a known backend can be loaded here."""
     return isinstance(_load(name), Backend)
 
 
 def register(module: ModuleType) -> Backend:
-    """Add a backend that is not in the table, for this process.
+    """Add a backend for the rest of this process.
 
-    What an entry point in the group ``softmax_ce.backends`` does on discovery.
+    A package can instead declare an entry point in the group ``softmax_ce.backends``; its backend is then found
+    without a call of this function.
 
     Parameters
     ----------
     module : module or any object
-        Holds ``BACKEND``, its :class:`~softmax_ce.contract.BackendInfo`, and the kernels ``hard`` and ``soft``.
+        It has ``BACKEND``, a :class:`~softmax_ce.contract.BackendInfo`, and the kernels ``hard`` and ``soft``.
 
     Returns
     -------
@@ -160,30 +161,30 @@ def register(module: ModuleType) -> Backend:
     backend = _backend_of(module, _declared(module))
     with _lock.held():
         if backend.name in names():
-            raise ValueError(f"a backend named {backend.name!r} is registered already")
+            raise ValueError(f"a backend named {backend.name!r} is already registered")
         _known()[backend.name] = backend.info
         _loaded[backend.name] = backend
     return backend
 
 
 def unregister(name: str) -> None:
-    """Remove a backend that :func:`register` added."""
+    """Remove a backend that was added by :func:`register`."""
     if any(info.name == name for info in _TABLE):
-        raise ValueError(f"{name!r} is one of the project's own backends")
+        raise ValueError(f"{name!r} is one of softmax_ce's own backends and cannot be removed")
     with _lock.held():
         _known().pop(name, None)
         _loaded.pop(name, None)
 
 
 def _known() -> dict[str, BackendInfo]:
-    """The table and the entry points, found once; nothing is imported yet."""
+    """Return the backends of the table and of entry points. They are found once, and nothing is imported."""
     global _entries
     if _entries is None:
         with _lock.held():
             if _entries is None:
                 found = {info.name: info for info in _TABLE}
                 for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-                    # A name that is taken stays with its first owner: no package replaces a backend.
+                    # The first owner keeps a name: no package can replace a backend.
                     found.setdefault(entry.name, BackendInfo(name=entry.name, module=entry.module))
                 _entries = found
     return _entries
@@ -194,18 +195,18 @@ def _info(loaded: Backend | BackendInfo) -> BackendInfo:
 
 
 def _load(name: str) -> Backend | BackendInfo:
-    """The backend, or its info with the reason why there is none. Tried once a process."""
+    """Return the backend, or its info with the reason why it cannot be loaded. Loading is tried once in a process."""
     with _lock.held():
         if name not in _loaded:
             info = _known()[name]
             own = info in _TABLE
             try:
                 if not info.sub_interpreters and in_sub_interpreter():
-                    raise ImportError("it works in the main interpreter alone, and this is a sub-interpreter")
+                    raise ImportError("it works only in the main interpreter, and this is a sub-interpreter")
                 module = importlib.import_module(info.module)
                 declared = info if own else replace(_declared(module), name=name)
                 _loaded[name] = _backend_of(module, declared)
-            except Exception as error:  # a broken dependency may raise anything; it must not take the process along
+            except Exception as error:  # a broken dependency may raise anything, and must not end the process
                 reason = str(error) or type(error).__name__
                 if not isinstance(error, ImportError):
                     reason = f"{type(error).__name__}: {reason}"
@@ -223,8 +224,8 @@ def _declared(module: ModuleType) -> BackendInfo:
 def _backend_of(module: ModuleType, info: BackendInfo) -> Backend:
     for kernel in ("hard", "soft"):
         if not callable(getattr(module, kernel, None)):
-            raise TypeError(f"{_where(module)} has no kernel {kernel!r}, which the contract asks for")
-    if (serial_elements := getattr(module, "SERIAL_ELEMENTS", None)) is not None:  # known once it is loaded
+            raise TypeError(f"{_where(module)} has no kernel {kernel!r}, which the contract requires")
+    if (serial_elements := getattr(module, "SERIAL_ELEMENTS", None)) is not None:  # known only after loading
         info = replace(info, serial_elements=serial_elements)
     optional = {name: getattr(module, name) for name in OPTIONAL_PARTS if hasattr(module, name)}
     return Backend(info, module.hard, module.soft, getattr(module, "DETAILS", ""), **optional)
@@ -232,11 +233,13 @@ def _backend_of(module: ModuleType, info: BackendInfo) -> Backend:
 
 def _by_name(backend: Backend) -> tuple[Any, ...]:
     if loaded(backend.name) is not backend:
-        raise PicklingError(f"backend {backend.name!r} is pickled by its name, and is not the one registered under it")
+        raise PicklingError(
+            f"backend {backend.name!r} is pickled by its name, but it is not the backend registered under that name"
+        )
     return get_backend, (backend.name,)
 
 
-copyreg.pickle(Backend, _by_name)  # kernels cannot be pickled, and every process can load its own
+copyreg.pickle(Backend, _by_name)  # kernels cannot be pickled, but every process can load its own
 
 
 def _where(module: ModuleType) -> str:

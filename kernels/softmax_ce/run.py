@@ -1,4 +1,4 @@
-"""From a checked problem to a backend's kernel: outputs, staging and threads put together, once for every backend."""
+"""Run a backend's kernel on a checked problem: allocate outputs, stage arrays, and share the rows among threads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _STAGED = 1 << 16  # elements copied to the scratch at a time: logits, targets a
 
 @dataclass(slots=True)
 class Outputs:
-    """What a call computes into; None where it is not wanted.
+    """The arrays that a call computes into; None for a result that is not wanted.
 
     Attributes
     ----------
     loss, row_max, log_sum : ndarray or None
         (N,), in the compute dtype.
     grad : ndarray or None
-        The gradient in the logits' shape: the caller's buffer, or a new array.
+        The gradient, in the logits' shape: the caller's buffer, or a new array.
     """
 
     loss: Any
@@ -38,7 +38,7 @@ class Outputs:
     def allocate(
         cls, problem: Problem, want_loss: bool, want_grad: bool, want_lse: bool, loss_buffer: Any, grad_buffer: Any
     ) -> Outputs:
-        """New arrays, or the caller's where the kernel can write them in place."""
+        """Return new arrays, or the caller's if the kernel can write them in place."""
         n_rows, dtype = problem.n_rows, problem.compute
         loss = row_max = log_sum = None
         if want_loss:
@@ -51,7 +51,7 @@ class Outputs:
         return cls(loss, grad_buffer, row_max, log_sum)
 
     def finish_loss(self, shape: tuple[int, ...], buffer: Any) -> Any:
-        """The row losses in their shape, in the caller's buffer if there is one."""
+        """Return the row losses in this shape, in the caller's buffer if there is one."""
         loss = self.loss.reshape(shape)
         if buffer is None:
             return loss[()]
@@ -60,7 +60,7 @@ class Outputs:
         return buffer
 
     def finish_lse(self, shape: tuple[int, ...], buffer: Any) -> Any:
-        """row_max + log_sum, in their shape."""
+        """Return row_max + log_sum in this shape, in the caller's buffer if there is one."""
         with np.errstate(all="ignore"):
             lse = (self.row_max + self.log_sum).reshape(shape)
         if buffer is None:
@@ -72,7 +72,7 @@ class Outputs:
 def run_kernel(
     backend: Backend, problem: Problem, factors: Factors, ignore_index: int, outputs: Outputs, threads: int | None
 ) -> None:
-    """Compute every row, cut into ranges over the threads; staged in blocks where an array is not direct."""
+    """Compute every row. The rows are shared among threads; arrays that the kernel cannot read are staged in blocks."""
     n_rows, n_classes = problem.n_rows, problem.n_classes
     if n_rows == 0:
         return
@@ -81,12 +81,12 @@ def run_kernel(
     grad = None if outputs.grad is None else Rows(outputs.grad, axis, dtype)
     targets = None
     if problem.targets is not None:
-        # A gradient written over the targets: each block of them is read before it is overwritten.
+        # If the gradient overwrites the targets, each block of them is read before it is overwritten.
         in_place = outputs.grad is not None and same_memory(outputs.grad, problem.targets)
         targets = Rows(problem.targets, axis, dtype, copy=in_place)
 
     def call(kernels: Backend | StridedKernels | TeamKernels, x: Any, t: Any, g: Any, rows: slice, *last: int) -> Any:
-        """One kernel call on arrays whose rows are `rows` of the problem."""
+        """Call a kernel on arrays whose rows are `rows` of the problem."""
         row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
         loss, row_max = _rows(outputs.loss, rows), _rows(outputs.row_max, rows)
         log_sum = _rows(outputs.log_sum, rows)
@@ -110,20 +110,20 @@ def run_kernel(
 
     def staged(start: int, stop: int) -> None:
         arrays = logits, targets, grad
-        # All are cut as one of them wants it, and each has one scratch for all blocks.
+        # One array that must be staged decides how all are cut. Each array reuses one scratch for all blocks.
         by = next(array for array in arrays if array is not None and array.direct is None)
         blocks = list(by.blocks(start, stop, _STAGED))
         most = max(last - first for first, last in blocks)
-        rooms = [None if array is None else array.scratch(most) for array in arrays]
+        scratches = [None if array is None else array.scratch(most) for array in arrays]
         for first, last in blocks:
-            x = logits.load(first, last, backend.widen, rooms[0])
-            t = None if targets is None else targets.load(first, last, backend.widen, rooms[1])
-            g = None if grad is None else grad.room(first, last, rooms[2])
+            x = logits.load(first, last, backend.widen, scratches[0])
+            t = None if targets is None else targets.load(first, last, backend.widen, scratches[1])
+            g = None if grad is None else grad.block(first, last, scratches[2])
             call(backend, x, t, g, slice(first, last), 0, last - first)
             if grad is not None:
                 grad.store(first, last, g, backend.narrow)
 
-    # The kernels that take the arrays as they lie, if there are such, and the arrays as they take them.
+    # The kernels that take the arrays in place, if there are any, and the views that they take.
     arrays = [array for array in (logits, targets, grad) if array is not None]
     kernels: Backend | StridedKernels | None = None
     as_they_lie: tuple[Any, Any, Any] = (None, None, None)
@@ -141,7 +141,7 @@ _ALL = slice(None)
 
 
 def _rows(vector: Any, rows: slice) -> Any:
-    """A range of a row vector; None and one entry for all rows stay as they are."""
+    """Return a range of a row vector. None, and a single entry for all rows, are returned as they are."""
     if vector is None or rows is _ALL or len(vector) == 1:
         return vector
     return vector[rows]

@@ -1,7 +1,7 @@
-"""Arrays as rows of classes: a view where the kernels can read them, else blocks copied to a scratch and back.
+"""Arrays as rows of classes: a view if the kernels can read it, else blocks copied to a scratch and back.
 
-One mechanism for every input a kernel cannot read in place: another class axis, strides, byte order,
-alignment, float16, bfloat16, integers. At most one block per thread is copied at a time, never the array.
+This one mechanism serves every array that a kernel cannot read in place: another class axis, strides, byte order,
+alignment, float16, bfloat16 or integers. Each thread copies one block at a time; the whole array is never copied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from softmax_ce.dtypes import is_bfloat16
 
 
 class Rows:
-    """An array seen as (n_rows, n_classes) in the compute dtype.
+    """An array viewed as (n_rows, n_classes) in the compute dtype.
 
     Parameters
     ----------
@@ -30,26 +30,26 @@ class Rows:
     dtype : dtype
         The compute dtype.
     copy : bool
-        Stage even where a view would do.
+        Stage blocks even if a view would do.
 
     Attributes
     ----------
     direct : ndarray or None
-        The 2-D view that a kernel may use in place; None when blocks must be staged.
+        The 2-D view that a kernel may use in place; None if blocks must be staged.
     strided : ndarray or None
-        The view (..., C) that a strided kernel may use in place.
+        The view (..., C) that a strided kernel may use in place; None if there is none.
     """
 
     __slots__ = ("_dtype", "_format", "_view", "direct", "n_classes", "n_rows", "strided")
 
     def __init__(self, array: Any, axis: int, dtype: np.dtype[Any], copy: bool = False) -> None:
-        array = np.asarray(array)  # a subclass may mean something else by * or by a shape, as numpy.matrix does
+        array = np.asarray(array)  # a subclass may give * or shapes another meaning, as numpy.matrix does
         last = axis == array.ndim - 1
         self._dtype = dtype
         self.n_classes = array.shape[axis]
         self.n_rows = array.size // self.n_classes
         flags = array.flags
-        self._format = None  # of 16-bit floats, which are copied as bits and cast block by block
+        self._format = None  # the dtype of 16-bit floats, which are copied as bits and cast block by block
         if last and not copy and array.dtype == dtype and flags.c_contiguous and flags.aligned:
             self.direct = array if array.ndim == 2 else array.reshape(self.n_rows, self.n_classes)
             self._view = self.strided = self.direct
@@ -64,9 +64,9 @@ class Rows:
                 self._view = self._view.view(np.uint16)
 
     def blocks(self, start: int, stop: int, elements: int) -> Iterator[tuple[int, int]]:
-        """Ranges that cover rows [start, stop), of about so many elements each, and at least of one row.
+        """Yield ranges that cover rows [start, stop), each of about so many elements and at least one row.
 
-        They end where the array's axes begin anew, so that nearly every range is one box of the array.
+        Ranges end where an inner axis of the array does, so that nearly every range is one box of the array.
         """
         step, span = self._steps(elements)
         while start < stop:
@@ -76,14 +76,14 @@ class Rows:
             start = last
 
     def scratch(self, n_rows: int) -> Any:
-        """Room for blocks of up to so many rows, to be used again and again; None for a view."""
+        """Return a scratch that blocks of up to `n_rows` rows can reuse; None for a view."""
         return None if self.direct is not None else np.empty(n_rows * self.n_classes, self._dtype)
 
     def load(self, start: int, stop: int, widen: Any = None, scratch: Any = None) -> Any:
-        """Rows [start, stop) as a contiguous block in the compute dtype: a view, or a copy, in the scratch if given."""
+        """Return rows [start, stop) as a contiguous block in the compute dtype: a view, or a copy in the scratch."""
         if self.direct is not None:
             return self.direct[start:stop]
-        block = self.room(start, stop, scratch)
+        block = self.block(start, stop, scratch)
         with np.errstate(all="ignore"):
             if self._format is None:
                 self._gather(start, stop, block)
@@ -100,8 +100,8 @@ class Rows:
                 halves.widen(bits, wide)
         return block
 
-    def room(self, start: int, stop: int, scratch: Any = None) -> Any:
-        """Where to compute rows [start, stop): the rows themselves, or a scratch for :meth:`store`."""
+    def block(self, start: int, stop: int, scratch: Any = None) -> Any:
+        """Return a block in which to compute rows [start, stop): the rows themselves, or scratch for :meth:`store`."""
         if self.direct is not None:
             return self.direct[start:stop]
         shape = stop - start, self.n_classes
@@ -110,7 +110,7 @@ class Rows:
         return scratch[: shape[0] * shape[1]].reshape(shape)
 
     def store(self, start: int, stop: int, block: Any, narrow: Any = None) -> None:
-        """Write back what was computed in :meth:`room`, and spoil it; nothing to do for a view."""
+        """Write a computed :meth:`block` to the array. The block is overwritten. A view needs no write."""
         if self.direct is not None:
             return
         with np.errstate(all="ignore"):
@@ -129,7 +129,7 @@ class Rows:
                 self._scatter(start, stop, bits.reshape(block.shape))
 
     def _bits(self, start: int, stop: int) -> Any:
-        """Rows [start, stop) of 16-bit floats as one vector of their bits, where they lie in memory like that."""
+        """Return the bits of rows [start, stop) of 16-bit floats as one vector, or None if they are not contiguous."""
         view = self._view
         if view.ndim != 2 or not view.flags.c_contiguous or not view.flags.aligned:
             return None
@@ -144,7 +144,10 @@ class Rows:
             np.copyto(part, block[rows].reshape(part.shape))
 
     def _steps(self, elements: int) -> tuple[int, int]:
-        """Rows a block, and rows after which blocks begin anew: whole inner axes, and an even share of the next."""
+        """Return the rows of a block, and the rows of the axis that blocks divide.
+
+        A block is whole inner axes and an even share of the next axis; at the end of that axis, a new block begins.
+        """
         most, unit = max(1, elements // self.n_classes), 1
         for length in reversed(self._view.shape[:-1]):
             if unit * length > most:
@@ -154,7 +157,7 @@ class Rows:
         return unit, unit
 
     def _boxes(self, start: int, stop: int) -> Iterator[tuple[Any, slice]]:
-        """Parts (..., classes) of the array that make up rows [start, stop), with their place in the block."""
+        """Yield the parts (..., classes) of the array for rows [start, stop), each with its place in the block."""
         row = 0
         for box in _cut(self._view.shape[:-1], start, stop):
             part = self._view[box]
@@ -164,7 +167,7 @@ class Rows:
 
 
 def _cut(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[slice, ...]]:
-    """Boxes, a slice an axis, of the entries [start, stop) of an array of this shape: as few as there can be."""
+    """Yield the boxes, one slice for each axis, that cover entries [start, stop) of an array: as few as possible."""
     if len(shape) == 1:
         yield (slice(start, stop),)
         return
@@ -185,7 +188,7 @@ def _cut(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[slice,
 
 
 def _merge_leading(view: Any) -> Any:
-    """The view (..., C) with adjacent leading axes merged where one stride covers both; at least 2-D."""
+    """Return the view (..., C), at least 2-D, with adjacent leading axes merged if one stride covers both."""
     shape: list[int] = []
     strides: list[int] = []
     for length, stride in zip(view.shape[:-1], view.strides[:-1], strict=True):
@@ -199,5 +202,5 @@ def _merge_leading(view: Any) -> Any:
             strides.append(stride)
     if not shape:
         shape, strides = [1], [0]
-    # Same elements as the view, in the same order: the new shape only merges axes of it.
+    # The new shape only merges axes, so the elements and their order are those of the view.
     return as_strided(view, (*shape, view.shape[-1]), (*strides, view.strides[-1]))

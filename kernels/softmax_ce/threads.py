@@ -1,11 +1,11 @@
-"""Threads, all of them: how many, and a small pool in which the caller works too.
+"""The number of threads, and a small thread pool in which the caller works too.
 
-Kernels release the GIL and take a range of rows, so a pool of plain Python threads serves every
-backend. No OpenMP and no Numba prange: both were seen to hang or kill a forked child or to abort under
-concurrent calls. The pool is made anew after a fork; a thread that the system refuses means fewer
-threads; a call from within a pool's thread cannot deadlock, because no call waits for a helper that
-has not started on its rows. A backend may hand out a call's pieces itself, without the GIL (contract.Team): then
-each thread that the pool wakes makes one call.
+Kernels release the GIL and take a range of rows, so a pool of plain Python threads serves every backend. OpenMP and
+Numba's prange are not used: both were seen to hang or kill a forked child, or to abort under concurrent calls.
+
+The pool is renewed after a fork. If the system refuses a thread, fewer are used. A call from one of the pool's threads
+cannot deadlock, because no call waits for a helper that has not started on its rows. A backend may hand out the pieces
+of a call itself, without the GIL (contract.Team); each thread that the pool wakes then makes one call.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from softmax_ce.variables import whole_number, word
 Task = Callable[[int, int], object]
 
 SERIAL_ELEMENTS = 1 << 16  # below this, unless a backend says otherwise, waking a helper costs more than it saves
-_PIECE = 1 << 16  # elements a piece at least: 256 KiB of float32, some 20 us of work
-LONGEST = 1 << 22  # elements a piece at most: back in Python, and open to Ctrl-C, every 50 ms
-_MOST = 4 * (os.cpu_count() or 1) + 28  # threads at most: more would only wait, and each stays
+_PIECE = 1 << 16  # the least elements in a piece: 256 KiB of float32, some 20 us of work
+LONGEST = 1 << 22  # the most elements in a piece: every 50 ms, control returns to Python, which notices Ctrl-C
+_MOST = 4 * (os.cpu_count() or 1) + 28  # the most threads: more would only wait, and none ever ends
 _PIECES_A_THREAD = 8  # enough to even out a busy core
 
-# For tests, which want helpers on small work: see sharing_from. 0: backends have the only say.
+# For tests, which need helpers on small work: see sharing_from. 0 leaves the decision to the backends.
 _SHARED_FROM = "SOFTMAX_CE_SERIAL_ELEMENTS"
 _shared_from = whole_number(_SHARED_FROM, word(_SHARED_FROM), "each backend's own number is used") or 0
 
 
 @functools.cache
 def _granted() -> float:
-    """The quota, read once a process: the files cost more than a small call does."""
+    """Return the quota, read once in a process: reading the files takes longer than a small call."""
     return _quota()
 
 
 def available_cpus() -> int:
-    """The CPUs this process may use: its affinity, a container's quota, and OMP_NUM_THREADS.
+    """Return how many CPUs this process may use, from its affinity, a container's quota and OMP_NUM_THREADS.
 
     Returns
     -------
@@ -62,12 +62,12 @@ def available_cpus() -> int:
 
 @functools.lru_cache(maxsize=8)
 def _threads_asked_for(text: str) -> int | None:
-    """What OMP_NUM_THREADS says of the outermost level, the first of a list."""
+    """Return the number that OMP_NUM_THREADS gives for the outermost level, the first in its list."""
     return whole_number("OMP_NUM_THREADS", text.partition(",")[0], "every CPU that this process may use counts")
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """CPUs that the control groups grant (v2 and v1), infinity without a limit."""
+    """Return the CPUs that the control groups (v2 and v1) grant; infinity without a limit."""
     grant = math.inf
     try:
         lines = own.read_text().splitlines()
@@ -78,7 +78,7 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
         if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
             continue
         base = root / controllers if controllers else root
-        # Every ancestor may set a limit; inside a container the path may be that of the host, so the root too.
+        # Every ancestor may set a limit. Inside a container, the path may be the host's, so the root is read too.
         here = base / group.lstrip("/")
         for folder in (here, *(p for p in here.parents if p == base or base in p.parents)):
             grant = min(grant, _limit(folder))
@@ -101,7 +101,7 @@ def run(
     task: Task, n_rows: int, n_classes: int, threads: int | None, serial_elements: int = SERIAL_ELEMENTS,
     team: Callable[[int, int], Team] | None = None,
 ) -> None:  # fmt: skip
-    """Call ``task(start, stop)`` for ranges that cover all rows, each once.
+    """Call ``task(start, stop)`` for ranges that cover every row exactly once.
 
     Parameters
     ----------
@@ -110,16 +110,17 @@ def run(
     n_rows, n_classes : int
         The size of the work.
     threads : int or None
-        At most so many; None: the CPUs this process may use. 1 never enters the pool.
+        The most threads to use; None is the number of CPUs that this process may use. 1 never enters the pool.
     serial_elements : int
-        Work below this stays on one thread, whatever `threads` is.
+        Work below this size runs on one thread, whatever `threads` is.
     team : callable, optional
-        ``team(threads, longest)`` makes what does the whole work instead, on several threads or where it is long.
+        ``team(threads, longest)`` returns a :class:`~softmax_ce.contract.Team`, which does the work in place of `task`
+        on several threads, or if the work is long.
 
     Raises
     ------
     Exception
-        What a task raised, after every thread has let go of the buffers.
+        The exception of a task, raised after every thread has stopped using the buffers.
     """
     elements = _elements(n_rows, n_classes)
     if elements < serial_below(serial_elements) or (team is None and n_rows < 2):
@@ -130,19 +131,19 @@ def run(
         task(0, n_rows)
         return
     threads = min(threads, _MOST)
-    _Job(_Rows(task, n_rows, n_classes, threads) if team is None else team(threads, LONGEST)).work_as_caller()
+    _Job(_PythonTeam(task, n_rows, n_classes, threads) if team is None else team(threads, LONGEST)).work_as_caller()
 
 
 def serial_below(elements: int) -> int:
-    """The size below which work stays on one thread, for a backend that says so many elements."""
+    """Return the size below which work runs on one thread, for a backend with this `serial_elements`."""
     return min(elements, _shared_from) if _shared_from else elements
 
 
 @contextlib.contextmanager
 def sharing_from(elements: int) -> Iterator[None]:
-    """For tests: within it, work of so many elements or more is shared among threads, in every thread's calls.
+    """Share work of this size or more among threads, in the calls of every thread. For tests.
 
-    SOFTMAX_CE_SERIAL_ELEMENTS, read when this module is imported, does the same for a process.
+    The variable SOFTMAX_CE_SERIAL_ELEMENTS, read when this module is imported, has this effect on a whole process.
     """
     global _shared_from
     before = _shared_from
@@ -154,17 +155,17 @@ def sharing_from(elements: int) -> Iterator[None]:
 
 
 def _elements(n_rows: int, n_classes: int) -> int:
-    """The size of some rows' work."""
+    """Return the size of the work on some rows."""
     return n_rows * (n_classes + ROW_ELEMENTS)
 
 
-class _Rows:
-    """A team for any task: rows handed out piece by piece, under a lock."""
+class _PythonTeam:
+    """A team for any task. It hands out the rows piece by piece, under a lock."""
 
     def __init__(self, task: Task, n_rows: int, n_classes: int, threads: int) -> None:
         even = _elements(n_rows, n_classes) // (threads * _PIECES_A_THREAD)
         piece = LONGEST if threads == 1 else min(LONGEST, max(_PIECE, even))
-        # Of few rows, each thread gets some.
+        # If there are few rows, each thread still gets some.
         step = min(max(1, piece // _elements(1, n_classes)), -(-n_rows // threads))
         self.helpers = min(threads, -(-n_rows // step)) - 1
         self._task = task
@@ -191,7 +192,7 @@ class _Rows:
 
 
 class _Job:
-    """A team's work, for its caller and for the helpers that come in time."""
+    """The work of a team, shared by the caller and the helpers that arrive in time."""
 
     def __init__(self, team: Team) -> None:
         self._team = team
@@ -208,7 +209,7 @@ class _Job:
             while self._team.work(False):
                 pass
         finally:
-            # An interrupt lands here too: nobody may touch the caller's buffers once it has left.
+            # After an interrupt too: no helper may touch the caller's buffers once the caller has left.
             self._wait_for_helpers()
         if self._error is not None:
             raise self._error
@@ -243,21 +244,21 @@ class _Job:
                     break
                 with self._helpers_gone:
                     break
-            except BaseException as error:  # a second Ctrl-C: remembered, but the helpers are waited for
+            except BaseException as error:  # a second Ctrl-C is raised only after the helpers have finished
                 interrupted = error
         if interrupted is not None:
             raise interrupted
 
 
 class _Pool:
-    """Daemon threads that wait for jobs. Grows to the largest number that was asked for."""
+    """Daemon threads that wait for jobs. Their number grows to the largest that was requested."""
 
     def __init__(self) -> None:
         self._reset()
         forks.in_child(self._reset)
 
     def _reset(self) -> None:
-        # After a fork the child has none of the parent's threads, and maybe a lock that nobody will release.
+        # After a fork, the child has none of the parent's threads, and perhaps a lock that nobody will release.
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._size = 0
@@ -271,8 +272,8 @@ class _Pool:
             self._jobs.put(job)
 
     def _start(self) -> bool:
-        """Whether the system granted one more thread. A refusal is not an error: the caller works too."""
-        if in_sub_interpreter():  # whose end, with a thread of it still there, ends the process
+        """Start one more thread and return whether the system allowed it. The caller works too, so none is needed."""
+        if in_sub_interpreter():  # if one ends while a thread of it is alive, the process dies
             return False
         jobs = self._jobs
         thread = threading.Thread(target=_serve, args=(jobs,), name="softmax-ce", daemon=True)

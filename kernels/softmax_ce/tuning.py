@@ -1,10 +1,10 @@
-"""Sizes that kernels adapt to: the caches that the machine reports, and what was measured for each instruction set.
+"""Thresholds for the kernels, from the machine's cache sizes and from measurements of each instruction set.
 
-The one place for them: the compiled backend is given its thresholds when it is loaded, and the Numba backend reads the
-same. No result depends on them, only the time that it takes.
+The compiled backend gets its thresholds when it is loaded, and the Numba backend reads the same ones. Only the time of
+a call depends on them, never its result.
 
-Two kinds of CPU were measured, float32, fused: Zen 5 (AVX-512; 1 MiB of L2 a core, 32 MiB of L3) and Zen 3 (AVX2;
-512 KiB, 32 MiB). `docs/measurements/performance.md` has the figures.
+Two kinds of CPU were measured, with fused calls in float32: Zen 5 (AVX-512; 1 MiB of L2 for each core, 32 MiB of L3)
+and Zen 3 (AVX2; 512 KiB, 32 MiB). The figures are in `docs/measurements/performance.md`.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ _CPU0 = Path("/sys/devices/system/cpu/cpu0/cache")
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """Bytes of the data caches that one CPU can use.
+    """The sizes, in bytes, of the data caches that one CPU can use.
 
     Attributes
     ----------
     level2, level3 : int
-        The second level, and the last one that several CPUs share (or the second again where there is none).
+        The second level, and the last level that several CPUs share, or the second again if there is none.
     """
 
     level2: int
     level3: int
 
 
-USUAL_CACHES = Caches(512 * _KIB, 8 * _MIB)  # where the system says nothing, or what cannot be
+USUAL_CACHES = Caches(512 * _KIB, 8 * _MIB)  # if the system reports nothing, or impossible sizes
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Thresholds of one instruction set.
+    """The thresholds for one instruction set.
 
     Attributes
     ----------
     keep_bytes : int
-        A row's exponentials are kept for its gradient up to this size, and computed again beyond it.
+        The exponentials of a row are kept for its gradient up to this size, and computed again beyond it.
     stream_bytes : int
         A gradient of at least this size is written past the caches.
     shared_stream_bytes : int
-        The same where threads share rows.
+        A gradient of at least this size is written past the caches even if threads share rows.
     serial_elements : int
-        Logits below which two threads take longer than one.
+        The number of logits below which two threads take longer than one.
     """
 
     keep_bytes: int
@@ -59,14 +59,14 @@ class Tuning:
 
 
 def for_isa(name: str, caches: Caches | None = None) -> Tuning:
-    """The thresholds for an instruction set, on a machine with these caches.
+    """Return the thresholds for an instruction set on a machine with these caches.
 
     Parameters
     ----------
     name : str
-        As the compiled backend calls it; an unknown one is taken for the baseline.
+        The compiled backend's name for it. An unknown name has the thresholds of the baseline.
     caches : Caches, optional
-        None: this machine's.
+        By default, this machine's.
 
     Returns
     -------
@@ -77,15 +77,16 @@ def for_isa(name: str, caches: Caches | None = None) -> Tuning:
         return Tuning(
             # Arithmetic is plentiful: moving an exponential between L1 and L2 took longer than computing it again.
             keep_bytes=8 * _KIB,
-            # Writing to L3 took up to 1.7 times as long as past it.
+            # Writing into L3 took up to 1.7 times as long as writing past it.
             stream_bytes=2 * caches.level2,
-            # Two threads that share rows wrote 2 to 16 MB to the caches in 0.8 to 0.95 of the time past them, and 32 MB
-            # in 1.07.
+            # With two threads that share rows, writing 2 to 16 MB into the caches took 0.8 to 0.95 times as long as
+            # writing past them, and 32 MB took 1.07 times as long.
             shared_stream_bytes=caches.level3,
             serial_elements=500_000,  # 130 us on one thread, as on two
         )
-    # Arithmetic is short: kept in L3, rows of 128256 classes take 0.70 of the time, and those of 32000 in L2 0.55.
-    # Gradients that fit into L3 beside their logits were written to it in 0.93 to 0.98 of the time past it.
+    # Arithmetic is scarce: with exponentials kept, rows of 128256 classes (in L3) take 0.70 of the time, and rows of
+    # 32000 (in L2) take 0.55. If a gradient fits into L3 beside its logits, writing it there takes 0.93 to 0.98 of the
+    # time of writing past it.
     return Tuning(
         keep_bytes=caches.level3 // 8,
         stream_bytes=caches.level3 // 2,
@@ -99,12 +100,12 @@ def for_isa(name: str, caches: Caches | None = None) -> Tuning:
 
 @functools.cache
 def machine_caches(folder: Path = _CPU0) -> Caches:
-    """What the system reports of the first CPU's caches; what is missing or cannot be is taken to be usual.
+    """Return the first CPU's caches as the system reports them. Missing and impossible sizes have the usual value.
 
     Parameters
     ----------
     folder : Path
-        Where Linux describes them; elsewhere there is no such folder.
+        Where Linux describes the caches. Other systems have no such folder.
 
     Returns
     -------
@@ -128,12 +129,12 @@ def machine_caches(folder: Path = _CPU0) -> Caches:
 
 
 def stream_bytes_asked_for() -> int | None:
-    """SOFTMAX_CE_STREAM_BYTES, which is there for tests: the size from which on a gradient goes past the caches.
+    """Return SOFTMAX_CE_STREAM_BYTES, which tests set: the size from which a gradient is written past the caches.
 
     Returns
     -------
     int or None
-        None where it is unset or empty; with a warning, where it is not a number.
+        None if the variable is unset or empty, and, with a warning, if it is not a number.
     """
     name = "SOFTMAX_CE_STREAM_BYTES"
     asked = whole_number(name, word(name), "the default number of bytes is used")
@@ -141,6 +142,6 @@ def stream_bytes_asked_for() -> int | None:
 
 
 def _bytes(text: str) -> int:
-    """A size as Linux writes it, such as 512K."""
+    """Return the number of bytes of a size in Linux's notation, such as 512K."""
     factor = {"K": _KIB, "M": _MIB, "G": 1024 * _MIB}.get(text[-1:])
     return int(text[:-1]) * factor if factor else int(text)

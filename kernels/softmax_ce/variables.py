@@ -1,6 +1,6 @@
-"""Environment variables: how they are read. Empty counts as unset, and case and surrounding blanks do not matter.
+"""Read environment variables. An empty one counts as unset; case and surrounding blanks do not matter.
 
-A variable for tuning that says what cannot be is one warning, and the default stands; it must not stop a program.
+If a tuning variable has an impossible value, there is one warning and the default is used: it must not stop a program.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import re
 import warnings
 
 _WHOLE = re.compile(r"\+?[0-9]+")
-_MOST = 1 << 58  # a larger number is taken for this one: no size is larger, and 16 times it fits into 64 bits
+_MOST = 1 << 58  # larger numbers are reduced to this: no size is larger, and 16 times this fits into 64 bits
 _complained: set[tuple[str, str]] = set()
 
 
 def word(name: str) -> str:
-    """What a variable says, in lower case; empty where it is unset."""
+    """Return the value of a variable in lower case, or an empty string if it is unset."""
     return os.environ.get(name, "").strip().lower()
 
 
 def whole_number(name: str, text: str, otherwise: str) -> int | None:
-    """A number that a variable gives, at least 0.
+    """Return the whole number, at least 0, in the value of a variable.
 
     Parameters
     ----------
     name, text : str
-        The variable, and what it says, or a part of that.
+        The variable, and its value or a part of it.
     otherwise : str
-        What happens where that is no number, for the warning.
+        What happens if that is not a whole number. It ends the warning.
 
     Returns
     -------
     int or None
-        None where nothing is said; with a warning, once for each text, where it is no such number.
+        None if the text is empty, and, with one warning for each text, if it is not a whole number.
     """
     text = text.strip()
     if not text:

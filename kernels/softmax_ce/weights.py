@@ -1,8 +1,8 @@
-"""The weights of a mean: scaled to lie near 1, which changes nothing, and summed to what the mean is divided by.
+"""The weights of a mean. They are scaled to lie near 1, which does not change the mean, and summed to its divisor.
 
-Weights of one sign, none of which is tiny beside another, are scaled by a power of two and summed as losses are.
-All others are taken with care, as fractions with exponents of their own: their sum may cancel, and a small one must
-not be lost. That sum is exact but for one rounding, so whether it is 0 is no accident of rounding.
+Weights of one sign, none of them tiny beside another, are scaled by a power of two and summed as losses are. All others
+are handled as fractions with exponents of their own, because their sum may cancel and a small weight must not be lost.
+That sum is exact except for one rounding, so rounding never decides whether it is 0.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _SPLIT = 134217729.0  # 2**27 + 1: cuts a float64 in two halves whose products a
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What weights come to in a mean.
+    """The weights of a mean, scaled, with their sums.
 
     Attributes
     ----------
     by_class, by_row : ndarray or None
-        (C,) and (N,), float64: class and sample weights up to a common scale. None: all 1.
+        Class and sample weights up to a common scale, (C,) and (N,), float64. None if all are 1.
     used : ndarray of bool or None
-        (C,), which classes are labels of counted rows: others may have a weight beyond R here, which only smoothing
-        asks for. None: not known.
+        Which classes are labels of counted rows, (C,). Other classes may have a weight beyond the range of R here; only
+        smoothing uses it. None if unknown.
     divisor : float
-        The sum of row weight times the label's class weight over the counted rows.
+        The sum, over the counted rows, of the row's weight times its label's class weight.
     per_row : float
-        That over the sum of the row weights, by which a z-loss is divided.
+        `divisor` divided by the sum of the row weights, by which a z-loss is divided.
     empty : bool
-        The sum is 0: no row counts towards the mean.
+        Whether the sum is 0, so that no row counts towards the mean.
     inverse : ndarray or None
-        (N,), what to multiply each row's gradient by where 1 / divisor is not accurate enough, or infinite.
+        Factors for the rows' gradients, (N,), if 1 / divisor is not accurate enough or infinite.
     """
 
     by_class: Any
@@ -59,7 +59,7 @@ class Weights:
 def of_mean(
     problem: Problem, weight: Any, sample_weight: Any, ignore_index: int, smoothing: float, z_loss: float, total: Total
 ) -> Weights:
-    """The weights of a mean with a denominator of its own. `weight` and `sample_weight` are flat float64."""
+    """Return the weights of a mean that has its own denominator. `weight` and `sample_weight` are flat float64."""
     is_hard = problem.targets is None
     with np.errstate(all="ignore"):
         if _needs_care(sample_weight) or (is_hard and _needs_care(weight)):
@@ -74,7 +74,7 @@ def of_mean(
 
 
 def _needs_care(weight: Any) -> bool:
-    """Whether signs mix, or the ratio of two weights is so large that the small ones may be lost in R."""
+    """Return whether signs are mixed, or two weights have a ratio so large that the small ones may be lost in R."""
     if weight is None:
         return False
     low, high = float(weight.min(initial=0.0)), float(weight.max(initial=0.0))
@@ -85,7 +85,7 @@ def _needs_care(weight: Any) -> bool:
 
 
 def _near_one(weight: Any) -> Any:
-    """Weights over a power of two near the largest: exact."""
+    """Return weights divided by a power of two near the largest. The result is exact."""
     if weight is None or weight.size == 0:
         return weight
     return np.ldexp(weight, -int(np.frexp(np.abs(weight).max())[1]))
@@ -94,7 +94,7 @@ def _near_one(weight: Any) -> Any:
 def _denominators(
     problem: Problem, weight: Any, sample_weight: Any, ignore_index: int, total: Total
 ) -> tuple[float, float]:
-    """Sums over the counted rows, in float64 and in a fixed order: of sample_weight * weight[y], of sample_weight."""
+    """Return the sums of sample_weight * weight[y] and of sample_weight over the counted rows, in a fixed order."""
     labels = problem.labels
     if labels is None or (weight is None and not problem.any_ignored):
         rows = float(problem.n_rows) if sample_weight is None else total(sample_weight, 1.0)
@@ -118,11 +118,11 @@ def _denominators(
 def _with_care(
     problem: Problem, weight: Any, sample_weight: Any, ignore_index: int, smoothing: float, z_loss: float
 ) -> Weights:
-    """Weights of either sign and any ratio.
+    """Return the weights for a mean with weights of either sign and any ratio.
 
-    Where nothing else is asked for, a class weight becomes part of its rows' weights, which are float64; what is left
-    of it says whether it is 0. Under smoothing or a z-loss, which are not multiplied by it, the two are scaled each by
-    itself.
+    Without smoothing and z-loss, a class weight becomes part of its rows' weights, which are float64; the class weight
+    that remains is 0 or 1. Smoothing and a z-loss are not multiplied by the label's class weight, so with them the
+    class weights and the row weights are scaled separately.
     """
     rows = np.ones(problem.n_rows) if sample_weight is None else sample_weight
     y = problem.labels
@@ -158,9 +158,9 @@ def _with_care(
         weight = np.ldexp(by_class, class_power)
     top = _largest(own, own_power)
     over = _ldexp(divisor, exponent + class_power - top)
-    cancels = abs(over) < 2.0**-_IN_REACH  # then the gradient of a small weight may be as large as any
+    cancels = abs(over) < 2.0**-_IN_REACH  # if so, the gradient of a small weight may be as large as any
     scaled = np.ldexp(own, np.maximum(own_power - top, -_FAR))
-    # A row that counts must not be lost: what its logits are matters.
+    # A row that counts must not be lost: its logits may make the loss NaN or infinite.
     least = 2.0**-1000 if cancels else _LEAST
     scaled = np.where((np.abs(scaled) < least) & (own != 0), np.copysign(least, own), scaled)
     by_row, inverse = np.zeros(problem.n_rows), None
@@ -178,7 +178,7 @@ def _with_care(
 
 
 def _class_power(by_class: Any, used: Any, spread: float) -> int:
-    """The power of two by which the largest mass of a class is near 1: at a label, or what smoothing gives it."""
+    """Return the power of two that brings the largest mass of a class, at a label or from smoothing, near 1."""
     largest = np.abs(by_class).max()
     mass = max(np.abs(by_class).max(where=used, initial=0.0), spread * largest)
     return min(-math.frexp(mass)[1], 1000 - math.frexp(largest)[1])
@@ -189,7 +189,7 @@ def _largest(fraction: Any, power: Any) -> int:
 
 
 def _product(a: Any, b: Any) -> list[Any]:
-    """a * b rounded, and what rounding left: their sum is exact (Dekker, 1971), for fractions near 1."""
+    """Return a * b rounded, and the rounding error. Their sum is exact for fractions near 1 (Dekker, 1971)."""
     product = a * b
     high_a, high_b = _SPLIT * a, _SPLIT * b
     high_a, high_b = high_a - (high_a - a), high_b - (high_b - b)
@@ -199,12 +199,12 @@ def _product(a: Any, b: Any) -> list[Any]:
 
 
 def _sum(terms: list[Any], powers: Any) -> tuple[float, int]:
-    """The sum of numbers, given as terms times 2**powers, as a fraction and an exponent: exact, then rounded once."""
+    """Return the sum of terms times 2**powers as a fraction and an exponent. The exact sum is rounded once."""
     top = _largest(terms[0], powers)
     shift = np.maximum(powers - top, -_FAR)
     found = math.fsum(value for term in terms for value in np.ldexp(term, shift).tolist())
     if abs(found) < 2.0**-_IN_REACH and (shift[terms[0] != 0] < -_IN_REACH).any():
-        # All that is large cancels, and what is left may have been lost.
+        # The large terms cancel, and the rest may have been lost.
         exact = sum((Fraction(v) * Fraction(2) ** p for term in terms for v, p in _pairs(term, powers)), Fraction())
         if exact == 0:
             return 0.0, 0

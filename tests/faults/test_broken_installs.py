@@ -70,12 +70,12 @@ def text(extension: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (Path.unlink, "the extension is not there: no _kernels in"),
-        (rename, "the extension that is there is for another Python: _kernels.cpython-39-x86_64-linux-gnu.so"),
+        (Path.unlink, "the extension is missing: no _kernels in"),
+        (rename, "the extension was built for another Python: _kernels.cpython-39-x86_64-linux-gnu.so"),
         (cut(0), "file too short"),
-        (cut(64), "the extension is cut short"),
-        (cut(20_000), "the extension is cut short"),
-        (cut(200_000), "the extension is cut short"),
+        (cut(64), "the extension is truncated"),
+        (cut(20_000), "the extension is truncated"),
+        (cut(200_000), "the extension is truncated"),
         (text, "invalid ELF header"),
     ],
     ids=["deleted", "another Python's", "empty", "one header", "20 kB", "200 kB", "overwritten"],

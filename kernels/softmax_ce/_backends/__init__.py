@@ -1,4 +1,4 @@
-"""One backend, one module. The table is in softmax_ce.registry, the contract in softmax_ce.contract.
+"""The backends, one module each. softmax_ce.registry has the table, and softmax_ce.contract has the contract.
 
-Named with an underscore because ``softmax_ce.backends`` is the public function that lists them.
+The underscore is there because ``softmax_ce.backends`` is the public function that lists the backends.
 """

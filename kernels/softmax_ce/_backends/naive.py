@@ -1,8 +1,8 @@
 """The textbook formula, unshifted: p = exp(x) / sum exp(x), loss = -sum T log p, grad = p - T.
 
-It is here to be read and to be compared against. float32 overflows once a logit exceeds 88.7 (float64:
-709.7), and a row whose logits all lie below -104 (-745) sums to nothing; the correctness suite pins
-what comes out then. Within that range it keeps the whole contract.
+This backend is for reading and for comparison. float32 overflows if a logit exceeds 88.7 (float64: 709.7), and the
+sum of a row underflows to 0 if all its logits lie below -104 (-745). The correctness suite pins the results in these
+cases. Within that range, the backend keeps the whole contract.
 
 Passes over memory: about ten, each in a block of rows that fits in cache. Scratch: a few such blocks.
 """
@@ -23,7 +23,7 @@ def hard(
     z_loss: float, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
+    """Compute the loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
     classes = logits.shape[1]
     for rows in row_blocks(start, stop, classes, _BLOCK):
         x = logits[rows]
@@ -42,7 +42,7 @@ def soft(
     logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """The same for soft targets: see softmax_ce.contract."""
+    """Compute the loss, gradient and log-sum-exp for soft labels: see softmax_ce.contract."""
     for rows in row_blocks(start, stop, logits.shape[1], _BLOCK):
         x = logits[rows]
         with np.errstate(all="ignore"):
@@ -63,7 +63,7 @@ def _textbook(
         e = np.exp(x)
         s = e.sum(axis=1)
         p = e / s[:, None]
-        p[(x == np.inf).any(axis=1)] = np.nan  # infinity as input is no overflow: such a row is NaN by contract
+        p[(x == np.inf).any(axis=1)] = np.nan  # an input of +inf is not an overflow: by contract its row is NaN
         lse = np.log(s.astype(np.float64))
         if row_max is not None:
             row_max[rows] = 0.0

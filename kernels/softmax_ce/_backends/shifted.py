@@ -36,7 +36,7 @@ def hard(
     z_loss: float, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
+    """Compute the loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
     classes = logits.shape[1]
     is_one = _is_one(label_mass)
     some_massless = not is_one and not label_mass.all()
@@ -164,7 +164,7 @@ def soft(
     logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """The same for soft targets: see softmax_ce.contract."""
+    """Compute the loss, gradient and log-sum-exp for soft labels: see softmax_ce.contract."""
     as_given = _is_one(target_scale)
     room = _room(logits, grad, start, stop)
     for rows in row_blocks(start, stop, logits.shape[1]):

@@ -1,1 +1,1 @@
-"""Which backend runs a call: the one it names, else that of a variable, of a measured profile, or a safe default."""
+"""The choice of a backend: the one that a call names, else that of a variable, a measured profile or a safe default."""

@@ -1,11 +1,11 @@
-"""Which backend runs a call that names none.
+"""Choose the backend for calls that name none.
 
-In this order: the variable SOFTMAX_CE_BACKEND; the profile that SOFTMAX_CE_PROFILE names, else the one in the
-user's data folder; the safe default. All of it is read once, at the first call that names no backend.
+The first of these decides: the variable SOFTMAX_CE_BACKEND; the profile that SOFTMAX_CE_PROFILE names, or else the one
+in the user's data folder; the safe default. All are read once, at the first call that names no backend.
 
-The safe default is the last backend of the registry's table that is stable, compiled ahead of time and
-available here: the Cython one where it was built, else shifted NumPy. Numba is never chosen unasked,
-because its first call compiles for seconds. A profile may choose it, since that is to ask.
+The safe default is the last backend in the registry's table that is stable, compiled ahead of time and available here:
+the Cython backend if it was built, else shifted NumPy. Numba is never the default, because its first call compiles for
+seconds. A profile may choose it, because whoever made the profile has agreed to that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the profile's modules are imported by the first call that n
 
 
 class Decision:
-    """Who chooses, for the rest of the process.
+    """How backends are chosen for the rest of the process.
 
     Attributes
     ----------
@@ -34,13 +34,14 @@ class Decision:
     reason : str
         A sentence without its full stop.
     path : str or None
-        The profile that is followed, or was found and is not.
+        The profile that was found, whether or not it is followed.
     backend : Backend or None
-        The one for every call; None where the profile decides by shape.
+        The backend for every call; None if a profile decides by shape.
     follower : Follower or None
+        What chooses by the profile, if one is followed.
     """
 
-    # No dataclass: making one would take a millisecond of every import.
+    # Not a dataclass: making one would add a millisecond to every import.
     __slots__ = ("backend", "follower", "path", "reason", "source")
 
     def __init__(
@@ -66,18 +67,19 @@ def choose(
     name: str | None, want_loss: bool, want_grad: bool,
     dtype: np.dtype[Any], n_rows: int, n_classes: int, threads: int | None,
 ) -> Backend:  # fmt: skip
-    """The backend that was asked for, else the automatic choice. Small calls feel every step of this.
+    """Return the backend that was named, else the automatic choice. Every step here slows small calls.
 
     Parameters
     ----------
     name : str or None
+        The call's `backend`.
     want_loss, want_grad : bool
-        What is to be computed; neither for a log-sum-exp alone.
+        The results to compute. Both are false for a log-sum-exp alone.
     dtype : dtype
-        Of the logits, one that they may have.
+        The logits' dtype, which must be one that logits may have.
     n_rows, n_classes : int
     threads : int or None
-        As the call was given it.
+        The call's `threads`.
 
     Returns
     -------
@@ -86,9 +88,9 @@ def choose(
     Raises
     ------
     ValueError, BackendUnavailableError
-        What was named, here or by SOFTMAX_CE_BACKEND, is unknown or cannot run.
+        The backend that was named, here or by SOFTMAX_CE_BACKEND, is unknown or cannot run.
     ProfileError
-        In strict mode: the profile cannot be followed.
+        In strict mode, the profile cannot be followed.
     """
     if name is not None:
         return registry.get_backend(name)
@@ -100,7 +102,7 @@ def choose(
 
 
 def at_once(name: str | None, want_loss: bool, want_grad: bool, logits: Any, threads: int | None) -> Backend | None:
-    """The backend of a call whose arguments nobody has looked at; None where :func:`choose` must see them checked."""
+    """Return the backend for a call with unchecked arguments, or None if :func:`choose` needs them checked first."""
     if name is not None:
         return registry.loaded(name)
     decision = _decision or decide()
@@ -113,14 +115,14 @@ def at_once(name: str | None, want_loss: bool, want_grad: bool, logits: Any, thr
 
 
 def check_dtype(backend: Backend, dtype: np.dtype[Any]) -> None:
-    """A backend may compute one of the native dtypes alone."""
+    """Check that a backend computes this dtype: some compute only one of the native dtypes."""
     native = backend.info.dtypes
-    if native is not NATIVE_DTYPES and dtype.name not in native:  # a dtype's name takes microseconds
+    if native is not NATIVE_DTYPES and dtype.name not in native:  # the name of a dtype takes microseconds
         raise ValueError(f"backend {backend.name!r} computes {', '.join(native)} only, not {dtype.name}")
 
 
 def default_name() -> str:
-    """The name of the safe default on this machine."""
+    """Return the name of the safe default on this machine."""
     for info in reversed(registry.table()):
         if info.stable and info.ahead_of_time and registry.is_available(info.name):
             return info.name
@@ -128,14 +130,14 @@ def default_name() -> str:
 
 
 def decide() -> Decision:
-    """Read variables and profile, once. A profile that is not followed is one warning, or in strict mode an error."""
+    """Read the variables and the profile, once. If the profile cannot be followed, warn, or raise in strict mode."""
     global _decision
     with _lock.held():
         if _decision is not None:
             return _decision
         decision, complaint = _read()
         _decision = decision
-    if complaint is not None:  # after the lock is released: a filter may turn it into an exception, a hook may call us
+    if complaint is not None:  # without the lock: a filter may raise it as an exception, and a hook may call this
         _warn(complaint)
     return decision
 
@@ -148,7 +150,7 @@ def reload() -> None:
 
 
 def _read() -> tuple[Decision, str | None]:
-    """The decision, and what there is to complain of."""
+    """Return the decision, and the text of a warning or None."""
     from softmax_ce.choice.profile import where
 
     asked = where.backend_asked_for()
@@ -163,7 +165,7 @@ def _read() -> tuple[Decision, str | None]:
 
 
 def _named_by_variable(name: str) -> Backend:
-    """The backend of this name, in whatever case."""
+    """Return the backend with this name, which may be in any case."""
     name = next((known for known in registry.names() if known.lower() == name), name)
     try:
         return registry.get_backend(name)
@@ -176,17 +178,17 @@ def _absent(path: Path | None, strict: bool) -> Decision:
 
     looked = "this user has no home folder to hold one" if path is None else f"none at {path}"
     if strict:
-        raise ProfileError(f"SOFTMAX_CE_PROFILE_STRICT asks for a profile, and there is none: {looked}")
+        raise ProfileError(f"SOFTMAX_CE_PROFILE_STRICT requires a profile, and there is none: {looked}")
     return _default(f"there is no profile ({looked})")
 
 
 def _follow(path: Path, strict: bool) -> tuple[Decision, str | None]:
-    """Follow this profile; or the default, with the reason why not."""
+    """Return a decision to follow this profile, or else the default and a warning that says why."""
     from softmax_ce.choice.profile.errors import ProfileError
 
     try:
         follower = _follower(path, strict)
-    except Exception as error:  # whatever a file may do, production goes on with the default
+    except Exception as error:  # whatever is wrong with the file, calls run on the default
         reason = str(error) if isinstance(error, ProfileError) else f"profile {path}: {type(error).__name__}: {error}"
         if strict:
             raise ProfileError(reason) from error
@@ -206,7 +208,7 @@ def _follower(path: Path, strict: bool) -> Follower:
     unknown = sorted({*stored.order} - {*registry.names()})
     if unknown:
         raise ProfileError(
-            f"profile {path}: it names {unknown[0][:40]!r}, and the backends here are {', '.join(registry.names())}"
+            f"profile {path}: it names {unknown[0][:40]!r}, but the backends here are {', '.join(registry.names())}"
         )
     here = fingerprint.collect()
     differences = fingerprint.differences(stored.fingerprint, here)
@@ -215,7 +217,7 @@ def _follower(path: Path, strict: bool) -> Follower:
         raise ProfileError(
             f"profile {path}: it is for another machine or build: {differences[0]}"
             + (f"; these differ too: {others}" if others else "")
-            + ". To measure anew: softmax-ce pick"
+            + ". To measure again: softmax-ce pick"
         )
 
     def default() -> Backend:
@@ -229,7 +231,7 @@ def _default(reason: str, path: str | None = None) -> Decision:
 
 
 def _warn(text: str) -> None:
-    """In the name of whoever called the package."""
+    """Warn, with the package's caller as the source of the warning."""
     from softmax_ce.choice.profile.errors import ProfileWarning
 
     level, frame = 1, sys._getframe()

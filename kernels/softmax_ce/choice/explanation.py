@@ -1,4 +1,4 @@
-"""Which backend a call would use, and why."""
+"""Explain which backend a call would use, and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imported by the first call that needs a profile
     from softmax_ce.choice.profile.grid import Neighbourhood
     from softmax_ce.problem import Problem
 
-# Operation -> whether it computes the loss, and the gradient.
+# For each operation, whether it computes the loss, and whether it computes the gradient.
 _OPERATIONS = {
     "forward": (True, False),
     "backward": (False, True),
@@ -27,27 +27,27 @@ _OPERATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The answer of :func:`explain`; ``str()`` of it is for people.
+    """The result of :func:`explain`. Its ``str()`` is a readable summary.
 
     Attributes
     ----------
     backend : str
-        What the call would use.
+        The backend that the call would use.
     source : {"argument", "variable", "profile", "default"}
-        Who says so. "default" also where a profile is followed that leaves this call open.
+        What decided. It is "default" also if the profile that is followed does not cover this call.
     reason : str
-        Why, in words.
+        The reason in words.
     operation, dtype : str
     rows, classes : int
     threads : int or None
-        As the call was given it.
+        The call's `threads`.
     profile : str or None
-        The file that is followed, or was found and is not.
+        The profile's file, if one was found, whether or not it is followed.
     around : Neighbourhood or None
-        What the profile says of this shape: the measured cells that count, their weights, and each eligible
-        backend's cost: seconds, or bytes where the profile's objective is memory.
+        What the profile says about this shape: the measured cells that count, their weights, and the cost of each
+        eligible backend, in seconds, or in bytes if the profile's objective is memory.
     skipped : tuple of (str, str)
-        Each other known backend, and why it does not run.
+        Every other known backend, and why it does not run.
     """
 
     backend: str
@@ -73,17 +73,19 @@ class Explanation:
 
 
 def explain(logits: Any, targets: Any, *, operation: str = "fused", **options: Any) -> Explanation:
-    """Which backend a call with these arguments would use, and why. Computes nothing.
+    """Explain which backend a call with these arguments would use, and why, without computing anything.
 
     Parameters
     ----------
     logits : array_like
+        The logits of the call.
     targets : array_like
-        Not looked at: the choice does not depend on them.
+        The targets of the call. They are ignored: the choice does not depend on them.
     operation : {"fused", "forward", "backward"}
-        Of :func:`cross_entropy_with_grad`, :func:`cross_entropy` or :func:`cross_entropy_grad`.
+        The function to explain: :func:`cross_entropy_with_grad`, :func:`cross_entropy` or
+        :func:`cross_entropy_grad`.
     **options
-        Those of the call. ``axis``, ``backend`` and ``threads`` matter.
+        The options of the call. Only ``axis``, ``backend`` and ``threads`` matter.
 
     Returns
     -------
@@ -92,11 +94,11 @@ def explain(logits: Any, targets: Any, *, operation: str = "fused", **options: A
     Raises
     ------
     ValueError, TypeError
-        As the call would: logits, axis, threads, backend; an unknown operation or option.
+        Logits, an axis, a backend or a number of threads that the call would refuse, or an unknown operation or option.
     BackendUnavailableError
         The backend that was named cannot run here.
     ProfileError
-        In strict mode: the profile cannot be followed.
+        In strict mode, the profile cannot be followed.
     """
     checks.check_choice("operation", operation, tuple(_OPERATIONS))
     known = inspect.signature(cross_entropy_with_grad).parameters
@@ -106,7 +108,7 @@ def explain(logits: Any, targets: Any, *, operation: str = "fused", **options: A
     problem = checks.check_logits(logits, options.get("axis", -1))
     threads = checks.check_threads(options.get("threads"))
     asked = options.get("backend")
-    # By the very function that a call uses, so that the answer cannot differ from what is done.
+    # A call uses this same function, so the answer cannot differ from what it does.
     chosen = auto.choose(
         asked, *_OPERATIONS[operation], problem.source.dtype, problem.n_rows, problem.n_classes, threads
     )
@@ -138,14 +140,14 @@ def _not_the_default(chosen: str) -> Iterator[tuple[str, str]]:
         if not info.stable:
             yield info.name, "it is not stable"
         elif not info.ahead_of_time:
-            yield info.name, "its first call compiles, so it is never chosen unasked"
+            yield info.name, "its first call compiles, so it is never the default"
         elif not registry.is_available(info.name):
             yield info.name, "it is not available: " + _why_unavailable(info.name)
         else:
             yield info.name, f"{chosen} comes after it in the table of backends, which goes from simple to fast"
     for name in registry.names():
         if name not in own:
-            yield name, "it comes from another package, so it is never chosen unasked"
+            yield name, "it comes from another package, so it is never the default"
 
 
 def _why_unavailable(name: str) -> str:
@@ -162,14 +164,14 @@ def _by_profile(
     around = table.grid.around(problem.n_rows, problem.n_classes)
     where = _where(around) + _on_other_threads(follower, around, threads)
     if around.choice is None:
-        default = _by_default(f"profile {path} knows no backend that may run {where}", chosen)
+        default = _by_default(f"profile {path} has no backend that may run {where}", chosen)
         return {**default, "around": around}
-    out = follower.out(table.compute)
+    ruled_out = follower.ruled_out(table.compute)
     return {
-        "reason": f"of profile {path}, {where}: {_result(around, chosen, profile.objective)}",
+        "reason": f"of profile {path}, {where}: {_outcome(around, chosen, profile.objective)}",
         "around": around,
         "skipped": tuple(
-            (name, out.get(name) or _lost(around, name, profile.objective))
+            (name, ruled_out.get(name) or _why_not(around, name, profile.objective))
             for name in registry.names()
             if name != chosen
         ),
@@ -186,7 +188,7 @@ def _where(around: Neighbourhood) -> str:
 
 
 def _on_other_threads(follower: Follower, around: Neighbourhood, threads: int | None) -> str:
-    """What there is to say where the cells were measured on another number of threads than the call may use."""
+    """Return a remark if the cells were measured with another number of threads than the call may use."""
     may = threads or follower.cpus
     measured = around.cells[0][0].threads or follower.measured_cpus
     if may == measured:
@@ -198,7 +200,7 @@ def _counted(threads: int) -> str:
     return f"{threads} thread" if threads == 1 else f"{threads} threads"
 
 
-def _result(around: Neighbourhood, chosen: str, objective: str) -> str:
+def _outcome(around: Neighbourhood, chosen: str, objective: str) -> str:
     cell: Cell = around.cells[0][0]
     if len(around.cells) == 1 and cell.winner == chosen:
         ties = f", tied with {', '.join(cell.tied)}" if cell.tied else ""
@@ -208,7 +210,7 @@ def _result(around: Neighbourhood, chosen: str, objective: str) -> str:
     return f"{_amount(around.costs[chosen], objective)}, {why}"
 
 
-def _lost(around: Neighbourhood, name: str, objective: str) -> str:
+def _why_not(around: Neighbourhood, name: str, objective: str) -> str:
     if name in around.costs:
         return _amount(around.costs[name], objective)
     for cell, _ in around.cells:
@@ -221,7 +223,7 @@ def _lost(around: Neighbourhood, name: str, objective: str) -> str:
 def _amount(cost: float, objective: str) -> str:
     if objective == "memory":
         return f"{cost:,.0f} bytes"
-    cost = float(f"{cost:.3g}")  # before the unit is chosen, or 999.9 us would read 1e+03 us
+    cost = float(f"{cost:.3g}")  # rounded before the unit is chosen, or 999.9 us would read 1e+03 us
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if cost >= size:
             return f"{cost / size:.3g} {unit}" if cost < 1000 else f"{cost:.0f} s"

@@ -1,6 +1,6 @@
-"""What a measured choice holds for: this processor, these threads, this build.
+"""The fingerprint of a machine and build, for which a profile is valid.
 
-Two machines with the same fingerprint run the same code at speeds that a profile may be trusted on. The operating
+Two machines with the same fingerprint run the same code, at speeds so alike that one profile serves both. The operating
 system's release is left out on purpose: a kernel update does not make a backend slower.
 """
 
@@ -23,7 +23,7 @@ from softmax_ce import threads
 from softmax_ce._version import __version__
 from softmax_ce.variables import word
 
-# Environment variables that change what the backends run, or how fast. OMP_NUM_THREADS shows in cpus_available.
+# The environment variables that change which code the backends run. OMP_NUM_THREADS is part of cpus_available.
 _SETTINGS = (
     "NPY_DISABLE_CPU_FEATURES",
     "NUMBA_CPU_FEATURES",
@@ -34,10 +34,10 @@ _SETTINGS = (
     "SOFTMAX_CE_STREAM_BYTES",
 )
 _ALLOWANCE = "cpus_available"
-# Instruction sets that decide which vector kernel can run, by the names Linux gives them.
+# The instruction sets that decide which vector kernels can run, by Linux's names.
 _VECTOR_SETS = ("sse4_2", "avx", "f16c", "fma", "avx2", "asimd")
 _VECTOR_FAMILIES = ("avx512", "amx", "sve")
-# Linux's numbers for a processor: a virtual machine's model name often tells no two generations apart.
+# Linux's numbers for a processor: in a virtual machine, two generations often have the same model name.
 _IDENTITY = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
 
 
@@ -61,9 +61,9 @@ class Difference:
 
 
 def collect() -> dict[str, Any]:
-    """This machine and build, in plain values that JSON can hold.
+    """Return the fingerprint of this machine and build, in plain values that JSON can hold.
 
-    No backend is loaded. Takes milliseconds, most of them for the hash, which is computed once a process.
+    No backend is loaded. The call takes milliseconds, most of them for the hash, which is computed once in a process.
 
     Returns
     -------
@@ -87,20 +87,20 @@ def collect() -> dict[str, Any]:
 
 
 def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
-    """Every field in which a stored fingerprint differs from the one collected here, cpus_available aside.
+    """Return every field in which two fingerprints differ, except cpus_available.
 
-    How many CPUs a process may use is no mark of the machine: a worker under ``taskset``, joblib or OMP_NUM_THREADS
-    runs the same code at the same speed on fewer threads.
+    The number of CPUs that a process may use does not identify the machine: a worker under ``taskset``, joblib or
+    OMP_NUM_THREADS runs the same code at the same speed, on fewer threads.
 
     Parameters
     ----------
     stored, here : mapping
-        As from :func:`collect`. A field that one of them lacks counts as None.
+        Results of :func:`collect`. A field that is missing in one of them counts as None.
 
     Returns
     -------
     list of Difference
-        In the order of `here`, then what only `stored` has.
+        In the order of `here`, followed by the fields that only `stored` has.
     """
     fields = [field for field in dict.fromkeys((*here, *stored)) if field != _ALLOWANCE]
     pairs = (Difference(field, _value(stored, field), _value(here, field)) for field in fields)
@@ -109,19 +109,19 @@ def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[Diff
 
 def _value(fingerprint: Mapping[str, Any], field: str) -> Any:
     value = fingerprint.get(field)
-    if field == "settings" and isinstance(value, Mapping):  # an empty one counts as unset, and was once stored
+    if field == "settings" and isinstance(value, Mapping):  # empty counts as unset; older profiles stored it
         return {name: said for name, said in value.items() if said != ""}
     return value
 
 
 def _setting(name: str) -> str:
-    """What a variable says: of this project's own the case does not matter."""
+    """Return the value of a variable, in lower case for this project's own, whose case does not matter."""
     return word(name) if name.startswith("SOFTMAX_CE_") else os.environ.get(name, "").strip()
 
 
 @cache
 def kernels_hash() -> str:
-    """SHA-256 over the backends' files: the compiled library, and the modules that Numba and NumPy run from."""
+    """Return a SHA-256 hash of the backends' files: the compiled library and the Python modules."""
     folder = Path(__file__).parents[1] / "_backends"
     suffixes = (*machinery.EXTENSION_SUFFIXES, *machinery.SOURCE_SUFFIXES)
     digest = hashlib.sha256()
@@ -132,7 +132,7 @@ def kernels_hash() -> str:
 
 
 def package_version(package: str) -> str | None:
-    """A distribution's version; None where it is not installed."""
+    """Return a distribution's version, or None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -141,7 +141,7 @@ def package_version(package: str) -> str | None:
 
 @cache
 def cpu_model() -> str:
-    """The processor's name, as the system calls it."""
+    """Return the system's name for the processor."""
     name = _cpuinfo().get("model name") or _cpuinfo().get("Model", "")
     if not name and platform.system() == "Darwin":
         asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
@@ -151,7 +151,7 @@ def cpu_model() -> str:
 
 @cache
 def instruction_sets() -> tuple[str, ...]:
-    """The processor's vector instruction sets; where the system does not list them, what NumPy found."""
+    """Return the processor's vector instruction sets. If the system does not list them, NumPy's are returned."""
     flags = (_cpuinfo().get("flags") or _cpuinfo().get("Features", "")).split()
     if flags:
         return tuple(flag for flag in flags if flag in _VECTOR_SETS or flag.startswith(_VECTOR_FAMILIES))
@@ -161,7 +161,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def _cpus_installed() -> int:
-    """As the system counts them; os.cpu_count can be told another number (PYTHON_CPU_COUNT)."""
+    """Return the system's count of CPUs. os.cpu_count would follow PYTHON_CPU_COUNT."""
     try:
         count = os.sysconf("SC_NPROCESSORS_ONLN")
     except (AttributeError, ValueError, OSError):  # not POSIX
@@ -176,7 +176,7 @@ def _cpu() -> str:
 
 @cache
 def _cpuinfo() -> dict[str, str]:
-    """Linux's description of the first processor; empty elsewhere."""
+    """Return Linux's description of the first processor, or an empty dictionary on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

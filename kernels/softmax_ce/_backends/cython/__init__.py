@@ -1,9 +1,9 @@
-"""Cython and C: the contract's kernels over typed memoryviews, without the GIL, in one fused pass per row.
+"""The Cython and C backend: the contract's kernels without the GIL, in one fused pass per row.
 
-Formula: chunks of a row combined as (m, s) pairs, then loss = (m - x_y) + log1p(s - 1) and
-grad = gain * (total * exp(x - m) / s - T). Passes over memory: the logits are read once; the gradient's
-row is written while the next row's sums are taken. Allocates a row of exponentials, where those are kept, and 80
-bytes a chunk of 2048 classes. Limits: none known; needs gcc or clang to build (GCC's vector types).
+Formula: the chunks of a row are combined as (m, s) pairs; then loss = (m - x_y) + log1p(s - 1) and
+grad = gain * (total * exp(x - m) / s - T). Passes over memory: the logits are read once, and the gradient of a row is
+written while the next row is summed. Allocations: a row of exponentials, if they are kept, and 80 bytes for each chunk
+of 2048 classes. Limits: none known. The build needs gcc or clang, for GCC's vector types.
 """
 
 from softmax_ce import tuning

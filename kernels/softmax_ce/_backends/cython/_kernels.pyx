@@ -1,10 +1,9 @@
 # cython: language_level=3, cdivision=True
-"""The contract's kernels on typed memoryviews: arguments in, one C call without the GIL, nothing else.
+"""The contract's kernels. Each converts its arguments and makes one C call without the GIL.
 
-The arithmetic is in rows_kernel.h, compiled once per instruction set; the best that this CPU and system
-support is chosen when this module is loaded. Two environment variables, read then, are there for tests:
-SOFTMAX_CE_ISA names a lower instruction set, SOFTMAX_CE_STREAM_BYTES is the size from which on a gradient is
-written past the caches.
+The arithmetic is in rows_kernel.h, which is compiled once for each instruction set. The best one that this CPU and
+system support is chosen when this module is loaded. Two environment variables for tests are read then: SOFTMAX_CE_ISA
+names a lower instruction set, and SOFTMAX_CE_STREAM_BYTES is the size from which a gradient is written past the caches.
 """
 
 import numpy as np
@@ -118,14 +117,14 @@ cdef ptrdiff_t keep_bytes = 0, stream_bytes = PTRDIFF_MAX, shared_stream_bytes =
 
 
 def supported():
-    """Names of the instruction sets that can run here, best first."""
+    """Return the names of the instruction sets that can run here, best first."""
     cdef const char *names[8]
     cdef ptrdiff_t i, count = sce_supported(names, 8)
     return tuple([names[i].decode() for i in range(count)])
 
 
 def selected():
-    """The name of the instruction set in use."""
+    """Return the name of the instruction set in use."""
     return isa.name.decode()
 
 
@@ -148,19 +147,19 @@ def tune(ptrdiff_t keep, ptrdiff_t stream, ptrdiff_t shared_stream):
 
 
 def exp32(const float[::1] t, float[::1] out):
-    """The exp that the float32 kernels use, for arguments <= 0: so that its error can be measured."""
+    """Compute exp for arguments <= 0 as the float32 kernels do, so that its error can be measured."""
     if t.shape[0] and out.shape[0] >= t.shape[0]:
         isa.exp_f32(&t[0], &out[0], t.shape[0])
 
 
 def exp64(const double[::1] t, double[::1] out):
-    """The exp that the float64 kernels use, for arguments <= 0."""
+    """Compute exp for arguments <= 0 as the float64 kernels do, so that its error can be measured."""
     if t.shape[0] and out.shape[0] >= t.shape[0]:
         isa.exp_f64(&t[0], &out[0], t.shape[0])
 
 
 def widen(const uint16_t[::1] narrow, float[::1] out, bint bfloat):
-    """16-bit floats, seen as uint16, to float32; exact."""
+    """Convert 16-bit floats, viewed as uint16, to float32. The result is exact."""
     cdef ptrdiff_t n = min(narrow.shape[0], out.shape[0])
     if n == 0:
         return
@@ -169,7 +168,7 @@ def widen(const uint16_t[::1] narrow, float[::1] out, bint bfloat):
 
 
 def narrow(const float[::1] wide, uint16_t[::1] out, bint bfloat):
-    """float32 to 16-bit floats, seen as uint16; to nearest, ties to even."""
+    """Convert float32 to 16-bit floats, viewed as uint16, to nearest with ties to even."""
     cdef ptrdiff_t n = min(wide.shape[0], out.shape[0])
     if n == 0:
         return
@@ -181,7 +180,7 @@ def hard(
     logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, start, stop,
 ):
-    """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract.HardKernel."""
+    """Compute the loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract.HardKernel."""
     cdef sce_call call
     cdef bint wide = _hard(&call, logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight,
                            upstream, loss, grad, row_max, log_sum)
@@ -192,7 +191,7 @@ def soft(
     logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, start, stop,
 ):
-    """The same for soft targets: see softmax_ce.contract.SoftKernel."""
+    """Compute the loss, gradient and log-sum-exp for soft labels: see softmax_ce.contract.SoftKernel."""
     cdef sce_call call
     cdef bint wide = _soft(&call, logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
                            loss, grad, row_max, log_sum)
@@ -203,7 +202,7 @@ def hard_team(
     logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, threads, longest,
 ):
-    """The same call for several threads: see softmax_ce.contract.TeamKernels."""
+    """Return a team that computes a hard-label call on several threads: see softmax_ce.contract.TeamKernels."""
     cdef sce_call call
     cdef bint wide = _hard(&call, logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight,
                            upstream, loss, grad, row_max, log_sum)
@@ -215,7 +214,7 @@ def soft_team(
     logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, threads, longest,
 ):
-    """The same for soft targets."""
+    """Return a team that computes a soft-label call on several threads: see softmax_ce.contract.TeamKernels."""
     cdef sce_call call
     cdef bint wide = _soft(&call, logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
                            loss, grad, row_max, log_sum)
@@ -224,21 +223,21 @@ def soft_team(
 
 
 def log_softmax(logits, out, start, stop):
-    """Log-probabilities of rows: see softmax_ce.contract.Backend."""
+    """Compute the log-probabilities of rows: see softmax_ce.contract.Backend."""
     cdef sce_call call
     cdef bint wide = _logs(&call, logits, out)
     _run(&call, wide, start, stop)
 
 
 def log_softmax_team(logits, out, threads, longest):
-    """The same call for several threads."""
+    """Return a team that computes log-probabilities on several threads: see softmax_ce.contract.TeamKernels."""
     cdef sce_call call
     cdef bint wide = _logs(&call, logits, out)
     return _team(&call, wide, (logits, out), threads, longest)
 
 
 cdef int _logs(sce_call *call, logits, out) except -1:
-    """Fill the call: no mass at any label, and logs in place of the gradient 1 * p - 0."""
+    """Fill in a call without mass at any label, in which logs take the place of the gradient 1 * p - 0."""
     cdef bint wide = _hard(call, logits, NO_LABEL, -1, NO_MASS[logits.itemsize], None, 1.0, 0.0, ONE_ROW, ONE_ROW,
                            None, out, None, None)
     call.log_output = 1
@@ -251,7 +250,7 @@ ONE_ROW = np.ones(1)
 
 
 cdef class Team:
-    """One call, its pieces handed out in C: see softmax_ce.contract.Team."""
+    """One call whose pieces are handed out in C: see softmax_ce.contract.Team."""
 
     cdef sce_team *team
     cdef sce_strided strided
@@ -302,7 +301,7 @@ cdef int _hard(
     sce_call *call, logits, labels, int64_t ignore_index, label_mass, base_mass, double base_total, double z_loss,
     row_weight, upstream, loss, grad, row_max, log_sum,
 ) except -1:
-    """Fill the call; whether it is one of float64."""
+    """Fill in a hard-label call and return whether it is in float64."""
     cdef bint wide = logits.itemsize != 4
     if wide:
         _fill[double](call, logits, label_mass, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
@@ -318,7 +317,7 @@ cdef int _soft(
     sce_call *call, logits, targets, target_scale, base_mass, double z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum,
 ) except -1:
-    """The same for soft targets."""
+    """Fill in a soft-label call and return whether it is in float64."""
     cdef bint wide = logits.itemsize != 4
     if wide:
         _fill[double](call, logits, target_scale, base_mass, z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
@@ -360,7 +359,7 @@ cdef int _fill(
 
 
 cdef void _set_grad(sce_call *call, void *grad, ptrdiff_t size) noexcept:
-    """Where to write the gradient, whether past the caches, and what is kept for it."""
+    """Set where the gradient is written, whether past the caches, and how much is kept for it."""
     call.grad = grad
     call.keep = keep_bytes
     if grad != call.logits:
@@ -372,9 +371,10 @@ cdef const void *_matrix(const real[:, ::1] matrix) except NULL:
 
 
 cdef void *_vector(cnp.ndarray vector, char kind, ptrdiff_t itemsize, ptrdiff_t length, ptrdiff_t *step) except? NULL:
-    """The entries of a vector; NULL for None. An input, which has a `step`, may be one for all: step 0.
+    """Return the entries of a vector, or NULL for None. An input has a `step`: it is 0 for a single entry for all rows.
 
-    Through NumPy's own struct: a memoryview of each would take longer than one row of ten classes.
+    The entries are found through NumPy's own struct: a memoryview of each vector would take longer than a row of ten
+    classes.
     """
     if vector is None:
         return NULL

@@ -1,4 +1,4 @@
-"""Loading the extension: what would end the process, or say too little, is found before the file is mapped."""
+"""Load the extension. Faults that would kill the process, or raise an unclear error, are found before it is mapped."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from types import ModuleType
 
 
 def load(name: str) -> ModuleType:
-    """The extension module of this full name.
+    """Return the extension module with this full name.
 
     Raises
     ------
     ImportError
-        It is not there, is for another Python, or is cut short; the message says which.
+        The extension is missing, was built for another Python, or is truncated. The message says which.
     """
     folder = Path(__file__).parent
     spec = find_spec(name)
@@ -25,10 +25,10 @@ def load(name: str) -> ModuleType:
             raise ImportError(f"the extension was not built: {note.read_text(encoding='utf-8').strip()}")
         others = sorted(path.name for path in folder.glob(name.rpartition(".")[2] + ".*") if path.suffix in _SUFFIXES)
         if others:
-            raise ImportError(f"the extension that is there is for another Python: {', '.join(others)}")
-        raise ImportError(f"the extension is not there: no {name.rpartition('.')[2]} in {folder}")
+            raise ImportError(f"the extension was built for another Python: {', '.join(others)}")
+        raise ImportError(f"the extension is missing: no {name.rpartition('.')[2]} in {folder}")
     if spec.origin is not None and (missing := missing_bytes(Path(spec.origin))):
-        raise ImportError(f"the extension is cut short: {spec.origin} lacks {missing} bytes")
+        raise ImportError(f"the extension is truncated: {spec.origin} lacks {missing} bytes")
     return import_module(name)
 
 
@@ -36,10 +36,10 @@ _SUFFIXES = (".so", ".pyd")
 
 
 def missing_bytes(library: Path) -> int:
-    """How many bytes an ELF file lacks of what its program headers ask to be mapped.
+    """Return how many of the bytes that its program headers map an ELF file lacks.
 
-    The system's loader does not look: it maps the pages, and the process dies of SIGBUS at the first that is not
-    there. Of other formats, and of what is too short to have headers, the loader says itself what is wrong.
+    The system's loader does not check this: it maps the pages, and the process dies of SIGBUS at the first missing one.
+    For other formats, and for files too short to have headers, the loader reports the fault itself, and this returns 0.
     """
     with library.open("rb") as file:
         head = file.read(64)

@@ -5,7 +5,7 @@ def hard_strided(
     logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, start, stop,
 ):
-    """Hard labels where logits and gradient are strided: see softmax_ce.contract.StridedKernels."""
+    """Compute a hard-label call with strided logits and gradient: see softmax_ce.contract.StridedKernels."""
     cdef sce_call call
     cdef sce_strided strided
     cdef bint wide = _hard_strided(&call, &strided, logits, labels, ignore_index, label_mass, base_mass, base_total,
@@ -17,7 +17,7 @@ def soft_strided(
     logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, start, stop,
 ):
-    """The same for soft targets."""
+    """Compute a soft-label call with strided logits, targets and gradient: see softmax_ce.contract.StridedKernels."""
     cdef sce_call call
     cdef sce_strided strided
     cdef bint wide = _fill_strided(&call, &strided, logits, targets, target_scale, base_mass, z_loss, row_weight,
@@ -29,7 +29,7 @@ def hard_strided_team(
     logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, threads, longest,
 ):
-    """The same call for several threads."""
+    """Return a team that computes a strided hard-label call on several threads: see softmax_ce.contract.TeamKernels."""
     cdef sce_call call
     cdef Team team = Team.__new__(Team)
     cdef bint wide = _hard_strided(&call, &team.strided, logits, labels, ignore_index, label_mass, base_mass,
@@ -42,7 +42,7 @@ def soft_strided_team(
     logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, threads, longest,
 ):
-    """The same for soft targets."""
+    """Return a team that computes a strided soft-label call on several threads: see softmax_ce.contract.TeamKernels."""
     cdef sce_call call
     cdef Team team = Team.__new__(Team)
     cdef bint wide = _fill_strided(&call, &team.strided, logits, targets, target_scale, base_mass, z_loss, row_weight,
@@ -52,7 +52,7 @@ def soft_strided_team(
 
 
 def log_softmax_strided(logits, out, start, stop):
-    """Log-probabilities of rows where logits and results are strided."""
+    """Compute the log-probabilities of rows with strided logits and results."""
     cdef sce_call call
     cdef sce_strided strided
     cdef bint wide = _logs_strided(&call, &strided, logits, out)
@@ -60,7 +60,7 @@ def log_softmax_strided(logits, out, start, stop):
 
 
 def log_softmax_strided_team(logits, out, threads, longest):
-    """The same call for several threads."""
+    """Return a team that computes strided log-probabilities on several threads: see softmax_ce.contract.TeamKernels."""
     cdef sce_call call
     cdef Team team = Team.__new__(Team)
     cdef bint wide = _logs_strided(&call, &team.strided, logits, out)
@@ -68,7 +68,7 @@ def log_softmax_strided_team(logits, out, threads, longest):
 
 
 cdef int _logs_strided(sce_call *call, sce_strided *strided, logits, out) except -1:
-    """Fill both: no mass at any label, and logs in place of the gradient 1 * p - 0."""
+    """Fill in a call without mass at any label, in which logs take the place of the gradient 1 * p - 0."""
     cdef bint wide = _hard_strided(call, strided, logits, NO_LABEL, -1, NO_MASS[max(4, logits.itemsize)], None, 1.0,
                                    0.0, ONE_ROW, ONE_ROW, None, out, None, None)
     call.log_output = 1
@@ -83,7 +83,7 @@ cdef int _hard_strided(
     sce_call *call, sce_strided *strided, logits, labels, int64_t ignore_index, label_mass, base_mass,
     double base_total, double z_loss, row_weight, upstream, loss, grad, row_max, log_sum,
 ) except -1:
-    """Fill both; whether it is a call of float64."""
+    """Fill in a strided call and return whether it is in float64."""
     cdef bint wide = _fill_strided(call, strided, logits, None, label_mass, base_mass, z_loss, row_weight, upstream,
                                    loss, grad, row_max, log_sum)
     call.labels = <const int64_t *> _vector(labels, c"i", sizeof(int64_t), _count_rows(logits), &call.labels_step)

@@ -101,7 +101,7 @@ def hard(
     z_loss: float, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """Loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
+    """Compute the loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
     _hard[logits.itemsize](
         logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
         loss, grad, row_max, log_sum, start, stop,
@@ -126,7 +126,7 @@ def soft(
     logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """The same for soft targets: see softmax_ce.contract."""
+    """Compute the loss, gradient and log-sum-exp for soft labels: see softmax_ce.contract."""
     _soft[logits.itemsize](
         logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
         loss, grad, row_max, log_sum, start, stop,

@@ -1,1 +1,1 @@
-"""The profile: its file, its rules, and how a call follows it. :mod:`softmax_ce.profile` has the public names."""
+"""Profiles: their files, their rules, and how calls follow them. The public names are in :mod:`softmax_ce.profile`."""

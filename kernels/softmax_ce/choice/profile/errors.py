@@ -1,9 +1,9 @@
-"""What can be wrong with a profile, as an error and as a warning."""
+"""The error and the warning for profiles that cannot be used."""
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used; the message names the file and the reason."""
+    """Raised if a profile cannot be used. The message names the file and the reason."""
 
 
 class ProfileWarning(UserWarning):
-    """A profile is there and is not followed; the message names the file, the reason and what runs instead."""
+    """Issued if a profile exists but is not followed. The message names the file, the reason and what runs instead."""

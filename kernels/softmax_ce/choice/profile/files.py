@@ -1,4 +1,4 @@
-"""A profile's bytes: read with suspicion, written whole or not at all."""
+"""Read files that nobody vouches for, and write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import numpy as np
 
 from softmax_ce.choice.profile.errors import ProfileError
 
-MOST_BYTES = 8 << 20  # some 6000 cells of four backends; parsing them takes a second
+MOST_BYTES = 8 << 20  # some 6000 cells with four backends each, which take a second to parse
 MOST_DEPTH = 32  # a profile needs 6
 
-# A string, closed or not: possessive and without a way to fail, so that no input takes quadratic time.
+# A string, closed or not. The pattern is possessive and cannot fail, so that no input takes quadratic time.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)', re.DOTALL)
 
 
 def read_json(path: Path) -> Any:
-    """Plain values from a file that nobody vouches for.
+    """Return the plain values of an untrusted JSON file.
 
     Only a regular file of at most 8 MiB is read, never a device or a pipe, which could block. Nothing in it is
     executed. NaN, infinities, duplicate fields and deep nesting are errors.
@@ -33,7 +33,7 @@ def read_json(path: Path) -> Any:
     Raises
     ------
     ProfileError
-        Without the path, which the caller knows.
+        The file cannot be used. The message says why; it does not have the path, which the caller knows.
     """
     try:
         data = _read_regular(path)
@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ProfileError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if _depth(data) > MOST_DEPTH:  # before the parser, whose recursion may exhaust a stack that the user enlarged
+    if _depth(data) > MOST_DEPTH:  # before the parser, whose recursion may overflow a stack with a raised limit
         raise ProfileError(f"it is nested deeper than {MOST_DEPTH} levels")
     try:
         text = data.decode("utf-8")
@@ -56,17 +56,18 @@ def read_json(path: Path) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that whoever looks, at whatever moment, finds the old one or the new one, whole.
+    """Write a file atomically: at any moment, a reader finds the whole old file or the whole new one.
 
-    A temporary file beside it, its data on disk, then a rename, then the rename on disk. A writer that is killed may
-    leave the temporary file behind. The file gets the permissions that any new one gets (0666 less the umask).
+    The text is written to a temporary file in the same folder and synced to disk. The file is then renamed, and the
+    rename is synced. A writer that is killed may leave the temporary file behind. The file has the permissions of any
+    new file (0666 less the umask).
 
-    What is no regular file (a device, a pipe, /dev/stdout) is not replaced: the text is written to it.
+    A device, a pipe or /dev/stdout is not replaced: the text is written to it.
 
     Parameters
     ----------
     path : Path
-        Its folder must exist. A symbolic link stays one: what it points to is replaced.
+        Its folder must exist. If it is a symbolic link, the file that it points to is replaced.
 
     Raises
     ------
@@ -95,42 +96,40 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Find out whether :func:`write_text` could write a file, by making one beside it, which is removed again.
-
-    What is no regular file is left alone.
+    """Check that :func:`write_text` could write a file, by creating and removing one in the same folder.
 
     Raises
     ------
     OSError
-        Why it could not.
+        The file could not be written. The error says why.
     """
     path = Path(os.path.realpath(path))
     with suppress(FileNotFoundError):
         folder, found = os.stat(path.parent), os.stat(path)
         if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, folder.st_uid, found.st_uid):
-            raise PermissionError(errno.EPERM, "it is somebody else's file in a folder where only they replace it")
+            raise PermissionError(errno.EPERM, "it is another user's file, and in this folder only they can replace it")
     temporary = _beside(path)
     os.close(_create(temporary))
     temporary.unlink()
 
 
 def open_special(path: Path) -> int | None:
-    """Open what is no regular file for writing.
+    """Open a device, a pipe or an open descriptor for writing.
 
     Parameters
     ----------
     path : Path
-        A name such as /dev/stdout or /dev/fd/3 stands for what this process has open, at the place where that is.
+        A name such as /dev/stdout or /dev/fd/3 stands for a file that this process has open, at its current position.
 
     Returns
     -------
     int or None
-        A descriptor, which the caller closes; None where there is a regular file, or nothing yet.
+        A descriptor, which the caller must close; None if the path is a regular file or does not exist.
 
     Raises
     ------
     OSError
-        It is a folder, or a pipe that nobody has open for reading: waiting for somebody might take for ever.
+        It is a folder, or a pipe that nobody has open for reading: to wait for a reader might take forever.
     """
     number = descriptor(path)
     if number is not None:
@@ -153,10 +152,10 @@ def open_special(path: Path) -> int | None:
 
 
 def descriptor(path: Path) -> int | None:
-    """The number of what this process has open, where a path is a name for one, or a link to such a name."""
+    """Return the descriptor that a path names, directly or through links, or None if it names none of this process."""
     own = re.compile(rf"/dev/fd|/proc/{os.getpid()}(?:/task/\d+)?/fd")
     name = os.path.abspath(path)
-    for _ in range(40):  # links, at most, as the system counts them
+    for _ in range(40):  # the system's own limit on links
         folder, last = os.path.split(name)
         if last.isascii() and last.isdigit() and own.fullmatch(os.path.realpath(folder)):
             return int(last)
@@ -183,7 +182,7 @@ def _replace(temporary: Path, path: Path, data: bytes) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        # It is mounted by itself, as one file of a container may be, and cannot but be written to.
+        # The file itself is a mount point, as a single file in a container may be: it can be written but not replaced.
         handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
         try:
             _write_all(handle, data)
@@ -197,12 +196,12 @@ def _write_all(handle: int, data: bytes) -> None:
     while left:
         try:
             left = left[os.write(handle, left) :]
-        except BlockingIOError:  # it was opened so, or another process has made it so
+        except BlockingIOError:  # it was opened as non-blocking, or another process has made it so
             select.select([], [handle], [])
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a rename on disk, where the system knows how. The file is whole without it, too."""
+    """Sync a rename to disk if the system can. The file is whole without it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -212,7 +211,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _read_regular(path: Path) -> bytes:
-    # Asked before it is opened, since opening alone may block or act on a device; and again, since it may have changed.
+    # Checked before it is opened, since opening may block or act on a device, and again after, in case it has changed.
     _check_regular(os.stat(path))
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
@@ -233,8 +232,8 @@ def _check_regular(found: os.stat_result) -> None:
 
 
 def _depth(data: bytes) -> int:
-    """How deep brackets are nested, outside strings."""
-    codes = np.frombuffer(_STRING.sub(b"", data), np.uint8) | 0x20  # [ and {, ] and } differ in this bit alone
+    """Return how deep brackets are nested, outside strings."""
+    codes = np.frombuffer(_STRING.sub(b"", data), np.uint8) | 0x20  # [ and {, ] and } differ only in this bit
     steps = (codes == ord("{")).astype(np.int32) - (codes == ord("}"))
     return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
 
@@ -247,4 +246,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ProfileError(f"{name} is not a number that JSON has")
+    raise ProfileError(f"{name} is not a JSON number")

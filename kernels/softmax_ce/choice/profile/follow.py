@@ -1,4 +1,4 @@
-"""A profile followed: the backend for each call, and what stood in the way of another."""
+"""Follow a profile: choose the backend for each call, and rule out backends that cannot run."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _MOST_KINDS = 1000  # a program may name any number of threads
 
 
 class Table:
-    """The choices for one kind of call, and the backends that have proved able to run it.
+    """The choices for one kind of call, and the backends that were loaded for it.
 
     Attributes
     ----------
     compute : str
         The dtype in which such a call is computed.
     grid : Grid or None
-        The cells that stand for such a call; None: the profile has none.
+        The cells that stand for such a call; None if the profile has none.
     row_edges, class_edges, choices : list
         The grid's, or a single entry that leaves every shape to the default.
     ready : dict
-        Choice -> Backend.
+        From a choice to its loaded backend.
     """
 
     __slots__ = ("choices", "class_edges", "compute", "grid", "ready", "row_edges")
@@ -47,23 +47,23 @@ class Table:
 
 
 class Follower:
-    """Chooses by a profile that fits this machine.
+    """Chooses backends by a profile that is valid for this machine.
 
-    Threads may share it: a table is made once or, in a race, twice, and put in its place whole.
+    Threads may share it. A table may be made twice in a race, but it is only stored when it is complete.
 
     Parameters
     ----------
     profile : Profile
     path : path-like
-        Where it was found.
+        The profile's file.
     cpus : int
-        What an automatic number of threads comes to here.
+        The number of CPUs that an automatic number of threads stands for here.
     strict : bool
-        A choice that cannot run here is an error; else a warning, and the next best runs.
+        Whether a choice that cannot run here is an error. If not, it is a warning, and the next best backend runs.
     default : callable
-        Gives the safe default, for what the profile leaves open.
+        Returns the safe default, for calls that the profile does not cover.
     warn : callable
-        Told once of each choice that cannot run.
+        Called with a text, once for each choice that cannot run.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Follower:
     def choose(
         self, want_loss: bool, want_grad: bool, dtype: np.dtype[Any], rows: int, classes: int, threads: int | None
     ) -> Backend:
-        """The backend for one call: a lookup and two bisections, since every call pays for this."""
+        """Return the backend for one call, with a lookup and two bisections: every call pays for this."""
         kind = want_loss, want_grad, dtype.num, threads
         while True:
             table = self._by_kind.get(kind) or self._find(kind, dtype)
@@ -102,17 +102,17 @@ class Follower:
             self._by_key.clear()
 
     def table(self, operation: str, dtype: np.dtype[Any], threads: int | None) -> Table:
-        """The choices for one kind of call."""
+        """Return the choices for one kind of call."""
         compute = compute_dtype(dtype).name
         key = self._selector.key(dtype.name, compute, operation, threads)
         table = self._by_key.get((key, compute))
         if table is None:
-            grid = None if key is None else self._selector.grid(key, frozenset(self.out(compute)))
+            grid = None if key is None else self._selector.grid(key, frozenset(self.ruled_out(compute)))
             table = self._by_key[key, compute] = Table(compute, grid)
         return table
 
-    def out(self, compute: str) -> dict[str, str]:
-        """The backends that may not run here, and why: unstable ones, and what turned out unable to."""
+    def ruled_out(self, compute: str) -> dict[str, str]:
+        """Return the backends that may not run here, and why: unstable ones, and those that proved unable to."""
         return dict(self._ruled_out(compute))
 
     def _find(self, kind: tuple[bool, bool, int, int | None], dtype: np.dtype[Any]) -> Table:
@@ -123,9 +123,9 @@ class Follower:
         return table
 
     def _admit(self, table: Table, name: str | None) -> Backend | None:
-        """Make a choice ready to run, or rule it out."""
+        """Load a choice for a table, or rule it out and return None."""
         out = self._ruled_out(table.compute)
-        if name in out:  # this table is from before another thread found that out
+        if name in out:  # another thread has ruled it out since this table was made
             return None
         backend, reason = (self._default(), None) if name is None else _able(name, table.compute)
         if backend is not None:
@@ -135,7 +135,7 @@ class Follower:
         assert reason is not None
         if self._strict:
             raise ProfileError(f"profile {self.path}: {reason}")
-        if out.setdefault(name, reason) is reason:  # the first of several threads
+        if out.setdefault(name, reason) is reason:  # this thread is the first
             self._warn(f"profile {self.path}: {reason}. The next best runs instead")
         return None
 
@@ -146,7 +146,7 @@ class Follower:
 
 
 def _able(name: str, compute: str) -> tuple[Backend | None, str | None]:
-    """The backend, or why automatic choice may not take it."""
+    """Return the backend and None, or None and why automatic choice may not take it."""
     try:
         backend = registry.get_backend(name)
     except (ImportError, ValueError) as error:
@@ -159,7 +159,7 @@ def _able(name: str, compute: str) -> tuple[Backend | None, str | None]:
 
 
 def operation_of(want_loss: bool, want_grad: bool) -> str:
-    """What a call is measured as: softmax as a gradient, a log-sum-exp as a loss."""
+    """Return the operation that stands for a call: softmax counts as a gradient, and a log-sum-exp as a loss."""
     if want_grad:
         return "fused" if want_loss else "backward"
     return "forward"

@@ -1,4 +1,4 @@
-"""A profile in memory, and its passage to and from a file."""
+"""Profiles in memory, and their conversion to and from files."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from softmax_ce.choice.profile.errors import ProfileError
 from softmax_ce.choice.profile.schema import schema, validate
 
 TIE = 0.03
-MOST_DISTINCT = 64  # row counts, or class counts, measured for one dtype, operation and number of threads
+MOST_DISTINCT = 64  # the most row counts, or class counts, for one dtype, operation and number of threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One backend in one cell; None for what was not measured.
+    """The figures of one backend in one cell; None for a figure that was not measured.
 
     Attributes
     ----------
     backend : str
     rejected : str or None
-        Why it may not run here: too inaccurate, not allowed, not available ... None: it may.
+        Why it may not run here, such as too large an error; None if it may.
     error : float or None
-        Worst error over its bound; None also for infinity.
+        The largest error as a multiple of its bound; None also for infinity.
     seconds, seconds_low, seconds_high : float or None
-        Median of a call, and its interval.
+        The median time of a call, and its interval.
     ratio, ratio_low, ratio_high : float or None
-        Its time over the winner's, paired within the rounds, and the interval.
+        Its time as a multiple of the winner's, paired within rounds, and the interval.
     memory : int or None
-        Peak bytes beside inputs and outputs.
+        Peak bytes, beside inputs and outputs.
     cold_start, cached_start : float or None
-        Seconds for import and first call in a fresh process: nothing cached; compilation cached.
+        Seconds for the import and the first call in a fresh process, without and with a compilation cache.
     break_even : float or None
-        Calls after which its cold start is paid back.
+        The number of calls after which it has made up for its cold start.
     """
 
     backend: str
@@ -56,30 +56,30 @@ class Measured:
     break_even: float | None = None
 
     def cost(self, objective: str) -> float | None:
-        """What the objective minimises, in seconds or bytes; None where it was not measured."""
+        """Return the cost that the objective minimises, in seconds or bytes, or None if it was not measured."""
         return {"time": self.seconds, "memory": self.memory, "coldstart": self.cold_start}[objective]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One shape that was measured, for one dtype, operation and number of threads.
+    """One measured shape, for one dtype, operation and number of threads.
 
     Attributes
     ----------
     rows, classes : int
     dtype : {"float16", "bfloat16", "float32", "float64"}
-        Of the logits.
+        The logits' dtype.
     operation : {"forward", "backward", "fused"}
     threads : int or None
-        What the calls were given; None: automatic.
+        The `threads` of the calls; None is automatic.
     winner : str
         The backend that runs here.
     measured : tuple of Measured
-        Every backend, the rejected too.
+        Every backend, including the rejected ones.
     tied : tuple of str
         Backends that the winner does not clearly beat.
     rounds : int
-        Rounds of measurement.
+        The number of rounds of measurement.
     """
 
     rows: int
@@ -93,13 +93,13 @@ class Cell:
     rounds: int = 0
 
     def of(self, backend: str) -> Measured | None:
-        """What was measured of a backend here."""
+        """Return the figures of a backend here, or None if it was not measured."""
         return next((one for one in self.measured if one.backend == backend), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A choice of backends for one machine and build, with everything that it rests on.
+    """The choice of backends for one machine and build, with the measurements behind it.
 
     Attributes
     ----------
@@ -107,16 +107,16 @@ class Profile:
         From :func:`softmax_ce.choice.fingerprint.collect`.
     cells : tuple of Cell
     order : tuple of str
-        Every backend that occurs, from the simplest dependency on: the first of several that tie runs.
+        Every backend in the profile, from the simplest dependencies on. Of several that tie, the first one runs.
     date, command : str
-        When it was measured, and by what.
+        When it was measured, and with which command.
     objective : {"time", "memory", "coldstart"}
     tie : float
         A relative gap below this is a tie.
     max_error : float or None
-        The largest error over its bound that was allowed; None: 1.
+        The largest error that was allowed, as a multiple of its bound; None is 1.
     notes : dict
-        Text, numbers, booleans and None under names, for people.
+        Named text, numbers, booleans and None, for human readers.
     """
 
     fingerprint: dict[str, Any]
@@ -131,14 +131,14 @@ class Profile:
 
 
 def as_dict(profile: Profile) -> dict[str, Any]:
-    """A profile as plain values, in the order and form of the file.
+    """Return a profile as plain values, in the order and form of the file.
 
     Raises
     ------
     ProfileError
-        A value that the format does not allow.
+        A value is not allowed by the format.
     """
-    # Through JSON and back: tuples become lists, and what JSON cannot hold is found here and not in the reader.
+    # Converted to JSON and back: tuples become lists, and values that JSON cannot hold are found here, not by a reader.
     try:
         given = json.loads(json.dumps(asdict(profile), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -150,24 +150,26 @@ def as_dict(profile: Profile) -> dict[str, Any]:
 
 
 def save(profile: Profile, path: str | os.PathLike[str] | None = None) -> Path:
-    """Write a profile: a reader finds the old file or the new one, whole, whatever happens meanwhile.
+    """Write a profile atomically: at any moment, a reader finds the whole old file or the whole new one.
 
     Parameters
     ----------
     profile : Profile
+        The profile to write.
     path : path-like, optional
-        Default: the user's data folder, which is made if it is not there, and where production looks.
+        By default, a file in the user's data folder, where calls look for it. The folder is created if needed.
 
     Returns
     -------
     Path
-        What was written.
+        The file that was written.
 
     Raises
     ------
     ProfileError
-        Something in the profile is not allowed; nothing was written.
+        A value in the profile is not allowed. Nothing has been written.
     OSError
+        The file cannot be written.
     """
     text = json.dumps(as_dict(profile), indent=1, allow_nan=False) + "\n"
     if len(text) > files.MOST_BYTES:  # json.dumps writes ASCII
@@ -184,11 +186,12 @@ def save(profile: Profile, path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def load(path: str | os.PathLike[str]) -> Profile:
-    """Read and check a profile. Nothing in the file is executed, and the time it takes is bounded.
+    """Read and check a profile. Nothing in the file is executed, and the time for any file is bounded.
 
     Parameters
     ----------
     path : path-like
+        The profile's file.
 
     Returns
     -------
@@ -197,7 +200,7 @@ def load(path: str | os.PathLike[str]) -> Profile:
     Raises
     ------
     ProfileError
-        Whatever is wrong with the file: it names the file and the reason.
+        The file cannot be read or is not a valid profile. The message names the file and the reason.
     """
     try:
         return _profile(files.read_json(Path(path)))
@@ -206,7 +209,7 @@ def load(path: str | os.PathLike[str]) -> Profile:
 
 
 def _profile(record: Any) -> Profile:
-    """Plain values to a profile, if they are one."""
+    """Return the profile that plain values describe, after checking them."""
     validate(record)
     values = {key: value for key, value in record.items() if key not in ("schema", "version")}
     values["order"] = tuple(record["order"])
@@ -243,7 +246,7 @@ def _check_names(profile: Profile) -> None:
 
 
 def _check_cells(profile: Profile) -> None:
-    """No cell twice, and no more distinct sizes than a table can hold."""
+    """Check that no cell occurs twice, and that there are no more distinct sizes than a table can hold."""
     seen = Counter((cell.dtype, cell.operation, cell.threads, cell.rows, cell.classes) for cell in profile.cells)
     cell, times = seen.most_common(1)[0]
     if times > 1:

@@ -1,10 +1,10 @@
-"""From measured cells to a choice for any shape.
+"""Derive a choice for any shape from the measured cells.
 
-Each backend's cost is interpolated in its logarithm over log rows and log classes: within each measured class count
-along the rows, then between the two neighbouring class counts. On a full grid that is bilinear; a grid with missing
-corners needs nothing more. Outside what was measured the edge decides. The choices are laid down once in a
-table over the shapes, STEPS entries to a doubling and one of its own for each measured size, so that a call
-costs two bisections.
+The logarithm of each backend's cost is interpolated over log rows and log classes: first along the rows within each
+measured class count, then between the two neighbouring class counts. On a full grid this is bilinear, and a grid with
+missing corners needs no special case. Outside the measured range, the nearest edge decides. The choices are stored once
+in a table over the shapes, with STEPS entries for each doubling and one for each measured size, so that a call costs
+two bisections.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from numpy.typing import NDArray
 
 from softmax_ce.choice.profile.format import Cell, Profile
 
-STEPS = 4  # the figures are those of a shape at most 9 % away in either direction
+STEPS = 4  # each entry has the figures of a shape at most 9 % away in either direction
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """What a profile says of one shape.
+    """The part of a profile that decides for one shape.
 
     Attributes
     ----------
     rows, classes : int
-        The shape that the figures are for: the one asked about to within half a step of the table, or the nearest
-        edge of what was measured.
+        The shape of the figures: within half a step of the table from the shape in question, or at the nearest edge
+        of the measured range.
     cells : tuple of (Cell, float)
-        The measured cells that count here, and their weights; a single one where the shape itself was measured.
+        The measured cells that count here, and their weights; a single one if the shape itself was measured.
     costs : dict
-        Backend -> seconds or bytes, interpolated; only those that are eligible at each of the cells.
+        From a backend to its interpolated cost in seconds or bytes, for backends that are eligible at every cell.
     choice : str or None
-        None: no backend is eligible at all of the cells.
+        The chosen backend; None if no backend is eligible at every cell.
     """
 
     rows: int
@@ -54,7 +54,7 @@ class Grid:
     Parameters
     ----------
     profile : Profile
-        Gives objective, tie and order.
+        Its objective, tie and order are used.
     cells : iterable of Cell
         At least one.
     without : set of str
@@ -63,7 +63,7 @@ class Grid:
     Attributes
     ----------
     row_edges, class_edges : list of int
-        Where the table's entries begin; the first begins below them all.
+        The sizes at which the table's entries begin, from the second entry on.
     choices : list of list of (str or None)
         ``choices[bisect_right(row_edges, rows)][bisect_right(class_edges, classes)]``.
     """
@@ -78,7 +78,7 @@ class Grid:
         self._names = [name for name in profile.order if name not in without]
         self._class_grid = _logs(by_classes)
         self._row_grids = [_logs(cell.rows for cell in column) for column in self._columns]
-        # For each backend and column: the log cost in each cell, and whether it won there.
+        # For each backend and column, the log cost in each cell, and whether the backend won there.
         self._costs = [[self._log_costs(column, name) for column in self._columns] for name in self._names]
         self._wins = [[_wins(column, name) for column in self._columns] for name in self._names]
         self.row_edges, self._row_sizes = _axis({cell.rows for column in self._columns for cell in column})
@@ -88,7 +88,7 @@ class Grid:
         self.choices = [[names[index] for index in line] for line in chosen.tolist()]
 
     def around(self, rows: int, classes: int) -> Neighbourhood:
-        """What the table's entry for this shape rests on."""
+        """Return the cells and costs behind the table's entry for this shape."""
         row, column = bisect_right(self.row_edges, rows), bisect_right(self.class_edges, classes)
         at_rows, at_classes = self._row_sizes[row], self._class_sizes[column]
         _, logs = self._choose([at_rows], [at_classes])
@@ -98,10 +98,10 @@ class Grid:
         return Neighbourhood(at_rows, at_classes, cells, costs, self.choices[row][column])
 
     def _choose(self, rows: Sequence[int], classes: Sequence[int]) -> tuple[NDArray[np.intp], list[Floats]]:
-        """For all shapes the index into the names, -1 for none, and each name's log cost: (rows, classes) all.
+        """Return the index of the chosen name, -1 for none, and each name's log cost; all of shape (rows, classes).
 
-        Where the cells around a shape have one winner, that one: their ties were settled when they were measured.
-        Elsewhere the simplest of those whose cost ties with the lowest.
+        If the cells around a shape have one winner, it is chosen: ties were settled when they were measured. Otherwise
+        the simplest backend whose cost ties with the lowest is chosen.
         """
         log_rows, log_classes = _logs(rows), _logs(classes)
         costs = [self._interpolate(log_rows, log_classes, own) for own in self._costs]
@@ -115,7 +115,7 @@ class Grid:
         return chosen, costs
 
     def _interpolate(self, log_rows: Floats, log_classes: Floats, columns: list[Floats]) -> Floats:
-        """Values of the cells, column by column, at every shape."""
+        """Interpolate the values of the cells, given column by column, at every shape."""
         lines = [_linear(log_rows, grid, own) for grid, own in zip(self._row_grids, columns, strict=True)]
         return _linear(log_classes, self._class_grid, np.stack(lines)).T
 
@@ -123,17 +123,20 @@ class Grid:
         return np.array([self._log_cost(cell, name) for cell in column])
 
     def _log_cost(self, cell: Cell, name: str) -> float:
-        """NaN where the backend is not eligible. Times are per element: beyond the edge they grow with the work."""
+        """Return the log of a cost, or NaN if the backend is not eligible.
+
+        Times are for each element, so that beyond the edge they grow with the work.
+        """
         measured = cell.of(name)
         cost = None if measured is None or measured.rejected is not None else measured.cost(self._objective)
         if cost is None:
             return math.nan
         if self._objective == "memory":
-            return math.log1p(cost)  # none at all is a good answer
+            return math.log1p(cost)  # 0 bytes are possible
         return math.log(cost) - (math.log(cell.rows * cell.classes) if self._objective == "time" else 0.0)
 
     def _cost(self, log: float, rows: int, classes: int) -> float:
-        """The inverse, at a shape."""
+        """Return the cost at a shape for a value of :meth:`_log_cost`."""
         if self._objective == "memory":
             return math.expm1(log)
         return math.exp(log) * (rows * classes if self._objective == "time" else 1)
@@ -147,7 +150,7 @@ class Grid:
 
 
 def _axis(measured: set[int]) -> tuple[list[int], list[int]]:
-    """Where the table's entries begin, from the second on, and the size that each entry stands for."""
+    """Return the sizes at which the table's entries begin, from the second on, and the size each entry stands for."""
     sizes = sorted(measured)
     edges, stands_for = [], [sizes[0]]
     for size, following in zip(sizes, [*sizes[1:], None], strict=True):
@@ -167,7 +170,7 @@ def _axis(measured: set[int]) -> tuple[list[int], list[int]]:
 
 
 def _logs(sizes: Iterable[int]) -> Floats:
-    """One library's log for all, so that a measured size lies exactly on the grid."""
+    """Return the logs of sizes. They are all from math.log, so that a measured size lies exactly on the grid."""
     return np.array([math.log(size) for size in sizes])
 
 
@@ -176,7 +179,7 @@ def _wins(column: list[Cell], name: str) -> Floats:
 
 
 def _place(points: Floats, grid: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """For each point the grid point at or below it, and how far it is to the next one: 0 to 1."""
+    """Return, for each point, the grid point at or below it, and its position towards the next one, 0 to 1."""
     if grid.size == 1:
         return np.zeros(points.size, np.intp), np.zeros(points.size)
     low = np.clip(np.searchsorted(grid, points, side="right") - 1, 0, grid.size - 2)
@@ -184,7 +187,7 @@ def _place(points: Floats, grid: Floats) -> tuple[NDArray[np.intp], Floats]:
 
 
 def _linear(points: Floats, grid: Floats, values: Floats) -> Floats:
-    """Linear interpolation along the first axis, constant beyond the ends. What has no weight may be NaN."""
+    """Interpolate linearly along the first axis, constant beyond the ends. Values of weight 0 may be NaN."""
     low, weight = _place(points, grid)
     weight = weight.reshape(weight.size, *[1] * (values.ndim - 1))
     below, above = values[low], values[np.minimum(low + 1, grid.size - 1)]
@@ -192,7 +195,7 @@ def _linear(points: Floats, grid: Floats, values: Floats) -> Floats:
 
 
 def _shares(size: int, grid: Floats) -> list[tuple[int, float]]:
-    """The grid points that count for one size, and their weights."""
+    """Return the grid points that count for one size, and their weights."""
     low, weight = _place(_logs([size]), grid)
     first, part = int(low[0]), float(weight[0])
     return [(index, share) for index, share in ((first, 1 - part), (first + 1, part)) if share > 0]

@@ -1,7 +1,7 @@
-"""The profile's JSON schema, applied: the one description of the format, for the reader, the writer and other programs.
+"""Validate profiles against their JSON schema, the one description of the format for all programs.
 
-softmax_ce needs NumPy alone, so this knows just the keywords that ``profile.schema.json`` uses; a test holds it
-to jsonschema's verdicts. One deliberate difference: 1.0 is no integer here.
+softmax_ce depends only on NumPy, so this validator knows only the keywords that ``profile.schema.json`` uses. A test
+compares its verdicts with those of jsonschema. One difference is deliberate: here, 1.0 is not an integer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @cache
 def schema() -> dict[str, Any]:
-    """The schema, read once."""
+    """Return the schema, which is read once."""
     loaded: dict[str, Any] = json.loads(Path(__file__).with_name("profile.schema.json").read_text(encoding="utf-8"))
     return loaded
 
@@ -43,9 +43,9 @@ def validate(value: Any) -> None:
     Raises
     ------
     ProfileError
-        The message says where, what was found and what would be right.
+        The message says where the error is, what was found and what would be right.
     """
-    # A file of another kind or time is told as such, before what else may be different in it.
+    # A file of another kind or version is reported as such, before any other difference in it.
     for key in ("schema", "version"):
         right = schema()["properties"][key]["const"]
         if isinstance(value, dict) and key in value and not _same(value[key], right):
@@ -57,7 +57,7 @@ def validate(value: Any) -> None:
 
 
 class _Wrong(Exception):
-    """What is wrong, and on the way up, where."""
+    """A violation of the schema. Its place is added as the exception passes up."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -73,7 +73,7 @@ def _whole() -> Check:
 
 
 def _compile(rule: dict[str, Any]) -> Check:
-    """A rule as a function: a profile has tens of thousands of values."""
+    """Compile a rule into a function, for speed: a profile has tens of thousands of values."""
     if "$ref" in rule:
         rule = schema()["$defs"][rule["$ref"].rpartition("/")[2]]
     if "const" in rule or "enum" in rule:
@@ -85,7 +85,7 @@ def _compile(rule: dict[str, Any]) -> Check:
         by_type |= {kind: check for kind in _TYPES[name]}
 
     def one(value: Any) -> None:
-        # By the exact type: JSON has no others, and a bool, though an int to Python, is no number.
+        # By the exact type: JSON has no others, and a bool, though an int in Python, is not a number.
         check = by_type.get(type(value))
         if check is None:
             raise _Wrong(f"is {_short(value)}; must be of type {' or '.join(names)}")
@@ -172,7 +172,7 @@ def _check_size(size: int, least: float, most: float, unit: str) -> None:
 
 
 def _same(value: Any, constant: Any) -> bool:
-    """As JSON tells values apart: true is not 1."""
+    """Return whether two values are equal in JSON, where true is not 1."""
     return type(value) is type(constant) and bool(value == constant)
 
 

@@ -1,11 +1,11 @@
-"""Which cells of a profile stand for a call."""
+"""Select the cells of a profile that stand for a call."""
 
 from __future__ import annotations
 
 from softmax_ce.choice.profile.format import Cell, Profile
 from softmax_ce.choice.profile.grid import Grid
 
-# An operation that was not measured follows one that was: a backend's eligibility is the same for all three.
+# An operation that was not measured uses the cells of one that was: eligibility is the same for all three.
 _STANDS_IN = {
     "forward": ("forward", "fused", "backward"),
     "backward": ("backward", "fused", "forward"),
@@ -22,7 +22,8 @@ class Selector:
     ----------
     profile : Profile
     cpus : int
-        What an automatic number of threads comes to here. Where the profile was measured it may have come to another.
+        The number of CPUs that an automatic number of threads stands for here. Where the profile was measured, it may
+        have stood for another.
     """
 
     def __init__(self, profile: Profile, cpus: int) -> None:
@@ -35,17 +36,17 @@ class Selector:
             self._groups.setdefault((cell.dtype, cell.operation, cell.threads), []).append(cell)
 
     def key(self, dtype: str, compute: str, operation: str, threads: int | None) -> Key | None:
-        """The dtype, operation and number of threads that stand for those of a call.
+        """Return the measured dtype, operation and number of threads that stand for those of a call.
 
-        A dtype that was not measured follows the one that it is computed in: 16-bit floats float32, integers float64.
-        Those two never stand for each other: what is right in one may be wrong in the other. Of the numbers of
-        threads measured the nearest counts, by ratio. Automatic counts as the CPUs that a process may use: of a call as
-        those here, of a cell as those where the profile was measured.
+        A dtype that was not measured uses the one in which it is computed: float32 for 16-bit floats, and float64 for
+        integers. Those two never stand for each other, since a backend may be accurate in one and not in the other.
+        The nearest number of threads is used, by ratio. An automatic number counts as the CPUs that a process may use:
+        here for a call, and where the profile was measured for a cell.
 
         Returns
         -------
         tuple or None
-            None: nothing measured may stand for the dtype.
+            None if no measured dtype may stand for the call's.
         """
         for stand_in in (dtype, compute):
             for measured in _STANDS_IN[operation]:
@@ -55,18 +56,18 @@ class Selector:
         return None
 
     def grid(self, key: Key, without: frozenset[str] = frozenset()) -> Grid:
-        """The table of choices for these cells, less some backends."""
+        """Return the table of choices for these cells, without some backends."""
         return Grid(self.profile, self._groups[key], without)
 
     def cells(self, key: Key) -> list[Cell]:
-        """The cells themselves."""
+        """Return the cells of this key."""
         return self._groups[key]
 
     def _nearest(self, counts: list[int | None], threads: int | None) -> int | None:
         asked = threads or self._cpus
 
         def ratio(count: int | None) -> tuple[float, int, bool]:
-            """How far off; of two equally far the smaller; of two that are equal what the call says."""
+            """Order by distance, then by the number, then whether it is what the call says."""
             own = count or self.measured_cpus
             return max(own, asked) / min(own, asked), own, count != threads
 

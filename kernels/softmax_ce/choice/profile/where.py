@@ -1,4 +1,4 @@
-"""Where a profile is looked for, and the environment variables that say so."""
+"""The places where a profile is looked for, and the environment variables that name them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _FILE = "profile.json"
 
 
 def backend_asked_for() -> str | None:
-    """What SOFTMAX_CE_BACKEND says, in lower case; None when unset or empty."""
+    """Return the value of SOFTMAX_CE_BACKEND in lower case, or None if it is unset or empty."""
     return word(BACKEND_VARIABLE) or None
 
 
 def file_asked_for() -> Path | None:
-    """What SOFTMAX_CE_PROFILE says; None when unset or empty."""
-    asked = os.environ.get(PROFILE_VARIABLE, "")  # as it is: blanks and case are part of a path
+    """Return the value of SOFTMAX_CE_PROFILE, or None if it is unset or empty."""
+    asked = os.environ.get(PROFILE_VARIABLE, "")  # unchanged: blanks and case are part of a path
     return Path(asked) if asked.strip() else None
 
 
 def is_strict() -> bool:
-    """Whether SOFTMAX_CE_PROFILE_STRICT is set, and not to 0 or another word for no."""
+    """Return whether SOFTMAX_CE_PROFILE_STRICT is set to anything but 0, false, no or off."""
     return word(STRICT_VARIABLE) not in ("", "0", "false", "no", "off")
 
 
 def default_path() -> Path | None:
-    """The profile in the user's data folder; None for a user without a home."""
+    """Return the path of the profile in the user's data folder, or None for a user without a home."""
     folder = data_folder(sys.platform, os.environ)
     return None if folder is None else folder / _FOLDER / _FILE
