@@ -345,9 +345,9 @@ class Backend:
     strided : StridedKernels or None
         Optional: kernels for arrays of any strides and for 16-bit floats, without staging.
     plain : callable or None
-        Optional, for small calls: ``plain(logits, labels, divisor, loss, grad, reduced)`` computes what ``hard`` computes
-        for all rows if no option is in use and the upstream gradient is the float 1 / divisor. It checks the labels
-        itself. If one is not a class, it writes nothing and returns None. Otherwise it returns a float: with
+        Optional, for small calls: ``plain(logits, labels, divisor, loss, grad, reduced)`` computes what ``hard``
+        computes for all rows if no option is in use and the upstream gradient is the float 1 / divisor. It checks the
+        labels itself. If one is not a class, it writes nothing and returns None. Otherwise it returns a float: with
         ``reduced``, what ``total`` gives for the losses and the divisor; `loss` is None then. The bits are those of
         ``hard`` and ``total``. The arrays are contiguous and share no memory.
     details : str

@@ -67,8 +67,8 @@ def short_cross_entropy(logits, targets, bint want_loss, bint want_grad, tuple g
     """A loss function's call, or None: see softmax_ce.contract.ShortCalls."""
     cdef small_call call
     (
-        weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, denominator, on_empty, axis, grad_output,
-        return_lse, threads, out, grad_out, lse_out,
+        weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, denominator, on_empty, axis,
+        grad_output, return_lse, threads, out, grad_out, lse_out,
     ) = given
     memset(&call, 0, sizeof(small_call))
     try:
