@@ -117,7 +117,7 @@ history: $(HISTORY) ## print the steps in asv's results, and draw build/history.
 	@mkdir -p build
 	@$(BIN)/python -m tools.history --machine "$(MACHINE)" --figure build/history.png $(ARGS)
 
-gate-credentials: $(STAMP) ## measure how often the gate is right, and write docs/measurements/gate.md; takes an hour and can be resumed
+gate-credentials: $(STAMP) ## measure how often the gate is right, and write docs/measurements/gate.md; stops after an hour, and the next run continues
 	@$(BIN)/python -m tools.gate_credentials $(ARGS)
 
 exp-error: $(STAMP) ## measure the error of the compiled exp over every float32 in [-104, -0]; takes a minute

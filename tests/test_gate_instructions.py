@@ -22,7 +22,7 @@ version: 1
 part: {part}
 
 desc: Timerange: Basic block 0 - 1
-desc: Trigger: Client GateRequest: {name}
+desc: Trigger: Client Request: {name}
 
 positions: line
 events: Ir
@@ -46,7 +46,7 @@ def test_callgrinds_files_are_read(tmp_path: Path) -> None:
     assert instructions.read(tmp_path.glob("counts.*")) == {(0, 1): 1_000, (0, 2): 1_900, (11, 32): 4_000_000_000}
 
 
-@pytest.mark.parametrize("lost", ["totals: 1000", "desc: Trigger: Client GateRequest: 0 1"])
+@pytest.mark.parametrize("lost", ["totals: 1000", "desc: Trigger: Client Request: 0 1"])
 def test_a_file_cut_short_is_an_error(tmp_path: Path, lost: str) -> None:
     _write(tmp_path, 1, "0 1", 1_000)
     file = tmp_path / "counts.1"

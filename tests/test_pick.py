@@ -723,7 +723,7 @@ def test_a_profile_is_shown_with_who_may_not_win(stored, tmp_path):
     assert "CONTAMINATED" in said
     assert "another, " in said
     assert "The control differs from itself by 7.0% at most." in said
-    assert "It is not followed here, for it is of another machine or build" in said
+    assert "It is not followed here, because it comes from another machine or build" in said
 
 
 def test_a_profile_from_elsewhere_is_explained_and_its_standing_told(stored, tmp_path):
@@ -731,7 +731,7 @@ def test_a_profile_from_elsewhere_is_explained_and_its_standing_told(stored, tmp
     cells = profiles.grid((10, 1000), (10, 1000), profiles.CROSSING)
     profile.save(profiles.profile(cells, fingerprint={**fingerprint.collect(), "cpu": "another"}), path)
     said = " ".join(stored("explain", "100x100", path).output.split())
-    assert "It is not followed here, for it is of another machine or build" in said
+    assert "It is not followed here, because it comes from another machine or build" in said
     assert "'another' in the profile" in said
     for rows, classes in ((10, 10), (10, 1000), (1000, 10), (1000, 1000)):
         weight = re.search(rf"{rows} x {classes} (\d+)%", said)

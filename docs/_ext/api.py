@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Group -> what its names begin with; the first group that fits takes a name, the last one takes the rest.
 GROUPS = {
-    "Losses and gradients": ("cross_entropy", "kl_divergence", "linear_cross_entropy"),
+    "Losses and gradients": ("cross_entropy",),
     "Softmax and its logarithms": ("softmax", "log_softmax", "logsumexp"),
     "Backends": ("backends", "get_backend", "Backend", "explain"),
     "More": ("",),
@@ -19,13 +19,6 @@ GROUPS = {
 # Public modules below softmax_ce, where they exist, with the sentence that introduces them.
 MODULES = {
     "profile": "Profiles: read, written and followed. :doc:`/reference/profile` explains the file.",
-    "shards": "Classes in shards: a part of the row on each of several processes, merged exactly.",
-    "torch": "PyTorch.",
-    "jax": "JAX.",
-    "xgboost": "XGBoost.",
-    "lightgbm": "LightGBM.",
-    "sklearn": "scikit-learn.",
-    "dask": "Dask.",
 }
 HEAD = """\
 .. _api:

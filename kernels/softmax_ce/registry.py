@@ -28,7 +28,7 @@ OPTIONAL_PARTS = (
 
 # In order from the simplest to the fastest: automatic choice takes the last backend that qualifies.
 # Errors of exp and log: NumPy documents 2.52 ULP for its float32 AVX-512 exp. tools.exp_error measures the compiled exp
-# over every float32 (docs/explanation/accuracy.md).
+# over every float32 (docs/measurements/accuracy.md).
 _TABLE: tuple[BackendInfo, ...] = (
     BackendInfo(
         name="naive",

@@ -1,6 +1,6 @@
 /* What needs no file: the exp in use, and the casts of 16-bit formats. */
-#ifndef SOFTMAX_CE_TESTS_CHECKS_H
-#define SOFTMAX_CE_TESTS_CHECKS_H
+#ifndef SOFTMAX_CE_CROSS_CHECKS_H
+#define SOFTMAX_CE_CROSS_CHECKS_H
 
 #include "rows.h"
 

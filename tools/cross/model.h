@@ -1,6 +1,6 @@
 /* The instruction set of vec_model.h, beside those of the CPU: it runs everywhere. */
-#ifndef SOFTMAX_CE_TESTS_MODEL_H
-#define SOFTMAX_CE_TESTS_MODEL_H
+#ifndef SOFTMAX_CE_CROSS_MODEL_H
+#define SOFTMAX_CE_CROSS_MODEL_H
 
 #include "rows.h"
 

@@ -1,6 +1,6 @@
 /* The vectors that vectors.py writes: format there. */
-#ifndef SOFTMAX_CE_TESTS_VECTORS_H
-#define SOFTMAX_CE_TESTS_VECTORS_H
+#ifndef SOFTMAX_CE_CROSS_VECTORS_H
+#define SOFTMAX_CE_CROSS_VECTORS_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -40,9 +40,9 @@ class Run:
     disturbed : bool
         Whether it was to be alone on the machine, and was not. Kept, and counted apart.
     logs : dict
-        GateCell -> log(head / base), one a round of the first measurement.
+        From a cell to log(head / base), one a round of the first measurement.
     verdicts : dict
-        GateCell -> a :class:`softmax_ce_bench.gate.decision.Verdict`.
+        From a cell to a :class:`softmax_ce_bench.gate.decision.Verdict`.
     """
 
     arm: str

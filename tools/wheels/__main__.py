@@ -1,4 +1,4 @@
-"""``python -m tools.wheels build FOLDER PYTHON ...`` and ``python -m wheels check WHEEL ...``; see ``make wheel``."""
+"""Build and check wheels: ``python -m tools.wheels build FOLDER PYTHON ...`` or ``... check WHEEL ...``."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @click.option("--time-budget", type=Duration(), metavar="TIME",
               help="Time for measuring, once both are built, such as 60, 60s or 2m.  "
-                   "[default: twice 16 rounds]")  # fmt: skip
+                   "[default: twice what the first 16 rounds take]")  # fmt: skip
 @click.option("--instructions", is_flag=True,
               help="Also count instructions with valgrind, which takes two minutes. They do not decide.")  # fmt: skip
 @click.option("--json", "json_file", type=_FILE, help="Write a record with all times.")

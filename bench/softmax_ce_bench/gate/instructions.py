@@ -103,7 +103,7 @@ def read(files: Iterable[Path]) -> dict[tuple[int, int], int]:
     counts = {}
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace")
-        what = re.search(r"^desc: Trigger: Client GateRequest: (\d+) (\d+)$", text, re.MULTILINE)
+        what = re.search(r"^desc: Trigger: Client Request: (\d+) (\d+)$", text, re.MULTILINE)
         total = re.search(r"^totals: (\d+)$", text, re.MULTILINE)
         if what is None or total is None:
             raise BuildError(f"{file.name}: callgrind has not written what it counted there")

@@ -65,7 +65,7 @@ def pick(
 
     Raises
     ------
-    RequestError, RequestError
+    RequestError
         Before anything is measured.
     AssertionsOff
         Python runs with -O, under which nothing can be checked.

@@ -63,7 +63,10 @@ def sentence(result: GateResult) -> str:
 
 
 def rows(result: GateResult) -> list[tuple[str, ...]]:
-    """GateCell, base's time, ratio with interval, rounds, verdict, and instructions if counted; the control first."""
+    """Return the rows of the table, the control first.
+
+    Each has the cell, base's time, ratio with interval, rounds, verdict, and instructions if counted.
+    """
     drift = "moved" if result.control.drift > MOVED else "holds"
     first = ("control", "", _interval(result.control), str(result.control_rounds), drift, *("",) * _counted(result))
     return [first, *(_row(each) for each in result.cells)]
@@ -94,7 +97,7 @@ def provenance(result: GateResult) -> Sequence[str]:
     return (
         f"base: {result.base} ({_short(result.base_commit)}); head: {result.head} ({_short(result.head_commit)}).",
         f"{words.machine_facts(result.machine, result.started[:10])} One thread. "
-        f"CellResult in {result.seconds:.0f} s.{others}",
+        f"Measured in {result.seconds:.0f} s.{others}",
         f"head / base: median over rounds of the paired ratio of times, with its 95% interval. {Verdict.SLOWER}: "
         f"above {SLOWER:.3g} in a sign test, and again in a second measurement ({Verdict.ONCE}: not again); "
         f"wrong in at most {FALSE_ALARMS:.0%} of runs. Any other: below {RULED_OUT:.3g} in such a test; wrong in at "

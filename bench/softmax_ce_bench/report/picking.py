@@ -301,6 +301,6 @@ def standing(stored: Profile, path: str, differences: Sequence[Difference]) -> G
         return Group(origin, Text("Its fingerprint is this machine's and build's."))
     return Group(
         origin,
-        Text("It is not followed here, for it is of another machine or build:", style="bold red"),
+        Text("It is not followed here, because it comes from another machine or build:", style="bold red"),
         *(Text(f"  {difference}") for difference in differences),
     )

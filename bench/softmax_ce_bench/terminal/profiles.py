@@ -33,7 +33,9 @@ def stored_profile(file: Path | None) -> tuple[profile.Profile, Path]:
         It is not there, or cannot be read.
     """
     path = file or where.file_asked_for() or where.default_path()
-    if path is None or (file is None and not os.path.lexists(path)):
+    if path is None:
+        raise Refused("this user has no home folder to look for a profile in: name the file")
+    if file is None and not os.path.lexists(path):
         raise Refused(f"there is no profile at {path}: softmax-ce pick writes one")
     try:
         return profile.load(path), path

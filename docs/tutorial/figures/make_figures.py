@@ -1,4 +1,4 @@
-"""Draw the figures of docs/tutorial.md: python docs/tutorial/figures/make_figures.py
+"""Draw the figures of docs/tutorial/from-probability-to-kernel.md: python docs/tutorial/figures/make_figures.py
 
 The same Matplotlib gives the same bytes on every run and machine: ids are hashed with a fixed salt, no date is
 written, fonts are drawn as paths, and the data depend on no mathematical library of the machine (the

@@ -29,13 +29,16 @@ def check(file: Path | None, time_budget: float | None, force: bool) -> None:
     """Measure every cell of a stored profile again and test whether its winner still wins. The profile is not changed.
 
     The exit code is 0 if every winner holds, 1 if one now loses by more than 10%, 2 if something is wrong, and 3 if
-    the session was contaminated or it cannot be told.
+    the machine was too noisy to tell.
     """
     stored, path = stored_profile(file)
     differences = fingerprint.differences(stored.fingerprint, fingerprint.collect())
     if differences and not force:
         said = "; ".join(map(str, differences))
-        raise Refused(f"profile {path} is not followed here: {said}. softmax-ce pick measures anew; --force goes on")
+        raise Refused(
+            f"profile {path} is not followed here: {said}. Run softmax-ce pick to "
+            "measure anew, or add --force to check it nevertheless"
+        )
     seconds = SECONDS if time_budget is None else time_budget
     shown_on = console()
     try:
