@@ -468,7 +468,7 @@ def test_from_measuring_to_production(pick, stored, tmp_path):
     assert end
     assert shown.startswith(tables + end)
     assert "numba may not win: denied by --deny" in shown
-    assert f"Profile {path} of {chosen.date}" in " ".join(shown.split())
+    assert f"Profile{path}of{chosen.date}" in "".join(shown.split())  # wherever the path was wrapped
     # Production, in a process of its own, runs what was picked; and `profile explain` says the same.
     code = (
         "import numpy as np, softmax_ce as sce\n"
