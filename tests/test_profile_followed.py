@@ -481,3 +481,20 @@ def test_any_number_of_threads_may_be_named(follow: Any) -> None:
     assert follower is not None
     assert len(follower._by_kind) <= 1000
     assert len(follower._by_key) == 1
+
+
+def test_a_call_is_looked_up_by_its_checked_arguments(follow: Any) -> None:
+    """The shape is that of the class axis, and what is no number of threads is an error of the call's own."""
+    follow([cell(10, 5000, {"numpy": 1.0, DEFAULT: 2.0}), cell(5000, 10, {"numpy": 2.0, DEFAULT: 1.0})])
+    x = np.zeros((1, 10, 5000), np.float32)
+    assert auto.at_once(None, True, True, x, -1, None) is registry.get_backend("numpy")
+    assert auto.at_once(None, True, True, x, 2, 1) is registry.get_backend("numpy")
+    for axis, given in ((1, None), (-2, None), ("1", None), (-1, [1]), (-1, "2"), (-1, 1.5), (-1, 0)):
+        assert auto.at_once(None, True, True, x, axis, given) is None
+    assert sce.explain(x, np.zeros((1, 5000), int), axis=1).backend == DEFAULT
+    for given in ([1], "2"):
+        with pytest.raises(TypeError, match="threads"):
+            sce.cross_entropy(x[0], np.zeros(10, int), threads=given)  # type: ignore[call-overload]
+    if np.dtype(np.longdouble).itemsize > 8:
+        with pytest.raises(TypeError, match="x of dtype"):
+            sce.softmax(np.zeros((2, 2), np.longdouble))

@@ -296,3 +296,20 @@ def test_a_backend_goes_to_a_spawned_worker_and_back() -> None:
     assert back is backend
     assert info == backend.info
     np.testing.assert_allclose(loss, 2.407605964, rtol=1e-9)
+
+
+def test_warmup_skips_what_a_backend_does_not_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend for one dtype is never called with another."""
+    seen: list[str] = []
+    single = SimpleNamespace(
+        BACKEND=BackendInfo("single", "nowhere", dtypes=("float32",)),
+        hard=lambda logits, *_: seen.append(logits.dtype.name),
+        soft=lambda logits, *_: seen.append(logits.dtype.name),
+    )
+    backend = registry.register(single)
+    try:
+        backend.warmup()
+        backend.warmup(["float64", "float16", int])
+    finally:
+        registry.unregister("single")
+    assert seen == ["float32"] * 4

@@ -107,3 +107,19 @@ def test_soft_targets_of_masked_and_of_huge_logits_beside_ordinary_ones(dtype):
     assert oracle.worst_over_bound(sce.get_backend("numpy").info, x, t, loss, grad) <= 1
     alone = sce.cross_entropy(x[1:2], t[1:2], reduction="none", backend="numpy")
     assert_same_bits(loss[1:2], alone, "an ordinary row")
+
+
+@pytest.mark.parametrize("classes", [3, 20, 40, 63, 64, 300])
+@pytest.mark.parametrize("odd", [-np.inf, np.inf, 0.0])
+def test_a_nan_wins_over_an_infinity_however_many_rows_there_are(classes, odd):
+    x = np.zeros((300, classes), np.float32)
+    x[::2, 0] = odd
+    x[::3, -1] = np.nan
+    x[1::3, 1] = np.nan
+    broken = np.isnan(x).any(axis=1) | (x == np.inf).any(axis=1)
+    for name in [info.name for info in sce.backends() if info.available and info.stable]:
+        together = sce.logsumexp(x, backend=name, threads=1)
+        alone = np.concatenate([sce.logsumexp(x[i : i + 1], backend=name) for i in range(300)])
+        assert_same_bits(together, alone, name)
+        np.testing.assert_array_equal(np.isnan(together) | (together == np.inf), broken)
+        assert np.isnan(together[np.isnan(x).any(axis=1)]).all()

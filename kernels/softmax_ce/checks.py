@@ -237,7 +237,8 @@ def check_vector(name: str, value: Any, shape: tuple[int, ...]) -> Any:
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    return array.astype(np.float64).ravel()
+    with np.errstate(all="ignore"):  # a longdouble may lie beyond float64
+        return array.astype(np.float64).ravel()
 
 
 def check_buffer(

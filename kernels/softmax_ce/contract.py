@@ -385,7 +385,7 @@ class Backend:
         ----------
         dtypes : dtype-like, or iterable of dtype-like
             The dtypes of later logits. For 16-bit floats and integers, which are computed in float32 and float64, the
-            kernels of those dtypes are warmed up.
+            kernels of those dtypes are warmed up. What the backend does not compute is skipped.
 
         Raises
         ------
@@ -397,6 +397,8 @@ class Backend:
         elif not isinstance(dtypes, Iterable):
             raise TypeError(f"dtypes must be a dtype or an iterable of dtypes, got {dtypes!r}")
         for native in {compute_dtype(np.dtype(dtype)) for dtype in dtypes}:
+            if native.name not in self.info.dtypes:
+                continue
             logits = np.zeros((1, 2), native)
             one = np.ones(1, native)
             row = np.ones(1)

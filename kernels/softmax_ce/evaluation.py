@@ -35,7 +35,7 @@ def evaluate(
     given : tuple
         The fields of :class:`Options`. A bare tuple saves a fifth of a small call's time.
     """
-    chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_THREADS])
+    chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_AXIS], given[_THREADS])
     if chosen is not None:
         most = pool.serial_below(chosen.info.serial_elements)
         if chosen.short is not None:
@@ -47,7 +47,7 @@ def evaluate(
     return evaluate_in_full(logits, targets, want_loss, want_grad, backend, Options._make(given))
 
 
-_THREADS = Options._fields.index("threads")
+_AXIS, _THREADS = Options._fields.index("axis"), Options._fields.index("threads")
 
 
 def evaluate_in_full(

@@ -16,6 +16,8 @@ ONE_ROW.flags.writeable = False
 _ZERO_ROW = np.zeros(1)
 _ZERO_ROW.flags.writeable = False
 ONE_CLASS = {np.dtype(real): np.ones(1, real) for real in (np.float32, np.float64)}
+for _one in ONE_CLASS.values():
+    _one.flags.writeable = False
 
 
 @dataclass(slots=True)

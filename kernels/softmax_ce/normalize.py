@@ -18,6 +18,7 @@ from softmax_ce.staging import Rows
 from softmax_ce.threads import run, serial_below
 
 _NO_LABEL = np.zeros(1, np.int64)
+_NO_LABEL.flags.writeable = False
 _STAGED = 1 << 16  # elements a block: it stays in L2 between the two subtractions
 
 
@@ -51,7 +52,7 @@ def softmax(
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
-    chosen = auto.at_once(backend, False, True, x, threads)
+    chosen = auto.at_once(backend, False, True, x, axis, threads)
     if chosen is not None and chosen.short is not None:
         result = chosen.short.softmax(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:
@@ -94,7 +95,7 @@ def logsumexp(
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
-    chosen = auto.at_once(backend, False, False, x, threads)
+    chosen = auto.at_once(backend, False, False, x, axis, threads)
     if chosen is not None and chosen.short is not None:
         result = chosen.short.logsumexp(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:
@@ -136,7 +137,7 @@ def log_softmax(
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
-    chosen = auto.at_once(backend, False, False, x, threads)
+    chosen = auto.at_once(backend, False, False, x, axis, threads)
     if chosen is not None and chosen.short is not None:
         result = chosen.short.log_softmax(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:

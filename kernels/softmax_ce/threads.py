@@ -211,8 +211,12 @@ class _Job:
         finally:
             # After an interrupt too: no helper may touch the caller's buffers once the caller has left.
             self._wait_for_helpers()
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or the error, its traceback and this frame would keep the caller's buffers alive
 
     def work_as_helper(self) -> None:
         with self._lock:

@@ -102,7 +102,7 @@ REALISTIC = (
         Mutant(
             "the short cut for plain calls lost", "",
             Edit("kernels/softmax_ce/evaluation.py",
-                 "    chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_THREADS])\n",
+                 "    chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_AXIS], given[_THREADS])\n",
                  "    chosen = None\n"),
             workloads=("tiny",),
         ),

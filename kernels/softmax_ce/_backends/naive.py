@@ -27,7 +27,7 @@ def hard(
     classes = logits.shape[1]
     for rows in row_blocks(start, stop, classes, _BLOCK):
         x = logits[rows]
-        y = np.broadcast_to(rows_of(labels, rows), len(x))
+        y = np.broadcast_to(rows_of(labels, rows).copy(), len(x))  # another thread may change them
         known = (y >= 0) & (y < classes)
         at = np.arange(len(x)), np.where(known, y, 0)
         mass = np.broadcast_to(label_mass, classes)[at[1]]

@@ -25,7 +25,8 @@ from softmax_ce.reduction import total_of
 
 _UINT64 = np.dtype(np.uint64)
 _SMALL = 1 << 12  # elements
-# Entering np.errstate takes 1 us. A context holds the same setting, and is copied in next to no time.
+# Entering np.errstate takes 0.6 us. A context holds the same setting, and is copied in a sixth of that. Only NumPy runs
+# in it. A signal handler that comes meanwhile does not see the program's context variables.
 _QUIET = contextvars.Context()
 _QUIET.run(np.seterr, all="ignore")
 
@@ -289,6 +290,9 @@ def _top_of(x: Any, first: Any) -> Any:
     if 16 < classes < 64 and x.size > _SMALL:  # fewer than argmax takes at a time: it would go one by one
         top = np.maximum.reduceat(x.ravel(), first)
         at_top = (x == top[:, None]).argmax(1)
+        broken = top != top  # a NaN equals nothing
+        if broken.any():
+            at_top[broken] = x[broken].argmax(1)
     else:
         at_top = x.argmax(1)
     at_top += first

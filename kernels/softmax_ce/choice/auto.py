@@ -101,7 +101,9 @@ def choose(
     return decision.follower.choose(want_loss, want_grad, dtype, n_rows, n_classes, threads)
 
 
-def at_once(name: str | None, want_loss: bool, want_grad: bool, logits: Any, threads: int | None) -> Backend | None:
+def at_once(
+    name: str | None, want_loss: bool, want_grad: bool, logits: Any, axis: Any, threads: Any
+) -> Backend | None:  # fmt: skip
     """Return the backend for a call with unchecked arguments, or None if :func:`choose` needs them checked first."""
     if name is not None:
         return registry.loaded(name)
@@ -109,6 +111,10 @@ def at_once(name: str | None, want_loss: bool, want_grad: bool, logits: Any, thr
     if decision.backend is not None:
         return decision.backend
     if type(logits) is not np.ndarray or logits.dtype.kind != "f" or logits.ndim == 0 or logits.size == 0:
+        return None
+    if logits.dtype.itemsize > 8 or type(axis) is not int or axis not in (-1, logits.ndim - 1):
+        return None
+    if threads is not None and (type(threads) is not int or threads < 1):
         return None
     n_classes = logits.shape[-1]
     return choose(None, want_loss, want_grad, logits.dtype, logits.size // n_classes, n_classes, threads)

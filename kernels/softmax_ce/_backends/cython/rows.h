@@ -8,8 +8,8 @@
 /* Classes summed at a time. The bits of a row depend on it, and on nothing else that could vary. */
 #define SCE_CHUNK 2048
 
-
-/* What `stream` is where the gradient goes past the caches also if threads share rows; less: on one thread alone. */
+/* What `stream` is where the gradient goes past the caches also if threads share the chunks of one row; less: only where
+ * each row is one thread's. */
 #define SCE_STREAM_SHARED 2
 
 /* Exponentials are kept as 2^SCE_RAISE times what they are: none of them is then subnormal. */

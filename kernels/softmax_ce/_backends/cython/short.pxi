@@ -1,6 +1,6 @@
 # Small calls whole: checks, options, kernel and reduction without the interpreter's steps. Included by _kernels.pyx.
 #
-# What softmax_ce.functional and softmax_ce.normalize do with NumPy, done on NumPy's structs, for calls as most people
+# What softmax_ce.evaluation and softmax_ce.normalize do with NumPy, done on NumPy's structs, for calls as most people
 # write them: arrays that the kernels can read where they are, or 16-bit floats that they can after a cast. The answer
 # to anything else, wrong arguments included, is None: nothing has been written then, and the full path computes it or
 # says what is wrong. Options are folded step by step as in softmax_ce.fold, so the bits are the same.
@@ -285,7 +285,7 @@ cdef int _takes(small_call *call, logits, axis, threads, ptrdiff_t most) except 
 
 
 cdef bint _is_bfloat16(cnp.ndarray x) except -1:
-    """By name, as softmax_ce.staging tells it; the number that NumPy gave the type is remembered."""
+    """By name, as softmax_ce.dtypes tells it; the number that NumPy gave the type is remembered."""
     global bfloat16
     cdef int number = cnp.PyArray_TYPE(x)
     if number == bfloat16:

@@ -11,13 +11,12 @@ again where it is too long for that; how long that is, and what is too large for
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import Any
 
 import numpy as np
 from numba import config, njit, types
 
-from softmax_ce import tuning
+from softmax_ce import forks, tuning
 from softmax_ce._backends.numba_jit.cache import Cache
 from softmax_ce._backends.numba_jit.instruction_set import instruction_set
 from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
@@ -82,10 +81,10 @@ class _Compiled(dict[int, Any]):
 
     def __init__(self, rows: Any) -> None:
         self._rows = rows
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
 
     def __missing__(self, itemsize: int) -> Any:
-        with self._lock:  # compiled once, however many threads come first
+        with self._lock.held():  # compiled once, however many threads come first
             if itemsize not in self:
                 made = dispatcher(self._rows, itemsize)
                 (result,) = made.overloads.values()
