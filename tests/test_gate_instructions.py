@@ -136,6 +136,8 @@ def test_half_as_much_work_again_is_seen_and_nothing_where_nothing_is(tmp_path: 
     pair = _pair(tmp_path)
     for build in pair:
         shutil.copytree(installed, build.site / "softmax_ce")
+        with (build.site / "softmax_ce" / "_backends" / "shifted.py").open("a", encoding="utf-8") as file:
+            file.write("\n\nplain = None  # small calls are computed by `hard`, which is changed below\n")
     with (pair[1].site / "softmax_ce" / "_backends" / "shifted.py").open("a", encoding="utf-8") as file:
         file.write(HALF_AGAIN)
     forward = GateCell("cython", "forward", "boosting", 4096, 10, "float32")
