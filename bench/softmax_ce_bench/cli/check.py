@@ -14,31 +14,18 @@ from softmax_ce_bench.measure import machine
 from softmax_ce_bench.report import tables
 from softmax_ce_bench.terminal.bar import progress
 from softmax_ce_bench.terminal.console import Refused, available, console, interruptible
+from softmax_ce_bench.terminal.options import Counts, Several
 
 CHECKED_DTYPES = (*NATIVE_DTYPES, "float16", "bfloat16")
 
 
-def _dtypes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+def _dtypes(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...] | None) -> tuple[str, ...]:
     has_bfloat16 = find_spec("ml_dtypes") is not None
-    if value is None:
+    if names is None:
         return tuple(name for name in CHECKED_DTYPES if name != "bfloat16" or has_bfloat16)
-    names = tuple(part.strip() for part in value.split(","))
-    for name in names:
-        if name not in CHECKED_DTYPES:
-            raise click.BadParameter(f"{name!r} is not one of {', '.join(CHECKED_DTYPES)}")
     if "bfloat16" in names and not has_bfloat16:
         raise click.BadParameter("bfloat16 needs ml_dtypes, which is not installed: pip install ml_dtypes")
     return names
-
-
-def _counts(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 1,2") from None
-    if min(counts) < 1:
-        raise click.BadParameter("threads are at least 1")
-    return counts
 
 
 @click.command(short_help="Check that backends compute correct results.")
@@ -46,10 +33,19 @@ def _counts(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option(
     "--dtype",
     "dtypes",
+    type=Several(*CHECKED_DTYPES),
+    metavar="TEXT",
     callback=_dtypes,
     help="Dtypes of the logits.  [default: float32,float64,float16, and bfloat16 if ml_dtypes is installed]",
 )
-@click.option("--threads", default="1,2", show_default=True, callback=_counts, help="Numbers of threads to check with.")
+@click.option(
+    "--threads",
+    type=Counts(),
+    default="1,2",
+    show_default=True,
+    metavar="TEXT",
+    help="Numbers of threads to check with.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Also show a table of every check.")
 def check(backends: tuple[str, ...], dtypes: tuple[str, ...], threads: tuple[int, ...], verbose: bool) -> None:
     """Run the conformance checks on each BACKEND, or on every available one.

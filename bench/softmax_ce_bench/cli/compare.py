@@ -22,7 +22,7 @@ from softmax_ce_bench.report.printable import printable
 from softmax_ce_bench.terminal.bar import Bar, progress
 from softmax_ce_bench.terminal.console import Refused, available
 from softmax_ce_bench.terminal.group import INTERRUPTED
-from softmax_ce_bench.terminal.options import DTYPES, Counts, Duration, Number, Several, Shapes, Weight
+from softmax_ce_bench.terminal.options import DTYPE, LOGITS, SHAPES, TARGETS, Counts, Duration, Number, Several, Weight
 from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 _FILE = OutputFile()
@@ -36,15 +36,9 @@ _FILE = OutputFile()
     metavar="NAMES",
     help=f"Named workloads: {', '.join(workloads.SETS)}.  [default: quick]",
 )
-@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Shapes (rows x classes), such as 32x1000,4096x50257.")
-@click.option(
-    "--logits", type=click.Path(path_type=Path), help="Your own logits, an .npy file of shape (rows, classes)."
-)
-@click.option(
-    "--targets",
-    type=click.Path(path_type=Path),
-    help="Their labels, an .npy file of shape (rows,), or soft ones of shape (rows, classes).",
-)
+@SHAPES
+@LOGITS
+@TARGETS
 @click.option(
     "--backend",
     "backends",
@@ -62,9 +56,7 @@ _FILE = OutputFile()
     metavar="NAMES",
     help=f"Other libraries to compare with: auto (those installed), none, or {','.join(peers.BY_NAME)}.",
 )
-@click.option(
-    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Dtypes of the logits: f32, f64, f16, bf16.  [default: f32]"
-)
+@DTYPE
 @click.option(
     "--op",
     "operations",

@@ -30,7 +30,7 @@ from softmax_ce_bench.report import picking as report
 from softmax_ce_bench.terminal.bar import Bar, BarListener, progress
 from softmax_ce_bench.terminal.console import Refused
 from softmax_ce_bench.terminal.group import INTERRUPTED
-from softmax_ce_bench.terminal.options import DTYPES, Counts, Duration, Several, Shapes
+from softmax_ce_bench.terminal.options import DTYPE, LOGITS, SHAPES, TARGETS, THREADS, Duration, Several
 from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
 
 CONTAMINATED = 3
@@ -73,24 +73,14 @@ def _moved(option: str, command: str) -> Callable[[Any], Any]:
 
 
 @click.command(short_help="Pick a backend for each shape, for production.")
-@click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Shapes (rows x classes), such as 32x1000,4096x50257.")
+@SHAPES
 @click.option("--set", "sets", type=Several(*_SETS), metavar="NAMES", help=f"Named workloads: {', '.join(_SETS)}.")
-@click.option(
-    "--logits", type=click.Path(path_type=Path), help="Your own logits, an .npy file of shape (rows, classes)."
-)
-@click.option(
-    "--targets",
-    type=click.Path(path_type=Path),
-    help="Their labels, an .npy file of shape (rows,), or soft ones of shape (rows, classes).",
-)
-@click.option(
-    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Dtypes of the logits: f32, f64, f16, bf16.  [default: f32]"
-)
+@LOGITS
+@TARGETS
+@DTYPE
 @click.option("--op", "operations", type=Several(*LOSSES), metavar="NAMES",
               help=f"Operations: {', '.join(LOSSES)}.  [default: all]")  # fmt: skip
-@click.option(
-    "--threads", type=Counts(), metavar="COUNTS", help="Numbers of threads, such as 1,2.  [default: chosen by size]"
-)
+@THREADS
 @click.option("--time-budget", type=Duration(), metavar="TIME",
               help=f"Time for everything but cold starts, such as 60, 60s or 2m. More time gives a finer grid.  "
                    f"[default: {SECONDS:.0f}s once the backends are compiled]")  # fmt: skip

@@ -1,4 +1,5 @@
-"""Options whose values are lists, durations, shapes or weights; what they refuse, they name what they take."""
+"""Types of options: lists, durations, shapes and weights, whose refusals name what is taken; and options that several
+commands share."""
 
 from __future__ import annotations
 
@@ -150,3 +151,22 @@ class Weight(_Type):
 
 
 DTYPES = Several(*_DTYPES.values(), short=_DTYPES)
+
+# Options that several commands take.
+SHAPES = click.option(
+    "--shapes", type=Shapes(), metavar="SHAPES", help="Shapes (rows x classes), such as 32x1000,4096x50257."
+)
+LOGITS = click.option(
+    "--logits", type=click.Path(path_type=Path), help="Your own logits, an .npy file of shape (rows, classes)."
+)
+TARGETS = click.option(
+    "--targets",
+    type=click.Path(path_type=Path),
+    help="Their labels, an .npy file of shape (rows,), or soft ones of shape (rows, classes).",
+)
+DTYPE = click.option(
+    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Dtypes of the logits: f32, f64, f16, bf16.  [default: f32]"
+)
+THREADS = click.option(
+    "--threads", type=Counts(), metavar="COUNTS", help="Numbers of threads, such as 1,2.  [default: chosen by size]"
+)

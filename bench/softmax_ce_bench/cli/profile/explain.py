@@ -14,21 +14,17 @@ from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.report import picking as report
 from softmax_ce_bench.terminal.console import Refused, console
-from softmax_ce_bench.terminal.options import DTYPES, Counts, Several, Shapes
+from softmax_ce_bench.terminal.options import DTYPE, THREADS, Several, Shapes
 from softmax_ce_bench.terminal.profiles import PROFILE, stored_profile
 
 
 @click.command(short_help="Explain the choice of a stored profile for a shape.")
 @click.argument("shapes", metavar="ROWSxCLASSES", type=Shapes())
 @click.argument("file", **PROFILE)
-@click.option(
-    "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Dtypes of the logits: f32, f64, f16, bf16.  [default: f32]"
-)
+@DTYPE
 @click.option("--op", "operations", type=Several(*LOSSES), metavar="NAMES",
               help=f"Operations: {', '.join(LOSSES)}.  [default: fused]")  # fmt: skip
-@click.option(
-    "--threads", type=Counts(), metavar="COUNTS", help="Numbers of threads, such as 1,2.  [default: chosen by size]"
-)
+@THREADS
 def explain(
     shapes: tuple[tuple[int, int], ...],
     file: Path | None,
