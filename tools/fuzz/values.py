@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from softmax_ce_bench.inputs.workloads import dtype_of
+from softmax_ce_bench.truth.oracle import limits_of
 
 # From the plainest on: that is where Hypothesis shrinks to.
 _KINDS = ("level", "grid", "normal", "confident", "masked", "rising", "offset", "tiny", "huge")
@@ -72,12 +73,7 @@ def _of_kind(
 
 
 def _limits(dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "V":
-        import ml_dtypes
-
-        finfo: Any = ml_dtypes.finfo  # untyped
-        return finfo(dtype)
-    return np.finfo(dtype if dtype.kind == "f" else np.float64)
+    return limits_of(dtype if dtype.kind in "fV" else np.dtype(np.float64))
 
 
 def _special(name: str, limits: Any) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE
+from softmax_ce_bench.truth.oracle import limits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def worst_ulp(result: Any, truth: Any) -> float:
     float
     """
     result, truth = np.asarray(result), np.asarray(truth)
-    limits = _limits(result.dtype)
+    limits = limits_of(result.dtype)
     with np.errstate(all="ignore"):
         right, got = truth.astype(np.float64), result.astype(np.float64)
         usual = np.isfinite(right) & (np.abs(right) <= float(limits.max))
@@ -69,12 +70,3 @@ def worst_ulp(result: Any, truth: Any) -> float:
         _, exponent = np.frexp(np.abs(right[usual]))  # |x| in [2^(e-1), 2^e)
         unit = np.where(right[usual] == 0, least, np.maximum(np.ldexp(float(limits.eps), exponent - 1), least))
         return float((error / unit).max(initial=0.0))
-
-
-def _limits(dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "f":
-        return np.finfo(dtype)
-    import ml_dtypes
-
-    finfo: Any = ml_dtypes.finfo  # untyped
-    return finfo(dtype)

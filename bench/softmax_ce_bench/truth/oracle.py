@@ -278,7 +278,7 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
         grad[y] = there[at]
     grad = gain * (grad + floor) + u * np.abs(t["grad"]) + tiny
     if dtype != real:
-        narrow = np.finfo(dtype) if dtype.kind == "f" else _bfloat16_limits()
+        narrow = limits_of(dtype)
         coarse, least = float(narrow.eps) / 2, float(narrow.smallest_subnormal)
         grad = grad + coarse * np.abs(t["grad"]) + least
         softmax = softmax + coarse * p + least
@@ -286,16 +286,19 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     return Bounds(loss, grad, lse, softmax, log_softmax)
 
 
-def _bfloat16_limits() -> Any:
+def limits_of(dtype: np.dtype[Any]) -> Any:
+    """Return what ``np.finfo`` gives for a float, for bfloat16 too."""
+    if dtype.kind == "f":
+        return np.finfo(dtype)
     import ml_dtypes
 
     finfo: Any = ml_dtypes.finfo  # untyped
-    return finfo(ml_dtypes.bfloat16)
+    return finfo(dtype)
 
 
 def _rounds_to_infinity(dtype: Any) -> float:
     """The least number that the format, rounding to nearest, has no finite number for; infinity for float64."""
-    limits: Any = np.finfo(dtype) if dtype.kind == "f" else _bfloat16_limits()
+    limits = limits_of(dtype)
     largest = float(limits.max)
     return largest + (largest - float(np.nextafter(limits.max, dtype.type(0)))) / 2
 

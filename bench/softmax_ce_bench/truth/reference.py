@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ class Truth:
             return None
         allowed = TOLERANCE * self.unit
         if grad.dtype.itemsize == 2:
-            kind = _limits(grad.dtype)
+            kind = oracle.limits_of(grad.dtype)
             allowed += float(kind.eps) * self.unit + float(kind.smallest_subnormal)
         found = grad.astype(np.float64)
         wrong = ~_close(found, self.grad, allowed)
@@ -98,7 +97,8 @@ class Normalized:
     def complaint(self, found: Any) -> str | None:
         """Why those rows of a result are wrong, or None."""
         allowed: Any = np.fmax(1.0, np.where(np.isfinite(self.values), np.abs(self.values), 1.0))
-        allowed = allowed * (TOLERANCE + (float(_limits(found.dtype).eps) if found.dtype.itemsize == 2 else 0.0))
+        rounding = float(oracle.limits_of(found.dtype).eps) if found.dtype.itemsize == 2 else 0.0
+        allowed = allowed * (TOLERANCE + rounding)
         wrong = ~_close(found.astype(np.float64), self.values, allowed)
         if not wrong.any():
             return None
@@ -194,10 +194,6 @@ def evaluate(
 def _chosen(n_rows: int) -> Any:
     """The rows that are compared: from the first to the last."""
     return np.unique(np.linspace(0, n_rows - 1, ROWS).astype(np.int64))
-
-
-def _limits(dtype: Any) -> Any:
-    return import_module("ml_dtypes").finfo(dtype)  # untyped; NumPy's own dtypes too
 
 
 def _costs(x: Any, targets: Any, weight: Any, smoothing: float) -> tuple[Any, Any]:
