@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
+import import_graph
 import softmax_ce
 
-PACKAGE = Path(softmax_ce.__file__).parent
-
-
-def _modules() -> dict[str, ast.Module]:
-    trees = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        trees[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
-    return trees
-
-
-def _imports(name: str, trees: dict[str, ast.Module]) -> set[str]:
-    """The package's modules that this one names in an import statement, also inside a function."""
-    found = set()
-    for node in ast.walk(trees[name]):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                module = f"{node.module}.{alias.name}"
-                found.add(module if module in trees else node.module)
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found & trees.keys() - {name}
+SOURCES = import_graph.sources(Path(softmax_ce.__file__).parents[1], "softmax_ce")
 
 
 @pytest.fixture(scope="module")
 def imports() -> dict[str, set[str]]:
-    trees = _modules()
-    return {name: _imports(name, trees) for name in trees}
+    """For each module, the ones of the package that it names in an import, for types too."""
+    return {
+        name: import_graph.imports(tree, SOURCES, for_types=True) & SOURCES.keys() - {name}
+        for name, tree in SOURCES.items()
+    }
 
 
 def test_no_two_modules_import_each_other(imports: dict[str, set[str]]) -> None:
-    """Not directly, and not through others: what is left after removing the leaves, again and again, is a cycle."""
     assert len(imports) > 30
-    rest = dict(imports)
-    while leaves := [name for name, needed in rest.items() if not needed & rest.keys()]:
-        for name in leaves:
-            del rest[name]
-    assert not rest
+    assert import_graph.cycle(imports) == []
+
+
+def test_the_package_imports_nothing_of_the_suite() -> None:
+    for name, tree in SOURCES.items():
+        others = {other.partition(".")[0] for other in import_graph.imports(tree, SOURCES, for_types=True)}
+        assert not others & {"softmax_ce_bench", "tools"}, f"{name} imports {others}"
 
 
 # Each layer may import itself and the ones after it.
 LAYERS = (
     ("softmax_ce", "softmax_ce.profile", "softmax_ce.choice.explanation"),
-    ("softmax_ce.functional", "softmax_ce.normalize"),
+    ("softmax_ce.functional",),
+    ("softmax_ce.evaluation", "softmax_ce.normalize"),
     ("softmax_ce.choice",),
     ("softmax_ce.registry",),
     ("softmax_ce._backends",),
