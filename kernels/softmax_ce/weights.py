@@ -104,7 +104,7 @@ def _denominators(
         y = labels[start : start + _BLOCK]
         row = None if sample_weight is None else sample_weight[start : start + _BLOCK]
         if problem.any_ignored:
-            counted = np.flatnonzero((y >= 0) & (y < problem.n_classes) & (y != ignore_index))
+            counted = _counted(y, problem.n_classes, ignore_index)
             y, row = y[counted], None if row is None else row[counted]
         rows = float(y.size) if row is None else total(row, 1.0)
         plain += rows
@@ -131,7 +131,7 @@ def _with_care(
     if y is None:
         counted = np.arange(problem.n_rows)
     else:
-        counted = np.flatnonzero((y >= 0) & (y < problem.n_classes) & (y != ignore_index))
+        counted = _counted(y, problem.n_classes, ignore_index)
         label, by_class = y[counted], weight
     own, own_power = np.frexp(rows[counted])
     terms = [own]
@@ -175,6 +175,11 @@ def _with_care(
     if z_loss != 0:
         per_row = max(-_MOST, min(_MOST, _ldexp(divisor / plain, exponent + class_power - plain_exponent)))
     return Weights(weight, by_row, over or math.copysign(_LEAST, divisor), per_row, False, used, inverse)
+
+
+def _counted(labels: Any, n_classes: int, ignore_index: int) -> Any:
+    """Return the positions of the labels that count."""
+    return np.flatnonzero((labels >= 0) & (labels < n_classes) & (labels != ignore_index))
 
 
 def _class_power(by_class: Any, used: Any, spread: float) -> int:

@@ -110,8 +110,12 @@ def _plain(logits: Any, labels: Any, divisor: float, loss: Any, grad: Any, reduc
 def _classes_at(labels: Any, classes: int) -> Any:
     """A copy of the labels, which another thread may change; None if one is not a class."""
     y = labels.copy()
+    return y if _are_classes(y, classes) else None
+
+
+def _are_classes(y: Any, classes: int) -> bool:
     wild = y.view(_UINT64)  # a negative label is a huge one
-    return y if wild.item(wild.argmax()) < classes else None
+    return bool(wild.item(wild.argmax()) < classes)
 
 
 class _Frame(NamedTuple):
@@ -324,10 +328,9 @@ def _room(logits: Any, grad: Any, start: int, stop: int) -> Any:
 def _read(labels: Any, classes: int, ignore_index: int) -> tuple[Any, Any]:
     """A block's labels, read once, 0 for those that do not count; and which do, None where all do."""
     y = labels.copy()
-    wild = y.view(np.uint64)  # a negative label is a huge one
-    if wild.item(wild.argmax()) < classes and not (0 <= ignore_index < classes and (y == ignore_index).any()):
+    if _are_classes(y, classes) and not (0 <= ignore_index < classes and (y == ignore_index).any()):
         return y, None
-    counts = (wild < classes) & (y != ignore_index)
+    counts = (y.view(_UINT64) < classes) & (y != ignore_index)
     y[~counts] = 0
     return y, counts
 
