@@ -59,10 +59,16 @@ def in_short(function: Callable[..., Any], *arguments: Any, **options: Any) -> t
     return parts(result)
 
 
+def leave_to_the_full_path(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(auto, "fixed", None)
+    patch.setattr(auto, "at_once", lambda *_: None)
+    patch.setattr(registry, "loaded", lambda _: None)
+
+
 def in_full(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, ...]:
     """The results of the full path."""
     with pytest.MonkeyPatch.context() as patch, full_calls() as full:
-        patch.setattr(auto, "at_once", lambda *_: None)
+        leave_to_the_full_path(patch)
         result = function(*arguments, **options)
     assert full
     return parts(result)
@@ -506,7 +512,7 @@ def test_unusual_options_are_left_to_the_full_path(options: dict[str, Any], back
         patch.setattr(evaluation, "evaluate_in_full", lambda *given: entered.append(1) or real(*given))
         found = outcome(sce.cross_entropy_with_grad, logits, targets, **given_options)
         assert entered
-        patch.setattr(auto, "at_once", lambda *_: None)
+        leave_to_the_full_path(patch)
         assert same(found, outcome(sce.cross_entropy_with_grad, logits, targets, **given_options))
 
 

@@ -4,7 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from softmax_ce._version import __version__
 from softmax_ce.contract import Backend, BackendInfo
-from softmax_ce.functional import cross_entropy, cross_entropy_grad, cross_entropy_with_grad
+from softmax_ce.functional import (
+    cross_entropy,
+    cross_entropy_grad,
+    cross_entropy_with_grad,
+    cross_entropy_with_hessian,
+)
 from softmax_ce.normalize import log_softmax, logsumexp, softmax
 from softmax_ce.registry import BackendUnavailableError, backends, get_backend
 
@@ -20,6 +25,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
     "cross_entropy_with_grad",
+    "cross_entropy_with_hessian",
     "explain",
     "get_backend",
     "log_softmax",

@@ -10,9 +10,10 @@ of its logits x, p = softmax(x), and 0 * inf = 0:
     a_i    = sum_j T_ij                             hard labels: mass_i + base_total
     loss_i = r_i * (sum_j T_ij * (lse_i - x_ij) + z_loss * lse_i**2)
     grad_ij = r_i * v_i * ((a_i + 2 * z_loss * lse_i) * p_ij - T_ij)
+    hess_ij = r_i * v_i * ((a_i + 2 * z_loss * lse_i) * p_ij * (1 - p_ij) + 2 * z_loss * p_ij**2)
 
 with r = row_weight and v = upstream. A row counts when r_i != 0 and, for hard labels, its label
-lies in [0, C) and is not ``ignore_index``; a row that does not count has loss 0 and gradient 0,
+lies in [0, C) and is not ``ignore_index``; a row that does not count has loss, gradient and Hessian 0,
 whatever its logits are. softmax is the gradient with mass 0, base_total 1 and r = v = 1.
 
 Masses, soft labels, row weights and upstream gradients may have either sign. A target T_ij that is not 0 at
@@ -63,7 +64,7 @@ class HardKernel(Protocol):
         upstream: NDArray[np.float64],  # IN   (N,) or (1,)
         loss: Floats | None,  # OUT  (N,) R; here and below, None: not wanted
         grad: Floats | None,  # OUT  (N, C) R, may be logits itself
-        row_max: Floats | None,  # OUT  (N,) R
+        row_max: Floats | None,  # OUT  (N,) R: the row's maximum, or any number if the backend is not `stable`
         log_sum: Floats | None,  # OUT  (N,) R: log sum_j exp(x_j - row_max), lse = row_max + log_sum
         start: int,
         stop: int,
@@ -173,6 +174,23 @@ class ShortCalls:
     softmax: Callable[..., Any]
     log_softmax: Callable[..., Any]
     logsumexp: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HessianKernels:
+    """Optional kernels that also compute the diagonal of the Hessian.
+
+    ``hard`` and ``soft`` take the arguments of the whole-row kernels with one more output, ``hess``, (N, C) R or None,
+    after ``grad``. It shares no memory with an input. Without these kernels, it is composed from the softmax that
+    ``hard`` computes, in one more pass.
+
+    Attributes
+    ----------
+    hard, soft : callable
+    """
+
+    hard: Callable[..., None]
+    soft: Callable[..., None]
 
 
 ROW_AXES = 4  # the most axes of rows that an array for a strided kernel may have
@@ -350,6 +368,8 @@ class Backend:
         labels itself. If one is not a class, it writes nothing and returns None. Otherwise it returns a float: with
         ``reduced``, what ``total`` gives for the losses and the divisor; `loss` is None then. The bits are those of
         ``hard`` and ``total``. The arrays are contiguous and share no memory.
+    hessian : HessianKernels or None
+        Optional: kernels for loss, gradient and the Hessian's diagonal in one pass.
     details : str
         What the backend found when it was loaded, such as the instruction set in use. It may be empty.
     """
@@ -366,6 +386,7 @@ class Backend:
     total: Callable[[Any, float], float] | None = None
     strided: StridedKernels | None = None
     plain: Callable[[Any, Any, float, Any, Any, bool], float | None] | None = None
+    hessian: HessianKernels | None = None
 
     @property
     def name(self) -> str:

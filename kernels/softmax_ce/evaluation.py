@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce import checks, plain
+from softmax_ce import checks, plain, registry
 from softmax_ce import threads as pool
 from softmax_ce.choice import auto
 from softmax_ce.fold import Factors, fold
@@ -20,12 +20,13 @@ from softmax_ce.options import Options
 from softmax_ce.problem import Problem
 from softmax_ce.reduction import Total, mean, numpy_total, rounded
 from softmax_ce.run import Outputs, run_kernel
+from softmax_ce.transform import apply
 
 
 def evaluate(
     logits: Any, targets: Any, want_loss: bool, want_grad: bool, backend: str | None, given: tuple[Any, ...]
 ) -> Any:
-    """Return the results that are wanted, in the order loss, gradient, log-sum-exp.
+    """Return the results that are wanted, in the order loss, gradient, log-sum-exp, correct.
 
     Parameters
     ----------
@@ -35,7 +36,9 @@ def evaluate(
     given : tuple
         The fields of :class:`Options`. A bare tuple saves a fifth of a small call's time.
     """
-    chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_AXIS], given[_THREADS])
+    chosen = auto.fixed if backend is None else registry.loaded(backend)
+    if chosen is None:
+        chosen = auto.at_once(backend, want_loss, want_grad, logits, given[_AXIS], given[_THREADS])
     if chosen is not None:
         most = pool.serial_below(chosen.info.serial_elements)
         if chosen.short is not None:
@@ -51,18 +54,22 @@ _AXIS, _THREADS = Options._fields.index("axis"), Options._fields.index("threads"
 
 
 def evaluate_in_full(
-    logits: Any, targets: Any, want_loss: bool, want_grad: bool, backend: str | None, options: Options
-) -> Any:
+    logits: Any, targets: Any, want_loss: bool, want_grad: bool, backend: str | None, options: Options,
+    want_hess: bool = False, hess_out: Any = None,
+) -> Any:  # fmt: skip
     """Check, fold, run and reduce. Nothing is written until every argument has been checked."""
     options = _check_options(options)
     reduction = options.reduction
     problem = checks.check_logits(logits, options.axis)
     checks.check_targets(problem, targets, options.ignore_index)
-    _check_buffers(problem, options)
+    _check_buffers(problem, options, hess_out)
+    apply(problem, options.logit_scale, options.softcap, options.where)
+    _check_combinations(problem, options, want_hess)
     outputs = Outputs.allocate(
         problem, want_loss, want_grad, options.return_lse, options.out if reduction == "none" else None,
         options.grad_out,
     )  # fmt: skip
+    outputs.add(problem, want_hess, hess_out, options.return_correct)
     options = _check_weights(problem, options)
     chosen = auto.choose(
         backend, want_loss, want_grad, problem.source.dtype, problem.n_rows, problem.n_classes, options.threads
@@ -82,8 +89,12 @@ def evaluate_in_full(
         results.append(_reduce(problem, factors, outputs, options, total))
     if want_grad:
         results.append(outputs.grad)
-    if outputs.row_max is not None:
+    if want_hess:
+        results.append(outputs.hess)
+    if options.return_lse:
         results.append(outputs.finish_lse(problem.row_shape, options.lse_out))
+    if outputs.correct is not None:
+        results.append(outputs.correct.reshape(problem.row_shape)[()])
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -96,6 +107,7 @@ def _check_options(options: Options) -> Options:
     z_loss = checks.check_number("z_loss", options.z_loss, 0.0, math.inf)
     threads = checks.check_threads(options.threads)
     want_lse = checks.check_flag("return_lse", options.return_lse) or options.lse_out is not None
+    want_correct = checks.check_flag("return_correct", options.return_correct)
     denominator = options.denominator
     if denominator is not None:
         if options.reduction != "mean":
@@ -103,8 +115,18 @@ def _check_options(options: Options) -> Options:
         denominator = checks.check_number("denominator", denominator, 0.0, math.inf, above=True)
     return options._replace(
         ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss, threads=threads,
-        return_lse=want_lse, denominator=denominator,
+        return_lse=want_lse, denominator=denominator, return_correct=want_correct,
     )  # fmt: skip
+
+
+def _check_combinations(problem: Problem, options: Options, want_hess: bool) -> None:
+    """Check options that exclude each other."""
+    if options.return_correct and problem.targets is not None:
+        raise ValueError("return_correct needs hard labels: soft labels name no class that could be the maximum")
+    if want_hess and options.softcap is not None:
+        raise ValueError(
+            "the Hessian is not available with softcap: the cap adds terms of its own that are not computed"
+        )
 
 
 def _check_weights(problem: Problem, options: Options) -> Options:
@@ -121,10 +143,10 @@ def _check_weights(problem: Problem, options: Options) -> Options:
     return options._replace(weight=weight, sample_weight=sample_weight, grad_output=grad_output)
 
 
-def _check_buffers(problem: Problem, options: Options) -> None:
+def _check_buffers(problem: Problem, options: Options, hess_out: Any) -> None:
     """Check the caller's buffers: their shapes and dtypes, and what they overlap."""
     out, grad_out, lse_out = options.out, options.grad_out, options.lse_out
-    if out is None and grad_out is None and lse_out is None:
+    if out is None and grad_out is None and lse_out is None and hess_out is None:
         return
     inputs = {
         "logits": problem.source,
@@ -132,6 +154,7 @@ def _check_buffers(problem: Problem, options: Options) -> None:
         "weight": options.weight,
         "sample_weight": options.sample_weight,
         "grad_output": options.grad_output,
+        "where": options.where,
     }
     if out is not None:
         shape = problem.row_shape if options.reduction == "none" else ()
@@ -140,11 +163,17 @@ def _check_buffers(problem: Problem, options: Options) -> None:
         checks.check_buffer("lse_out", lse_out, problem.row_shape, (problem.compute,), inputs.items())
     if grad_out is not None:
         checks.check_buffer("grad_out", grad_out, problem.source.shape, _grad_dtypes(problem), inputs.items())
-    checks.check_apart({"out": out, "grad_out": grad_out, "lse_out": lse_out})
+    if hess_out is not None:
+        checks.check_buffer("hess_out", hess_out, problem.source.shape, _grad_dtypes(problem), inputs.items())
+    checks.check_apart({"out": out, "grad_out": grad_out, "hess_out": hess_out, "lse_out": lse_out})
 
 
 def _grad_dtypes(problem: Problem) -> tuple[np.dtype[Any], ...]:
-    return (problem.result,) if problem.result == problem.compute else (problem.result, problem.compute)
+    """Return the dtypes that a gradient or Hessian may have: the logits', and float32 too."""
+    return (problem.result,) if problem.result == _FLOAT32 else (problem.result, _FLOAT32)
+
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 def _reduce(problem: Problem, factors: Factors, outputs: Outputs, options: Options, total: Total) -> Any:

@@ -16,8 +16,10 @@ ONE_ROW.flags.writeable = False
 _ZERO_ROW = np.zeros(1)
 _ZERO_ROW.flags.writeable = False
 ONE_CLASS = {np.dtype(real): np.ones(1, real) for real in (np.float32, np.float64)}
-for _one in ONE_CLASS.values():
-    _one.flags.writeable = False
+NO_LABEL = np.zeros(1, np.int64)
+NO_MASS = {dtype: np.zeros(1, dtype) for dtype in ONE_CLASS}
+for _fixed in (NO_LABEL, *ONE_CLASS.values(), *NO_MASS.values()):
+    _fixed.flags.writeable = False
 
 
 @dataclass(slots=True)
@@ -37,6 +39,9 @@ class Factors:
         Divides the summed loss, after the kernel has run. `upstream` is divided already.
     empty : bool
         Whether no row counts towards a mean.
+    spread : ndarray or None
+        R, (C,) or (1,): what smoothing shares out among the classes that take part, if they differ by row. There is no
+        base_mass then.
     """
 
     class_scale: Any
@@ -47,6 +52,7 @@ class Factors:
     upstream: Any
     denominator: float
     empty: bool
+    spread: Any = None
 
 
 def fold(
@@ -67,7 +73,7 @@ def fold(
     if reduction == "mean" and denominator is None:
         of_mean = weights.of_mean(problem, weight, sample_weight, ignore_index, label_smoothing, z_loss, total)
         weight, sample_weight = of_mean.by_class, of_mean.by_row
-    scale, base = _tables(problem, weight, label_smoothing, None if of_mean is None else of_mean.used)
+    scale, base, spread = _tables(problem, weight, label_smoothing, None if of_mean is None else of_mean.used)
     # The sum is of the rounded masses: with one class, the gradient must add and subtract the same number.
     with np.errstate(invalid="ignore"):  # masses beyond the range of R are infinities, of either sign
         base_total = 0.0 if base is None else total(base, 1.0) * problem.n_classes / base.size
@@ -83,20 +89,33 @@ def fold(
             upstream = of_mean.inverse * (1.0 if grad_output is None else grad_output)
     else:
         upstream = ONE_ROW if grad_output is None and divisor == 1.0 else _upstream(grad_output, divisor)
-    return Factors(scale, base, base_total, z_loss, row_weight, upstream, divisor, empty)
+    if problem.transform is not None and problem.transform.scale != 1.0:
+        with np.errstate(all="ignore"):
+            upstream = upstream * problem.transform.scale
+    return Factors(scale, base, base_total, z_loss, row_weight, upstream, divisor, empty, spread)
 
 
-def _tables(problem: Problem, weight: Any, label_smoothing: float, used: Any) -> tuple[Any, Any]:
-    """Return class_scale and base_mass, rounded to R. `used` marks the classes whose scale is needed; None is all."""
+def _tables(problem: Problem, weight: Any, label_smoothing: float, used: Any) -> tuple[Any, Any, Any]:
+    """Return class_scale, base_mass and spread, rounded to R.
+
+    `used` marks the classes whose scale is needed; None is all.
+    """
     if weight is None and label_smoothing == 0:
-        return ONE_CLASS[problem.compute], None
+        return ONE_CLASS[problem.compute], None, None
+    transform = problem.transform
     by_class = np.ones(1) if weight is None else weight
     with np.errstate(all="ignore"):  # invalid: 0 times a weight that is infinite in R
         by_label = by_class if used is None else np.where(used, by_class, 0.0)
         scale = ((1.0 - label_smoothing) * by_label).astype(problem.compute)
         if not label_smoothing:
-            return scale, None
-        return scale, (label_smoothing / problem.n_classes * by_class).astype(problem.compute)
+            return scale, None, None
+        if transform is not None and transform.masks is not None:
+            return scale, None, (label_smoothing * by_class).astype(problem.compute)
+        classes = None if transform is None else transform.classes
+        if classes is not None:
+            by_class = np.where(classes, by_class, 0.0)
+        n_classes = problem.n_classes if classes is None else max(1, int(classes.sum()))
+        return scale, (label_smoothing / n_classes * by_class).astype(problem.compute), None
 
 
 def _upstream(grad_output: Any, divisor: float) -> Any:

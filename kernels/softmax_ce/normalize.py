@@ -10,20 +10,25 @@ from numpy.typing import ArrayLike
 from softmax_ce import checks
 from softmax_ce.choice import auto
 from softmax_ce.contract import Backend, StridedKernels, Team
-from softmax_ce.fold import ONE_ROW, Factors
+from softmax_ce.fold import NO_LABEL, NO_MASS, ONE_ROW, Factors
 from softmax_ce.options import Array, Scalar
 from softmax_ce.problem import Problem
 from softmax_ce.run import Outputs, run_kernel
 from softmax_ce.staging import Rows
 from softmax_ce.threads import run, serial_below
+from softmax_ce.transform import apply
 
-_NO_LABEL = np.zeros(1, np.int64)
-_NO_LABEL.flags.writeable = False
 _STAGED = 1 << 16  # elements a block: it stays in L2 between the two subtractions
 
 
 def softmax(
-    x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
+    x: ArrayLike,
+    axis: int = -1,
+    *,
+    where: ArrayLike | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Compute the softmax, exp(x) / sum(exp(x)), over one axis.
 
@@ -33,6 +38,8 @@ def softmax(
         At least 1-D. Integers are computed in float64.
     axis : int, default -1
         The class axis.
+    where : array_like of bool, optional
+        The entries that take part, in the shape (C,) or that of `x`. All others count as -inf, whatever they are.
     backend : str, optional
         A name from :func:`softmax_ce.backends`. By default, the backend is chosen automatically.
     threads : int, optional
@@ -53,20 +60,28 @@ def softmax(
         A shape, dtype or buffer that does not fit.
     """
     chosen = auto.at_once(backend, False, True, x, axis, threads)
-    if chosen is not None and chosen.short is not None:
+    if where is None and chosen is not None and chosen.short is not None:
         result = chosen.short.softmax(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:
             return result
-    problem, threads = _check(x, axis, threads)
+    problem, threads = _check(x, axis, where, threads)
     if out is not None:
-        checks.check_buffer("out", out, problem.source.shape, (problem.result,), (("x", problem.source),))
+        checks.check_buffer(
+            "out", out, problem.source.shape, (problem.result,), (("x", problem.source), ("where", where))
+        )
     outputs = Outputs.allocate(problem, False, True, False, None, out)
     _run(_choose(problem, True, backend, threads), problem, outputs, threads)
     return outputs.grad
 
 
 def logsumexp(
-    x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
+    x: ArrayLike,
+    axis: int = -1,
+    *,
+    where: ArrayLike | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    out: Array | None = None,
 ) -> Array | Scalar:
     """Compute log(sum(exp(x))) over one axis, without overflow.
 
@@ -76,6 +91,8 @@ def logsumexp(
         At least 1-D. Integers are computed in float64.
     axis : int, default -1
         The class axis.
+    where : array_like of bool, optional
+        The entries that take part, in the shape (C,) or that of `x`. All others count as -inf, whatever they are.
     backend : str, optional
         A name from :func:`softmax_ce.backends`. By default, the backend is chosen automatically.
     threads : int, optional
@@ -96,20 +113,28 @@ def logsumexp(
         A shape, dtype or buffer that does not fit.
     """
     chosen = auto.at_once(backend, False, False, x, axis, threads)
-    if chosen is not None and chosen.short is not None:
+    if where is None and chosen is not None and chosen.short is not None:
         result = chosen.short.logsumexp(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:
             return result
-    problem, threads = _check(x, axis, threads)
+    problem, threads = _check(x, axis, where, threads)
     if out is not None:
-        checks.check_buffer("out", out, problem.row_shape, (problem.compute,), (("x", problem.source),))
+        checks.check_buffer(
+            "out", out, problem.row_shape, (problem.compute,), (("x", problem.source), ("where", where))
+        )
     outputs = Outputs.allocate(problem, False, False, True, None, None)
     _run(_choose(problem, False, backend, threads), problem, outputs, threads)
     return outputs.finish_lse(problem.row_shape, out)
 
 
 def log_softmax(
-    x: ArrayLike, axis: int = -1, *, backend: str | None = None, threads: int | None = None, out: Array | None = None
+    x: ArrayLike,
+    axis: int = -1,
+    *,
+    where: ArrayLike | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Compute log(softmax(x)) over one axis, accurately even where softmax underflows.
 
@@ -119,6 +144,8 @@ def log_softmax(
         At least 1-D. Integers are computed in float64.
     axis : int, default -1
         The class axis.
+    where : array_like of bool, optional
+        The entries that take part, in the shape (C,) or that of `x`. All others count as -inf, whatever they are.
     backend : str, optional
         A name from :func:`softmax_ce.backends`. By default, the backend is chosen automatically.
     threads : int, optional
@@ -138,13 +165,15 @@ def log_softmax(
         A shape, dtype or buffer that does not fit.
     """
     chosen = auto.at_once(backend, False, False, x, axis, threads)
-    if chosen is not None and chosen.short is not None:
+    if where is None and chosen is not None and chosen.short is not None:
         result = chosen.short.log_softmax(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:
             return result
-    problem, threads = _check(x, axis, threads)
+    problem, threads = _check(x, axis, where, threads)
     if out is not None:
-        checks.check_buffer("out", out, problem.source.shape, (problem.result,), (("x", problem.source),))
+        checks.check_buffer(
+            "out", out, problem.source.shape, (problem.result,), (("x", problem.source), ("where", where))
+        )
     chosen = _choose(problem, False, backend, threads)
     result = np.empty(problem.source.shape, problem.result) if out is None else out
     rows = Rows(result, problem.axis, problem.compute)
@@ -212,8 +241,11 @@ def _compose_log_rows(chosen: Backend, problem: Problem, rows: Rows, threads: in
     run(subtract, problem.n_rows, problem.n_classes, threads)
 
 
-def _check(x: Any, axis: int, threads: Any) -> tuple[Problem, int | None]:
-    return checks.check_logits(x, axis, "x"), checks.check_threads(threads)
+def _check(x: Any, axis: int, where: Any, threads: Any) -> tuple[Problem, int | None]:
+    problem, threads = checks.check_logits(x, axis, "x"), checks.check_threads(threads)
+    if where is not None:
+        apply(problem, where=where, name="x")
+    return problem, threads
 
 
 def _choose(problem: Problem, want_grad: bool, backend: str | None, threads: int | None) -> Backend:
@@ -224,10 +256,9 @@ def _choose(problem: Problem, want_grad: bool, backend: str | None, threads: int
 
 def _run(chosen: Backend, problem: Problem, outputs: Outputs, threads: int | None) -> None:
     """Run the hard-label kernel without mass at any label, so that the gradient is 1 * p - 0."""
-    problem.labels = _NO_LABEL
-    nothing = np.zeros(1, problem.compute)
+    problem.labels = NO_LABEL
     factors = Factors(
-        nothing, None, 1.0, 0.0, ONE_ROW, ONE_ROW,
+        NO_MASS[problem.compute], None, 1.0, 0.0, ONE_ROW, ONE_ROW,
         denominator=1.0, empty=False,
     )  # fmt: skip
     run_kernel(chosen, problem, factors, -1, outputs, threads)

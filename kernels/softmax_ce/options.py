@@ -25,6 +25,9 @@ class LossOptions(TypedDict, total=False):
     denominator: float | None
     on_empty: OnEmpty
     axis: int
+    logit_scale: float
+    softcap: float | None
+    where: ArrayLike | None
     backend: str | None
     threads: int | None
 
@@ -34,6 +37,12 @@ class GradOptions(LossOptions, total=False):
 
     grad_output: ArrayLike | None
     grad_out: Array | None
+
+
+class HessianOptions(GradOptions, total=False):
+    """The options of the function that also returns the Hessian."""
+
+    hess_out: Array | None
 
 
 class Options(NamedTuple):
@@ -54,3 +63,7 @@ class Options(NamedTuple):
     out: Any
     grad_out: Any
     lse_out: Any
+    logit_scale: Any
+    softcap: Any
+    where: Any
+    return_correct: Any

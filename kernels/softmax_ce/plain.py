@@ -24,7 +24,8 @@ _ALONE = 1 << 18  # elements that a call with one thread computes in one piece; 
 def attempt(
     chosen: Backend, logits: Any, targets: Any, want_loss: bool, want_grad: bool, weight: Any, sample_weight: Any,
     ignore_index: Any, label_smoothing: Any, z_loss: Any, reduction: Any, denominator: Any, on_empty: Any, axis: Any,
-    grad_output: Any, return_lse: Any, threads: Any, out: Any, grad_out: Any, lse_out: Any, most: int,
+    grad_output: Any, return_lse: Any, threads: Any, out: Any, grad_out: Any, lse_out: Any, logit_scale: Any,
+    softcap: Any, where: Any, return_correct: Any, most: int,
 ) -> Any:  # fmt: skip
     """The results of a call, as the public functions return them; None where it is not plain, or of `most` elements.
 
@@ -32,15 +33,17 @@ def attempt(
     """
     if (
         weight is not None or sample_weight is not None or denominator is not None or grad_output is not None
-        or lse_out is not None or type(logits) is not np.ndarray or type(targets) is not np.ndarray
+        or lse_out is not None or softcap is not None or where is not None or return_correct is not False
+        or type(logits) is not np.ndarray or type(targets) is not np.ndarray
         or type(reduction) is not str or type(on_empty) is not str or on_empty not in checks.ON_EMPTY
     ):  # fmt: skip
         return None
     shape, dtype = logits.shape, logits.dtype
     if (
-        not (isinstance(label_smoothing, NUMBERS) and isinstance(z_loss, NUMBERS))
+        not (isinstance(label_smoothing, NUMBERS) and isinstance(z_loss, NUMBERS) and isinstance(logit_scale, NUMBERS))
         or label_smoothing != 0
         or z_loss != 0
+        or logit_scale != 1
     ):
         return None
     if len(shape) != 2 or (return_lse is not False and (not isinstance(return_lse, int | np.bool_) or return_lse)):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from softmax_ce.staging import Rows
+
+if TYPE_CHECKING:
+    from softmax_ce.transform import Transformed
 
 
 @dataclass(slots=True)
@@ -22,7 +25,8 @@ class Problem:
         The class axis in [0, ndim).
     compute, result : dtype
         The dtypes of the computation and of the gradient.
-    logits : Rows
+    logits : Rows or Transformed
+        What is computed on: the logits, or what the options make of them.
     row_shape : tuple of int
         The shape of the "none" loss.
     labels : ndarray of int64 or None
@@ -31,17 +35,20 @@ class Problem:
         Soft labels as given, N-d; None if the labels are hard.
     any_ignored : bool
         Whether some label is `ignore_index`.
+    transform : Transformed or None
+        The same as `logits` if an option changes them.
     """
 
     source: Any
     axis: int
     compute: np.dtype[Any]
     result: np.dtype[Any]
-    logits: Rows
+    logits: Rows | Transformed
     row_shape: tuple[int, ...]
     labels: Any = None
     targets: Any = None
     any_ignored: bool = False
+    transform: Transformed | None = None
 
     @property
     def n_rows(self) -> int:
@@ -50,3 +57,11 @@ class Problem:
     @property
     def n_classes(self) -> int:
         return self.logits.n_classes
+
+
+def counted(labels: Any, n_classes: int, ignore_index: int) -> tuple[Any, Any]:
+    """Return labels that are read once, with 0 in place of one that does not count, and which of them count."""
+    y = labels.copy()
+    counts = (y.view(np.uint64) < n_classes) & (y != ignore_index)  # a negative label is huge
+    y[~counts] = 0
+    return y, counts

@@ -24,6 +24,7 @@ OPTIONAL_PARTS = (
     "log_softmax",
     "total",
     "plain",
+    "hessian",
 )  # optional attributes of a backend's module, beside its two kernels
 
 # In order from the simplest to the fastest: automatic choice takes the last backend that qualifies.

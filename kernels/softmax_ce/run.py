@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from softmax_ce import correct, hessian
 from softmax_ce import threads as pool
 from softmax_ce.checks import same_memory
-from softmax_ce.contract import Backend, StridedKernels, Team, TeamKernels
-from softmax_ce.fold import Factors
-from softmax_ce.problem import Problem
+from softmax_ce.contract import Backend, HessianKernels, StridedKernels, Team
+from softmax_ce.fold import ONE_CLASS, Factors
+from softmax_ce.problem import Problem, counted
 from softmax_ce.staging import Rows
+from softmax_ce.transform import target_rows
 
 _STAGED = 1 << 16  # elements copied to the scratch at a time: logits, targets and gradient stay in L2
 
@@ -25,14 +27,18 @@ class Outputs:
     ----------
     loss, row_max, log_sum : ndarray or None
         (N,), in the compute dtype.
-    grad : ndarray or None
-        The gradient, in the logits' shape: the caller's buffer, or a new array.
+    grad, hess : ndarray or None
+        The gradient and the diagonal of the Hessian, in the logits' shape: the caller's buffer, or a new array.
+    correct : ndarray of bool or None
+        (N,): whether the label is the first maximum.
     """
 
     loss: Any
     grad: Any
     row_max: Any
     log_sum: Any
+    hess: Any = None
+    correct: Any = None
 
     @classmethod
     def allocate(
@@ -49,6 +55,17 @@ class Outputs:
         if want_grad and grad_buffer is None:
             grad_buffer = np.empty(problem.source.shape, problem.result)
         return cls(loss, grad_buffer, row_max, log_sum)
+
+    def add(self, problem: Problem, want_hess: bool, hess_buffer: Any, want_correct: bool) -> None:
+        """Add new arrays, or the caller's, for the results that few calls want."""
+        if want_hess:
+            self.hess = np.empty(problem.source.shape, problem.result) if hess_buffer is None else hess_buffer
+        if want_correct:
+            self.correct = np.empty(problem.n_rows, np.bool_)
+            if self.row_max is None:
+                self.row_max, self.log_sum = np.empty((2, problem.n_rows), problem.compute)
+        if self.loss is None and self.grad is not None and problem.transform is not None:
+            self.loss = np.empty(problem.n_rows, problem.compute)  # it tells which gradients must be set to 0
 
     def finish_loss(self, shape: tuple[int, ...], buffer: Any) -> Any:
         """Return the row losses in this shape, in the caller's buffer if there is one."""
@@ -73,68 +90,163 @@ def run_kernel(
     backend: Backend, problem: Problem, factors: Factors, ignore_index: int, outputs: Outputs, threads: int | None
 ) -> None:
     """Compute every row. The rows are shared among threads; arrays that the kernel cannot read are staged in blocks."""
-    n_rows, n_classes = problem.n_rows, problem.n_classes
-    if n_rows == 0:
-        return
-    axis, dtype = problem.axis, problem.compute
-    logits = problem.logits
-    grad = None if outputs.grad is None else Rows(outputs.grad, axis, dtype)
-    targets = None
-    if problem.targets is not None:
-        # If the gradient overwrites the targets, each block of them is read before it is overwritten.
-        in_place = outputs.grad is not None and same_memory(outputs.grad, problem.targets)
-        targets = Rows(problem.targets, axis, dtype, copy=in_place)
+    if problem.n_rows > 0:
+        _Run(backend, problem, factors, ignore_index, outputs).on(threads)
 
-    def call(kernels: Backend | StridedKernels | TeamKernels, x: Any, t: Any, g: Any, rows: slice, *last: int) -> Any:
-        """Call a kernel on arrays whose rows are `rows` of the problem."""
-        row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
-        loss, row_max = _rows(outputs.loss, rows), _rows(outputs.row_max, rows)
-        log_sum = _rows(outputs.log_sum, rows)
-        if problem.labels is not None:
-            return kernels.hard(
-                x, _rows(problem.labels, rows), ignore_index, factors.class_scale, factors.base_mass,
-                factors.base_total, factors.z_loss, row_weight, upstream, loss, g, row_max, log_sum, *last,
-            )  # fmt: skip
-        return kernels.soft(
-            x, t, factors.class_scale, factors.base_mass, factors.z_loss, row_weight, upstream,
-            loss, g, row_max, log_sum, *last,
-        )  # fmt: skip
 
-    def direct(start: int, stop: int) -> None:
-        assert kernels is not None
-        call(kernels, *as_they_lie, _ALL, start, stop)
+class _Run:
+    """The computation of one call: its arrays as rows of classes, and the ways to compute a range of rows."""
 
-    def team(threads: int, longest: int) -> Team:
-        assert kernels is not None
-        return call(kernels.team, *as_they_lie, _ALL, threads, longest)  # type: ignore[arg-type]
+    __slots__ = (
+        "arrays", "as_they_lie", "backend", "factors", "ignore_index", "kernels", "outputs", "problem", "smoothed",
+    )  # fmt: skip
 
-    def staged(start: int, stop: int) -> None:
-        arrays = logits, targets, grad
-        # One array that must be staged decides how all are cut. Each array reuses one scratch for all blocks.
-        by = next(array for array in arrays if array is not None and array.direct is None)
+    def __init__(
+        self, backend: Backend, problem: Problem, factors: Factors, ignore_index: int, outputs: Outputs
+    ) -> None:
+        self.backend, self.problem, self.outputs, self.ignore_index = backend, problem, outputs, ignore_index
+        self.factors = factors
+        self.smoothed: Factors | None = None  # what smooths the targets of each row, if rows differ
+        if factors.spread is not None:
+            self.smoothed, row_weight = factors, factors.row_weight
+            if problem.labels is not None:
+                _, counts = counted(problem.labels, problem.n_classes, ignore_index)
+                row_weight = np.where(counts, row_weight, 0.0)
+            self.factors = replace(factors, class_scale=ONE_CLASS[problem.compute], row_weight=row_weight)
+        self.arrays = self._rows_of_arrays()
+        self._choose_kernels()
+
+    def _rows_of_arrays(self) -> tuple[Any, Any, Any, Any]:
+        """Return logits, targets, gradient and Hessian as rows; None for an array that there is not.
+
+        Kernels may write the gradient over the logits, but nothing else over an input. If they would, or if the logits
+        are needed afterwards, each block is copied first.
+        """
+        problem, outputs, axis, dtype = self.problem, self.outputs, self.problem.axis, self.problem.compute
+        logits, targets = problem.logits, None
+        copy = _same(outputs.hess, problem.source)
+        if outputs.correct is not None:
+            copy = copy or _same(outputs.grad, problem.source) or not self.backend.info.stable
+        if copy and problem.transform is None:
+            logits = Rows(problem.source, axis, dtype, copy=True)
+        if problem.targets is not None:
+            copy = _same(outputs.grad, problem.targets) or _same(outputs.hess, problem.targets)
+            targets = Rows(problem.targets, axis, dtype, copy=copy)
+        grad = None if outputs.grad is None else Rows(outputs.grad, axis, dtype)
+        hess = None if outputs.hess is None else Rows(outputs.hess, axis, dtype)
+        return logits, targets, grad, hess
+
+    def _choose_kernels(self) -> None:
+        """Find the kernels that take the arrays in place, if there are any, and the views that they take."""
+        self.kernels: Backend | StridedKernels | HessianKernels | None = None
+        self.as_they_lie: tuple[Any, ...] = ()
+        backend, given = self.backend, [array for array in self.arrays if array is not None]
+        whole, strided = (backend, backend.strided) if self.outputs.hess is None else (backend.hessian, None)
+        if whole is not None and all(array.direct is not None for array in given):
+            self.kernels, self.as_they_lie = whole, tuple(array and array.direct for array in self.arrays)
+        elif strided is not None and all(array.strided is not None for array in given):
+            self.kernels, self.as_they_lie = strided, tuple(array and array.strided for array in self.arrays)
+
+    def on(self, threads: int | None) -> None:
+        """Compute every row on up to so many threads."""
+        size = self.problem.n_rows, self.problem.n_classes, threads, self.backend.info.serial_elements
+        if self.kernels is None:
+            pool.run(self._staged, *size)
+            return
+        has_team = not isinstance(self.kernels, HessianKernels) and self.kernels.team is not None
+        pool.run(self._direct, *size, self._team if has_team else None)
+        if self.outputs.correct is not None:
+            pool.run(lambda start, stop: self._mark(self.as_they_lie[0], start, start, stop), *size)
+
+    def _direct(self, start: int, stop: int) -> None:
+        self._call(self.kernels, self.as_they_lie, _ALL, start, stop)
+
+    def _team(self, threads: int, longest: int) -> Team:
+        kernels: Any = self.kernels
+        return self._call(kernels.team, self.as_they_lie, _ALL, threads, longest)
+
+    def _staged(self, start: int, stop: int) -> None:
+        """Compute rows in blocks. Each array that must be staged reuses one scratch for all blocks."""
+        logits, targets, grad, hess = self.arrays
+        widen, narrow, transform = self.backend.widen, self.backend.narrow, self.problem.transform
+        # One array that must be staged decides how all are cut.
+        by = next((array for array in self.arrays if array is not None and array.direct is None), logits)
         blocks = list(by.blocks(start, stop, _STAGED))
         most = max(last - first for first, last in blocks)
-        scratches = [None if array is None else array.scratch(most) for array in arrays]
+        scratches = [None if array is None else array.scratch(most) for array in self.arrays]
+        room = None
+        if (transform is not None and transform.softcap is not None and grad is not None) or hess is not None:
+            room = np.empty((most, self.problem.n_classes), self.problem.compute)
         for first, last in blocks:
-            x = logits.load(first, last, backend.widen, scratches[0])
-            t = None if targets is None else targets.load(first, last, backend.widen, scratches[1])
+            spare = None if room is None else room[: last - first]
+            if transform is None:
+                x = logits.load(first, last, widen, scratches[0])
+            else:
+                x = transform.load(first, last, widen, scratches[0], spare)
+            t = None if targets is None else targets.load(first, last, widen, scratches[1])
             g = None if grad is None else grad.block(first, last, scratches[2])
-            call(backend, x, t, g, slice(first, last), 0, last - first)
+            h = None if hess is None else hess.block(first, last, scratches[3])
+            self._block(x, t, g, h, spare, first, last)
             if grad is not None:
-                grad.store(first, last, g, backend.narrow)
+                grad.store(first, last, g, narrow)
+            if hess is not None:
+                hess.store(first, last, h, narrow)
 
-    # The kernels that take the arrays in place, if there are any, and the views that they take.
-    arrays = [array for array in (logits, targets, grad) if array is not None]
-    kernels: Backend | StridedKernels | None = None
-    as_they_lie: tuple[Any, Any, Any] = (None, None, None)
-    if all(array.direct is not None for array in arrays):
-        kernels, as_they_lie = backend, (logits.direct, targets and targets.direct, grad and grad.direct)
-    elif backend.strided is not None and all(array.strided is not None for array in arrays):
-        kernels, as_they_lie = backend.strided, (logits.strided, targets and targets.strided, grad and grad.strided)
-    pool.run(
-        staged if kernels is None else direct, n_rows, n_classes, threads, backend.info.serial_elements,
-        team if kernels is not None and kernels.team is not None else None,
-    )  # fmt: skip
+    def _block(self, x: Any, t: Any, g: Any, h: Any, spare: Any, first: int, last: int) -> None:
+        """Compute a block of rows. `spare` is the slope of the cap, or else a scratch."""
+        backend, transform, rows, n_rows = self.backend, self.problem.transform, slice(first, last), last - first
+        if self.smoothed is not None:
+            mask = transform.masks.load(first, last)  # type: ignore[union-attr]
+            t = target_rows(self.smoothed, mask, t, _rows(self.problem.labels, rows))
+        if h is not None and backend.hessian is not None:
+            self._call(backend.hessian, (x, t, g, h), rows, 0, n_rows)
+            if transform is not None and transform.scale != 1.0:
+                h *= h.dtype.type(transform.scale)
+        else:
+            if h is not None:
+                self._compose_hessian(x, t, h, spare, rows)
+            self._call(backend, (x, t, g, None), rows, 0, n_rows)
+        if transform is not None and g is not None:
+            transform.finish(first, last, self.outputs.loss, g, spare)
+        if self.outputs.correct is not None:
+            self._mark(x, 0, first, last)
+
+    def _call(self, kernels: Any, arrays: tuple[Any, ...], rows: slice, *last: int) -> Any:
+        """Call a kernel on arrays whose rows are `rows` of the problem."""
+        factors, outputs, (x, t, g, h) = self.factors, self.outputs, arrays
+        row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
+        derivatives = (g,) if h is None else (g, h)
+        results = _rows(outputs.loss, rows), *derivatives, _rows(outputs.row_max, rows), _rows(outputs.log_sum, rows)
+        if t is None:
+            return kernels.hard(
+                x, _rows(self.problem.labels, rows), self.ignore_index, factors.class_scale, factors.base_mass,
+                factors.base_total, factors.z_loss, row_weight, upstream, *results, *last,
+            )  # fmt: skip
+        return kernels.soft(
+            x, t, factors.class_scale, factors.base_mass, factors.z_loss, row_weight, upstream, *results, *last
+        )
+
+    def _compose_hessian(self, x: Any, t: Any, h: Any, spare: Any, rows: slice) -> None:
+        factors, transform = self.factors, self.problem.transform
+        row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
+        gain = row_weight * upstream * (1.0 if transform is None else transform.scale)
+        counts = np.broadcast_to(row_weight != 0, len(x))
+        total: Any
+        if t is None:
+            y, is_label = counted(_rows(self.problem.labels, rows), x.shape[1], self.ignore_index)
+            mass = factors.class_scale if factors.class_scale.size == 1 else factors.class_scale[y]
+            total, counts = mass.astype(np.float64) + factors.base_total, counts & is_label
+        else:
+            total = hessian.row_totals(t, factors.class_scale, factors.base_total, spare)
+        hessian.compose(self.backend, x, total, factors.z_loss, gain, counts, h, spare)
+
+    def _mark(self, x: Any, start: int, first: int, last: int) -> None:
+        """Compare the labels of rows [first, last) with the maxima. In `x`, they begin with row `start`."""
+        outputs, rows = self.outputs, slice(first, last)
+        row_max, log_sum = outputs.row_max[rows], outputs.log_sum[rows]
+        if not self.backend.info.stable:  # its row_max is no maximum, and x is a block
+            row_max, log_sum = x.max(axis=1), np.full(len(x), np.inf)
+        correct.mark(x, start, self.problem.labels[rows], self.ignore_index, row_max, log_sum, outputs.correct[rows])
 
 
 _ALL = slice(None)
@@ -145,3 +257,8 @@ def _rows(vector: Any, rows: slice) -> Any:
     if vector is None or rows is _ALL or len(vector) == 1:
         return vector
     return vector[rows]
+
+
+def _same(output: Any, array: Any) -> bool:
+    """Return whether an output, if there is one, is the memory of an input."""
+    return output is not None and same_memory(output, array)

@@ -66,7 +66,7 @@ _GRAD_CASES: tuple[tuple[Any, Any, dict[str, Any], type[Exception], str], ...] =
     (_X, _Y, {"grad_output": np.ones(3), "reduction": "mean"}, ValueError, "()"),
     (_X, _Y, {"grad_output": "up"}, TypeError, "grad_output"),
     (_X, _Y, {"grad_out": np.zeros((4, 3))}, ValueError, "(3, 4)"),
-    (_X, _Y, {"grad_out": np.zeros((3, 4), np.float32)}, ValueError, "float64"),
+    (_X, _Y, {"grad_out": np.zeros((3, 4), np.float16)}, ValueError, "float64"),
     (_X, _Y, {"grad_out": np.zeros((3, 4)).astype(">f8")}, ValueError, "float64"),
 )
 

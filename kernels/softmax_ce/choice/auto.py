@@ -59,6 +59,7 @@ class Decision:
         self.follower = follower
 
 
+fixed: Backend | None = None  # the backend of every call that names none, once it is known; it saves a call of at_once
 _decision: Decision | None = None
 _lock = forks.Lock()
 
@@ -137,12 +138,12 @@ def default_name() -> str:
 
 def decide() -> Decision:
     """Read the variables and the profile, once. If the profile cannot be followed, warn, or raise in strict mode."""
-    global _decision
+    global _decision, fixed
     with _lock.held():
         if _decision is not None:
             return _decision
         decision, complaint = _read()
-        _decision = decision
+        _decision, fixed = decision, decision.backend
     if complaint is not None:  # without the lock: a filter may raise it as an exception, and a hook may call this
         _warn(complaint)
     return decision
@@ -150,9 +151,9 @@ def decide() -> Decision:
 
 def reload() -> None:
     """Read the environment variables and the profile again, at the next call that names no backend."""
-    global _decision
+    global _decision, fixed
     with _lock.held():
-        _decision = None
+        _decision = fixed = None
 
 
 def _read() -> tuple[Decision, str | None]:

@@ -68,8 +68,12 @@ def short_cross_entropy(logits, targets, bint want_loss, bint want_grad, tuple g
     cdef small_call call
     (
         weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, denominator, on_empty, axis,
-        grad_output, return_lse, threads, out, grad_out, lse_out,
+        grad_output, return_lse, threads, out, grad_out, lse_out, logit_scale, softcap, where, return_correct,
     ) = given
+    if type(logit_scale) is not float or <double> logit_scale != 1:
+        return None
+    if softcap is not None or where is not None or return_correct is not False:
+        return None
     memset(&call, 0, sizeof(small_call))
     try:
         return _cross_entropy(
