@@ -58,35 +58,29 @@ def evaluate_in_full(
     want_hess: bool = False, hess_out: Any = None,
 ) -> Any:  # fmt: skip
     """Check, fold, run and reduce. Nothing is written until every argument has been checked."""
-    options = _check_options(options)
+    options = check_options(options)
     reduction = options.reduction
     problem = checks.check_logits(logits, options.axis)
     checks.check_targets(problem, targets, options.ignore_index)
-    _check_buffers(problem, options, hess_out)
+    check_buffers(problem, options, hess_out)
     apply(problem, options.logit_scale, options.softcap, options.where)
-    _check_combinations(problem, options, want_hess)
+    check_combinations(problem, options, want_hess)
     outputs = Outputs.allocate(
         problem, want_loss, want_grad, options.return_lse, options.out if reduction == "none" else None,
         options.grad_out,
     )  # fmt: skip
     outputs.add(problem, want_hess, hess_out, options.return_correct)
-    options = _check_weights(problem, options)
+    options = check_weights(problem, options)
     chosen = auto.choose(
         backend, want_loss, want_grad, problem.source.dtype, problem.n_rows, problem.n_classes, options.threads
     )
     auto.check_dtype(chosen, problem.compute)
     total = chosen.total or numpy_total
-    factors = fold(
-        problem, weight=options.weight, sample_weight=options.sample_weight, ignore_index=options.ignore_index,
-        label_smoothing=options.label_smoothing, z_loss=options.z_loss, reduction=reduction,
-        denominator=options.denominator, grad_output=options.grad_output, total=total,
-    )  # fmt: skip
-    if factors.empty and options.on_empty == "raise":
-        raise ValueError("no row counts towards the mean: each is ignored or has weight 0, or the weights sum to 0")
+    factors = fold_options(problem, options, total)
     run_kernel(chosen, problem, factors, options.ignore_index, outputs, options.threads)
     results = []
     if want_loss:
-        results.append(_reduce(problem, factors, outputs, options, total))
+        results.append(reduce_rows(problem, factors, outputs, options, total))
     if want_grad:
         results.append(outputs.grad)
     if want_hess:
@@ -98,7 +92,7 @@ def evaluate_in_full(
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _check_options(options: Options) -> Options:
+def check_options(options: Options) -> Options:
     """Return the options that need no arrays for their checks, checked. `return_lse` is true if `lse_out` is given."""
     checks.check_choice("reduction", options.reduction, checks.REDUCTIONS)
     checks.check_choice("on_empty", options.on_empty, checks.ON_EMPTY)
@@ -119,7 +113,7 @@ def _check_options(options: Options) -> Options:
     )  # fmt: skip
 
 
-def _check_combinations(problem: Problem, options: Options, want_hess: bool) -> None:
+def check_combinations(problem: Problem, options: Options, want_hess: bool) -> None:
     """Check options that exclude each other."""
     if options.return_correct and problem.targets is not None:
         raise ValueError("return_correct needs hard labels: soft labels name no class that could be the maximum")
@@ -129,7 +123,7 @@ def _check_combinations(problem: Problem, options: Options, want_hess: bool) -> 
         )
 
 
-def _check_weights(problem: Problem, options: Options) -> Options:
+def check_weights(problem: Problem, options: Options) -> Options:
     """Return the options with the weights and the upstream gradient as vectors."""
     weight, sample_weight, grad_output = options.weight, options.sample_weight, options.grad_output
     if weight is not None:
@@ -143,7 +137,7 @@ def _check_weights(problem: Problem, options: Options) -> Options:
     return options._replace(weight=weight, sample_weight=sample_weight, grad_output=grad_output)
 
 
-def _check_buffers(problem: Problem, options: Options, hess_out: Any) -> None:
+def check_buffers(problem: Problem, options: Options, hess_out: Any) -> None:
     """Check the caller's buffers: their shapes and dtypes, and what they overlap."""
     out, grad_out, lse_out = options.out, options.grad_out, options.lse_out
     if out is None and grad_out is None and lse_out is None and hess_out is None:
@@ -176,7 +170,25 @@ def _grad_dtypes(problem: Problem) -> tuple[np.dtype[Any], ...]:
 _FLOAT32 = np.dtype(np.float32)
 
 
-def _reduce(problem: Problem, factors: Factors, outputs: Outputs, options: Options, total: Total) -> Any:
+def fold_options(problem: Problem, options: Options, total: Total) -> Factors:
+    """Return the factors for checked options.
+
+    Raises
+    ------
+    ValueError
+        No row counts, under ``on_empty="raise"``.
+    """
+    factors = fold(
+        problem, weight=options.weight, sample_weight=options.sample_weight, ignore_index=options.ignore_index,
+        label_smoothing=options.label_smoothing, z_loss=options.z_loss, reduction=options.reduction,
+        denominator=options.denominator, grad_output=options.grad_output, total=total,
+    )  # fmt: skip
+    if factors.empty and options.on_empty == "raise":
+        raise ValueError("no row counts towards the mean: each is ignored or has weight 0, or the weights sum to 0")
+    return factors
+
+
+def reduce_rows(problem: Problem, factors: Factors, outputs: Outputs, options: Options, total: Total) -> Any:
     """Reduce the row losses to the result. They are summed once, in a fixed order, in float64."""
     if options.reduction == "none":
         return outputs.finish_loss(problem.row_shape, options.out)

@@ -45,6 +45,14 @@ class HessianOptions(GradOptions, total=False):
     hess_out: Array | None
 
 
+class ShardOptions(LossOptions, total=False):
+    """The options of :func:`softmax_ce.shards.partial`."""
+
+    reduction: Reduction
+    return_lse: bool
+    return_correct: bool
+
+
 class Options(NamedTuple):
     """The options of one call, unchecked. Short calls take a tuple in this order: softmax_ce.contract.ShortCalls."""
 

@@ -1,0 +1,298 @@
+"""The loss when the classes are divided into shards: on several machines, in several processes, or in blocks.
+
+Each shard computes a :class:`Partial`, a few numbers for each row. Partials are combined in any order and grouping. The
+total gives the loss, and with it each shard computes its own columns of the gradient::
+
+    parts = [partial(x, y, first_class=first, n_classes=C, label_smoothing=0.1) for first, x in shards]
+    total = combine(parts)
+    value = loss(total)
+    grads = [grad(x, y, total, first_class=first) for first, x in shards]
+
+The bits of the results do not depend on the grouping: a Partial keeps the sums of each shard relative to its own
+maximum, and they are folded once, at the end, in the order of the classes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from softmax_ce import evaluation
+from softmax_ce.fold import Factors
+from softmax_ce.options import Array, Options, ShardOptions
+from softmax_ce.reduction import numpy_total
+from softmax_ce.registry import get_backend
+from softmax_ce.run import Outputs
+from softmax_ce.shards.arguments import checked_shard, stand_in
+from softmax_ce.shards.rows import Piece, Totals, fold_pieces, row_losses
+
+__all__ = ["Partial", "combine", "grad", "loss", "partial"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partial:
+    """What one shard, or several, contribute to the loss of each row. It can be pickled.
+
+    Attributes
+    ----------
+    n_classes : int
+        The number of classes in all shards together.
+    row_shape : tuple of int
+        The shape of the "none" loss.
+    dtype : dtype
+        The dtype of the loss.
+    options : Options
+        The options of the loss, checked. They were given once and travel with the Partial.
+    backend : str
+        The backend that computed it, which will compute the gradient too.
+    factors : Factors
+        What each row is multiplied by. Factors by class are left out.
+    pieces : tuple of Piece
+        One for each shard, in the order of the classes.
+    label_logit : ndarray, shape (N,), or None
+        The logit at each row's hard label, float64; NaN if the label is no class of these shards. None: soft labels.
+    label_mass : ndarray, shape (N,), or None
+        The target at each row's hard label, float64; NaN if the row does not count.
+    """
+
+    n_classes: int
+    row_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    options: Options
+    backend: str
+    factors: Factors
+    pieces: tuple[Piece, ...]
+    label_logit: Any
+    label_mass: Any
+
+
+def partial(
+    logits_shard: ArrayLike,
+    targets: ArrayLike,
+    *,
+    first_class: int,
+    n_classes: int,
+    **options: Unpack[ShardOptions],
+) -> Partial:
+    """Compute what the classes of one shard contribute to the loss of each row.
+
+    Parameters
+    ----------
+    logits_shard : array_like, shape (..., width, ...)
+        The logits of the classes [first_class, first_class + width).
+    targets : array_like
+        Hard labels, of all classes, in the logits' shape without the class axis. Or soft labels of these classes alone,
+        in the shape of `logits_shard`.
+    first_class : int
+        The first class of this shard.
+    n_classes : int
+        The number of classes in all shards together.
+    **options
+        The options of :func:`softmax_ce.cross_entropy`, except buffers. They are given here, the same for every shard,
+        and travel with the Partial. `weight` has an entry for every class of all shards. So has a `where` with one
+        axis; a `where` in the logits' shape has the columns of this shard. If the rows are in several blocks, each of
+        them a loss of its own, give `denominator` or ``reduction="sum"``.
+
+    Returns
+    -------
+    Partial
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        As from :func:`softmax_ce.cross_entropy`. A ValueError too if the shard does not lie in [0, n_classes).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softmax_ce import shards
+    >>> logits = np.array([[2.0, 1.0, 0.0, 3.0]])
+    >>> left = shards.partial(logits[:, :2], [0], first_class=0, n_classes=4)
+    >>> right = shards.partial(logits[:, 2:], [0], first_class=2, n_classes=4)
+    >>> print(shards.loss(shards.combine([left, right])).round(4))
+    1.4402
+    """
+    backend = options.pop("backend", None)
+    shard, given = checked_shard(
+        logits_shard, targets, first_class, n_classes, Options(**{**_DEFAULTS, **options}), backend
+    )
+    piece, label_logit, label_mass = shard.piece(given.return_correct)
+    given = given._replace(threads=None, where=None if piece.masked else given.where)
+    kept = replace(shard.factors, class_scale=None, base_mass=None, spread=None)
+    return Partial(
+        n_classes, shard.problem.row_shape, shard.problem.compute, given, shard.backend.name, kept, (piece,),
+        label_logit, label_mass,
+    )  # fmt: skip
+
+
+def combine(partials: Iterable[Partial]) -> Partial:
+    """Combine the Partials of different shards, in any order and grouping.
+
+    Parameters
+    ----------
+    partials : iterable of Partial
+        Of the same rows, targets and options.
+
+    Returns
+    -------
+    Partial
+
+    Raises
+    ------
+    ValueError
+        No Partial was given, shards overlap, or the Partials do not belong together.
+    """
+    given = list(partials)
+    if not given:
+        raise ValueError("combine needs at least one Partial")
+    one, *others = given
+    for other in others:
+        _check_alike(one, other)
+    pieces = sorted((piece for each in given for piece in each.pieces), key=lambda piece: piece.first)
+    for before, after in itertools.pairwise(pieces):
+        if after.first < before.stop:
+            raise ValueError(
+                f"the shards [{before.first}, {before.stop}) and [{after.first}, {after.stop}) have classes in common"
+            )
+    logit = one.label_logit
+    for other in others:
+        if logit is not None:
+            # At most one of them has the label: the others hold NaN there. Its own logit may be NaN, too.
+            logit = np.where(np.isnan(logit), other.label_logit, logit)
+    return replace(one, pieces=tuple(pieces), label_logit=logit)
+
+
+def loss(total: Partial) -> Any:
+    """Compute the loss from the Partial of all classes.
+
+    Parameters
+    ----------
+    total : Partial
+
+    Returns
+    -------
+    loss, or a tuple (loss[, lse][, correct])
+        As from :func:`softmax_ce.cross_entropy` with the options that were given to :func:`partial`.
+
+    Raises
+    ------
+    ValueError
+        Classes are missing.
+    """
+    totals = _complete(total)
+    options, n_rows = total.options, len(totals.top)
+    problem = stand_in(total.row_shape, total.n_classes, total.dtype)
+    outputs = Outputs(_losses(total, totals), None, None, None)
+    sum_of = get_backend(total.backend).total or numpy_total
+    results = [evaluation.reduce_rows(problem, total.factors, outputs, options, sum_of)]
+    if options.return_lse:
+        with np.errstate(all="ignore"):
+            results.append((totals.top + totals.log_sum).astype(total.dtype).reshape(total.row_shape)[()])
+    if options.return_correct:
+        of_pieces = np.array([piece.correct for piece in total.pieces])
+        correct = of_pieces[totals.first, np.arange(n_rows)] & ~np.isnan(totals.rest) & ~np.isnan(total.label_mass)
+        results.append(correct.reshape(total.row_shape)[()])
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def grad(
+    logits_shard: ArrayLike,
+    targets: ArrayLike,
+    total: Partial,
+    *,
+    first_class: int,
+    where: ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
+    grad_out: Array | None = None,
+    threads: int | None = None,
+) -> Array:
+    """Compute a shard's columns of the gradient.
+
+    Parameters
+    ----------
+    logits_shard, targets, first_class
+        As they were given to :func:`partial`.
+    total : Partial
+        The Partial of all classes.
+    where : array_like of bool, optional
+        As it was given to :func:`partial`, if it has the shape of `logits_shard`. All other options come with `total`.
+    grad_output : float or array_like, optional
+        The upstream gradient: a scalar, or with ``reduction="none"`` also one number for each row.
+    grad_out : ndarray, optional
+        A buffer in the shape and dtype of `logits_shard`. It may be `logits_shard` itself.
+    threads : int, optional
+        The largest number of threads to use; by default, one for each CPU that this process may use.
+
+    Returns
+    -------
+    ndarray
+        In the shape and dtype of `logits_shard`, or float64 for integers.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        As from :func:`softmax_ce.cross_entropy_grad`. A ValueError too if classes are missing in the total, or if the
+        shard is not one of those in it.
+    """
+    totals = _complete(total)
+    options = total.options._replace(grad_output=grad_output, grad_out=grad_out, threads=threads)
+    if where is not None:
+        if options.where is not None:
+            raise ValueError("where comes with the total already: it has an entry for each class")
+        options = options._replace(where=where)
+    shard, _ = checked_shard(logits_shard, targets, first_class, total.n_classes, options, total.backend)
+    if shard.problem.row_shape != total.row_shape:
+        raise ValueError(f"logits_shard has rows of shape {shard.problem.row_shape}, but the total {total.row_shape}")
+    at = {(piece.first, piece.stop): piece for piece in total.pieces}
+    piece = at.get((shard.first, shard.stop))
+    if piece is None:
+        known = ", ".join(f"[{first}, {stop})" for first, stop in at)
+        raise ValueError(f"the classes [{shard.first}, {shard.stop}) are no shard of the total, which has {known}")
+    if piece.masked != (shard.problem.transform is not None and shard.problem.transform.masks is not None):
+        raise ValueError("give where to grad if, and only if, one in the shape of logits_shard was given to partial")
+    problem = shard.problem
+    result = np.empty(problem.source.shape, problem.result) if grad_out is None else grad_out
+    shard.grad(piece, totals, total.label_logit, total.label_mass, _losses(total, totals), result)
+    return result
+
+
+_DEFAULTS = dict.fromkeys(Options._fields) | {
+    "ignore_index": -100, "label_smoothing": 0.0, "z_loss": 0.0, "reduction": "mean", "on_empty": "nan", "axis": -1,
+    "return_lse": False, "logit_scale": 1.0, "return_correct": False,
+}  # fmt: skip
+
+
+def _check_alike(one: Partial, other: Partial) -> None:
+    for name in ("n_classes", "row_shape", "dtype", "backend"):
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if mine != theirs:
+            raise ValueError(f"the Partials do not belong together: {name} is {mine} in one and {theirs} in another")
+    for name, mine, theirs in zip(Options._fields, one.options, other.options, strict=True):
+        if name != "where" and not np.array_equal(mine, theirs):
+            raise ValueError(f"the Partials do not belong together: they have different values of {name}")
+
+
+def _complete(total: Partial) -> Totals:
+    """Return what the pieces come to, which must be all classes."""
+    after = 0
+    for piece in total.pieces:
+        if piece.first != after:
+            break
+        after = piece.stop
+    if after != total.n_classes:
+        raise ValueError(f"the total lacks the classes from {after} on; combine the Partials of all shards")
+    with np.errstate(all="ignore"):
+        return fold_pieces(total.pieces)
+
+
+def _losses(total: Partial, totals: Totals) -> Any:
+    """Return the row losses in the dtype of the loss."""
+    factors = total.factors
+    with np.errstate(all="ignore"):
+        value = row_losses(totals, total.label_logit, total.label_mass, factors.z_loss, factors.row_weight)
+        return value.astype(total.dtype)
