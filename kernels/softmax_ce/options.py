@@ -53,6 +53,34 @@ class ShardOptions(LossOptions, total=False):
     return_correct: bool
 
 
+class LinearOptions(TypedDict, total=False):
+    """The options of :func:`softmax_ce.linear_cross_entropy`."""
+
+    weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    reduction: Reduction
+    denominator: float | None
+    on_empty: OnEmpty
+    logit_scale: float
+    softcap: float | None
+    where: ArrayLike | None
+    return_lse: bool
+    return_correct: bool
+    backend: str | None
+    threads: int | None
+    out: Array | None
+    lse_out: Array | None
+
+
+class LinearGradOptions(LinearOptions, total=False):
+    """The options of :func:`softmax_ce.linear_cross_entropy_with_grad`."""
+
+    grad_output: ArrayLike | None
+
+
 class Options(NamedTuple):
     """The options of one call, unchecked. Short calls take a tuple in this order: softmax_ce.contract.ShortCalls."""
 
@@ -75,3 +103,10 @@ class Options(NamedTuple):
     softcap: Any
     where: Any
     return_correct: Any
+
+
+# What an option that is left out comes to.
+DEFAULTS: dict[str, Any] = dict.fromkeys(Options._fields) | {
+    "ignore_index": -100, "label_smoothing": 0.0, "z_loss": 0.0, "reduction": "mean", "on_empty": "nan", "axis": -1,
+    "return_lse": False, "logit_scale": 1.0, "return_correct": False,
+}  # fmt: skip

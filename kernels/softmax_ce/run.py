@@ -129,6 +129,7 @@ class _Run:
             copy = copy or _same(outputs.grad, problem.source) or not self.backend.info.stable
         if copy and problem.transform is None:
             logits = Rows(problem.source, axis, dtype, copy=True)
+            logits.strided = None  # or the strided kernels would take them where they are
         if problem.targets is not None:
             copy = _same(outputs.grad, problem.targets) or _same(outputs.hess, problem.targets)
             targets = Rows(problem.targets, axis, dtype, copy=copy)

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from softmax_ce import evaluation
 from softmax_ce.fold import Factors
-from softmax_ce.options import Array, Options, ShardOptions
+from softmax_ce.options import DEFAULTS, Array, Options, ShardOptions
 from softmax_ce.reduction import numpy_total
 from softmax_ce.registry import get_backend
 from softmax_ce.run import Outputs
@@ -119,7 +119,7 @@ def partial(
     """
     backend = options.pop("backend", None)
     shard, given = checked_shard(
-        logits_shard, targets, first_class, n_classes, Options(**{**_DEFAULTS, **options}), backend
+        logits_shard, targets, first_class, n_classes, Options(**{**DEFAULTS, **options}), backend
     )
     piece, label_logit, label_mass = shard.piece(given.return_correct)
     given = given._replace(threads=None, where=None if piece.masked else given.where)
@@ -259,12 +259,6 @@ def grad(
     result = np.empty(problem.source.shape, problem.result) if grad_out is None else grad_out
     shard.grad(piece, totals, total.label_logit, total.label_mass, _losses(total, totals), result)
     return result
-
-
-_DEFAULTS = dict.fromkeys(Options._fields) | {
-    "ignore_index": -100, "label_smoothing": 0.0, "z_loss": 0.0, "reduction": "mean", "on_empty": "nan", "axis": -1,
-    "return_lse": False, "logit_scale": 1.0, "return_correct": False,
-}  # fmt: skip
 
 
 def _check_alike(one: Partial, other: Partial) -> None:

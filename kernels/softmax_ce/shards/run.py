@@ -53,7 +53,10 @@ class Shard:
         if has_masks and tables.spread is not None:
             vectors.update({name: np.empty(n_rows) for name in ("spread_cost", "spread_mass", "count")})
         piece = Piece(self.first, self.stop, **vectors, masked=has_masks)
-        logit = mass = local = here = None
+        logit: Any = None
+        mass: Any = None
+        local: Any = None
+        here: Any = None
         if is_hard:
             logit, mass = np.full(n_rows, np.nan), self._label_mass()
             local, here = counted(self.problem.labels - self.first, self.problem.n_classes, -1)

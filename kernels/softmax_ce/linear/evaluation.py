@@ -1,0 +1,139 @@
+"""Check the arguments of the loss of a linear layer, plan its blocks, run them and reduce."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from softmax_ce import checks, evaluation
+from softmax_ce import threads as pool
+from softmax_ce.choice import auto
+from softmax_ce.dtypes import compute_dtype
+from softmax_ce.fold import Factors
+from softmax_ce.linear import memory as budget
+from softmax_ce.linear.products import Layer
+from softmax_ce.linear.run import Gradients, LinearRun
+from softmax_ce.options import Options
+from softmax_ce.problem import Problem
+from softmax_ce.reduction import numpy_total
+from softmax_ce.run import Outputs
+from softmax_ce.shards.arguments import stand_in
+from softmax_ce.transform import apply
+
+
+def evaluate_linear(
+    hidden: Any, weight: Any, bias: Any, targets: Any, options: Options, backend: str | None, memory: Any,
+    want_grad: bool, buffers: Gradients,
+) -> Any:  # fmt: skip
+    """Return the loss, the gradients if they are wanted, the log-sum-exp and what is correct, in this order."""
+    size = budget.parse(memory)
+    options = evaluation.check_options(options)
+    hidden, weight, bias = _check_layer(hidden, weight, bias)
+    whole = stand_in(hidden.shape[:-1], len(weight), compute_dtype(hidden.dtype))
+    checks.check_targets(whole, targets, options.ignore_index)
+    evaluation.check_buffers(whole, options, None)
+    apply(whole, options.logit_scale, options.softcap, options.where)
+    evaluation.check_combinations(whole, options, False)
+    gradients = _check_gradients(buffers, hidden, weight, bias, options, whole) if want_grad else None
+    options = evaluation.check_weights(whole, options)
+    chosen = auto.choose(backend, True, want_grad, whole.compute, whole.n_rows, whole.n_classes, options.threads)
+    auto.check_dtype(chosen, whole.compute)
+    total = chosen.total or numpy_total
+    factors = evaluation.fold_options(whole, options, total)
+    outputs = _outputs(whole, options)
+    rows = None if options.return_lse else _needed(whole, factors, options)
+    n_rows = whole.n_rows if rows is None else len(rows)
+    copies = (whole.targets is not None) + (whole.transform is not None and whole.transform.masks is not None)
+    threads = options.threads or pool.available_cpus()
+    plan = budget.plan(size, n_rows, whole.n_classes, hidden.shape[-1], whole.compute.itemsize, 1 + copies, threads)
+    if gradients is not None and rows is not None:
+        gradients.hidden[...] = 0  # of the rows that do not count
+    if gradients is not None and n_rows == 0:
+        gradients.weight[...] = 0
+        if bias is not None:
+            gradients.bias[...] = 0
+    layer = Layer(hidden, weight, bias, whole.compute, plan.columns)
+    LinearRun(layer, whole, options, factors, chosen, outputs, gradients, plan).on(rows)
+    results = [evaluation.reduce_rows(whole, factors, outputs, options, total)]
+    if gradients is not None:
+        results += [gradients.hidden, gradients.weight]
+        if bias is not None:
+            results.append(gradients.bias)
+    if options.return_lse:
+        results.append(outputs.finish_lse(whole.row_shape, options.lse_out))
+    if outputs.correct is not None:
+        results.append(outputs.correct.reshape(whole.row_shape)[()])
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _check_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
+    """Return the layer's arrays. The bias is converted to the compute dtype."""
+    hidden = checks.as_array("hidden", hidden)
+    weight = checks.as_array("linear_weight", weight)
+    compute = compute_dtype(hidden.dtype, "hidden")
+    if compute_dtype(weight.dtype, "linear_weight") != compute:
+        raise TypeError(
+            f"hidden of dtype {hidden.dtype} and linear_weight of dtype {weight.dtype} are computed in different "
+            "precisions; convert one of them"
+        )
+    if hidden.ndim == 0 or weight.ndim != 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"hidden of shape {hidden.shape} and linear_weight of shape {weight.shape} do not fit: "
+            "their shapes must be (..., D) and (C, D)"
+        )
+    if len(weight) == 0:
+        raise ValueError(f"linear_weight of shape {weight.shape} has no classes")
+    if bias is not None:
+        bias = checks.check_vector("linear_bias", bias, (len(weight),))
+        with np.errstate(all="ignore"):
+            bias = bias.astype(compute)
+    return hidden, weight, bias
+
+
+def _check_gradients(buffers: Gradients, hidden: Any, weight: Any, bias: Any, options: Options, whole: Problem) -> Any:
+    """Return the gradients' arrays: the caller's buffers, checked, or new ones."""
+    if bias is None and buffers.bias is not None:
+        raise ValueError("grad_linear_bias_out needs a linear_bias")
+    wanted = {
+        "grad_hidden_out": (buffers.hidden, hidden.shape),
+        "grad_linear_weight_out": (buffers.weight, weight.shape),
+        "grad_linear_bias_out": (buffers.bias, (len(weight),)),
+    }
+    given = {name: buffer for name, (buffer, _) in wanted.items() if buffer is not None}
+    for name, buffer in given.items():
+        checks.check_buffer(name, buffer, wanted[name][1], (whole.compute,), ())
+    inputs = {"hidden": hidden, "linear_weight": weight}
+    inputs["targets"] = whole.labels if whole.targets is None else whole.targets
+    for name in ("weight", "sample_weight", "where", "grad_output", "out", "lse_out"):
+        inputs[name] = getattr(options, name)
+    for name, buffer in given.items():
+        for other, array in inputs.items():
+            if checks.overlaps(buffer, array):
+                raise ValueError(f"{name} overlaps {other}: a gradient needs memory of its own")
+    checks.check_apart(given)
+    arrays = [np.empty(shape, whole.compute) if buffer is None else buffer for buffer, shape in wanted.values()]
+    return Gradients(arrays[0], arrays[1], None if bias is None else arrays[2])
+
+
+def _outputs(whole: Problem, options: Options) -> Outputs:
+    """Return the rows' results, 0 and False for rows that do not count."""
+    outputs = Outputs(np.zeros(whole.n_rows, whole.compute), None, None, None)
+    if options.return_correct:
+        outputs.correct = np.zeros(whole.n_rows, np.bool_)
+    if options.return_lse or options.return_correct:
+        outputs.row_max, outputs.log_sum = np.zeros((2, whole.n_rows), whole.compute)
+    return outputs
+
+
+def _needed(whole: Problem, factors: Factors, options: Options) -> Any:
+    """Return the indices of the rows that must be computed, or None for all: those that count.
+
+    A row of weight 0 counts for nothing in the loss, but whether its label is right may be wanted.
+    """
+    needed = np.full(whole.n_rows, True)
+    if not options.return_correct:
+        needed &= factors.row_weight != 0
+    if whole.any_ignored:
+        needed &= whole.labels != options.ignore_index
+    return None if needed.all() else np.flatnonzero(needed)
