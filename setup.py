@@ -58,7 +58,7 @@ EXTENSIONS = [
     ),
     Extension(  # read and copy loops, the physical limit with which kernels are compared
         "softmax_ce_bench.ceilings._loops",
-        sources=[f"{CEILINGS}/_loops.pyx", f"{CEILINGS}/loops.c"],
+        sources=[f"{CEILINGS}/_loops.pyx", *sorted(glob(f"{CEILINGS}/loops*.c"))],
         depends=sorted(glob(f"{CEILINGS}/*.h")),
         include_dirs=[CEILINGS],
         extra_compile_args=list(FLAGS),

@@ -370,6 +370,12 @@ class Backend:
         ``hard`` and ``total``. The arrays are contiguous and share no memory.
     hessian : HessianKernels or None
         Optional: kernels for loss, gradient and the Hessian's diagonal in one pass.
+    transformed : callable or None
+        Optional: ``transformed(factor, softcap, where, correct)`` returns :class:`StridedKernels` that compute on
+        softcap * tanh(factor * x), or factor * x if `softcap` is 0, with -inf for the classes that `where` leaves out.
+        `where` is an array of bool, (..., C), of any strides, with the logits' rows in C order, or None. The gradient
+        is with respect to factor * x, and 0 at classes left out. `correct`, a vector of bool for the rows or None,
+        receives whether the label is the first maximum. Without it, such logits are staged and transformed by NumPy.
     details : str
         What the backend found when it was loaded, such as the instruction set in use. It may be empty.
     """
@@ -387,6 +393,7 @@ class Backend:
     strided: StridedKernels | None = None
     plain: Callable[[Any, Any, float, Any, Any, bool], float | None] | None = None
     hessian: HessianKernels | None = None
+    transformed: Callable[[float, float, Any, Any], StridedKernels] | None = None
 
     @property
     def name(self) -> str:

@@ -147,6 +147,19 @@ class _Run:
             self.kernels, self.as_they_lie = whole, tuple(array and array.direct for array in self.arrays)
         elif strided is not None and all(array.strided is not None for array in given):
             self.kernels, self.as_they_lie = strided, tuple(array and array.strided for array in self.arrays)
+        elif backend.transformed is not None and self.outputs.hess is None and self.smoothed is None:
+            self._choose_transformed(backend.transformed)
+
+    def _choose_transformed(self, kernels: Any) -> None:
+        """Use the kernels that transform the logits, if they can take all arrays."""
+        transform, outputs, (_, targets, grad, _) = self.problem.transform, self.outputs, self.arrays
+        if transform is None:
+            return
+        views = transform.rows.strided, targets and targets.strided, grad and grad.strided, None
+        if any(array is not None and view is None for array, view in zip(self.arrays, views, strict=True)):
+            return
+        if (change := transform.for_kernels()) is not None:
+            self.kernels, self.as_they_lie = kernels(*change, outputs.correct), views
 
     def on(self, threads: int | None) -> None:
         """Compute every row on up to so many threads."""
@@ -156,8 +169,9 @@ class _Run:
             return
         has_team = not isinstance(self.kernels, HessianKernels) and self.kernels.team is not None
         pool.run(self._direct, *size, self._team if has_team else None)
-        if self.outputs.correct is not None:
-            pool.run(lambda start, stop: self._mark(self.as_they_lie[0], start, start, stop), *size)
+        if self.outputs.correct is not None and self.problem.transform is None:
+            # One entry of each row is read, and the whole row if that does not decide.
+            pool.run(lambda start, stop: self._mark(self.as_they_lie[0], start, start, stop), size[0], 1, threads)
 
     def _direct(self, start: int, stop: int) -> None:
         self._call(self.kernels, self.as_they_lie, _ALL, start, stop)

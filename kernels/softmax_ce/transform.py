@@ -41,7 +41,7 @@ class Transformed:
     """
 
     __slots__ = (
-        "_ceiling", "_dtype", "_factor", "_rows", "classes", "direct", "masks", "n_classes", "n_rows", "scale",
+        "_ceiling", "_dtype", "_factor", "classes", "direct", "masks", "n_classes", "n_rows", "rows", "scale",
         "softcap", "strided",
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ class Transformed:
         self.scale = scale
         self.softcap = None if softcap is None else dtype.type(softcap)
         self.classes, self.masks = classes, masks
-        self._rows, self._dtype = rows, dtype
+        self.rows, self._dtype = rows, dtype
         self._factor = self._ceiling = None
         if softcap is not None:
             range_of = np.finfo(dtype)
@@ -64,6 +64,18 @@ class Transformed:
             # fmin takes the number of two if one is NaN, so this row keeps a logit or replaces it, even if it is NaN.
             self._ceiling = np.where(classes, np.nan, -np.inf).astype(dtype)
 
+    def for_kernels(self) -> tuple[float, float, Any] | None:
+        """Return factor, softcap and mask as `softmax_ce.contract.Backend` says; None if the mask does not fit."""
+        where = None
+        if self.classes is not None:
+            assert self.rows.strided is not None
+            where = np.broadcast_to(self.classes, self.rows.strided.shape)
+        elif self.masks is not None:
+            where = self.masks.strided
+            if where is None:
+                return None
+        return 1.0 if self._factor is None else float(self._factor), float(self.softcap or 0.0), where
+
     @property
     def leaves_out(self) -> bool:
         """Whether classes may be left out."""
@@ -71,7 +83,7 @@ class Transformed:
 
     def blocks(self, start: int, stop: int, elements: int) -> Any:
         """Yield ranges that cover rows [start, stop): see :meth:`softmax_ce.staging.Rows.blocks`."""
-        return self._rows.blocks(start, stop, elements)
+        return self.rows.blocks(start, stop, elements)
 
     def scratch(self, n_rows: int) -> Any:
         """Return a scratch that blocks of up to `n_rows` rows can reuse."""
@@ -83,7 +95,7 @@ class Transformed:
         if scratch is None:
             scratch = self.scratch(shape[0])
         block = scratch[: shape[0] * shape[1]].reshape(shape)
-        x = self._rows.load(start, stop, widen, scratch)  # the rows themselves, or a copy in the scratch
+        x = self.rows.load(start, stop, widen, scratch)  # the rows themselves, or a copy in the scratch
         with np.errstate(all="ignore"):
             if self._factor is not None:
                 x = np.multiply(x, self._factor, out=block)

@@ -14,7 +14,7 @@ typedef struct {
     void (*update)(char *at, ptrdiff_t bytes, uint64_t mask);       /* XORs each whole 64-bit word with the mask */
 } sce_loops;
 
-/* Those that were compiled and that this CPU and system support, the widest first; how many there are. */
+/* Find the loops that were compiled and that this CPU and system support, the widest first. Return how many there are. */
 int sce_loops_here(const sce_loops *found[3]);
 
 #endif

@@ -6,6 +6,9 @@ written while the next row is summed. Allocations: a row of exponentials, if the
 of 2048 classes. Limits: none known. The build needs gcc or clang, for GCC's vector types.
 """
 
+from functools import partial
+from typing import Any
+
 from softmax_ce import tuning
 from softmax_ce._backends.cython.library import load
 from softmax_ce.contract import ShortCalls, StridedKernels, TeamKernels
@@ -36,4 +39,17 @@ strided = StridedKernels(
     TeamKernels(_kernels.hard_strided_team, _kernels.soft_strided_team, _kernels.log_softmax_strided_team),
     _kernels.log_softmax_strided,
 )
+
+
+def transformed(*transform: Any) -> StridedKernels:
+    """Return the kernels for logits that are transformed first: see softmax_ce.contract.Backend."""
+    return StridedKernels(
+        partial(_kernels.hard_transformed, transform),
+        partial(_kernels.soft_transformed, transform),
+        TeamKernels(
+            partial(_kernels.hard_transformed_team, transform), partial(_kernels.soft_transformed_team, transform)
+        ),
+    )
+
+
 DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

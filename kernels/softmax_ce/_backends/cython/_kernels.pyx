@@ -14,7 +14,7 @@ from softmax_ce.variables import word
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, ldexp
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport PTRDIFF_MAX, int64_t, uint16_t, uint64_t
+from libc.stdint cimport PTRDIFF_MAX, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -46,6 +46,12 @@ cdef extern from "rows.h" nogil:
         sce_array grad
         ptrdiff_t itemsize
 
+    ctypedef struct sce_transform:
+        double factor
+        double softcap
+        sce_array where
+        uint8_t *correct
+
     ctypedef struct sce_call:
         const void *logits
         ptrdiff_t classes
@@ -68,6 +74,7 @@ cdef extern from "rows.h" nogil:
         void *row_max
         void *log_sum
         const sce_strided *strided
+        const sce_transform *transform
         int log_output
         ptrdiff_t keep
         int stream
@@ -92,7 +99,7 @@ cdef extern from "rows.h" nogil:
 
     int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize)
     const sce_isa *sce_select(const char *name)
-    ptrdiff_t sce_supported(const char **names, ptrdiff_t room)
+    ptrdiff_t sce_supported(const char **names, ptrdiff_t capacity)
 
 cdef extern from "rows_team.h" nogil:
     ctypedef struct sce_team:
@@ -254,6 +261,7 @@ cdef class Team:
 
     cdef sce_team *team
     cdef sce_strided strided
+    cdef sce_transform transform
     cdef tuple arrays  # kept alive: the call has their addresses
 
     def __dealloc__(self):
@@ -406,3 +414,4 @@ cdef int _run(sce_call *call, bint wide, ptrdiff_t start, ptrdiff_t stop) except
 
 include "short.pxi"
 include "strided.pxi"
+include "transformed.pxi"

@@ -1,18 +1,21 @@
 /* 2^SCE_RAISE * exp(t) for t <= 0, -inf and NaN included, as vectors V of the layer that was included before.
  *
- * Raised, so that what exp(t) reaches (2^-150; 2^-1076 in float64) is no subnormal number: the power of two is then one
- * integer addition to the exponent, and sums keep what would be rounded away. Whoever wants exp(t) itself takes LOWER
- * times it, once, where the result is rounded. At EXP_LOW the raised exponent's field is 0, and so is the power: what
- * lies below is taken to be EXP_LOW, and the result is exactly 0.
+ * The result is raised by that power of two so that no exp(t), down to 2^-150 (2^-1076 in float64), is subnormal.
+ * Scaling by 2^n is then one integer addition to the exponent, and sums keep what would be rounded away. To get exp(t)
+ * itself, multiply by LOWER once, where the result is rounded. At EXP_LOW the raised exponent's field is 0, and so is
+ * the power: arguments below are clamped to EXP_LOW, and the result is exactly 0.
  *
- * Both ways are after Cody and Waite: ln 2 in two constants, the first short enough that its product with the multiple
- * of ln 2 that is taken off is exact; q interpolated at Chebyshev nodes in 60 digits and rounded.
+ * Both variants follow Cody and Waite. ln 2 is split into two constants, the first short enough that its product with
+ * the multiple of ln 2 is exact. q was interpolated at Chebyshev nodes with 60 digits and rounded.
  *
- * With a table (V_TABLE, where one instruction looks up all lanes in registers) of 2^(k/STEPS): t = k/STEPS ln 2 + r,
+ * With a table of 2^(k/STEPS) (V_TABLE, where one instruction looks up all lanes in registers): t = k/STEPS ln 2 + r,
  * |r| <= ln(2) / (2 STEPS), exp(t) = 2^(k/STEPS) * (1 + r + r^2 q(r)). Polynomial error, relative: 5.6e-9 (float32, 4
  * steps, degree 4), 2.8e-17 (float64, 16 steps, degree 6); the table's own rounding is at most 0.54 u.
  *
- * Without: t = n ln 2 + r, |r| <= ln(2)/2. 7.6e-10 (float32, degree 7), 1.6e-17 (float64, degree 11). */
+ * Without a table: t = n ln 2 + r, |r| <= ln(2)/2. 7.6e-10 (float32, degree 7), 1.6e-17 (float64, degree 11). */
+#ifndef SOFTMAX_CE_EXP_H
+#define SOFTMAX_CE_EXP_H
+
 #define LOWER ((real)0x1p-64) /* 2^-SCE_RAISE */
 
 #if defined(REAL_F32)
@@ -27,7 +30,7 @@
 #define LN2_LO 0x1.d1cf79abc9e3bp-32
 #endif
 
-/* Adding SHIFT rounds to a multiple of the step, which is left in the low bits. */
+/* Adding SHIFT rounds to a multiple of the step, whose number is then in the low bits. */
 #if defined(V_TABLE)
 #if defined(REAL_F32)
 #define SHIFT 0x1.8p21f
@@ -51,11 +54,11 @@ static const real exp_q[] = {
 };
 #endif
 
-/* Of some vectors at once, step by step: none waits for another's result. */
+/* Several vectors at once, step by step, so that their latencies overlap. */
 static inline __attribute__((always_inline)) void v_exps_raised(V t[], int count) {
     V shifted[8], q[8];
     for (int i = 0; i < count; i++)
-        t[i] = v_max(v_set(EXP_LOW), t[i]); /* in this order a NaN comes through */
+        t[i] = v_max(v_set(EXP_LOW), t[i]); /* in this order NaN propagates */
     for (int i = 0; i < count; i++)
         shifted[i] = v_fma(t[i], v_set(INV_LN2), v_set(SHIFT));
     for (int i = 0; i < count; i++)
@@ -82,5 +85,7 @@ static inline V v_exp_raised(V t) {
     return t;
 }
 
-/* exp(t) itself. Fused: a plain multiplication takes 2.5 times as long on Zen 5 where its result is subnormal. */
+/* exp(t) itself. Fused, since a plain multiplication takes 2.5 times as long on Zen 5 if its result is subnormal. */
 static inline V v_exp(V t) { return v_fma(v_exp_raised(t), v_set(LOWER), v_set(0)); }
+
+#endif

@@ -1,5 +1,5 @@
-/* Bits of 2**(k/4) in float32, less k << 21 and raised: with the low bits of SHIFT + n + k/4 moved to the exponent by 21
- * places, the sum is 2**(n + k/4 + SCE_RAISE). Sixteen bytes, which every instruction set looks up in one instruction. */
+/* Tables for exp.h. Float32: the bits of 2**(k/4 + SCE_RAISE), minus k << 21. The low bits of SHIFT + n + k/4, shifted
+ * left by 21, are added, which gives 2**(n + k/4 + SCE_RAISE). Sixteen bytes, which one instruction looks up. */
 #ifndef SOFTMAX_CE_EXP_TABLE_H
 #define SOFTMAX_CE_EXP_TABLE_H
 
@@ -8,7 +8,7 @@
 #if defined(REAL_F32)
 static const uint32_t power_bits[4] = {0x5f800000, 0x5f7837f0, 0x5f7504f3, 0x5f7744fd};
 #else
-/* The same in float64, of 2**(i/16), less i << 48. */
+/* Float64: the bits of 2**(k/16 + SCE_RAISE), minus k << 48. */
 static const uint64_t power_bits[16] = {
     0x43f0000000000000, 0x43efb5586cf9890f, 0x43ef72b83c7d517b, 0x43ef387a6e756238,
     0x43ef06fe0a31b715, 0x43eedea64c123422, 0x43eebfdad5362a27, 0x43eeab07dd485429,

@@ -1,10 +1,17 @@
-/* Entries in memory as vectors: reals, and 16-bit floats, which are cast on the way. */
+/* Vectors from and to memory: reals, and 16-bit floats, which are cast. */
+#ifndef SOFTMAX_CE_FORMATS_H
+#define SOFTMAX_CE_FORMATS_H
+
+#include "rows_load.h"
+#if defined(REAL_F32)
+#include "narrow.h"
+#endif
 
 #if defined(REAL_F32)
 typedef uint16_t halves __attribute__((vector_size(2 * W)));
 typedef uint32_t words __attribute__((vector_size(4 * W)));
 
-/* What widen_bf16 and narrow_bf16 do, in vectors: of a loop over W the compiler makes steps of one. */
+/* widen_bf16 and narrow_bf16 for one vector. The compiler does not vectorise a loop over W. */
 #if defined(V_BF16)
 INLINE V from_bf16(const uint16_t *p) { return v_from_bf16(p); }
 
@@ -29,7 +36,7 @@ INLINE void to_bf16(uint16_t *p, V v) {
 #endif
 #endif
 
-/* n entries, W or fewer, as a vector. */
+/* Load n <= W entries as a vector. */
 INLINE V from_memory(const char *p, ptrdiff_t n, enum sce_format format) {
 #if defined(REAL_F32)
     if (format != SCE_REAL) {
@@ -44,7 +51,7 @@ INLINE V from_memory(const char *p, ptrdiff_t n, enum sce_format format) {
 #if defined(V_HALF)
         return v_from_half(bits);
 #else
-        uint32_t wide[W]; /* not float: the casts take them for integers */
+        uint32_t wide[W]; /* not float: the casts read them as integers */
         widen_f16(bits, wide, W);
         return v_load((const real *)wide);
 #endif
@@ -81,7 +88,7 @@ INLINE void to_memory(char *p, ptrdiff_t n, V v, enum sce_format format) {
     store((real *)p, n, v);
 }
 
-/* A whole vector past the caches, to an address that is a multiple of its size. */
+/* Store a whole vector past the caches, to an address that is a multiple of its size. */
 INLINE void stream_to_memory(char *p, V v, enum sce_format format) {
 #if defined(REAL_F32)
     if (format != SCE_REAL) {
@@ -99,8 +106,8 @@ INLINE void stream_to_memory(char *p, V v, enum sce_format format) {
     v_stream((real *)p, v);
 }
 
-/* Which 16-bit floats the row kernels read and write where they lie. float16 only where an instruction casts it: the cast
- * without one, in every loop, would take gcc as long as all the rest, and most of the time when it runs. */
+/* Which 16-bit floats the row kernels read and write without a copy. float16 only where there is an instruction for the
+ * cast: without one, the cast in every loop would double the time to compile, and take most of the time to run. */
 #if defined(V_HALF) && defined(REAL_F32)
 #define HAS_F16_ROWS
 #define IN_ROWS(format) ((format) != SCE_REAL)
@@ -112,12 +119,12 @@ INLINE ptrdiff_t item_size(enum sce_format format) {
     return format == SCE_REAL ? (ptrdiff_t)sizeof(real) : (ptrdiff_t)sizeof(uint16_t);
 }
 
-/* The entry j of a row that is real, or of 16 bits and only called so. */
+/* The address of entry j of a row, whose type is nominal for 16-bit formats. */
 INLINE real *entry(const void *row, ptrdiff_t j, enum sce_format format) {
     return (real *)((char *)(uintptr_t)row + j * item_size(format));
 }
 
-/* W entries from entry j of a row on, or the n that are left and then `fill`. */
+/* W entries from entry j of a row on. Only n exist; the rest is `fill`. */
 INLINE V load_entries(const real *row, ptrdiff_t j, ptrdiff_t n, real fill, enum sce_format format) {
     if (format == SCE_REAL)
         return load(row + j, n, fill);
@@ -131,8 +138,8 @@ INLINE V load_entries(const real *row, ptrdiff_t j, ptrdiff_t n, real fill, enum
     return v_load(lanes);
 }
 
-/* 2 W entries of which the maximum is wanted, in any order. Of bfloat16 the halves of W words are numbers when the
- * others are masked or shifted out, which takes fewer steps than to widen. */
+/* Load 2 W entries in any order, for a maximum. Either half of W words is bfloat16 once the other is masked or shifted
+ * out, which takes fewer instructions than widening. */
 INLINE void any_order(const real *row, ptrdiff_t j, V *one, V *other, enum sce_format format) {
 #if defined(REAL_F32)
     if (format == SCE_BF16) {
@@ -148,7 +155,7 @@ INLINE void any_order(const real *row, ptrdiff_t j, V *one, V *other, enum sce_f
     *other = load_entries(row, j + W, W, 0, format);
 }
 
-/* Two vectors that follow each other; of bfloat16, of numbers alone. */
+/* Store two vectors, one after the other. For bfloat16, they must not hold a NaN. */
 INLINE void write_two(char *p, V first, V second, int stream, enum sce_format format) {
 #if defined(V_BF16) && defined(REAL_F32)
     if (format == SCE_BF16) {
@@ -171,3 +178,5 @@ INLINE real entry_at(const real *row, ptrdiff_t j, enum sce_format format) {
     v_store(lanes, load_entries(row, j, 1, 0, format));
     return lanes[0];
 }
+
+#endif

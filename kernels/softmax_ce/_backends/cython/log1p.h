@@ -1,8 +1,11 @@
-/* log(1 + r), given also 1 / (1 + r), for 0 <= r < 2^20, accurate relative to the result also where r is tiny.
+/* log(1 + r) for 0 <= r < 2^20, given 1 / (1 + r) too. The relative error is small even where r is tiny.
  *
- * y = 1 + r rounded, c = (r - (y - 1)) / y what the rounding lost; y = 2^k m with m in [sqrt(1/2), sqrt(2)); log(m) from
- * the series in s = f / (2 + f), f = m - 1. Constants: FreeBSD's e_log.c (error below 2^-58.45 relative) and e_logf.c
+ * y = 1 + r rounded; c = (r - (y - 1)) / y corrects the rounding; y = 2^k m with m in [sqrt(1/2), sqrt(2)); log(m) is a
+ * series in s = f / (2 + f), f = m - 1. Constants: FreeBSD's e_log.c (error below 2^-58.45 relative) and e_logf.c
  * (2^-34.24), after fdlibm. */
+#ifndef SOFTMAX_CE_LOG1P_H
+#define SOFTMAX_CE_LOG1P_H
+
 #if defined(REAL_F32)
 #define LN2_HEAD 6.9313812256e-01f
 #define LN2_TAIL 9.0580006145e-06f
@@ -29,3 +32,5 @@ static inline V v_log1p(V r, V inverse) {
     V low = v_sub(half, v_fma(s, v_fma(series, z, half), tail));
     return v_sub(v_mul(k, v_set(LN2_HEAD)), v_sub(low, f));
 }
+
+#endif

@@ -1,4 +1,6 @@
-/* Between float32 and the 16-bit formats, rounded to nearest even, for staging. Included for float32 alone. */
+/* Casts between float32 and the 16-bit formats, rounded to nearest even. Included for float32 only. */
+#ifndef SOFTMAX_CE_NARROW_H
+#define SOFTMAX_CE_NARROW_H
 
 /* bfloat16: the upper half of a float32. */
 static void widen_bf16(const void *in, void *out, ptrdiff_t n) {
@@ -83,3 +85,5 @@ static void narrow_f16(const void *in, void *out, ptrdiff_t n) {
 }
 
 const sce_casts CASTS_NAME = {widen_f16, narrow_f16, widen_bf16, narrow_bf16};
+
+#endif

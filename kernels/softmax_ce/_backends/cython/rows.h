@@ -1,53 +1,54 @@
-/* The interface between the Cython layer and the row kernels: one call, one table of instruction sets. */
+/* The interface between the Cython layer and the row kernels: the call, and the table of instruction sets. */
 #ifndef SOFTMAX_CE_ROWS_H
 #define SOFTMAX_CE_ROWS_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Classes summed at a time. The bits of a row depend on it, and on nothing else that could vary. */
+/* Classes in a chunk, which are summed together. A row's bits depend on this number, and on nothing else that could
+ * vary. */
 #define SCE_CHUNK 2048
 
-/* What `stream` is where the gradient goes past the caches also if threads share the chunks of one row; less: only where
- * each row is one thread's. */
+/* The value of `stream` with which the gradient bypasses the caches even where threads share the chunks of one row.
+ * With a lower value it does so only where each row belongs to one thread. */
 #define SCE_STREAM_SHARED 2
 
-/* Exponentials are kept as 2^SCE_RAISE times what they are: none of them is then subnormal. */
+/* Exponentials are stored times 2^SCE_RAISE, so that none of them is subnormal. */
 #define SCE_RAISE 64
 
 /* Bytes of a cache line. */
 #define SCE_LINE 64
 
-/* Bytes from one row of kept exponentials to the next: whole vectors are written, beyond the last class too. */
-#define SCE_ROW_ROOM(classes, itemsize) (((classes) * (itemsize) / SCE_LINE + 2) * SCE_LINE)
+/* Bytes from one row of kept exponentials to the next. Whole vectors are written, beyond the last class too. */
+#define SCE_KEPT_ROW_BYTES(classes, itemsize) (((classes) * (itemsize) / SCE_LINE + 2) * SCE_LINE)
 
-/* How far ahead of the maximum, in bytes, memory is asked for. */
+/* How far ahead of the running maximum memory is prefetched, in bytes. */
 #define SCE_PREFETCH 8192
 
-/* What one chunk of a row contributes; combined in the order of the chunks. */
+/* The sums of one chunk of a row. They are combined in the order of the chunks. */
 typedef struct {
-    double top;    /* largest logit, NaN apart */
+    double top;    /* largest logit, NaN left out */
     double rest;   /* sum of exp(x - top) over all but the first that equals it */
     double mass;   /* sum of T */
     double cost;   /* sum of T * (shift - x) / 8, shift = top, or 0 where top is -inf */
-    double shrink; /* exp(top - the row's top), once all chunks are there */
+    double rescale; /* exp(top - the row's top), set once all chunks are summed */
 } sce_chunk;
 
 /* A row's sums: lse = top + log1p(rest), s = 1 + rest, where one of the maxima is the 1. */
 typedef struct {
     double top, rest, mass, cost, log_sum;
-    int broken; /* a NaN, a +inf, or nothing above -inf: there is no distribution */
+    int degenerate; /* the row has a NaN or +inf, or only -inf: there is no distribution */
 } sce_sums;
 
-/* An array whose rows lie anywhere in memory: see strided.h. Strides are in bytes, axes from the outermost. */
+/* An array with any strides: see strided.h. Strides are in bytes, axes are listed from the outermost. */
 #define SCE_ROW_AXES 4
 enum sce_format { SCE_REAL, SCE_F16, SCE_BF16 };
 typedef struct {
-    char *data; /* NULL: not there */
+    char *data; /* NULL: absent */
     enum sce_format format;
     ptrdiff_t class_stride;
-    ptrdiff_t shape[SCE_ROW_AXES], strides[SCE_ROW_AXES]; /* of the rows; the first axes may have one entry */
-    int direct; /* rows follow each other in memory as the row kernels want them, and may be read or written there */
+    ptrdiff_t shape[SCE_ROW_AXES], strides[SCE_ROW_AXES]; /* of the rows; leading axes may have length 1 */
+    int direct; /* C-contiguous, so that the row kernels may read or write the rows where they are */
 } sce_array;
 
 static inline ptrdiff_t sce_distance(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
@@ -57,19 +58,28 @@ typedef struct {
     ptrdiff_t itemsize; /* of R */
 } sce_strided;
 
-/* How strided rows are cut, and the scratch for it. */
+/* How strided rows are cut into tiles, and the scratch for a tile. */
 typedef struct {
-    ptrdiff_t rows, span; /* of a tile, at most; after which tiles begin anew */
-    ptrdiff_t phase;      /* so many rows fewer in the first tile, so that the others begin with a cache line */
-    int side_by_side;     /* rows lie closer to each other than classes do */
-    ptrdiff_t step;       /* entries from class to class in a tile where rows lie side by side */
-    void *tile, *targets; /* for logits and then the gradient; for soft targets */
-    uint16_t *bits;       /* for 16-bit floats that are not cast at once */
-    const char *ahead;    /* where the next tile's logits begin in memory, if rows lie side by side there; else NULL */
-    ptrdiff_t ahead_stride, ahead_item; /* bytes from class to class, and from row to row */
+    ptrdiff_t rows, span; /* the most rows in a tile; the number of rows after which the cut starts over */
+    ptrdiff_t phase;      /* how many fewer rows the first tile has, so that the others begin at a cache line */
+    int side_by_side;     /* neighbouring rows are closer in memory than neighbouring classes */
+    ptrdiff_t step;       /* entries from class to class in a tile whose rows lie side by side */
+    void *tile, *targets; /* the logits and then the gradient; the soft targets */
+    void *slopes;         /* of the cap on the logits */
+    uint16_t *bits;       /* 16-bit floats that are not cast as they are copied */
+    const char *next_tile; /* the next tile's logits in memory, if its rows lie side by side there; else NULL */
+    ptrdiff_t next_class_stride, next_item; /* bytes from class to class, and from row to row */
 } sce_tiles;
 
-/* One kernel call; names, shapes and meaning as in softmax_ce/contract.py. A step of 0: one entry for all. */
+/* What is done to the logits before the loss: see transform.h. */
+typedef struct {
+    double factor;    /* multiplies the logits */
+    double softcap;   /* c of c * tanh(factor * x); 0: no cap */
+    sce_array where;  /* bytes, 0 for a class that is left out; data NULL: all take part */
+    uint8_t *correct; /* whether each label is the first maximum; NULL: not wanted */
+} sce_transform;
+
+/* One kernel call. Names, shapes and meaning are as in softmax_ce/contract.py. A step of 0 means one entry for all. */
 typedef struct {
     const void *logits;
     ptrdiff_t classes;
@@ -88,20 +98,21 @@ typedef struct {
     const double *upstream;
     ptrdiff_t upstream_step;
     void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
-    const sce_strided *strided;            /* where logits, targets and grad are instead; NULL: where it says above */
-    sce_tiles *tiles;                      /* scratch of a strided call; NULL: sce_run makes it for itself */
-    ptrdiff_t column_step;                 /* not 0: rows side by side, so many entries from one class to the next */
-    int stream;                            /* whether the gradient goes past the caches: 0, 1 or SCE_STREAM_SHARED */
-    int log_output;                        /* nonzero: grad gets log-probabilities; no labels, no row factors */
-    ptrdiff_t keep;                        /* bytes of a row's exponentials that are kept for its gradient */
+    const sce_strided *strided;            /* replaces logits, targets and grad, unless NULL */
+    const sce_transform *transform;        /* of a strided call; NULL: none */
+    sce_tiles *tiles;                      /* scratch of a strided call; NULL: sce_run allocates it */
+    ptrdiff_t column_step;                 /* entries from class to class where rows lie side by side; else 0 */
+    int stream;                            /* whether the gradient bypasses the caches: 0, 1 or SCE_STREAM_SHARED */
+    int log_output;                        /* nonzero: grad receives log-probabilities; no labels, no row factors */
+    ptrdiff_t keep;                        /* rows of at most so many bytes keep their exponentials for the gradient */
     sce_chunk *chunks;                     /* scratch: two entries for each chunk of a row */
-    sce_sums *sums;                        /* scratch of a row in parts: SCE_SCALARS fills it, SCE_GRADIENT reads it */
-    void *exps;                            /* scratch: a row's exponentials, NULL where they are not kept */
+    sce_sums *sums;                        /* scratch of a row in parts: SCE_SCALARS writes it, SCE_GRADIENT reads it */
+    void *exps;                            /* scratch: a row's exponentials; NULL if they are not kept */
 } sce_call;
 
 typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
 
-/* The steps of a row that several threads share, each over a range of its chunks. */
+/* The steps of a row that several threads share. Each works on a range of its chunks. */
 enum sce_part { SCE_SUMS, SCE_SCALARS, SCE_GRADIENT };
 typedef void (*sce_row_part)(const sce_call *call, ptrdiff_t row, enum sce_part part, ptrdiff_t first, ptrdiff_t last);
 
@@ -117,18 +128,20 @@ typedef struct {
     sce_row_part part_f32, part_f64;
     sce_elementwise exp_f32, exp_f64; /* for arguments <= 0 */
     const sce_casts *casts;
+    unsigned needs; /* extensions of the CPU: see rows_dispatch.c */
 } sce_isa;
 
-/* Run a kernel with its scratch; -1 where there is no memory for that. */
+/* Allocate the scratch and run a kernel. Return -1 if there is no memory. */
 int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize);
 
-/* The scratch for a strided call, one piece of memory for free(); NULL where there is none. */
+/* Allocate the scratch of a strided call, to be released by free(). Return NULL if there is no memory. */
 sce_tiles *sce_new_tiles(const sce_call *call);
 
-/* The instruction set of this name, or the best one if name is NULL; NULL if this CPU lacks it or it is unknown. */
+/* Return the instruction set of this name, or the best one if name is NULL. Return NULL if it is unknown or this CPU
+ * lacks it. */
 const sce_isa *sce_select(const char *name);
 
-/* Names of the instruction sets that were compiled and that this CPU and system support, best first. */
-ptrdiff_t sce_supported(const char **names, ptrdiff_t room);
+/* List the instruction sets that were compiled and that this CPU and system support, best first. Return how many. */
+ptrdiff_t sce_supported(const char **names, ptrdiff_t capacity);
 
 #endif

@@ -1,7 +1,7 @@
-/* Which instruction set to run: the best one that was compiled and that the CPU and the system support. */
+/* Which instruction set to run, and the scratch of a call. */
 #include "rows.h"
 
-#if defined(__x86_64__) && !defined(SCE_BASELINE_ONLY) /* defined by a test that compiles nothing else */
+#if defined(__x86_64__) && !defined(SCE_BASELINE_ONLY) /* a test defines this and compiles nothing else */
 #define SCE_X86
 #include <cpuid.h>
 #endif
@@ -17,9 +17,9 @@
     void sce_exp_##isa##_f32(const void *, void *, ptrdiff_t);                                                         \
     void sce_exp_##isa##_f64(const void *, void *, ptrdiff_t);                                                         \
     extern const sce_casts sce_casts_##isa;
-#define ENTRY(isa)                                                                                                     \
+#define ENTRY(isa, needs)                                                                                              \
     {#isa,                 sce_rows_##isa##_f32, sce_rows_##isa##_f64, sce_part_##isa##_f32,                           \
-     sce_part_##isa##_f64, sce_exp_##isa##_f32,  sce_exp_##isa##_f64,  &sce_casts_##isa},
+     sce_part_##isa##_f64, sce_exp_##isa##_f32,  sce_exp_##isa##_f64,  &sce_casts_##isa,     needs},
 
 #if defined(SCE_X86)
 DECLARE(avx512)
@@ -27,36 +27,38 @@ DECLARE(avx2)
 #endif
 DECLARE(baseline)
 
+/* Extensions of an x86 CPU, a bit each. */
+enum { AVX2 = 1, FMA = 2, F16C = 4, AVX512F = 8, AVX512DQ = 16, AVX512VL = 32, AVX512BW = 64 };
+
+/* The instruction sets, best first, and the extensions that each needs. The baseline runs everywhere. */
 static const sce_isa table[] = {
 #if defined(SCE_X86)
-    ENTRY(avx512)
-    ENTRY(avx2)
+    ENTRY(avx512, AVX512F | AVX512DQ | AVX512VL | AVX512BW | AVX2 | FMA)
+    ENTRY(avx2, AVX2 | FMA | F16C)
 #endif
-    ENTRY(baseline)
+    ENTRY(baseline, 0)
 };
 
-#if defined(SCE_X86)
-/* CPUID leaf 1, ECX bit 29; the compiler's test knows F16C only since gcc 11. */
-static int has_f16c(void) {
-    unsigned a, b, c = 0, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
-}
-#endif
-
-/* The compiler's own test asks the CPU, and through XGETBV whether the system saves the wide registers. */
-static int runs_here(const sce_isa *isa) {
+/* The extensions that this CPU has and that the system supports: the compiler's own test asks the CPU, and through
+ * XGETBV whether the system saves the wide registers. */
+static unsigned extensions(void) {
+    unsigned found = 0;
 #if defined(SCE_X86)
     __builtin_cpu_init();
-    if (strcmp(isa->name, "avx512") == 0)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (strcmp(isa->name, "avx2") == 0)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    found |= __builtin_cpu_supports("avx2") ? AVX2 : 0;
+    found |= __builtin_cpu_supports("fma") ? FMA : 0;
+    found |= __builtin_cpu_supports("avx512f") ? AVX512F : 0;
+    found |= __builtin_cpu_supports("avx512dq") ? AVX512DQ : 0;
+    found |= __builtin_cpu_supports("avx512vl") ? AVX512VL : 0;
+    found |= __builtin_cpu_supports("avx512bw") ? AVX512BW : 0;
+    /* CPUID leaf 1, ECX bit 29: the compiler's test knows F16C only since gcc 11. */
+    unsigned a, b, c = 0, d;
+    found |= __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1) ? F16C : 0;
 #endif
-    (void)isa; /* the baseline runs everywhere */
-    return 1;
+    return found;
 }
+
+static int runs_here(const sce_isa *isa) { return (isa->needs & ~extensions()) == 0; }
 
 const sce_isa *sce_select(const char *name) {
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
@@ -65,9 +67,9 @@ const sce_isa *sce_select(const char *name) {
     return NULL;
 }
 
-ptrdiff_t sce_supported(const char **names, ptrdiff_t room) {
+ptrdiff_t sce_supported(const char **names, ptrdiff_t capacity) {
     ptrdiff_t count = 0;
-    for (size_t i = 0; i < sizeof table / sizeof *table && count < room; i++)
+    for (size_t i = 0; i < sizeof table / sizeof *table && count < capacity; i++)
         if (runs_here(&table[i]))
             names[count++] = table[i].name;
     return count;
@@ -77,11 +79,11 @@ int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrd
     if (start >= stop)
         return 0;
     sce_chunk few[2 * 16];
-    char room[8192 + 2 * SCE_LINE];
+    char on_stack[8192 + 2 * SCE_LINE];
     const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK, bytes = call->classes * itemsize;
     const int is_kept = call->grad && !call->log_output && bytes <= call->keep;
     /* Whole vectors are written, beyond the last class too. */
-    char *kept = is_kept ? (bytes <= 8192 ? room : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;
+    char *kept = is_kept ? (bytes <= 8192 ? on_stack : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;
     call->exps = is_kept ? kept + (-(uintptr_t)kept & (SCE_LINE - 1)) : NULL;
     call->chunks = chunks <= 16 ? few : malloc(2 * (size_t)chunks * sizeof *few);
     sce_tiles *const tiles = call->strided && !call->tiles ? sce_new_tiles(call) : NULL;
@@ -96,7 +98,7 @@ int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrd
     }
     if (call->chunks != few)
         free(call->chunks);
-    if (kept != room)
+    if (kept != on_stack)
         free(kept);
     return failed ? -1 : 0;
 }

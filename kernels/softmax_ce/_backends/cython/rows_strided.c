@@ -1,22 +1,22 @@
-/* How strided rows are cut into tiles, the same for every instruction set. */
+/* How strided rows are cut into tiles. This is the same for every instruction set. */
 #include "rows.h"
 
 #include <stdlib.h>
 
-/* Bytes of a tile: with another of targets, and what the row kernels keep, in L2. */
+/* Bytes of a tile: with another for targets, and what the row kernels keep, it fits into L2. */
 #define TILE (1 << 16)
-/* The same where rows lie side by side: what is read and written then stays in L1 (32 KiB). Axis 1 of (8, 21, 256, 256)
- * took 1.10 of the last axis' time with 64 KiB, 1.09 with 32, 1.07 with 16. */
+/* Bytes of a tile whose rows lie side by side: it stays in L1 (32 KiB). Axis 1 of (8, 21, 256, 256) took 1.10 of the
+ * last axis' time with 64 KiB, 1.09 with 32, 1.07 with 16. */
 #define TILE_BESIDE (1 << 14)
 
-/* Where rows lie side by side, so many cache lines of them a class, which is what memory likes; or at least one, where
- * the tile would be larger than this with so many. */
+/* A tile whose rows lie side by side has LINES cache lines of each class, for the sake of DRAM bursts and the
+ * prefetcher; one line, if the tile would otherwise exceed TILE_OF_LINES. */
 #define LINE 64
 #define LINES 8
 #define TILE_OF_LINES (1 << 18)
 #define LARGEST_TILE (1 << 24)
 
-/* Tiles begin at whole multiples of this many entries, or where an axis ends. */
+/* Tiles begin at multiples of this many entries, or where an axis ends. */
 #define ALIGNED 16
 
 static int side_by_side(const sce_array *array) {
@@ -26,14 +26,14 @@ static int side_by_side(const sce_array *array) {
     return 0;
 }
 
-/* How many rows beside each other the gradient, or else the logits, begin behind a cache line's begin. */
+/* How many rows after the beginning of a cache line the gradient begins, or else the logits. */
 static ptrdiff_t past_a_line(const sce_strided *s, int axis) {
     const sce_array *array = s->grad.data ? &s->grad : &s->logits;
     const ptrdiff_t stride = array->strides[axis];
     return stride > 0 && LINE % stride == 0 ? (ptrdiff_t)((uintptr_t)array->data % LINE) / stride : 0;
 }
 
-/* Rows of a tile, and rows after which tiles begin anew: whole inner axes, and a share of the next. */
+/* Set the rows of a tile, and the rows after which the cut starts over: whole inner axes, and a share of the next. */
 static void cut(const sce_strided *s, ptrdiff_t classes, sce_tiles *tiles) {
     const sce_array *x = &s->logits;
     const ptrdiff_t row = classes * s->itemsize;
@@ -75,20 +75,23 @@ sce_tiles *sce_new_tiles(const sce_call *call) {
     const sce_strided *s = call->strided;
     sce_tiles tiles;
     cut(s, call->classes, &tiles);
-    /* An odd number of cache lines from class to class: at a power of two all would share a few of the cache's sets. */
+    /* An odd number of cache lines from class to class: with a power of two all would fall into a few sets of the
+     * cache. */
     const ptrdiff_t line = LINE / s->itemsize;
     tiles.step = ((tiles.rows + line - 1) / line | 1) * line;
     const size_t entries = (size_t)((tiles.side_by_side ? tiles.step : tiles.rows) * call->classes);
     const size_t bytes = (entries * (size_t)s->itemsize + LINE - 1) / LINE * LINE;
     const int halves = s->logits.format != SCE_REAL || s->targets.format != SCE_REAL || s->grad.format != SCE_REAL;
-    sce_tiles *made =
-        malloc(sizeof tiles + LINE + bytes * (s->targets.data ? 2 : 1) + (halves ? entries * sizeof(uint16_t) : 0));
+    const int capped = call->transform && call->transform->softcap != 0 && call->grad;
+    const size_t more = 1 + (s->targets.data != NULL) + (size_t)capped;
+    sce_tiles *made = malloc(sizeof tiles + LINE + bytes * more + (halves ? entries * sizeof(uint16_t) : 0));
     if (made == NULL)
         return NULL;
     char *first = (char *)(made + 1);
     tiles.tile = first + (-(uintptr_t)first & (LINE - 1));
     tiles.targets = s->targets.data ? (char *)tiles.tile + bytes : NULL;
-    tiles.bits = (uint16_t *)((char *)tiles.tile + bytes * (s->targets.data ? 2 : 1));
+    tiles.slopes = capped ? (char *)tiles.tile + bytes * (more - 1) : NULL;
+    tiles.bits = (uint16_t *)((char *)tiles.tile + bytes * more);
     *made = tiles;
     return made;
 }

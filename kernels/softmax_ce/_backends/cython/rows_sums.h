@@ -1,10 +1,14 @@
-/* The first step of a row: each chunk's maximum and sums, and what the chunks come to. */
+/* The first step of a row: each chunk's maximum and sums, and their combination. */
+#ifndef SOFTMAX_CE_ROWS_SUMS_H
+#define SOFTMAX_CE_ROWS_SUMS_H
 
-/* A running maximum of n entries from x on, and which block has it first; a NaN is passed over. */
+#include "rows_output.h"
+
+/* A running maximum of n entries from x on, and the first block that has it. NaN is ignored. */
 typedef struct {
     const real *x;
     ptrdiff_t n, done;
-    V top, block, at; /* `at`: less the index of the block that has top, 1 for none; `block`: less the next one's */
+    V top, block, top_block; /* block: minus the index of the next block; top_block: of the one with top, 1 if none */
 } maximum;
 
 INLINE maximum max_of(const real *x, ptrdiff_t n) {
@@ -12,14 +16,14 @@ INLINE maximum max_of(const real *x, ptrdiff_t n) {
 }
 
 INLINE void note_block(maximum *m, V largest) {
-    m->at = v_blend(v_above(largest, m->top), m->at, m->block);
-    m->top = v_max(largest, m->top); /* in this order a NaN is passed over */
+    m->top_block = v_blend(v_above(largest, m->top), m->top_block, m->block);
+    m->top = v_max(largest, m->top); /* in this order NaN is ignored */
     m->block = v_sub(m->block, v_set(1));
 }
 
 INLINE void max_block(maximum *m, enum sce_format format) {
     const real *x = entry(m->x, m->done, format);
-#if defined(V_PREFETCH) /* where the processor's own prefetcher does not follow three streams: what comes next, into L2 */
+#if defined(V_PREFETCH) /* the hardware prefetcher does not follow three streams there; this goes into L2 */
     for (ptrdiff_t k = 0; k < BLOCK * item_size(format); k += SCE_LINE)
         __builtin_prefetch((const char *)x + k + SCE_PREFETCH, 0, 2);
 #endif
@@ -34,7 +38,7 @@ INLINE void max_block(maximum *m, enum sce_format format) {
     m->done += BLOCK;
 }
 
-/* The maximum of all, once the last entries are in; *block: the first block that has it, -1 where it is -inf. */
+/* Complete the maximum and return it. *block is the first block that has it, or -1 if it is -inf. */
 INLINE real max_rest(maximum *m, ptrdiff_t *block, enum sce_format format) {
     while (m->done + BLOCK <= m->n)
         max_block(m, format);
@@ -45,12 +49,12 @@ INLINE real max_rest(maximum *m, ptrdiff_t *block, enum sce_format format) {
         note_block(m, largest);
     }
     const real top = v_hmax(m->top);
-    *block = -(ptrdiff_t)v_hmax(v_blend(v_eq(m->top, v_set(top)), v_set((real)-INFINITY), m->at));
+    *block = -(ptrdiff_t)v_hmax(v_blend(v_eq(m->top, v_set(top)), v_set((real)-INFINITY), m->top_block));
     return top;
 }
 
-/* Sums of T and of T * (shift - x) / 8. Eighths, since shift - x, and the sum of four, may exceed the format where the
- * loss does not. 0 * inf = 0. */
+/* Sum T and T * (shift - x) / 8. Eighths, since shift - x and the sum of four may overflow where the loss does not.
+ * 0 * inf = 0. */
 INLINE void sum_targets(const real *x, ptrdiff_t j, ptrdiff_t n, real shift, const target_row *t, enum mode mode,
                         sce_chunk *chunk) {
     const V eighth = v_set((real)0.125 * shift);
@@ -74,7 +78,8 @@ INLINE void sum_targets(const real *x, ptrdiff_t j, ptrdiff_t n, real shift, con
     chunk->cost = a_line(cost);
 }
 
-/* Raised exp(x - shift) of GROUP vectors of a chunk of n entries at x, a line apart from k on, into e; and their sum. */
+/* Write 2^SCE_RAISE * exp(x - shift) of GROUP vectors into e and return their sum. The vectors are a line apart from k
+ * on, in a chunk of n entries at x. */
 INLINE V exps_of_group(const real *x, ptrdiff_t n, ptrdiff_t k, V shift, real *e, V sum, enum sce_format format) {
     V v[GROUP];
 #pragma GCC unroll 4
@@ -90,14 +95,14 @@ INLINE V exps_of_group(const real *x, ptrdiff_t n, ptrdiff_t k, V shift, real *e
     return sum;
 }
 
-/* Block b of a chunk of n entries at x: its exponentials into e, and their sums over the lanes into `sums`. */
+/* Write the exponentials of block b of a chunk of n entries at x into e, and their sums by lane into `sums`. */
 INLINE void exps_of_block(const real *x, ptrdiff_t n, ptrdiff_t b, V shift, real *e, V sums[],
                           enum sce_format format) {
     for (ptrdiff_t h = 0; h < LINE_VECTORS; h++) {
         const ptrdiff_t begin = b * BLOCK + h * W;
         V sum = v_set(0);
         if (LINE_VECTORS == 1) {
-            /* Here gcc keeps the loop unless told: 41 instructions a vector, and unrolled 31 (AVX-512). */
+            /* gcc does not unroll this loop by itself: 41 instructions a vector, unrolled 31 (AVX-512). */
 #pragma GCC unroll 4
             for (ptrdiff_t group = 0; group < UNROLL / GROUP; group++) {
                 if (begin + group * GROUP * LINE >= n)
@@ -112,8 +117,8 @@ INLINE void exps_of_block(const real *x, ptrdiff_t n, ptrdiff_t b, V shift, real
     }
 }
 
-/* The sums of the block that has the first maximum again, without what equals it: how many that are. Afterwards and not
- * on the way, where nobody could predict which block it is. */
+/* Sum the block with the first maximum again, without the entries equal to it, and return how many there are. This is
+ * done afterwards, since a test in each block would be an unpredictable branch. */
 INLINE int sum_top_block(const real *x, ptrdiff_t n, ptrdiff_t b, V top, const real *e, V sums[],
                          enum sce_format format) {
     int tops = 0;
@@ -129,8 +134,9 @@ INLINE int sum_top_block(const real *x, ptrdiff_t n, ptrdiff_t b, V top, const r
     return tops;
 }
 
-/* Blocks [first, last) of a chunk, with as many of the next maximum and, unless `kind` says no, of the row that waits:
- * the loop where the time goes. What it changes is held in variables of its own. */
+/* Sum blocks [first, last) of a chunk, advance the next maximum by as many, and unless `kind` is NO_OUT write as many
+ * of the pending row. Nearly all the time is spent in this loop. Local copies let the compiler keep its state in
+ * registers. */
 INLINE void exps_of_blocks(const real *x, ptrdiff_t first, ptrdiff_t last, V shift, real *e, V sums[],
                            maximum *next_maximum, output *out, enum mode mode, int is_kept, enum out_kind kind,
                            enum sce_format format) {
@@ -154,9 +160,10 @@ INLINE void exps_of_blocks(const real *x, ptrdiff_t first, ptrdiff_t last, V shi
 
 INLINE ptrdiff_t lesser(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
-/* The chunk of n classes at x, whose maximum is known to be in block `at`; its exponentials into e. Meanwhile the next
- * chunk's maximum, and a chunk of output, always ahead of the exponentials, which may take its place. */
-INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e, maximum *next, output *out,
+/* Sum the chunk of n classes at x, whose maximum is in block `top_block`, and write its exponentials into e. Meanwhile
+ * find the next chunk's maximum and write a chunk of output, which is always ahead of the exponentials that may
+ * overwrite it. */
+INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t top_block, real *e, maximum *next, output *out,
                          sce_chunk *chunk, enum mode mode, enum sce_format format) {
     const V shift = v_set(top == -INFINITY ? 0 : top); /* -inf - -inf would be NaN */
     V sums[(SCE_CHUNK / BLOCK + 1) * LINE_VECTORS];
@@ -169,13 +176,13 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, rea
         else
             write_rest(out, mode, format);
         const ptrdiff_t next_blocks = (next->n - next->done) / BLOCK;
-        maximum none = max_of(x, n); /* where the next chunk is shorter: nobody wants to know */
+        maximum none = max_of(x, n); /* if the next chunk is shorter: not used */
         if (next_blocks)
             last = lesser(last, b + next_blocks);
         maximum *beside = next_blocks ? next : &none;
         if (kind == NO_OUT)
             exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, NO_OUT, format);
-        else if (mode != LOG_PROBS && out->is_kept) /* there nothing is */
+        else if (mode != LOG_PROBS && out->is_kept)
             kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, TO_CACHE, format)
                              : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, PAST_CACHE, format);
         else
@@ -186,7 +193,7 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, rea
     write_rest(out, mode, format);
     if (whole * BLOCK < n)
         exps_of_block(x, n, whole, shift, e, sums, format);
-    const int tops = at < 0 ? 0 : sum_top_block(x, n, at, v_set(top), e, sums, format);
+    const int tops = top_block < 0 ? 0 : sum_top_block(x, n, top_block, v_set(top), e, sums, format);
     A rest[LINE_VECTORS];
     for (int h = 0; h < LINE_VECTORS; h++)
         rest[h] = a_zero();
@@ -198,11 +205,11 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t at, rea
     chunk->mass = chunk->cost = 0;
 }
 
-/* One body for each mode, and for logits and gradient of 16 bits. */
+/* One function for each mode and each format. */
 #define SUM_CHUNK_OF(name, mode, format)                                                                               \
-    static __attribute__((noinline)) void name(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e,            \
-                                               maximum *next, output *out, sce_chunk *chunk) {                         \
-        sum_chunk_of(x, n, top, at, e, next, out, chunk, mode, format);                                                \
+    NOINLINE void name(const real *x, ptrdiff_t n, real top, ptrdiff_t top_block, real *e, maximum *next, output *out, \
+                       sce_chunk *chunk) {                                                                             \
+        sum_chunk_of(x, n, top, top_block, e, next, out, chunk, mode, format);                                         \
     }
 SUM_CHUNK_OF(sum_chunk_one_label, ONE_LABEL, SCE_REAL)
 SUM_CHUNK_OF(sum_chunk_label_and_base, LABEL_AND_BASE, SCE_REAL)
@@ -219,37 +226,39 @@ SUM_CHUNK_OF(sum_chunk_bf16, ONE_LABEL, SCE_BF16)
 #define sum_chunk_bf16 sum_chunk_one_label
 #endif
 
-INLINE void sum_chunk(const real *x, ptrdiff_t n, real top, ptrdiff_t at, real *e, maximum *next, output *out,
+INLINE void sum_chunk(const real *x, ptrdiff_t n, real top, ptrdiff_t top_block, real *e, maximum *next, output *out,
                       enum mode mode, enum sce_format format, sce_chunk *chunk) {
-    (format == SCE_F16   ? sum_chunk_f16
+    (format == SCE_F16    ? sum_chunk_f16
      : format == SCE_BF16 ? sum_chunk_bf16
-     : mode == SOFT      ? sum_chunk_soft
-     : mode == ONE_LABEL ? sum_chunk_one_label
-     : mode == LOG_PROBS ? sum_chunk_log_probs
-                         : sum_chunk_label_and_base)(x, n, top, at, e, next, out, chunk);
+     : mode == SOFT       ? sum_chunk_soft
+     : mode == ONE_LABEL  ? sum_chunk_one_label
+     : mode == LOG_PROBS  ? sum_chunk_log_probs
+                          : sum_chunk_label_and_base)(x, n, top, top_block, e, next, out, chunk);
 }
 
-INLINE double shrink(double down) {
-    return down == 0 ? 1 : down > 0 ? exp(-down) : 0; /* NaN where both tops are infinite: the row is broken */
+INLINE double rescaling(double gap) {
+    return gap == 0 ? 1 : gap > 0 ? exp(-gap) : 0; /* NaN if both tops are infinite: degenerate */
 }
 
-APART sce_sums combine(sce_chunk *chunk, ptrdiff_t chunks) {
+INLINE sce_sums combine(sce_chunk *chunk, ptrdiff_t chunks) {
     sce_sums row = {-INFINITY, 0, 0, 0, 0, 0};
     for (ptrdiff_t k = 0; k < chunks; k++)
         row.top = chunk[k].top > row.top ? chunk[k].top : row.top;
-    int is_first = 1; /* of the chunks with the row's maximum: its one is the row's */
+    int is_first = 1; /* the first chunk with the row's maximum: its 1 is left out as the row's */
     for (ptrdiff_t k = 0; k < chunks; k++) {
         const int has_top = chunk[k].top == row.top;
-        chunk[k].shrink = has_top ? 1 : shrink(row.top - chunk[k].top);
+        chunk[k].rescale = has_top ? 1 : rescaling(row.top - chunk[k].top);
         const double one = chunk[k].top > -INFINITY && !(has_top && is_first);
-        row.rest += (one + chunk[k].rest) * chunk[k].shrink; /* a NaN comes through */
+        row.rest += (one + chunk[k].rest) * chunk[k].rescale; /* NaN propagates */
         is_first &= !has_top;
         row.mass += chunk[k].mass;
         row.cost += 8 * chunk[k].cost;
         if (chunk[k].mass != 0)
             row.cost += 2 * (chunk[k].mass * (0.5 * row.top - 0.5 * (chunk[k].top == -INFINITY ? 0 : chunk[k].top)));
     }
-    row.broken = !(row.top > -INFINITY && row.top < INFINITY) || isnan(row.rest);
-    row.log_sum = row.broken ? 0 : log1p(row.rest);
+    row.degenerate = !(row.top > -INFINITY && row.top < INFINITY) || isnan(row.rest);
+    row.log_sum = row.degenerate ? 0 : log1p(row.rest);
     return row;
 }
+
+#endif

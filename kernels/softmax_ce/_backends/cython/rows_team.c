@@ -4,19 +4,19 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* Elements in a piece: at least some 4 us of work, since taking one costs a cache miss or two; at most some 60 us, so
- * that nobody waits long for the last one. */
-#define LEAST (1 << 14)
-#define MOST (1 << 18)
+/* Elements in a piece: at least about 4 us of work, since taking one costs a cache miss or two; at most about 60 us, so
+ * that no thread waits long for the last one. */
+#define PIECE_MIN (1 << 14)
+#define PIECE_MAX (1 << 18)
 
-/* What a row costs beside its classes, in elements. */
-#define ROW 24
+/* The cost of a row beside its classes, in elements. */
+#define ROW_OVERHEAD 24
 
-/* Fewer rows a thread than this are shared chunk by chunk: whole rows would not come out even. */
+/* With fewer rows a thread than this, rows are shared chunk by chunk: whole rows would divide unevenly. */
 #define ROWS_A_THREAD 4
 
-/* Spins of some 20 to 40 ns: a caller waits for its helpers' ends, a step for the one before (and then yields), a helper
- * for its caller to have the interpreter's lock. */
+/* Spins of about 20 to 40 ns each: of a caller waiting for its helpers to end, of a step waiting for the previous one
+ * (it then yields), of a helper waiting until its caller has the interpreter's lock. */
 #define CALLER_SPINS 1500
 #define STEP_SPINS 200
 #define HELPER_SPINS 200
@@ -31,8 +31,8 @@ struct sce_team {
     ptrdiff_t elements;    /* in a unit */
     ptrdiff_t least, most; /* units in a piece */
     ptrdiff_t pieces;      /* at most, of one step */
-    ptrdiff_t end;         /* units of the call: rows, or all the rows' steps */
-    sce_sums sums;         /* of the shared row that is under way */
+    ptrdiff_t end;         /* units of the call: rows, or the steps of all rows */
+    sce_sums sums;         /* of the current shared row */
     char *exps;            /* exponentials of two shared rows; NULL: not kept */
     _Atomic ptrdiff_t next, done; /* units */
     atomic_int helpers, failed, caller_waits, caller_is_back;
@@ -42,14 +42,14 @@ typedef struct {
     ptrdiff_t first, last; /* units */
     ptrdiff_t row, chunk;
     enum sce_part part;
-    ptrdiff_t after; /* how many units must be done before this piece may begin */
+    ptrdiff_t after; /* this piece may begin when so many units are done */
 } piece;
 
 static void spin(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("isb"); /* `yield` takes no time at all on most */
+    __asm__ volatile("isb"); /* `yield` is a no-op on most CPUs */
 #endif
 }
 
@@ -77,21 +77,21 @@ sce_team *sce_team_new(const sce_call *call, const sce_isa *isa, int is_double, 
             free(team);
             return NULL;
         }
-        /* Kept where there is memory for them; else they are computed again, with the same bits. */
+        /* If there is no memory to keep them, they are computed again, with the same bits. */
         if (call->grad && !call->log_output && classes * team->itemsize <= call->keep) {
-            team->exps = malloc((size_t)(2 * SCE_ROW_ROOM(classes, team->itemsize) + SCE_LINE));
+            team->exps = malloc((size_t)(2 * SCE_KEPT_ROW_BYTES(classes, team->itemsize) + SCE_LINE));
             team->call.exps = team->exps ? team->exps + (-(uintptr_t)team->exps & (SCE_LINE - 1)) : NULL;
         }
     }
     const ptrdiff_t units = shared ? chunks : n_rows, even = (units + threads - 1) / threads;
-    team->elements = shared ? SCE_CHUNK : classes + ROW;
+    team->elements = shared ? SCE_CHUNK : classes + ROW_OVERHEAD;
     team->end = shared ? n_rows * team->steps : n_rows;
-    team->least = LEAST / team->elements;
+    team->least = PIECE_MIN / team->elements;
     if (team->least > even)
-        team->least = even; /* the number of threads that was asked for is met also by small work */
+        team->least = even; /* small work is shared by as many threads as were asked for */
     if (team->least < 1)
         team->least = 1;
-    team->most = (MOST < longest ? MOST : longest) / team->elements;
+    team->most = (PIECE_MAX < longest ? PIECE_MAX : longest) / team->elements;
     if (team->most < team->least)
         team->most = team->least;
     team->pieces = (units + team->least - 1) / team->least;
@@ -110,7 +110,7 @@ ptrdiff_t sce_team_helpers(const sce_team *team) {
     return (team->pieces < team->threads ? team->pieces : team->threads) - 1;
 }
 
-/* Where the step ends to which the unit p->first belongs. */
+/* Set the row, step and chunk of the unit p->first. Return the end of that step. */
 static ptrdiff_t locate(const sce_team *team, piece *p) {
     if (!team->chunks)
         return team->end;
@@ -119,7 +119,7 @@ static ptrdiff_t locate(const sce_team *team, piece *p) {
     if (at < team->chunks) {
         p->part = SCE_SUMS;
         p->chunk = at;
-        p->after = p->row ? scalars - team->steps + 1 : 0; /* till then the sums of the row before are needed */
+        p->after = p->row ? scalars - team->steps + 1 : 0; /* until then the previous row's sums are needed */
         return scalars;
     }
     p->part = at == team->chunks ? SCE_SCALARS : SCE_GRADIENT;
@@ -141,20 +141,20 @@ static int take(sce_team *team, piece *p) {
     return 1;
 }
 
-/* Until that many units are done. Nothing after a step's last unit can be done before it, so the count says which. Ends
- * also when the team is cancelled: pieces are given in order, and who was given an earlier one is at work on it. */
+/* Wait until so many units are done. Units of later steps are not done before those of earlier ones, so the count is
+ * enough. This ends even when the team is cancelled: pieces are taken in order, and earlier ones are in progress. */
 static void wait_for_units(const sce_team *team, ptrdiff_t units) {
     for (int k = 0; atomic_load(&team->done) < units; k += k < STEP_SPINS) {
         if (k < STEP_SPINS)
             spin();
         else
-            sched_yield(); /* more threads than CPUs: what is waited for may need this one */
+            sched_yield(); /* with more threads than CPUs, the other thread may need this one's */
     }
 }
 
 static void run_part(const sce_team *team, const piece *p) {
     const ptrdiff_t count = p->last - p->first;
-    /* The gradient from the row's end: what was summed last is the likeliest to be in a cache still. */
+    /* The gradient starts at the row's end, which was summed last and is likely to be cached. */
     const ptrdiff_t first = p->part == SCE_GRADIENT ? team->chunks - p->chunk - count : p->chunk;
     team->part(&team->call, p->row, p->part, first, first + count);
 }
@@ -175,7 +175,7 @@ static int work_on(sce_team *team, sce_call *own) {
             wait_for_units(team, p.after);
             run_part(team, &p);
         }
-        /* Also what orders stores that went past the caches before whatever follows. */
+        /* This also orders streaming stores before whatever follows. */
         atomic_fetch_add(&team->done, p.last - p.first);
         elements += (p.last - p.first) * team->elements;
     }
@@ -183,7 +183,7 @@ static int work_on(sce_team *team, sce_call *own) {
 }
 
 static int work(sce_team *team) {
-    sce_call own = team->call; /* each thread has its own scratch, this one for all its pieces */
+    sce_call own = team->call; /* each thread has scratch of its own, for all its pieces */
     own.tiles = own.strided ? sce_new_tiles(&own) : NULL;
     const int more = work_on(team, &own);
     free(own.tiles);
@@ -192,12 +192,15 @@ static int work(sce_team *team) {
 
 int sce_team_work(sce_team *team, int helping) {
     if (helping)
-        atomic_fetch_add(&team->helpers, 1); /* before the first look for a piece: see sce_team_settled */
+        atomic_fetch_add(&team->helpers, 1); /* before it takes a piece: see sce_team_settled */
     const int more = work(team);
     if (helping) {
         atomic_fetch_sub(&team->helpers, 1);
-        for (int k = 0; k < HELPER_SPINS && atomic_load(&team->caller_waits) && !atomic_load(&team->caller_is_back); k++)
+        for (int k = 0; k < HELPER_SPINS; k++) {
+            if (!atomic_load(&team->caller_waits) || atomic_load(&team->caller_is_back))
+                break;
             spin();
+        }
     } else if (more == 0) {
         atomic_store(&team->caller_waits, 1);
         for (int k = 0; k < CALLER_SPINS && atomic_load(&team->helpers); k++)

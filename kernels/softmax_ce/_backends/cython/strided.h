@@ -1,14 +1,21 @@
-/* Rows anywhere in memory: another class axis, strides, 16-bit floats.
+/* Arrays with any strides: another class axis, steps, 16-bit floats.
  *
- * A tile of rows at a time is copied to a scratch, computed there by the kernels for rows in a row, and its gradient
- * copied back. Few classes whose positions do not lie apart are copied class by class, so that rows lie side by side in
- * the tile as rows_lanes.h has them in its lanes; others row by row. What a row gets is what it gets in either case.
+ * A tile of rows at a time is copied to a scratch, computed there by the kernels for contiguous rows, and its gradient
+ * copied back. Where there are few classes and neighbouring rows are close in memory, the copy is class by class, so
+ * that rows lie side by side in the tile as they do in the lanes of rows_lanes.h; else it is row by row. A row's
+ * results do not depend on that.
  *
- * Long rows of 16 bits that follow each other, with one label a row, are not copied: the row kernels cast them (float16
- * where an instruction does so). */
+ * Long contiguous rows of 16 bits with hard labels are not copied: the row kernels cast them (float16 where there is an
+ * instruction for it). */
+#ifndef SOFTMAX_CE_STRIDED_H
+#define SOFTMAX_CE_STRIDED_H
 
-/* Entries that lie apart, `stride` bytes in memory and `step` in the tile: of 16 bits if there are `bits`, their tile. */
-INLINE void copy_apart(char *p, ptrdiff_t stride, real *q, uint16_t *bits, ptrdiff_t step, ptrdiff_t n, int back) {
+#include "formats.h"
+#include "rows_lanes.h"
+
+/* Copy n entries, `stride` bytes apart in memory and `step` entries in the tile, or in `bits` if these are 16-bit
+ * floats. */
+INLINE void copy_strided(char *p, ptrdiff_t stride, real *q, uint16_t *bits, ptrdiff_t step, ptrdiff_t n, int back) {
     for (ptrdiff_t k = 0; k < n; k++) {
         if (bits && back)
             *(uint16_t *)(p + k * stride) = bits[k * step];
@@ -21,8 +28,8 @@ INLINE void copy_apart(char *p, ptrdiff_t stride, real *q, uint16_t *bits, ptrdi
     }
 }
 
-/* Entries side by side in both; streamed past the caches on the way back if so wanted, whole lines of them. */
-INLINE void copy_together(char *p, real *q, ptrdiff_t n, int back, enum sce_format format, int stream) {
+/* Copy n entries that are contiguous in both. On the way back, whole lines may be streamed past the caches. */
+INLINE void copy_contiguous(char *p, real *q, ptrdiff_t n, int back, enum sce_format format, int stream) {
     const ptrdiff_t item = item_size(format);
     if (back && stream) {
         const ptrdiff_t line = 64 / item, head = (ptrdiff_t)(-(uintptr_t)p & 63) / item;
@@ -48,17 +55,17 @@ INLINE void copy_together(char *p, real *q, ptrdiff_t n, int back, enum sce_form
     if (k == n)
         return;
     if (n > W)
-        k = n - W; /* some entries a second time, rather than part of a vector */
+        k = n - W; /* copy some entries again, rather than part of a vector */
     if (back)
         to_memory(p + k * item, n - k, load(q + k, n - k, 0), format);
     else
         store(q + k, n - k, from_memory(p + k * item, n - k, format));
 }
 
-/* A square of W x W entries, `stride` bytes and `step` entries apart along the axis that is not side by side; of which
- * `wide` are side by side in memory, and `high` in the tile. */
-INLINE void copy_square(char *p, ptrdiff_t stride, real *q, ptrdiff_t step, ptrdiff_t wide, ptrdiff_t high, int back,
-                        enum sce_format format) {
+/* Copy and transpose `high` vectors of `wide` entries in memory, both at most W. They are `stride` bytes apart there,
+ * and `step` entries apart in the tile. */
+INLINE void copy_transposed(char *p, ptrdiff_t stride, real *q, ptrdiff_t step, ptrdiff_t wide, ptrdiff_t high,
+                            int back, enum sce_format format) {
     V v[W];
 #pragma GCC unroll 16
     for (ptrdiff_t k = 0; k < W; k++)
@@ -77,8 +84,8 @@ INLINE void copy_square(char *p, ptrdiff_t stride, real *q, ptrdiff_t step, ptrd
     }
 }
 
-/* A box of an array: outer rows, inner rows, classes; how many, how many bytes apart, how many entries in the tile. And
- * in the tile of bits, where 16-bit floats are copied one by one before they are cast, or after. */
+/* A box of an array, with axes outer rows, inner rows and classes: lengths, strides in bytes, and steps in the tile.
+ * `bits` is the tile of 16-bit floats that are copied one by one before or after they are cast. */
 typedef struct {
     char *p;
     real *q;
@@ -86,19 +93,19 @@ typedef struct {
     ptrdiff_t n[3], stride[3], step[3];
 } box;
 
-/* Between the tile and that of bits. */
+/* Cast between the tile and `bits`. */
 INLINE void cast_box(const box *b, int back, enum sce_format format) {
     const ptrdiff_t rows = b->n[0] * b->n[1], classes = b->n[2], step = b->step[2];
     if (step == 1)
-        copy_together((char *)b->bits, b->q, rows * classes, back, format, 0);
+        copy_contiguous((char *)b->bits, b->q, rows * classes, back, format, 0);
     else
         for (ptrdiff_t j = 0; j < classes; j++)
-            copy_together((char *)(b->bits + j * step), b->q + j * step, rows, back, format, 0);
+            copy_contiguous((char *)(b->bits + j * step), b->q + j * step, rows, back, format, 0);
 }
 
 INLINE void copy_box(const box *b, int back, enum sce_format format, int stream) {
     const ptrdiff_t item = item_size(format);
-    int in_memory = -1, in_tile = -1, closest = 0; /* axes: side by side in memory, in the tile; the inner one else */
+    int in_memory = -1, in_tile = -1, closest = 0; /* axes: contiguous in memory, in the tile; innermost otherwise */
     for (int axis = 0; axis < 3; axis++) {
         if (b->stride[axis] == item && b->n[axis] > 1)
             in_memory = axis;
@@ -108,46 +115,47 @@ INLINE void copy_box(const box *b, int back, enum sce_format format, int stream)
         if (is_short != was_short ? was_short : sce_distance(b->stride[axis]) < sce_distance(b->stride[closest]))
             closest = axis;
     }
-    /* Of a short axis a vector would have little. */
+    /* Vectors along a short axis would be nearly empty. */
     const int vectors = in_memory >= 0 && in_tile >= 0 && b->n[in_memory] >= W / 2 && b->n[in_tile] >= W / 2;
-    const int squares = vectors && in_memory != in_tile;
+    const int transposes = vectors && in_memory != in_tile;
     if (format != SCE_REAL && !vectors && back)
         cast_box(b, back, format);
-    const int last = vectors ? in_memory : closest, middle = squares ? in_tile : (last + 1) % 3, first = 3 - last - middle;
+    const int last = vectors ? in_memory : closest, middle = transposes ? in_tile : (last + 1) % 3;
+    const int first = 3 - last - middle;
     for (ptrdiff_t i = 0; i < b->n[first]; i++) {
         char *p = b->p + i * b->stride[first];
         real *q = b->q + i * b->step[first];
         const ptrdiff_t high = b->n[middle], wide = b->n[last], stride = b->stride[middle], step = b->step[last];
-        if (squares) {
+        if (transposes) {
             for (ptrdiff_t j = 0; j < high; j += W) {
                 for (ptrdiff_t k = 0; k < wide; k += W) {
                     char *from = p + j * stride + k * item;
                     real *to = q + k * step + j;
                     if (high - j >= W && wide - k >= W)
-                        copy_square(from, stride, to, step, W, W, back, format);
+                        copy_transposed(from, stride, to, step, W, W, back, format);
                     else
-                        copy_square(from, stride, to, step, wide - k < W ? wide - k : W, high - j < W ? high - j : W,
-                                    back, format);
+                        copy_transposed(from, stride, to, step, wide - k < W ? wide - k : W,
+                                        high - j < W ? high - j : W, back, format);
                 }
             }
             continue;
         }
         for (ptrdiff_t j = 0; j < high; j++, p += stride, q += b->step[middle]) {
-            /* What comes next is far away, where the processor's own prefetcher does not look. */
+            /* The next part is too far away for the hardware prefetcher. */
             if (vectors && !(back && stream))
                 for (ptrdiff_t k = 0; k < wide * item; k += 64)
                     __builtin_prefetch(p + stride + k, back);
             if (vectors)
-                copy_together(p, q, wide, back, format, stream);
+                copy_contiguous(p, q, wide, back, format, stream);
             else
-                copy_apart(p, b->stride[last], q, format == SCE_REAL ? NULL : b->bits + (q - b->q), step, wide, back);
+                copy_strided(p, b->stride[last], q, format == SCE_REAL ? NULL : b->bits + (q - b->q), step, wide, back);
         }
     }
     if (format != SCE_REAL && !vectors && !back)
         cast_box(b, back, format);
 }
 
-/* The largest box that begins at a row, of at most `count` rows; how many it has. */
+/* Set the largest box of at most `count` rows that begins at a row. Return its number of rows. */
 INLINE ptrdiff_t box_at(const sce_array *array, ptrdiff_t row, ptrdiff_t count, box *b) {
     const ptrdiff_t *shape = array->shape;
     const ptrdiff_t inner = shape[SCE_ROW_AXES - 1], outer = shape[SCE_ROW_AXES - 2];
@@ -165,12 +173,12 @@ INLINE ptrdiff_t box_at(const sce_array *array, ptrdiff_t row, ptrdiff_t count, 
     return b->n[0] * b->n[1];
 }
 
-/* Rows first to last of an array to a tile, or back; `step` is that of call->column_step. */
+/* Copy rows first to last of an array to a tile, or back. `step` is call->column_step. */
 INLINE void copy_rows(const sce_array *array, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, real *tile,
                       uint16_t *bits, ptrdiff_t step, int stream, int back, enum sce_format format) {
     const ptrdiff_t row_step = step ? 1 : classes, class_step = step ? step : 1;
     if (array->direct && !step) {
-        copy_together(array->data + first * classes * item_size(format), tile, (last - first) * classes, back, format,
+        copy_contiguous(array->data + first * classes * item_size(format), tile, (last - first) * classes, back, format,
                       stream);
         return;
     }
@@ -186,11 +194,10 @@ INLINE void copy_rows(const sce_array *array, ptrdiff_t first, ptrdiff_t last, p
     }
 }
 
-/* One body for each format and direction. */
+/* One function for each format and direction. */
 #define COPY_OF(name, back, format)                                                                                    \
-    static __attribute__((noinline)) void name(const sce_array *array, ptrdiff_t first, ptrdiff_t last,                \
-                                               ptrdiff_t classes, real *tile, uint16_t *bits, ptrdiff_t step,          \
-                                               int stream) {                                                           \
+    NOINLINE void name(const sce_array *array, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, real *tile,         \
+                       uint16_t *bits, ptrdiff_t step, int stream) {                                                   \
         copy_rows(array, first, last, classes, tile, bits, step, stream, back, format);                                \
     }
 COPY_OF(load_real, 0, SCE_REAL)
@@ -206,19 +213,22 @@ COPY_OF(store_bf16, 1, SCE_BF16)
 #define BY_FORMAT(direction, format) direction##_real
 #endif
 
-/* Whether the row kernels read or write an array where it is. */
-INLINE int is_here(const sce_array *array, ptrdiff_t step) {
+/* Whether the row kernels read or write an array in place. */
+INLINE int is_direct(const sce_array *array, ptrdiff_t step) {
     return array->direct && array->format == SCE_REAL && !step;
 }
+
+#include "transform.h"
 
 static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
     const sce_strided *s = call->strided;
     sce_tiles *tiles = call->tiles;
     const sce_array *x = &s->logits, *t = &s->targets, *g = &s->grad;
     const ptrdiff_t classes = call->classes, step = classes <= LANES && tiles->side_by_side ? tiles->step : 0;
-    const int x_here = is_here(x, step), t_here = is_here(t, step), g_here = is_here(g, step);
+    const int t_direct = is_direct(t, step), is_capped = g->data && call->transform && call->transform->softcap != 0;
+    const int x_direct = !call->transform && is_direct(x, step), g_direct = !is_capped && is_direct(g, step);
 #if defined(REAL_F32)
-    if (IN_ROWS(x->format) && x->direct && (g->data == NULL || (g->format == x->format && g->direct)) &&
+    if (!call->transform && IN_ROWS(x->format) && x->direct && (g->data == NULL || (g->format == x->format && g->direct)) &&
         classes > LANES && mode_of(call) == ONE_LABEL) {
         sce_call rows = *call;
         rows.logits = x->data;
@@ -234,26 +244,33 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
         last = last < stop ? last : stop;
         sce_call block = call_from(call, first);
         block.strided = NULL;
+        block.transform = NULL;
         block.column_step = step;
-        block.logits = x_here ? (real *)x->data + first * classes : tiles->tile;
-        block.targets = t_here ? (real *)t->data + first * classes : tiles->targets;
-        block.grad = g->data == NULL ? NULL : g_here ? (real *)g->data + first * classes : tiles->tile;
-        if (!g_here)
-            block.stream = 0; /* the tile is to stay in the cache */
-        tiles->ahead = NULL;
+        block.logits = x_direct ? (real *)x->data + first * classes : tiles->tile;
+        block.targets = t_direct ? (real *)t->data + first * classes : tiles->targets;
+        block.grad = g->data == NULL ? NULL : g_direct ? (real *)g->data + first * classes : tiles->tile;
+        if (!g_direct)
+            block.stream = 0; /* the tile should stay in the cache */
+        tiles->next_tile = NULL;
         if (last < stop && x->strides[SCE_ROW_AXES - 1] == item_size(x->format)) {
             box next;
             box_at(x, last, 1, &next);
-            tiles->ahead = next.p;
-            tiles->ahead_stride = x->class_stride;
-            tiles->ahead_item = item_size(x->format);
+            tiles->next_tile = next.p;
+            tiles->next_class_stride = x->class_stride;
+            tiles->next_item = item_size(x->format);
         }
-        if (!x_here)
+        if (!x_direct)
             BY_FORMAT(load, x->format)(x, first, last, classes, tiles->tile, tiles->bits, step, 0);
-        if (t->data && !t_here)
+        if (t->data && !t_direct)
             BY_FORMAT(load, t->format)(t, first, last, classes, tiles->targets, tiles->bits, step, 0);
-        ROWS_NAME(&block, 0, last - first);
-        if (g->data && !g_here)
+        if (call->transform)
+            transform_tile(call, first, last, tiles->tile, is_capped ? tiles->slopes : NULL, step);
+        contiguous_rows(&block, 0, last - first);
+        if (call->transform && g->data)
+            finish_gradient(call, first, last, block.grad, is_capped ? tiles->slopes : NULL, step);
+        if (g->data && !g_direct)
             BY_FORMAT(store, g->format)(g, first, last, classes, tiles->tile, tiles->bits, step, call->stream);
     }
 }
+
+#endif

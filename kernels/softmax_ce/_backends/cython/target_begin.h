@@ -1,4 +1,4 @@
-/* Compile what follows for SCE_TARGET, whatever the command line says; standard headers come before it. */
+/* Compile what follows for SCE_TARGET, whatever the command line says. Standard headers are included before that. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,49 +1,46 @@
-/* A thin layer over AVX-512: V holds W reals, M one bit a lane, A is a float64 accumulator of a V. */
+/* The vector layer over AVX-512: see vec_x86.h. A mask M has one bit a lane. */
+#ifndef SOFTMAX_CE_VEC_AVX512_H
+#define SOFTMAX_CE_VEC_AVX512_H
+
 #define V_TABLE
 #define V_PREFETCH
-#define LANES 256 /* see rows_lanes.h */
-#include "exp_table.h"
-#if defined(REAL_F32)
-#define W 16
-typedef float real;
-typedef __m512 V;
-typedef __mmask16 M;
-typedef struct { __m512d lo, hi; } A;
+#define VECTOR_BITS 512
+#include "vec_x86.h"
 
-static inline V v_set(real x) { return _mm512_set1_ps(x); }
-static inline V v_load(const real *p) { return _mm512_loadu_ps(p); }
+#if defined(REAL_F32)
+typedef __mmask16 M;
+#define X86_COMPARE _mm512_cmp_ps_mask
+#else
+typedef __mmask8 M;
+#define X86_COMPARE _mm512_cmp_pd_mask
+#endif
+
 static inline V v_from_lanes(const real *p) { return v_load(p); }
-static inline void v_store(real *p, V v) { _mm512_storeu_ps(p, v); }
 static inline M v_first(ptrdiff_t n) { return (M)((1u << n) - 1); }
-static inline V v_load_first(const real *p, ptrdiff_t n, V fill) { return _mm512_mask_loadu_ps(fill, v_first(n), p); }
-static inline void v_store_first(real *p, ptrdiff_t n, V v) { _mm512_mask_storeu_ps(p, v_first(n), v); }
-static inline V v_keep_first(ptrdiff_t n, V v) { return _mm512_maskz_mov_ps(v_first(n), v); }
-static inline V v_add(V a, V b) { return _mm512_add_ps(a, b); }
-static inline V v_sub(V a, V b) { return _mm512_sub_ps(a, b); }
-static inline V v_mul(V a, V b) { return _mm512_mul_ps(a, b); }
-static inline V v_div(V a, V b) { return _mm512_div_ps(a, b); }
-static inline V v_fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-static inline V v_max(V a, V b) { return _mm512_max_ps(a, b); } /* b where either is NaN */
-static inline M v_eq(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_ps(a, m, a, b); }
-static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_ps(a, (M)~m, a, b); }
-static inline V v_blend(M m, V a, V b) { return _mm512_mask_mov_ps(a, m, b); } /* b where m, else a */
-static inline void v_stream(real *p, V v) { _mm512_stream_ps(p, v); }
+static inline V v_load_first(const real *p, ptrdiff_t n, V fill) { return X86(_mask_loadu)(fill, v_first(n), p); }
+static inline void v_store_first(real *p, ptrdiff_t n, V v) { X86(_mask_storeu)(p, v_first(n), v); }
+static inline V v_keep_first(ptrdiff_t n, V v) { return X86(_maskz_mov)(v_first(n), v); }
+static inline M v_eq(V a, V b) { return X86_COMPARE(a, b, _CMP_EQ_OQ); }
+static inline M v_not_less(V a, V b) { return X86_COMPARE(a, b, _CMP_NLT_UQ); }
+static inline M v_above(V a, V b) { return X86_COMPARE(a, b, _CMP_GT_OQ); }
+static inline unsigned m_bits(M m) { return m; }
+static inline V v_zero_where(M m, V a) { return X86(_maskz_mov)((M)~m, a); }
+static inline V v_add_where(M m, V a, V b) { return X86(_mask_add)(a, m, a, b); }
+static inline V v_add_unless(M m, V a, V b) { return X86(_mask_add)(a, (M)~m, a, b); }
+static inline V v_blend(M m, V a, V b) { return X86(_mask_mov)(a, m, b); } /* b where m, else a */
+static inline real v_hmax(V a) { return X86(_reduce_max)(a); }
+
+#if defined(REAL_F32)
 static inline V v_power_raised(V shifted) { /* see power_bits */
     const __m512i k = _mm512_castps_si512(shifted);
     const __m512 table = _mm512_broadcast_f32x4(_mm_loadu_ps((const float *)power_bits));
     const __m512i step = _mm512_castps_si512(_mm512_permutevar_ps(table, k));
     return _mm512_castsi512_ps(_mm512_add_epi32(step, _mm512_slli_epi32(k, 21)));
 }
-static inline M v_not_less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
-static inline M v_above(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
-static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_ps((M)~m, a); }
-static inline real v_hmax(V a) { return _mm512_reduce_max_ps(a); }
-static inline unsigned m_bits(M m) { return m; }
-/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+/* Return W labels as reals. *bad has a bit for each that is outside [0, classes) or ignored. Labels are read once. */
 static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
     __m512i lo = _mm512_loadu_si512(label), hi = _mm512_loadu_si512(label + 8);
-    __asm__("" : "+v"(lo), "+v"(hi)); /* the compiler may not read again what another thread may have changed */
+    __asm__("" : "+v"(lo), "+v"(hi)); /* not to be read again: another thread may have changed them */
     __m512i end = _mm512_set1_epi64(classes), out = _mm512_set1_epi64(ignored);
     *bad = (unsigned)(_mm512_cmpge_epu64_mask(lo, end) | _mm512_cmpeq_epi64_mask(lo, out)) |
            (unsigned)(_mm512_cmpge_epu64_mask(hi, end) | _mm512_cmpeq_epi64_mask(hi, out)) << 8;
@@ -61,7 +58,7 @@ static inline V v_from_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_l
 static inline void v_to_half(uint16_t *p, V v) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-/* Entries of a row side by side, two each. */
+/* Two columns of rows of two entries. */
 static inline void v_load_pairs(const real *p, V *first, V *second) {
     const V a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -78,7 +75,7 @@ static inline V v_from_bf16(const uint16_t *p) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
-/* Rounded, in the lower halves; a NaN might become something else. */
+/* Rounded, in the lower halves. A NaN is not preserved. */
 static inline __m512i v_rounded_bf16(V v) {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -105,7 +102,7 @@ static inline void v_numbers_to_bf16(uint16_t *p, V first, V second, int stream)
 static inline void v_stream_halves(uint16_t *p, const uint16_t *bits) {
     _mm256_stream_si256((__m256i *)p, _mm256_loadu_si256((const __m256i *)bits));
 }
-/* W rows of W columns, in place */
+/* Transpose W rows of W columns in place. */
 static inline void v_transpose(V r[W]) {
     __m512d t[16];
     for (int i = 0; i < 16; i += 4) {
@@ -132,47 +129,18 @@ static inline A a_add(A a, V v) {
     return (A){_mm512_add_pd(a.lo, _mm512_cvtps_pd(_mm512_castps512_ps256(v))),
                _mm512_add_pd(a.hi, _mm512_cvtps_pd(hi))};
 }
-static inline double a_line(const A a[1]) { return _mm512_reduce_add_pd(_mm512_add_pd(a->lo, a->hi)); } /* halves added */
-static inline V a_lanes(A a) { /* rounded, each lane to its own */
+/* The sum over a line: halves are added until one number remains. */
+static inline double a_line(const A a[1]) { return _mm512_reduce_add_pd(_mm512_add_pd(a->lo, a->hi)); }
+static inline V a_lanes(A a) { /* rounded */
     return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.lo)), _mm512_cvtpd_ps(a.hi), 1);
 }
 #else
-#define W 8
-typedef double real;
-typedef __m512d V;
-typedef __mmask8 M;
-typedef __m512d A;
-
-static inline V v_set(real x) { return _mm512_set1_pd(x); }
-static inline V v_load(const real *p) { return _mm512_loadu_pd(p); }
-static inline V v_from_lanes(const real *p) { return v_load(p); }
-static inline void v_store(real *p, V v) { _mm512_storeu_pd(p, v); }
-static inline M v_first(ptrdiff_t n) { return (M)((1u << n) - 1); }
-static inline V v_load_first(const real *p, ptrdiff_t n, V fill) { return _mm512_mask_loadu_pd(fill, v_first(n), p); }
-static inline void v_store_first(real *p, ptrdiff_t n, V v) { _mm512_mask_storeu_pd(p, v_first(n), v); }
-static inline V v_keep_first(ptrdiff_t n, V v) { return _mm512_maskz_mov_pd(v_first(n), v); }
-static inline V v_add(V a, V b) { return _mm512_add_pd(a, b); }
-static inline V v_sub(V a, V b) { return _mm512_sub_pd(a, b); }
-static inline V v_mul(V a, V b) { return _mm512_mul_pd(a, b); }
-static inline V v_div(V a, V b) { return _mm512_div_pd(a, b); }
-static inline V v_fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
-static inline V v_max(V a, V b) { return _mm512_max_pd(a, b); } /* b where either is NaN */
-static inline M v_eq(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
-static inline V v_add_where(M m, V a, V b) { return _mm512_mask_add_pd(a, m, a, b); }
-static inline V v_add_unless(M m, V a, V b) { return _mm512_mask_add_pd(a, (M)~m, a, b); }
-static inline V v_blend(M m, V a, V b) { return _mm512_mask_mov_pd(a, m, b); } /* b where m, else a */
-static inline void v_stream(real *p, V v) { _mm512_stream_pd(p, v); }
 static inline V v_power_raised(V shifted) { /* see power_bits */
     const __m512i k = _mm512_castpd_si512(shifted), low = _mm512_loadu_si512(power_bits);
     const __m512i step = _mm512_permutex2var_epi64(low, k, _mm512_loadu_si512(power_bits + 8));
     return _mm512_castsi512_pd(_mm512_add_epi64(step, _mm512_slli_epi64(k, 48)));
 }
-static inline M v_not_less(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLT_UQ); }
-static inline M v_above(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
-static inline V v_zero_where(M m, V a) { return _mm512_maskz_mov_pd((M)~m, a); }
-static inline real v_hmax(V a) { return _mm512_reduce_max_pd(a); }
-static inline unsigned m_bits(M m) { return m; }
-/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+/* Return W labels as reals. *bad has a bit for each that is outside [0, classes) or ignored. Labels are read once. */
 static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
     __m512i y = _mm512_loadu_si512(label);
     __asm__("" : "+v"(y));
@@ -196,7 +164,7 @@ static inline void v_store_pairs(real *p, V first, V second) {
     _mm512_storeu_pd(p, _mm512_permutex2var_pd(first, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), second));
     _mm512_storeu_pd(p + 8, _mm512_permutex2var_pd(first, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), second));
 }
-/* W rows of W columns, in place */
+/* Transpose W rows of W columns in place. */
 static inline void v_transpose(V r[W]) {
     V t[8];
     for (int i = 0; i < 8; i += 2)
@@ -209,8 +177,7 @@ static inline void v_transpose(V r[W]) {
     }
 }
 
-static inline A a_zero(void) { return _mm512_setzero_pd(); }
-static inline A a_add(A a, V v) { return _mm512_add_pd(a, v); }
-static inline double a_line(const A a[1]) { return _mm512_reduce_add_pd(*a); } /* halves added, till one is left */
-static inline V a_lanes(A a) { return a; }
+static inline double a_line(const A a[1]) { return _mm512_reduce_add_pd(*a); } /* halves are added */
+#endif
+
 #endif

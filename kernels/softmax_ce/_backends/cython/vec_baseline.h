@@ -1,4 +1,8 @@
-/* The same layer in the compiler's own 16-byte vectors: SSE2, NEON, and whatever else it lowers them to. */
+/* The vector layer in the compiler's own 16-byte vectors, which it lowers to SSE2, NEON or whatever else there is. V
+ * holds W reals, M is all ones or zeros a lane, and A is a float64 accumulator of a V. */
+#ifndef SOFTMAX_CE_VEC_BASELINE_H
+#define SOFTMAX_CE_VEC_BASELINE_H
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -13,7 +17,7 @@
 #include "exp_table.h"
 #include "rows.h"
 
-/* See rows_lanes.h. With fused operations as many as AVX2 and AVX-512 have, since a row's bits depend on the way it is
+/* See rows_lanes.h. With fused operations, as many as with AVX2 and AVX-512, since a row's bits depend on how it is
  * computed. */
 #if defined(__aarch64__)
 #define LANES 256
@@ -82,7 +86,7 @@ static inline V v_power_raised(V shifted) { return (V)(((M)shifted + BIAS + SCE_
 static inline M v_not_less(V a, V b) { return ~(M)(a < b); }
 static inline M v_above(V a, V b) { return (M)(a > b); }
 #if defined(__SSE2__)
-/* gcc 12 ends in an internal error where a comparison is carried over a branch as a mask of its own kind. */
+/* Without this, gcc 12 fails with an internal error where the mask is used after a branch. */
 static inline M v_eq(V a, V b) {
     M equal = (M)(a == b);
     __asm__("" : "+x"(equal));
@@ -115,10 +119,11 @@ static inline V v_significand(V y, V *k) {
     *k = __builtin_convertvector(n, V);
     return (V)((M)y - (n << FRACTION));
 }
-/* W rows of W columns, in place */
+/* Transpose W rows of W columns in place. */
 #if defined(__aarch64__) && defined(REAL_F32)
 static inline void v_transpose(V r[W]) {
-    const V a = vzip1q_f32(r[0], r[2]), b = vzip2q_f32(r[0], r[2]), c = vzip1q_f32(r[1], r[3]), d = vzip2q_f32(r[1], r[3]);
+    const V a = vzip1q_f32(r[0], r[2]), b = vzip2q_f32(r[0], r[2]);
+    const V c = vzip1q_f32(r[1], r[3]), d = vzip2q_f32(r[1], r[3]);
     r[0] = vzip1q_f32(a, c), r[1] = vzip2q_f32(a, c), r[2] = vzip1q_f32(b, d), r[3] = vzip2q_f32(b, d);
 }
 #else
@@ -140,7 +145,7 @@ static inline real v_hmax(V a) {
 }
 static inline A a_zero(void) { return (A){{0}, {0}}; }
 static inline A a_add(A a, V v) { return (A){a.lo + (D){v[0], v[1]}, a.hi + (D){v[2], v[3]}}; }
-/* The sum over a line: halves added, till one is left. */
+/* The sum over a line: halves are added until one number remains. */
 static inline double a_line(const A a[4]) {
     D v = ((a[0].lo + a[2].lo) + (a[1].lo + a[3].lo)) + ((a[0].hi + a[2].hi) + (a[1].hi + a[3].hi));
     return v[0] + v[1];
@@ -158,7 +163,7 @@ static inline double a_line(const A a[4]) {
 static inline V a_lanes(A a) { return a; }
 #endif
 
-/* W labels as reals; *bad: bits of those that are outside [0, classes) or ignored. Read once, and compared only. */
+/* Return W labels as reals. *bad has a bit for each that is outside [0, classes) or ignored. Labels are read once. */
 static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored, unsigned *bad) {
     real lanes[W];
     *bad = 0;
@@ -169,7 +174,7 @@ static inline V v_labels(const int64_t *label, int64_t classes, int64_t ignored,
     }
     return v_load(lanes);
 }
-/* Entries of a row side by side, two each. */
+/* Two columns of rows of two entries. */
 static inline void v_load_pairs(const real *p, V *first, V *second) {
     for (int r = 0; r < W; r++)
         (*first)[r] = p[2 * r], (*second)[r] = p[2 * r + 1];
@@ -178,3 +183,5 @@ static inline void v_store_pairs(real *p, V first, V second) {
     for (int r = 0; r < W; r++)
         p[2 * r] = first[r], p[2 * r + 1] = second[r];
 }
+
+#endif
