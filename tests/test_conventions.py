@@ -21,7 +21,8 @@ from softmax_ce.run import Outputs
 
 FUNCTIONS = [
     sce.cross_entropy, sce.cross_entropy_with_grad, sce.cross_entropy_grad, sce.cross_entropy_with_hessian,
-    sce.softmax, sce.log_softmax, sce.logsumexp, sce.explain, sce.get_backend, profile.load, profile.save,
+    sce.kl_divergence, sce.kl_divergence_with_grad, sce.softmax, sce.log_softmax, sce.logsumexp, sce.explain,
+    sce.get_backend, profile.load, profile.save,
 ]  # fmt: skip
 # One a call, filled in or written to on the way.
 CHANGING = {Problem, Factors, Outputs}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Group -> what its names begin with; the first group that fits takes a name, the last one takes the rest.
 GROUPS = {
-    "Losses and gradients": ("cross_entropy",),
+    "Losses and gradients": ("cross_entropy", "kl_divergence"),
     "Softmax and its logarithms": ("softmax", "log_softmax", "logsumexp"),
     "Backends": ("backends", "get_backend", "Backend", "explain"),
     "More": ("",),

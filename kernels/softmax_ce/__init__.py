@@ -11,6 +11,7 @@ from softmax_ce.functional import (
     cross_entropy_with_grad,
     cross_entropy_with_hessian,
 )
+from softmax_ce.kl import kl_divergence, kl_divergence_with_grad
 from softmax_ce.normalize import log_softmax, logsumexp, softmax
 from softmax_ce.registry import BackendUnavailableError, backends, get_backend
 
@@ -31,6 +32,8 @@ __all__ = [
     "cross_entropy_with_hessian",
     "explain",
     "get_backend",
+    "kl_divergence",
+    "kl_divergence_with_grad",
     "linear_cross_entropy",
     "linear_cross_entropy_with_grad",
     "log_softmax",

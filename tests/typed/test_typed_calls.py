@@ -19,7 +19,9 @@ def _kind(result: Any) -> str:
     return "scalar" if isinstance(result, np.floating) else type(result).__name__
 
 
-@pytest.mark.parametrize("calls", [typed_calls.losses, typed_calls.gradients, typed_calls.normalizers])
+@pytest.mark.parametrize(
+    "calls", [typed_calls.losses, typed_calls.gradients, typed_calls.divergences, typed_calls.normalizers]
+)
 def test_results_are_what_their_types_say(calls: Callable[[], list[tuple[object, str]]]) -> None:
     results = calls()
     assert len(results) >= 4

@@ -39,6 +39,17 @@ def losses() -> list[tuple[object, str]]:
     ]
 
 
+def divergences() -> list[tuple[object, str]]:
+    """The same for the KL divergence."""
+    mean = assert_type(sce.kl_divergence(logits, logits, temperature=2.0), Scalar)
+    rows = assert_type(sce.kl_divergence(logits, logits, reduction="none", out=np.empty(4, np.float32)), Array)
+    both = assert_type(sce.kl_divergence_with_grad(logits, logits, reduction="sum"), tuple[Scalar, Array])
+    of_rows = assert_type(
+        sce.kl_divergence_with_grad(logits, logits, reduction="none", grad_output=np.ones(4)), tuple[Array, Array]
+    )
+    return [(mean, "scalar"), (rows, "array"), (both, "scalar array"), (of_rows, "array array")]
+
+
 def gradients() -> list[tuple[object, str]]:
     """The same for the two functions that return a gradient."""
     both = assert_type(sce.cross_entropy_with_grad(logits, labels, label_smoothing=0.1), tuple[Scalar, Array])

@@ -1,149 +1,26 @@
-"""The truth in higher precision than what is judged, and the error that a right kernel may make at most.
+"""The error that a right kernel may make at most, and the errors of a result over it.
 
-The reference evaluates the formula of softmax_ce.contract in 80-bit extended precision, or with mpmath
-where the platform's longdouble is no wider than float64. The bounds are first-order rounding-error bounds
-in the backend's own exp, log and summation errors; docs/explanation/accuracy.md derives them. A result is judged by its
-error over its bound: at most 1 is right, and a wrong formula is far beyond.
+The bounds are first-order rounding-error bounds in the backend's own exp, log and summation errors;
+docs/explanation/accuracy.md derives them. A result is judged by its error over its bound, from what is right in higher
+precision (:mod:`softmax_ce_bench.truth.exact`): at most 1 is right, and a wrong formula is far beyond.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import mpmath
 import numpy as np
 
 from softmax_ce.contract import Accuracy, BackendInfo
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce_bench.measure.operations import TABLE
+from softmax_ce_bench.truth.exact import EXTENDED, MPMATH, WIDEST, Arithmetic, Array, Truth, evaluate
 
-Array = Any
-
-
-class Arithmetic(NamedTuple):
-    """Elementwise operations that are wider than float64."""
-
-    array: Callable[[Any], Array]
-    exp: Callable[[Array], Array]
-    log1p: Callable[[Array], Array]
-
-
-_MP = mpmath.MPContext()  # a context of our own: its numbers keep 50 digits through + - * / too
-_MP.dps = 50
-
-
-def _each(function: Callable[..., Any]) -> Callable[[Array], Array]:
-    return lambda values: np.frompyfunc(function, 1, 1)(values)
-
-
-EXTENDED = Arithmetic(lambda a: np.asarray(a).astype(np.longdouble), np.exp, np.log1p)
-MPMATH = Arithmetic(_each(lambda v: _MP.mpf(float(v))), _each(_MP.exp), _each(_MP.log1p))
-WIDEST = EXTENDED if np.finfo(np.longdouble).nmant >= 63 else MPMATH
-
-
-@dataclass(slots=True)
-class Truth:
-    """What is right, row by row (reduction "none"), and the intermediate values that bounds are made of.
-
-    Attributes
-    ----------
-    loss, lse : ndarray, shape (N,)
-    grad, softmax, log_softmax : ndarray, shape (N, C)
-    gap : ndarray, shape (N, C)
-        d = max x - x.
-    log_sum : ndarray, shape (N,)
-        lse - max x.
-    target : ndarray, shape (N, C)
-        T.
-    mass : ndarray, shape (N,)
-        The part of T that sits at the label alone; 0 for soft labels.
-    label : ndarray, shape (N,)
-        -1 for soft labels and rows without one.
-    weight, gain : ndarray, shape (N,)
-        r and r * v.
-    z_loss : float
-    broken, counts : ndarray of bool, shape (N,)
-    """
-
-    loss: Array
-    grad: Array
-    lse: Array
-    softmax: Array
-    log_softmax: Array
-    gap: Array
-    log_sum: Array
-    target: Array
-    mass: Array
-    label: Array
-    weight: Array
-    gain: Array
-    z_loss: float
-    broken: Array
-    counts: Array
-
-
-def evaluate(
-    logits: Array,
-    targets: Array,
-    *,
-    weight: Array | None = None,
-    sample_weight: Array | None = None,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    grad_output: Any = None,
-    arithmetic: Arithmetic = WIDEST,
-) -> Truth:
-    """The reference.
-
-    Parameters
-    ----------
-    logits : array_like, shape (N, C)
-    targets : array_like, shape (N,) of integers or (N, C) of reals
-    weight, sample_weight, ignore_index, label_smoothing, z_loss, grad_output
-        As for :func:`softmax_ce.cross_entropy_with_grad` with reduction "none".
-    arithmetic : Arithmetic
-
-    Returns
-    -------
-    Truth
-    """
-    logits, targets = np.asarray(logits), np.asarray(targets)
-    rows, classes = logits.shape
-    real = compute_dtype(logits.dtype)
-    plain = logits.astype(real)
-    broken = ~(np.isfinite(plain.max(axis=1, initial=-np.inf)))
-    with np.errstate(all="ignore"):
-        x = arithmetic.array(np.where(broken[:, None], 0, plain))
-        target, mass, label = _targets(targets, classes, real, weight, ignore_index, label_smoothing, arithmetic)
-        row = np.ones(rows) if sample_weight is None else np.asarray(sample_weight, float).reshape(rows)
-        counts = (row != 0) & ((label >= 0) | (targets.ndim == 2))
-        row = arithmetic.array(np.where(counts, row, 0))
-        upstream = np.ones(rows) if grad_output is None else np.broadcast_to(np.asarray(grad_output, float), rows)
-        gain = row * arithmetic.array(upstream)
-        gap, e, s, log_sum = _shift(x, arithmetic)
-        lse = x.max(axis=1) + log_sum
-        total = target.sum(axis=1)
-        some = target != 0
-        cost = np.where(some, target * (np.where(some, gap, 0) + log_sum[:, None]), 0).sum(axis=1)
-        loss = row * (cost + z_loss * lse * lse)
-        p = e / s[:, None]
-        grad = gain[:, None] * ((total + 2 * z_loss * lse)[:, None] * p - target)
-        at = np.flatnonzero(label >= 0)
-        others = e.copy()
-        others[at, label[at]] = 0  # p_y - 1 cancels even here: the other classes' share does not
-        y = (at, label[at])
-        rest = total - mass + 2 * z_loss * lse
-        grad[y] = gain[at] * (rest[at] * p[y] - mass[at] * (others.sum(axis=1) / s)[at] - (target[y] - mass[at]))
-        nan = arithmetic.array([np.nan])[0]
-        loss[broken], grad[broken], p[broken] = nan, nan, nan
-        log_p = -(gap + log_sum[:, None])
-        log_p[broken] = nan
-        loss[~counts], grad[~counts] = 0 * row[~counts], 0 * row[~counts, None]
-        lse[broken] = arithmetic.array(plain.max(axis=1, initial=-np.inf))[broken]
-    return Truth(loss, grad, lse, p, log_p, gap, log_sum, target, mass, label, row, gain, z_loss, broken, counts)
+__all__ = [
+    "EXTENDED", "MPMATH", "WIDEST", "Arithmetic", "Bounds", "Truth", "bounds", "evaluate", "limits_of", "normalizer",
+    "over_bound", "worst_over_bound",
+]  # fmt: skip
 
 
 def normalizer(of: Truth | Bounds, operation: str) -> Array:
@@ -152,43 +29,13 @@ def normalizer(of: Truth | Bounds, operation: str) -> Array:
     return getattr(of, part)
 
 
-def _targets(
-    targets: Array, classes: int, real: Any, weight: Array | None, ignore_index: int, smoothing: float, to: Arithmetic
-) -> tuple[Array, Array, Array]:
-    """T, its part at the label alone, and the label or -1."""
-    by_class = to.array(np.ones(classes) if weight is None else np.asarray(weight, float))
-    smoothing = to.array([smoothing])[0]
-    base = smoothing * by_class / classes
-    if targets.ndim == 2:
-        soft = to.array(targets.astype(real))
-        return by_class * (1 - smoothing) * soft + base, 0 * soft.sum(axis=1), np.full(len(targets), -1)
-    label = targets.astype(np.int64)
-    known = (label >= 0) & (label < classes) & (label != ignore_index)
-    label = np.where(known, label, -1)
-    mass = np.where(known, (1 - smoothing) * by_class[label], 0 * by_class[0])
-    target = to.array(np.zeros((len(label), classes))) + base
-    at = np.flatnonzero(known)
-    target[at, label[at]] += mass[at]
-    return target, mass, label
-
-
-def _shift(x: Array, arithmetic: Arithmetic) -> tuple[Array, Array, Array, Array]:
-    """Gap d, exp(-d), its sum and the sum's logarithm, taken as log1p of the sum without its largest term."""
-    top = x.max(axis=1)
-    gap = top[:, None] - x
-    e = arithmetic.exp(-gap)
-    others = e.copy()
-    others[np.arange(len(x)), np.argmin(gap, axis=1)] = 0
-    rest = others.sum(axis=1)
-    return gap, e, 1 + rest, arithmetic.log1p(rest)
-
-
 @dataclass(slots=True)
 class Bounds:
     """The largest error of a right result, with the shapes of what it bounds; float64."""
 
     loss: Array
     grad: Array
+    hess: Array
     lse: Array
     softmax: Array
     log_softmax: Array
@@ -215,8 +62,13 @@ def bounds(info: BackendInfo, truth: Truth, dtype: Any) -> Bounds:
         return _bounds(truth, accuracy, real, dtype, shifted=info.stable)
 
 
+_NUMBERS = ("z_loss", "scale")
+
+
 def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted: bool) -> Bounds:
-    t = {name: np.asarray(getattr(truth, name)).astype(np.longdouble) for name in Truth.__slots__ if name != "z_loss"}
+    t = {
+        name: np.asarray(getattr(truth, name)).astype(np.longdouble) for name in Truth.__slots__ if name not in _NUMBERS
+    }
     limits: Any = np.finfo(real)
     u, tiny = float(limits.eps) / 2, float(limits.smallest_subnormal)
     classes = t["gap"].shape[1]
@@ -233,7 +85,15 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     lse = u * (np.abs(t["lse"]) + log_sum * (1 + 2 * e_log) + drift + 2 * e_exp + a_sum + (e_log + 1) * reach) + floor
     spread = u * (np.where(p > 0, shift, 0) + drift[:, None] + 4 * e_exp + 2 + a_sum)  # first: p * u may underflow
     softmax = p * spread + 2 * tiny
-    log_softmax = lse[:, None] + u * np.abs(np.where(np.isfinite(gap), 2 * gap + log_sum[:, None], 0)) + floor
+    q, far = _others(p, gap), _others(np.where(p > 0, p * np.where(p > 0, gap, 0), 0), gap)
+    away = np.where(q > 0, far / np.where(q > 0, q, 1), 0)  # the mean of d over the other classes
+    # What the rounding of transformed logits adds, to first order, with room for the second.
+    moved = np.where(p > 0, u * t["moved"], 0)
+    moved = moved * np.exp(2 * moved.max(axis=1, keepdims=True))
+    shared = (p * moved).sum(axis=1)
+    moved_p = p * (q * moved + _others(p * moved, gap))
+    lse, softmax = lse + shared, softmax + moved_p
+    log_softmax = lse[:, None] + moved + u * np.abs(np.where(np.isfinite(gap), 2 * gap + log_sum[:, None], 0)) + floor
 
     # Loss. One number from the label, the tighter of two where the label has the largest logit.
     # Masses may be negative and cancel in a sum; what is rounded on the way does not: hence absolute values.
@@ -255,35 +115,52 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     loss = np.where(hard_only, mass * np.where(tight, np.minimum(one, small), one), loss)
     z_loss = abs(truth.z_loss)  # in a mean, where it is weighed against the rest, of either sign
     z = z_loss * (2 * np.abs(t["lse"]) * lse + 4 * u * t["lse"] ** 2)
-    loss = np.where(weight > 0, weight * (loss + z), 0) + 2 * u * np.abs(t["loss"]) + tiny
+    by_logit = np.where(p > 0, np.abs((signed + 2 * truth.z_loss * t["lse"])[:, None] * p - target) * moved, 0)
+    loss = np.where(weight > 0, weight * (loss + z + by_logit.sum(axis=1)), 0) + 2 * u * np.abs(t["loss"]) + tiny
 
     # Gradient: K p - T everywhere, and at a hard label from the other classes' share q.
     gain = np.abs(t["gain"])[:, None]
     pull = np.abs(signed + 2 * truth.z_loss * t["lse"])[:, None]
     d_pull = (u * (a_sum + 4) * total + 2 * z_loss * lse)[:, None]
+    d_pull = d_pull + (2 * z_loss * shared)[:, None]
     grad = pull * softmax + p * d_pull + 4 * u * (pull * p + np.abs(target))
     if shifted:
         at = np.flatnonzero(label >= 0)
         y = (at, label[at])
-        far = np.where(p > 0, np.where(p > 0, gap, 0) * p, 0)
-        share = p.copy()
-        share[y] = far[y] = 0
-        q = share.sum(axis=1)
-        away = np.where(q > 0, far.sum(axis=1) / np.where(q > 0, q, 1), 0)  # mean of d over the others
-        q_bound = q * u * (away + drift + 4 * e_exp + 2 * a_sum + 6) + floor
+        q_bound = (q * u * (away + drift[:, None] + 4 * e_exp + 2 * a_sum + 6) + moved_p + floor)[rows, label]
         others = np.abs(signed - label_mass + 2 * truth.z_loss * t["lse"])
         some = (total > mass) | (truth.z_loss != 0)
         there = mass * q_bound + others * softmax[rows, label] + p[rows, label] * d_pull[:, 0] * some
+        there += 2 * z_loss * p[rows, label] * shared
         there += 4 * u * (others * p[rows, label] + np.abs(target[rows, label] - label_mass))
         grad[y] = there[at]
-    grad = gain * (grad + floor) + u * np.abs(t["grad"]) + tiny
+    grad = gain * t["slope"] * (grad + floor) + u * (1 + t["slope_error"]) * np.abs(t["grad"]) + tiny
+
+    # Hessian: K p q + 2 z p^2, with q from the other classes' sum.
+    z = 2 * z_loss * p * p
+    hess = p * q * u * (np.where(p > 0, shift, 0) + away + 2 * drift[:, None] + 8 * e_exp + 2 * a_sum + 10)
+    hess += np.abs(q - p) * moved_p + 2 * tiny + (0 if shifted else p * (softmax + u))  # unshifted: 1 - p
+    hess = pull * hess + p * q * d_pull + 2 * z * (spread + q * moved + _others(p * moved, gap))
+    hess += 6 * u * (pull * p * q + z)
+    hess = gain * truth.scale**2 * (hess + floor) + u * np.abs(t["hess"]) + tiny
     if dtype != real:
         narrow = limits_of(dtype)
         coarse, least = float(narrow.eps) / 2, float(narrow.smallest_subnormal)
         grad = grad + coarse * np.abs(t["grad"]) + least
+        hess = hess + coarse * np.abs(t["hess"]) + least
         softmax = softmax + coarse * p + least
         log_softmax = log_softmax + coarse * np.abs(np.where(np.isfinite(gap), t["log_softmax"], 0))
-    return Bounds(loss, grad, lse, softmax, log_softmax)
+    return Bounds(loss, grad, hess, lse, softmax, log_softmax)
+
+
+def _others(values: Array, gap: Array) -> Array:
+    """The sum of the other classes' entries for each class: summed anew at the maximum, where a difference cancels."""
+    others = values.sum(axis=1, keepdims=True) - values
+    at = np.arange(len(values)), gap.argmin(axis=1)
+    rest = values.copy()
+    rest[at] = 0
+    others[at] = rest.sum(axis=1)
+    return np.maximum(others, 0)
 
 
 def limits_of(dtype: np.dtype[Any]) -> Any:

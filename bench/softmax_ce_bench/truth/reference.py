@@ -23,7 +23,7 @@ _BLOCK = 1 << 18  # elements at a time in float64: the block and its exponential
 # Of the loss, relative, and of a probability, absolute. Subtracting a log-sum-exp of some 100 from a logit in
 # float32 leaves an error of 1e-5 in the exponent; 16-bit results are judged by their own roundoff.
 TOLERANCE = 1e-4
-_DOUBLE = oracle.Arithmetic(lambda a: np.asarray(a).astype(np.float64), np.exp, np.log1p)
+_DOUBLE = oracle.Arithmetic(lambda a: np.asarray(a).astype(np.float64), np.exp, np.expm1, np.log1p)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,148 @@
+"""Evaluate a KL divergence: check, fold, run and reduce, as :mod:`softmax_ce.evaluation` does for the losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from softmax_ce import checks
+from softmax_ce import threads as pool
+from softmax_ce.choice import auto
+from softmax_ce.contract import Backend
+from softmax_ce.divergence import Blocks
+from softmax_ce.fold import Factors, fold
+from softmax_ce.problem import Problem
+from softmax_ce.reduction import Total, mean, numpy_total, rounded
+from softmax_ce.run import Outputs
+from softmax_ce.staging import Rows
+
+_FLOAT64 = np.dtype(np.float64)
+_STAGED = 1 << 16  # elements a block: few enough for the caches, and so many that threads rarely meet at the GIL
+_SERIAL_ELEMENTS = pool.SERIAL_ELEMENTS // 4  # an element takes several times as long as in a softmax
+
+
+def evaluate(
+    logits: Any, target_logits: Any, temperature: Any, sample_weight: Any, reduction: Any, axis: Any,
+    backend: str | None, threads: Any, out: Any, want_grad: bool, grad_output: Any, grad_out: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Check, fold, run and reduce. Nothing is written until every argument has been checked."""
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    temperature = checks.check_number("temperature", temperature, 0.0, math.inf, above=True)
+    threads = checks.check_threads(threads)
+    problem = checks.check_logits(logits, axis)
+    others = _check_others(problem, target_logits, axis)
+    _check_buffers(problem, reduction, out, grad_out, sample_weight, grad_output)
+    if sample_weight is not None:
+        sample_weight = checks.check_weight("sample_weight", sample_weight, problem.row_shape)
+    if grad_output is not None:
+        grad_output = checks.as_array("grad_output", grad_output)
+        shape = problem.row_shape if reduction == "none" and grad_output.ndim > 0 else ()
+        grad_output = checks.check_vector("grad_output", grad_output, shape)
+    # The kernels run in float64, whatever the logits are.
+    chosen = auto.choose(backend, True, want_grad, _FLOAT64, problem.n_rows, problem.n_classes, threads)
+    if _FLOAT64.name not in chosen.info.dtypes:
+        raise ValueError(
+            f"the KL divergence is computed in float64, but backend {chosen.name!r} computes "
+            f"{', '.join(chosen.info.dtypes)} only"
+        )
+    total = chosen.total or numpy_total
+    factors = fold(
+        problem, weight=None, sample_weight=sample_weight, ignore_index=-1, label_smoothing=0.0, z_loss=0.0,
+        reduction=reduction, denominator=None, grad_output=grad_output, total=total,
+    )  # fmt: skip
+    outputs = Outputs.allocate(problem, True, want_grad, False, out if reduction == "none" else None, grad_out)
+    _run(chosen, problem, others, factors, temperature, outputs, threads)
+    if reduction == "none":
+        return outputs.finish_loss(problem.row_shape, out), outputs.grad
+    return _reduce(problem, factors, outputs, out, total), outputs.grad
+
+
+def _reduce(problem: Problem, factors: Factors, outputs: Outputs, out: Any, total: Total) -> Any:
+    """Return the mean or the sum of the rows' divergences, in the caller's buffer if there is one."""
+    if factors.empty:
+        result = rounded(math.nan, problem.compute)
+    else:
+        with np.errstate(invalid="ignore"):  # negative weights: infinite divergences of either sign
+            result = mean(outputs.loss, factors.denominator, problem.compute, total)
+    if out is None:
+        return result
+    out[()] = result
+    return out
+
+
+def _check_others(problem: Problem, target_logits: Any, axis: Any) -> Rows:
+    """Return the target logits, which must have the logits' shape, as rows, and add them to the problem."""
+    others = checks.check_logits(target_logits, axis, "target_logits")
+    if others.source.shape != problem.source.shape:
+        raise ValueError(f"target_logits must have the logits' shape {problem.source.shape}, got {others.source.shape}")
+    problem.targets = others.source
+    return others.logits
+
+
+def _check_buffers(
+    problem: Problem, reduction: str, out: Any, grad_out: Any, sample_weight: Any, grad_output: Any
+) -> None:
+    """Check the caller's buffers: their shapes and dtypes, and what they overlap."""
+    inputs = {
+        "logits": problem.source,
+        "target_logits": problem.targets,
+        "sample_weight": sample_weight,
+        "grad_output": grad_output,
+    }
+    if out is not None:
+        shape = problem.row_shape if reduction == "none" else ()
+        checks.check_buffer("out", out, shape, (problem.compute,), inputs.items())
+    if grad_out is not None:
+        dtypes = (problem.result,) if problem.result == problem.compute else (problem.result, problem.compute)
+        checks.check_buffer("grad_out", grad_out, problem.source.shape, dtypes, inputs.items())
+    checks.check_apart({"out": out, "grad_out": grad_out})
+
+
+def _run(
+    chosen: Backend, problem: Problem, others: Rows, factors: Factors, temperature: float, outputs: Outputs,
+    threads: int | None,
+) -> None:  # fmt: skip
+    """Compute every row, in blocks that are shared among threads."""
+    if problem.n_rows == 0:
+        return
+    logits = problem.logits
+    grad = None if outputs.grad is None else Rows(outputs.grad, problem.axis, problem.compute)
+    by = next((rows for rows in (logits, others, grad) if rows is not None and rows.direct is None), logits)
+
+    @np.errstate(all="ignore")  # exponentials underflow, and rows may be NaN
+    def task(start: int, stop: int) -> None:
+        cuts = list(by.blocks(start, stop, _STAGED))
+        most = max(last - first for first, last in cuts)
+        blocks = Blocks(chosen, temperature, problem.compute != _FLOAT64, grad is not None, most * problem.n_classes)
+        scratches = [None if rows is None else rows.scratch(most) for rows in (logits, others, grad)]
+        for first, last in cuts:
+            x = logits.load(first, last, chosen.widen, scratches[0])
+            z = others.load(first, last, chosen.widen, scratches[1])
+            kl, difference = blocks.evaluate(x, z)
+            rows = slice(first, last)
+            weight = _rows(factors.row_weight, rows)
+            outputs.loss[rows] = np.where(weight != 0, weight * kl, 0.0)
+            if grad is not None:
+                block = grad.block(first, last, scratches[2])
+                _write_grad(difference, weight, _rows(factors.upstream, rows), temperature, block)
+                grad.store(first, last, block, chosen.narrow)
+
+    pool.run(task, problem.n_rows, problem.n_classes, threads, _SERIAL_ELEMENTS)
+
+
+def _write_grad(difference: Any, weight: Any, upstream: Any, temperature: float, block: Any) -> None:
+    """Write the gradient: p - t times the factors of the rows. `difference` is overwritten."""
+    gain = weight * upstream
+    if gain.size > 1 or gain[0] != 1.0:
+        difference *= gain[:, None]
+    if temperature != 1.0:
+        difference /= temperature
+    block[...] = difference
+    if not weight.all():
+        block[np.broadcast_to(weight == 0, len(block))] = 0.0
+
+
+def _rows(vector: Any, rows: slice) -> Any:
+    return vector if len(vector) == 1 else vector[rows]
