@@ -166,7 +166,7 @@ $(VENV)/.with-%: pyproject.toml | $(STAMP)
 
 # Two processes compile before the tests start. Otherwise each test process would compile everything.
 WARM_UP := $(BIN)/python -c 'import sys, softmax_ce; softmax_ce.get_backend("numba").warmup(sys.argv[1:])'
-$(COMPILED): $(wildcard kernels/softmax_ce/_version.py kernels/softmax_ce/_backends/numba_jit/*.py) | $(STAMP)
+$(COMPILED): $(wildcard $(addprefix kernels/softmax_ce/,_version.py tuning.py _backends/numba_jit/*.py)) | $(STAMP)
 	@echo "Compiling the Numba backend."
 	@$(WARM_UP) float32 2>&1 & $(WARM_UP) float64 2>&1; wait
 	@touch $@

@@ -402,12 +402,10 @@ def test_the_figures_are_drawn(report: run.RooflineRun, tmp_path: Any) -> None:
 # The machine
 
 
-def test_the_last_level_cache_is_read(tmp_path: Any) -> None:
-    for k, size in enumerate(("48K", "1024K", "32M", "garbage")):
-        (tmp_path / f"index{k}").mkdir()
-        (tmp_path / f"index{k}" / "size").write_text(f"{size}\n")
-    assert machine.last_level_cache(tmp_path) == 32 << 20
-    assert machine.last_level_cache(tmp_path / "nothing") is None
+def test_the_last_level_cache_is_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    for reported, largest in (({1: 32 << 10, 3: 32 << 20, 2: 1 << 20}, 32 << 20), ({}, None)):
+        monkeypatch.setattr(machine.tuning, "reported_caches", lambda reported=reported: reported)
+        assert machine.last_level_cache() == largest
 
 
 def test_a_cache_that_nobody_reports_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:

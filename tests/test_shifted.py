@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
+from softmax_ce import tuning
 from softmax_ce._backends import _rows, shifted
 from softmax_ce_bench.conformance.harness import assert_same_bits
 from softmax_ce_bench.truth import oracle
@@ -20,7 +21,7 @@ def test_blocks_are_even_and_cover_the_rows_once(rows, classes):
     assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(3, 3 + rows))
     lengths = [block.stop - block.start for block in blocks]
     assert max(lengths) == lengths[0] == _rows.step_of(3, 3 + rows, classes)
-    assert max(lengths) * classes <= max(1.5 * _rows._BLOCK, classes)
+    assert max(lengths) * classes <= max(1.5 * tuning.NUMPY_BLOCK_ELEMENTS, classes)
     assert list(_rows.row_blocks(5, 5, classes)) == []
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from softmax_ce.dtypes import compute_dtype, is_bfloat16, result_dtype
 from softmax_ce.problem import Problem
 from softmax_ce.staging import Rows
+from softmax_ce.tuning import STAGED_ELEMENTS as _CHECK_BLOCK
 
 REDUCTIONS = ("mean", "sum", "none")
 ON_EMPTY = ("nan", "zero", "raise")
 _INT64 = np.dtype(np.int64)
-_CHECK_BLOCK = 1 << 16  # labels at a time, so that the check's temporaries stay in cache
 
 
 def as_array(name: str, value: Any) -> Any:

@@ -17,8 +17,7 @@ from softmax_ce.run import Outputs, run_kernel
 from softmax_ce.staging import Rows
 from softmax_ce.threads import run, serial_below
 from softmax_ce.transform import apply
-
-_STAGED = 1 << 16  # elements a block: it stays in L2 between the two subtractions
+from softmax_ce.tuning import STAGED_ELEMENTS as _STAGED
 
 
 def softmax(

@@ -15,10 +15,10 @@ from softmax_ce import checks
 from softmax_ce.contract import INTEGERS, NATIVE_DTYPES, NUMBERS, ROW_ELEMENTS, Backend
 from softmax_ce.fold import ONE_CLASS, ONE_ROW
 from softmax_ce.reduction import numpy_total, rounded, total_of
+from softmax_ce.tuning import NUMPY_BLOCK_ELEMENTS as _ALONE  # with one thread, so much is computed in one piece
 
 _INT64 = np.dtype(np.int64)
 _UINT64 = np.dtype(np.uint64)
-_ALONE = 1 << 18  # elements that a call with one thread computes in one piece; as many as a block of the NumPy backend
 
 
 def attempt(

@@ -15,8 +15,7 @@ from softmax_ce.fold import ONE_CLASS, Factors
 from softmax_ce.problem import Problem, counted
 from softmax_ce.staging import Rows
 from softmax_ce.transform import target_rows
-
-_STAGED = 1 << 16  # elements copied to the scratch at a time: logits, targets and gradient stay in L2
+from softmax_ce.tuning import STAGED_ELEMENTS as _STAGED
 
 
 @dataclass(slots=True)

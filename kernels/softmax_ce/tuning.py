@@ -1,7 +1,7 @@
-"""Thresholds for the kernels, from the machine's cache sizes and from measurements of each instruction set.
+"""What the package knows about caches: their sizes, and the blocks and thresholds that follow from them.
 
-The compiled backend gets its thresholds when it is loaded, and the Numba backend reads the same ones. Only the time of
-a call depends on them, never its result.
+The compiled backend gets its thresholds when it is loaded, and the Numba backend reads the same ones. The C sources
+have constants of their own, in `_backends/cython/sizes.h`. Only the time of a call depends on these, never its result.
 
 Two kinds of CPU were measured, with fused calls in float32: Zen 5 (AVX-512; 1 MiB of L2 for each core, 32 MiB of L3)
 and Zen 3 (AVX2; 512 KiB, 32 MiB). The figures are in `docs/measurements/performance.md`.
@@ -12,11 +12,48 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from softmax_ce.variables import whole_number, word
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cache")
+
+LINE_BYTES = 64
+
+# Elements of a block that stays in L2 with two others of its size, such as staged logits, targets and gradient.
+STAGED_ELEMENTS = 1 << 16
+
+# Elements of a block in the NumPy backend. A block takes some forty NumPy calls. Each costs 1 or 2 us once the elements
+# fill the inner caches, where an element costs 2 ns. Measured with 512 KiB of L2, relative to this size: blocks of 32 K
+# elements took 1.2 to 1.4 times as long, 64 K 1.1 to 1.15 times, 128 K 1.05 times, and 512 K just as long.
+NUMPY_BLOCK_ELEMENTS = 1 << 18
+
+# How far ahead of the loop the Numba backend prefetches logits, and how much of the next row while a row is written.
+PREFETCH_BYTES = 8192
+NEXT_ROW_BYTES = 1 << 16
+
+
+class FewClasses(NamedTuple):
+    """The most classes for which the Numba backend computes several rows at once, as measured.
+
+    Attributes
+    ----------
+    float32, float64 : int
+        The limit for rows of this dtype with hard labels. It is about where their tiles no longer fit in L1.
+    soft : int
+        The limit for soft labels, which have tiles of their own.
+    """
+
+    float32: int
+    float64: int
+    soft: int
+
+
+FEW_CLASSES = FewClasses(float32=256, float64=160, soft=128)
+
+# What Numba's machine code depends on. The name of the folder that caches the code contains it.
+COMPILED = (LINE_BYTES, PREFETCH_BYTES, NEXT_ROW_BYTES, FEW_CLASSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +148,29 @@ def machine_caches(folder: Path = _CPU0) -> Caches:
     -------
     Caches
     """
+    sizes = reported_caches(folder)
+    level2 = last = sizes.get(2, 0)  # the second level may be the last one
+    if not 64 * _KIB <= level2 <= 64 * _MIB:
+        level2, last = USUAL_CACHES.level2, USUAL_CACHES.level3
+    level3 = max((size for level, size in sizes.items() if level > 2), default=last)
+    if not level2 <= level3 <= 4096 * _MIB:
+        level3 = max(level2, USUAL_CACHES.level3)
+    return Caches(level2, level3)
+
+
+def reported_caches(folder: Path = _CPU0) -> dict[int, int]:
+    """Return the sizes of the first CPU's data caches, as the system reports them.
+
+    Parameters
+    ----------
+    folder : Path
+        Where Linux describes the caches. Other systems have no such folder.
+
+    Returns
+    -------
+    dict
+        From the level to the number of bytes. What cannot be read is missing.
+    """
     sizes: dict[int, int] = {}
     for cache in folder.glob("index*"):
         try:
@@ -119,13 +179,7 @@ def machine_caches(folder: Path = _CPU0) -> Caches:
                 sizes[level] = max(sizes.get(level, 0), _bytes((cache / "size").read_text().strip()))
         except (OSError, ValueError):
             continue
-    level2 = sizes.get(2, 0)
-    if not 64 * _KIB <= level2 <= 64 * _MIB:
-        level2 = USUAL_CACHES.level2
-    level3 = max((size for level, size in sizes.items() if level > 2), default=level2)
-    if not level2 <= level3 <= 4096 * _MIB:
-        level3 = max(level2, USUAL_CACHES.level3)
-    return Caches(level2, level3)
+    return sizes
 
 
 def stream_bytes_asked_for() -> int | None:

@@ -17,9 +17,9 @@ import numpy as np
 
 from softmax_ce.problem import Problem
 from softmax_ce.reduction import Total
+from softmax_ce.tuning import STAGED_ELEMENTS as _BLOCK
 
 _FAR_APART = 32  # binary orders of magnitude between weights; the compiled short path leaves such to this module
-_BLOCK = 1 << 16  # rows at a time when denominators are summed
 _LEAST, _MOST = 5e-324, float(np.finfo(np.float64).max)
 _FAR = 1 << 20  # an exponent beyond float64's
 _IN_REACH = 900  # binary orders of magnitude below the largest at which a float64 has all its digits

@@ -115,8 +115,8 @@ REALISTIC = (
         ),
         Mutant(
             "vectors of half the width", "numba",
-            Edit(f"{_KERNELS}/numba_jit/vectors.py", "Vector(dtype, LINE * 8 // dtype.bitwidth)",
-                 "Vector(dtype, LINE * 4 // dtype.bitwidth)"),
+            Edit(f"{_KERNELS}/numba_jit/vectors.py", "Vector(dtype, LINE_BYTES * 8 // dtype.bitwidth)",
+                 "Vector(dtype, LINE_BYTES * 4 // dtype.bitwidth)"),
         ),
         Mutant(
             "exponentials computed a second time", "cython",

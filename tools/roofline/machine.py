@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
+from softmax_ce import tuning
 from softmax_ce_bench import ceilings
 from softmax_ce_bench.measure import git
 
@@ -14,17 +14,11 @@ ARRAY_MB = 140.0
 OUT_OF_CACHE = 4  # times the last-level cache
 _ASSUMED = 32 << 20
 _PLAUSIBLE = 1 << 30  # a virtual machine may report a whole rack's
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "": 1}
 
 
-def last_level_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
-    """Return the bytes of the largest cache that the first CPU reaches; None where the system does not say."""
-    sizes = []
-    for file in root.glob("index*/size"):
-        found = re.fullmatch(r"(\d+)([KMG]?)", file.read_text(encoding="ascii").strip())
-        if found:
-            sizes.append(int(found[1]) * _UNITS[found[2]])
-    return max(sizes, default=None)
+def last_level_cache() -> int | None:
+    """Return the bytes of the largest cache that the first CPU reaches, or None if the system does not say."""
+    return max(tuning.reported_caches().values(), default=None)
 
 
 def collect(array_mb: float) -> dict[str, Any]:

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-# In elements. A block takes some forty NumPy calls. Each costs 1 or 2 us once the elements fill the inner caches, where
-# an element costs 2 ns. Measured with 512 KiB of L2, relative to this size: blocks of 32 K elements took 1.2 to 1.4
-# times as long, 64 K 1.1 to 1.15 times, 128 K 1.05 times, and 512 K just as long.
-_BLOCK = 1 << 18
+from softmax_ce.tuning import NUMPY_BLOCK_ELEMENTS
+
 _ROW = 16  # what a row's own numbers weigh beside its classes, in elements: several float64 vectors at a time
 
 
-def step_of(start: int, stop: int, classes: int, block: int = _BLOCK) -> int:
+def step_of(start: int, stop: int, classes: int, block: int = NUMPY_BLOCK_ELEMENTS) -> int:
     """Return the rows of a block, at least 1: [start, stop) is cut into even parts of about `block` elements."""
     rows = stop - start
     parts = round(rows * (classes + _ROW) / block)
     return -(-rows // parts) if parts > 1 else max(1, rows)
 
 
-def row_blocks(start: int, stop: int, classes: int, block: int = _BLOCK) -> Iterator[slice]:
+def row_blocks(start: int, stop: int, classes: int, block: int = NUMPY_BLOCK_ELEMENTS) -> Iterator[slice]:
     """Yield slices of :func:`step_of` rows that cover rows [start, stop)."""
     step = step_of(start, stop, classes, block)
     for first in range(start, stop, step):

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "sizes.h"
+
 /* Classes in a chunk, which are summed together. A row's bits depend on this number, and on nothing else that could
  * vary. */
 #define SCE_CHUNK 2048
@@ -16,14 +18,8 @@
 /* Exponentials are stored times 2^SCE_RAISE, so that none of them is subnormal. */
 #define SCE_RAISE 64
 
-/* Bytes of a cache line. */
-#define SCE_LINE 64
-
 /* Bytes from one row of kept exponentials to the next. Whole vectors are written, beyond the last class too. */
 #define SCE_KEPT_ROW_BYTES(classes, itemsize) (((classes) * (itemsize) / SCE_LINE + 2) * SCE_LINE)
-
-/* How far ahead of the running maximum memory is prefetched, in bytes. */
-#define SCE_PREFETCH 8192
 
 /* The sums of one chunk of a row. They are combined in the order of the chunks. */
 typedef struct {

@@ -79,11 +79,11 @@ int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrd
     if (start >= stop)
         return 0;
     sce_chunk few[2 * 16];
-    char on_stack[8192 + 2 * SCE_LINE];
+    char on_stack[SCE_ON_STACK + 2 * SCE_LINE];
     const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK, bytes = call->classes * itemsize;
     const int is_kept = call->grad && !call->log_output && bytes <= call->keep;
     /* Whole vectors are written, beyond the last class too. */
-    char *kept = is_kept ? (bytes <= 8192 ? on_stack : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;
+    char *kept = is_kept ? (bytes <= SCE_ON_STACK ? on_stack : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;
     call->exps = is_kept ? kept + (-(uintptr_t)kept & (SCE_LINE - 1)) : NULL;
     call->chunks = chunks <= 16 ? few : malloc(2 * (size_t)chunks * sizeof *few);
     sce_tiles *const tiles = call->strided && !call->tiles ? sce_new_tiles(call) : NULL;

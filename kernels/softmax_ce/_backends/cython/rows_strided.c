@@ -3,19 +3,6 @@
 
 #include <stdlib.h>
 
-/* Bytes of a tile: with another for targets, and what the row kernels keep, it fits into L2. */
-#define TILE (1 << 16)
-/* Bytes of a tile whose rows lie side by side: it stays in L1 (32 KiB). Axis 1 of (8, 21, 256, 256) took 1.10 of the
- * last axis' time with 64 KiB, 1.09 with 32, 1.07 with 16. */
-#define TILE_BESIDE (1 << 14)
-
-/* A tile whose rows lie side by side has LINES cache lines of each class, for the sake of DRAM bursts and the
- * prefetcher; one line, if the tile would otherwise exceed TILE_OF_LINES. */
-#define LINE 64
-#define LINES 8
-#define TILE_OF_LINES (1 << 18)
-#define LARGEST_TILE (1 << 24)
-
 /* Tiles begin at multiples of this many entries, or where an axis ends. */
 #define ALIGNED 16
 
@@ -30,7 +17,7 @@ static int side_by_side(const sce_array *array) {
 static ptrdiff_t past_a_line(const sce_strided *s, int axis) {
     const sce_array *array = s->grad.data ? &s->grad : &s->logits;
     const ptrdiff_t stride = array->strides[axis];
-    return stride > 0 && LINE % stride == 0 ? (ptrdiff_t)((uintptr_t)array->data % LINE) / stride : 0;
+    return stride > 0 && SCE_LINE % stride == 0 ? (ptrdiff_t)((uintptr_t)array->data % SCE_LINE) / stride : 0;
 }
 
 /* Set the rows of a tile, and the rows after which the cut starts over: whole inner axes, and a share of the next. */
@@ -38,12 +25,12 @@ static void cut(const sce_strided *s, ptrdiff_t classes, sce_tiles *tiles) {
     const sce_array *x = &s->logits;
     const ptrdiff_t row = classes * s->itemsize;
     tiles->side_by_side = side_by_side(x);
-    ptrdiff_t most = (tiles->side_by_side ? TILE_BESIDE : TILE) / row, unit = 1;
+    ptrdiff_t most = (tiles->side_by_side ? SCE_TILE_BESIDE : SCE_TILE) / row, unit = 1;
     if (tiles->side_by_side) {
-        const ptrdiff_t line = LINE / (x->format == SCE_REAL ? s->itemsize : 2);
-        if (most < LINES * line && LINES * line <= TILE_OF_LINES / row)
-            most = LINES * line;
-        else if (most < line && line <= LARGEST_TILE / row)
+        const ptrdiff_t line = SCE_LINE / (x->format == SCE_REAL ? s->itemsize : 2);
+        if (most < SCE_TILE_LINES * line && SCE_TILE_LINES * line <= SCE_TILE_OF_LINES / row)
+            most = SCE_TILE_LINES * line;
+        else if (most < line && line <= SCE_LARGEST_TILE / row)
             most = line;
     }
     if (most < 1)
@@ -77,18 +64,18 @@ sce_tiles *sce_new_tiles(const sce_call *call) {
     cut(s, call->classes, &tiles);
     /* An odd number of cache lines from class to class: with a power of two all would fall into a few sets of the
      * cache. */
-    const ptrdiff_t line = LINE / s->itemsize;
+    const ptrdiff_t line = SCE_LINE / s->itemsize;
     tiles.step = ((tiles.rows + line - 1) / line | 1) * line;
     const size_t entries = (size_t)((tiles.side_by_side ? tiles.step : tiles.rows) * call->classes);
-    const size_t bytes = (entries * (size_t)s->itemsize + LINE - 1) / LINE * LINE;
+    const size_t bytes = (entries * (size_t)s->itemsize + SCE_LINE - 1) / SCE_LINE * SCE_LINE;
     const int halves = s->logits.format != SCE_REAL || s->targets.format != SCE_REAL || s->grad.format != SCE_REAL;
     const int capped = call->transform && call->transform->softcap != 0 && call->grad;
     const size_t more = 1 + (s->targets.data != NULL) + (size_t)capped;
-    sce_tiles *made = malloc(sizeof tiles + LINE + bytes * more + (halves ? entries * sizeof(uint16_t) : 0));
+    sce_tiles *made = malloc(sizeof tiles + SCE_LINE + bytes * more + (halves ? entries * sizeof(uint16_t) : 0));
     if (made == NULL)
         return NULL;
     char *first = (char *)(made + 1);
-    tiles.tile = first + (-(uintptr_t)first & (LINE - 1));
+    tiles.tile = first + (-(uintptr_t)first & (SCE_LINE - 1));
     tiles.targets = s->targets.data ? (char *)tiles.tile + bytes : NULL;
     tiles.slopes = capped ? (char *)tiles.tile + bytes * (more - 1) : NULL;
     tiles.bits = (uint16_t *)((char *)tiles.tile + bytes * more);

@@ -1,9 +1,9 @@
-"""Numba: compiled on first use, cached on disk where a cache can be written, one fused pass per row.
+"""The Numba backend: compiled on first use, and cached on disk if a cache can be written. One fused pass a row.
 
 Formula: chunks of a row combined as (m, s) pairs, then loss = (m - x_y) + log1p(s - 1) and
-grad = gain * (total * exp(x - m) / s - T). Passes over memory: the logits are read once, the gradient is written
-once, past the caches where it is larger than they are. A row keeps its exponentials for its gradient, or computes them
-again where it is too long for that; how long that is, and what is too large for the caches, is in softmax_ce.tuning.
+grad = gain * (total * exp(x - m) / s - T). Passes over memory: the logits are read once, and the gradient is written
+once, past the caches if it is larger than they are. The exponentials of a row are kept for its gradient, or computed
+again if the row is too long. The limits for both are in softmax_ce.tuning.
 """
 
 # mypy: allow-untyped-calls
@@ -20,28 +20,30 @@ from softmax_ce import forks, tuning
 from softmax_ce._backends.numba_jit.cache import Cache
 from softmax_ce._backends.numba_jit.instruction_set import instruction_set
 from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
+from softmax_ce._backends.numba_jit.second_order import hard_hessian_rows, soft_hessian_rows
 from softmax_ce._backends.numba_jit.total import total_over
+from softmax_ce.contract import HessianKernels
 from softmax_ce.reduction import numpy_total
 
-if getattr(config, "DISABLE_JIT", 0):  # Numba gives back the Python functions then, which coverage and debuggers want
+if getattr(config, "DISABLE_JIT", 0):  # njit then returns the Python functions, for coverage and debuggers
     raise ImportError("NUMBA_DISABLE_JIT is set, and without compilation its kernels would be plain Python loops")
 
 _TUNING = tuning.for_isa(instruction_set())
-_ASKED_FOR = tuning.stream_bytes_asked_for()
+_STREAM_BYTES_ASKED_FOR = tuning.stream_bytes_asked_for()
 _KEEP_BYTES = _TUNING.keep_bytes
-_WHOLE_STREAM_BYTES = _TUNING.stream_bytes if _ASKED_FOR is None else _ASKED_FOR
+_WHOLE_STREAM_BYTES = _TUNING.stream_bytes if _STREAM_BYTES_ASKED_FOR is None else _STREAM_BYTES_ASKED_FOR
 
 
 def _stream_bytes(logits: Any, start: int, stop: int) -> int:
-    """From which size on a gradient is streamed."""
-    if _ASKED_FOR is not None:
-        return _ASKED_FOR
+    """Return the size from which a gradient is streamed."""
+    if _STREAM_BYTES_ASKED_FOR is not None:
+        return _STREAM_BYTES_ASKED_FOR
     whole = stop - start == len(logits)
     return _TUNING.stream_bytes if whole else _TUNING.shared_stream_bytes
 
 
 def _signature(rows: Any, itemsize: int) -> Any:
-    """Inputs are declared read-only, which takes writeable arrays too, so one signature is enough."""
+    """Return a kernel's signature. Read-only inputs accept writeable arrays too, so one signature is enough."""
     real = types.float32 if itemsize == 4 else types.float64
 
     def given(dtype: Any, ndim: int) -> Any:
@@ -50,18 +52,23 @@ def _signature(rows: Any, itemsize: int) -> Any:
     if rows is total_over:
         return types.float64(given(real, 1), types.float64)
     by_class, by_row = given(real, 1), given(types.float64, 1)
-    outputs = (types.Optional(array) for array in (real[::1], real[:, ::1], real[::1], real[::1]))
-    rest = *outputs, *[types.int64] * 4
-    if rows is soft_rows:
+    row, matrix = types.Optional(real[::1]), real[:, ::1]
+    hess = [matrix] if rows in (hard_hessian_rows, soft_hessian_rows) else []
+    outputs = row, types.Optional(matrix), *hess, row, row
+    sizes = [types.int64] * (3 if hess else 4)  # start, stop and the thresholds
+    if rows in (soft_rows, soft_hessian_rows):
         inputs = given(real, 2), given(real, 2), by_class, types.Optional(by_class), types.float64, by_row, by_row
-        return types.void(*inputs, *rest)
+        return types.void(*inputs, *outputs, *sizes)
     first = given(real, 2), given(types.int64, 1), types.int64
-    factors = *[types.Optional(by_class)] * 2, *[types.float64] * 2, *[types.Optional(by_row)] * 2
-    return types.float64(*first, *factors, *rest, types.float64, types.boolean)
+    numbers = types.float64, types.float64
+    if rows is hard_hessian_rows:
+        return types.void(*first, by_class, types.Optional(by_class), *numbers, by_row, by_row, *outputs, *sizes)
+    factors = *[types.Optional(by_class)] * 2, *numbers, *[types.Optional(by_row)] * 2
+    return types.float64(*first, *factors, *outputs, *sizes, types.float64, types.boolean)
 
 
 def dispatcher(rows: Any, itemsize: int, *, cached: bool = True) -> Any:
-    """Numba's object for a kernel and dtype: loaded from the disk if `cached`, else compiled."""
+    """Return Numba's object for a kernel and a dtype, loaded from the cache if `cached`, else compiled."""
     made: Any = njit(nogil=True, error_model="numpy")(rows)
     if cached:
         with contextlib.suppress(Exception):  # no home folder, or a Numba that caches in another way
@@ -72,11 +79,11 @@ def dispatcher(rows: Any, itemsize: int, *, cached: bool = True) -> Any:
 
 
 class _Compiled(dict[int, Any]):
-    """Item size -> compiled kernel, on first use.
+    """From an item size to the compiled kernel, which is compiled or loaded when it is first used.
 
-    Without the dispatcher, which would look at the type of every argument of every call: the contract fixes them.
-    What is called is what the dispatcher would call: it converts the arguments, holds references to the arrays, and
-    releases the GIL.
+    Numba's dispatcher would look at the type of every argument of every call, but the contract fixes the types. So the
+    function that the dispatcher would call is called directly. It converts the arguments, holds references to the
+    arrays, and releases the GIL.
     """
 
     def __init__(self, rows: Any) -> None:
@@ -93,6 +100,7 @@ class _Compiled(dict[int, Any]):
 
 
 _hard, _soft, _total = _Compiled(hard_rows), _Compiled(soft_rows), _Compiled(total_over)
+_hard_hessian, _soft_hessian = _Compiled(hard_hessian_rows), _Compiled(soft_hessian_rows)
 
 
 def hard(
@@ -109,7 +117,7 @@ def hard(
 
 
 def plain(logits: Any, labels: Any, divisor: float, loss: Any, grad: Any, reduced: bool) -> float | None:
-    """A small call without any option: see softmax_ce.contract."""
+    """Compute a small call without any option: see softmax_ce.contract."""
     n = len(labels)
     if reduced and n > _FEW:
         loss = np.empty(n, logits.dtype)
@@ -133,11 +141,47 @@ def soft(
     )  # fmt: skip
 
 
+def _hard_with_hessian(
+    logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float,
+    z_loss: float, row_weight: Any, upstream: Any,
+    loss: Any, grad: Any, hess: Any, row_max: Any, log_sum: Any, start: int, stop: int,
+) -> None:  # fmt: skip
+    if hess is None:
+        hard(
+            logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+            loss, grad, row_max, log_sum, start, stop,
+        )  # fmt: skip
+        return
+    _hard_hessian[logits.itemsize](
+        logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+        loss, grad, hess, row_max, log_sum, start, stop, _stream_bytes(logits, start, stop),
+    )  # fmt: skip
+
+
+def _soft_with_hessian(
+    logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any, upstream: Any,
+    loss: Any, grad: Any, hess: Any, row_max: Any, log_sum: Any, start: int, stop: int,
+) -> None:  # fmt: skip
+    if hess is None:
+        soft(
+            logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+            loss, grad, row_max, log_sum, start, stop,
+        )  # fmt: skip
+        return
+    _soft_hessian[logits.itemsize](
+        logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+        loss, grad, hess, row_max, log_sum, start, stop, _stream_bytes(logits, start, stop),
+    )  # fmt: skip
+
+
+hessian = HessianKernels(_hard_with_hessian, _soft_with_hessian)
+
+
 _FEW = 128  # losses that are summed in lanes
 
 
 def total(values: Any, divisor: float) -> float:
-    """The sum of a vector over a number, in float64: see softmax_ce.contract."""
+    """Return the sum of a vector, divided by a number, in float64: see softmax_ce.contract."""
     if len(values) > _FEW:  # NumPy's sum is pairwise: its error grows with the logarithm of the length
         return numpy_total(values, divisor)
     compiled = _total[values.itemsize]

@@ -1,6 +1,6 @@
-"""What the kernels pass on: a call's arguments, as pointers, under their names.
+"""The arguments of a call as the kernels pass them on: pointers and numbers with names.
 
-Null pointers stand for what is not there; a step of 0 is one entry for all rows or classes.
+A null pointer stands for an array that was not given. A step of 0 means that one entry holds for all rows or classes.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 
 class Targets(NamedTuple):
-    """Where a row's T comes from."""
+    """The arrays from which a row's targets T are computed. C: target_row in rows_load.h."""
 
-    soft: Any  # soft labels; null: hard ones
-    scale: Any  # what soft labels are multiplied by, or a hard label's mass, by class
+    soft: Any  # soft labels; null for hard labels
+    scale: Any  # by class: the factor of a soft label, or the mass of a hard one
     scale_step: int
-    base: Any  # the mass that each class has beside
+    base: Any  # by class: the mass that is added to each class
     base_step: int
 
 
 class Outputs(NamedTuple):
-    """Where the results go, of all rows."""
+    """The output arrays, for all rows. C: fields of sce_call in rows.h."""
 
     loss: Any
     grad: Any
@@ -28,7 +28,7 @@ class Outputs(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call's arguments but its outputs and its range of rows; as softmax_ce.contract has it."""
+    """The inputs of a call, named as in softmax_ce.contract. C: sce_call in rows.h."""
 
     logits: Any
     classes: int

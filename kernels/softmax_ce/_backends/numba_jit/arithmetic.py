@@ -1,4 +1,4 @@
-"""exp and log1p on vectors, written out: a call to libm would be scalar."""
+"""exp and log1p of vectors, written out, because a call to libm would be scalar."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ from softmax_ce._backends.numba_jit.vectors import (
 
 EXACT: Any = {"forceinline": True, "error_model": "numpy"}  # no fast-math flag: bits are the same everywhere
 
-# exp comes multiplied by this: even the smallest is then a normal number.
+# exp is multiplied by this, so that even the smallest result is a normal number. The result is called scaled.
 _SCALE = {32: 2.0**32, 64: 2.0**64}
 
 
 def exp(t: Any) -> Any:
-    """exp(t) times EXP_SCALE for t <= 0, -inf and NaN included.
+    """Return exp(t) times `exp_scale`, for t <= 0, -inf and NaN included.
 
-    t = n ln 2 + r, ln 2 in two constants (Cody and Waite), exp(t) = 2^n (1 + r + r^2 q(r)) with q interpolated at
-    Chebyshev nodes in 60 digits. n is a multiple of 1/8 where a register can be looked up in, else an integer.
-    Polynomial error, relative: 3.3e-10 (float32, eighths, degree 4), 1.04e-8 (float32, degree 6), 1.6e-17 (float64,
-    degree 11). t is held above what makes the power's exponent field 0, which is below -110 (float32) and -753
-    (float64), so that -inf gives exactly 0.
+    t = n ln 2 + r, with ln 2 in two constants (Cody and Waite), and exp(t) = 2^n (1 + r + r^2 q(r)), where q is
+    interpolated at Chebyshev nodes in 60 digits. n is a multiple of 1/8 if the CPU can look up entries of a register;
+    otherwise it is an integer. The relative error of the polynomial is 3.3e-10 (float32, eighths, degree 4), 1.04e-8
+    (float32, degree 6) or 1.6e-17 (float64, degree 11). A t below some -110 (float32) or -753 (float64) is replaced by
+    a number for which the power's exponent field is 0, so that -inf gives exactly 0.
+
+    C: v_exp_raised in exp.h
     """
     raise AssertionError("compiled code only")
 
 
 def _polynomial(*coefficients: float) -> Any:
-    """By Horner's rule; the highest power's coefficient comes first."""
+    """Return the compiled polynomial, by Horner's rule. The coefficient of the highest power comes first."""
     *higher, last = coefficients
     if len(higher) == 1:
         (first,) = higher
@@ -47,7 +49,7 @@ def _polynomial(*coefficients: float) -> Any:
 
 
 def _exp_by(lowest: float, magic: float, ln_2: tuple[float, float], q: Any, power_of: Any) -> Any:
-    """Adding `magic` rounds to a multiple of what power_of takes, in the low bits, raised; r = t - n ln 2."""
+    """Return exp as a function. Adding `magic` rounds t / ln 2 to n, and leaves n in the low bits for `power_of`."""
     high, low = ln_2
 
     def exp(t: Any) -> Any:
@@ -61,7 +63,7 @@ def _exp_by(lowest: float, magic: float, ln_2: tuple[float, float], q: Any, powe
     return exp
 
 
-# In magic beside the power of two: 32 or 64 as in _SCALE, and the bias of the exponent.
+# Magic is a power of two plus the exponent's bias plus 32 or 64, as in _SCALE.
 _exp32_eighths = _exp_by(
     -110.2104,  # -159 ln 2
     1.5 * 2**20 + 127 + 32,
@@ -100,17 +102,22 @@ def _exp_of(t: Any) -> Any:
 
 @intrinsic
 def exp_scale(typingctx: Any, p: Any) -> Any:
-    """What exp comes multiplied by, for the dtype that p points to."""
+    """Return the number by which exp is multiplied, for the dtype at a pointer.
+
+    C: LOWER in exp.h, its inverse
+    """
     scale = _SCALE[vector_at(p).dtype.bitwidth]
     return types.float64(p), lambda context, builder, sig, args: context.get_constant(types.float64, scale)
 
 
 def log1p(r: Any, y: Any, inverse: Any) -> Any:
-    """log(1 + r) for 0 <= r < 2^20, given y = 1 + r as rounded and its inverse; below 1 ULP, also where r is tiny.
+    """Return log(1 + r) for 0 <= r < 2^20, given 1 + r and its inverse. The error is below 1 ULP even if r is tiny.
 
-    y = 2^n m with m in [sqrt(1/2), sqrt(2)], c = (r - (y - 1)) / y is what rounding y lost; log(m) from the series in
-    s = f / (2 + f), f = m - 1. Constants: FreeBSD's e_log.c (error below 2^-58.45 relative) and e_logf.c (2^-34.24),
-    after fdlibm (Sun Microsystems, 1993).
+    y = 1 + r, rounded, is 2^n m with m in [sqrt(1/2), sqrt(2)], and c = (r - (y - 1)) / y is what the rounding lost.
+    log(m) is a series in s = f / (2 + f) with f = m - 1. The constants are those of FreeBSD's e_log.c (relative error
+    below 2^-58.45) and e_logf.c (2^-34.24), after fdlibm (Sun Microsystems, 1993).
+
+    C: v_log1p in log1p.h
     """
     raise AssertionError("compiled code only")
 

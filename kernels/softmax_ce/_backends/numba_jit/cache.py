@@ -1,6 +1,6 @@
-"""Where compiled kernels are kept on disk: a folder of this project, named after what they were compiled from.
+"""The cache of compiled kernels on disk: a folder of this project, whose name identifies what they were compiled from.
 
-Numba's own cache asks one source file whether it has changed, and the kernels are spread over several.
+Numba's own cache checks whether one source file has changed, but the kernels are spread over several.
 """
 
 # mypy: allow-untyped-calls
@@ -21,18 +21,19 @@ from numba.core.serialize import dumps
 
 from softmax_ce._version import __version__
 from softmax_ce.folders import cache_folder
+from softmax_ce.tuning import COMPILED
 
 
 def salt(version: str = __version__, folder: Path = Path(__file__).parent) -> str:
-    """The version, and a hash of it and of every source file of this backend."""
-    digest = hashlib.sha256(version.encode())
+    """Return the version and a hash, which covers the sources of this backend and the sizes that are compiled in."""
+    digest = hashlib.sha256(f"{version} {tuple(COMPILED)}".encode())
     for path in sorted(folder.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{version}-{digest.hexdigest()[:16]}"
 
 
 def folder() -> Path:
-    """NUMBA_CACHE_DIR if the user has set it, else the user's own cache; below it, a folder for this salt."""
+    """Return the folder for this salt, in NUMBA_CACHE_DIR if that is set, else in the user's cache."""
     if chosen := getattr(config, "CACHE_DIR", ""):
         return Path(chosen) / "softmax_ce" / salt()
     base = cache_folder(sys.platform, os.environ)
@@ -42,7 +43,7 @@ def folder() -> Path:
 
 
 class _Locator:
-    """What Numba asks for a place and a stamp; the stamp is in the folder's name already."""
+    """Tells Numba where to keep a kernel. The stamp that Numba compares is in the folder's name already."""
 
     def __init__(self, py_func: Any) -> None:
         self._line = py_func.__code__.co_firstlineno
@@ -66,7 +67,7 @@ class _Locator:
 
 
 class _Impl(CompileResultCacheImpl):
-    """A compiled kernel as bytes with their hash: machine code that a crash has damaged must not be run."""
+    """Keeps a compiled kernel as bytes with their hash: machine code that a crash has damaged must not be run."""
 
     _locator_classes: Any = (_Locator,)
 
@@ -82,20 +83,20 @@ class _Impl(CompileResultCacheImpl):
 
 
 class Cache(FunctionCache):
-    """Numba's cache in our folder. Where it cannot be read or written, kernels are compiled in every process."""
+    """Numba's cache in our folder. If that cannot be read or written, each process compiles the kernels."""
 
     _impl_class = _Impl
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # unreadable, or cut short by a crash: as if it were not there
+        except Exception:  # unreadable, or cut short by a crash: treated as missing
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except Exception:  # a damaged index is read before it is written: it is begun anew
+        except Exception:  # Numba reads the index before it writes: a damaged one is replaced
             with contextlib.suppress(Exception):
                 self.flush()
                 super().save_overload(sig, data)

@@ -1,9 +1,9 @@
-"""Rows side by side: a few classes of several rows, turned between memory and a vector for each class.
+"""Transposition of a few classes of several rows, between rows in memory and a vector for each class.
 
-A unit is as many classes as 128 bits hold, and as many rows as a register has lanes: within 128 bits a square is
-turned, and registers are put together from the rows, so no load or store needs a mask. Masked stores, where they are
-microcode, take ten times as long as plain ones. The last unit of a row overlaps the one before; rows that are shorter
-than a unit have narrower ones.
+A unit is as many classes as 128 bits hold, and as many rows as a register has lanes. Squares are transposed within
+128 bits, and registers are put together from pieces of the rows, so no load or store needs a mask. On CPUs where masked
+stores are microcode, they take ten times as long as plain ones. The last unit of a row overlaps the one before. Rows
+that are shorter than a unit have narrower units.
 """
 
 # mypy: allow-untyped-calls, disable-error-code="attr-defined, import-untyped, call-arg, unused-ignore"
@@ -20,8 +20,8 @@ from softmax_ce._backends.numba_jit.instruction_set import register_bytes
 from softmax_ce._backends.numba_jit.memory import at
 from softmax_ce._backends.numba_jit.vectors import I32, Vector, constants, intrinsic, joined, llvm_type, part_of
 
-_SQUARE = 16  # bytes of a row: vectors of 128 bits are turned within a register
-_REGISTERS = 2  # of a vector of columns: rows in two of them hide each other's latencies
+_SQUARE = 16  # bytes of a row: vectors of 128 bits are transposed within a register
+_REGISTERS = 2  # registers of a column: the rows in two of them hide each other's latencies
 
 _inlined: Any = njit(**EXACT)
 
@@ -32,7 +32,10 @@ def _element_bytes(dtype: Any) -> int:
 
 @intrinsic
 def columns_at(typingctx: Any, p: Any) -> Any:
-    """A scratch of numbers as one of vectors, each one class of some rows."""
+    """Return a pointer to numbers as one to vectors, each of which holds one class of several rows.
+
+    C: block in rows_lanes.h
+    """
     column = Vector(p.dtype, _REGISTERS * register_bytes() // _element_bytes(p.dtype))
     result = types.CPointer(column)
 
@@ -44,13 +47,16 @@ def columns_at(typingctx: Any, p: Any) -> Any:
 
 @intrinsic
 def unit_of(typingctx: Any, p: Any) -> Any:
-    """How many classes a unit has."""
+    """Return how many classes a unit has.
+
+    C: none, a square is W x W there
+    """
     classes = ir.IntType(types.intp.bitwidth)(_SQUARE // _element_bytes(p.dtype))
     return types.intp(p), lambda context, builder, sig, args: classes
 
 
 class _Unit:
-    """Code for `width` classes of the rows that a register has lanes for.
+    """The code for `width` classes of as many rows as a register has lanes.
 
     Rows lie in `width` registers, row by row within 128 bits: the first holds the first rows of each 128 bits.
     """
@@ -64,47 +70,47 @@ class _Unit:
         self._piece = ir.VectorType(llvm_type(Vector(dtype, 1)).element, width)
 
     def rows_of(self, register: int) -> list[int]:
-        """The rows of one of the registers, in the order of their pieces."""
+        """Return the rows of one of the registers, in the order of their pieces."""
         pieces = self._square // self._width
         first = range(0, self.lanes, self._square)
         return [start + register * pieces + k for start in first for k in range(pieces)]
 
-    def place(self, p: Any, stride: Any, row: int) -> Any:
+    def address_of(self, p: Any, stride: Any, row: int) -> Any:
         start = self._builder.gep(p, [self._builder.mul(stride, stride.type(row))])
         return self._builder.bitcast(start, self._piece.as_pointer())
 
     def load(self, p: Any, stride: Any) -> list[Any]:
-        """A vector for each class."""
+        """Return a vector for each class."""
         registers = []
         for k in range(self._width):
-            places = [self.place(p, stride, row) for row in self.rows_of(k)]
+            places = [self.address_of(p, stride, row) for row in self.rows_of(k)]
             pieces = [self._builder.load(place, align=self.align, typ=self._piece) for place in places]
             registers.append(joined(self._builder, pieces))
         if 1 < self._width < self._square:  # two classes of four
-            return [self._pick(*registers, (k, k + 2, k + 4, k + 6)) for k in range(2)]
-        return self._turned(registers)
+            return [self._shuffled(*registers, (k, k + 2, k + 4, k + 6)) for k in range(2)]
+        return self._transposed(registers)
 
     def store(self, columns: list[Any], p: Any, stride: Any) -> None:
-        for k, register in enumerate(self._turned(columns)):
+        for k, register in enumerate(self._transposed(columns)):
             for piece, row in enumerate(self.rows_of(k)):
                 value = part_of(self._builder, register, range(piece * self._width, (piece + 1) * self._width))
-                self._builder.store(value, self.place(p, stride, row), align=self.align)
+                self._builder.store(value, self.address_of(p, stride, row), align=self.align)
 
-    def _turned(self, vectors: list[Any]) -> list[Any]:
-        """Interleaved within 128 bits: of as many vectors as 128 bits hold, squares are turned."""
+    def _transposed(self, vectors: list[Any]) -> list[Any]:
+        """Return the vectors interleaved within 128 bits. As many vectors as 128 bits hold are transposed."""
         half = self._square // 2
         low = tuple(k // 2 + k % 2 * self._square for k in range(self._square))
         high = tuple(half + k for k in low)
         if len(vectors) == 2:
-            return [self._pick(*vectors, low), self._pick(*vectors, high)]
+            return [self._shuffled(*vectors, low), self._shuffled(*vectors, high)]
         if len(vectors) == 4:
-            pairs = [self._pick(*vectors[k : k + 2], order) for k in (0, 2) for order in (low, high)]
+            pairs = [self._shuffled(*vectors[k : k + 2], order) for k in (0, 2) for order in (low, high)]
             first, second = (0, 1, 4, 5), (2, 3, 6, 7)
-            return [self._pick(pairs[k], pairs[k + 2], order) for k in (0, 1) for order in (first, second)]
+            return [self._shuffled(pairs[k], pairs[k + 2], order) for k in (0, 1) for order in (first, second)]
         return vectors
 
-    def _pick(self, x: Any, y: Any, order: tuple[int, ...]) -> Any:
-        """The same entries of every 128 bits of x, counted from 0, and of y, counted on."""
+    def _shuffled(self, x: Any, y: Any, order: tuple[int, ...]) -> Any:
+        """Return the entries `order` of every 128 bits: those of x are counted from 0, and those of y follow."""
         square = self._square
         picked = [
             start + k if k < square else self.lanes + start + k - square
@@ -115,17 +121,21 @@ class _Unit:
 
 
 def _register_places(builder: Any, columns: Any, dtype: Any, lanes: int, register: int, width: int) -> list[Any]:
-    """Where one of the registers of each of the first `width` columns is."""
+    """Return the addresses of one of the registers of each of the first `width` columns."""
     first = builder.bitcast(columns, ir.VectorType(llvm_type(Vector(dtype, 1)).element, lanes).as_pointer())
     type_ = ir.VectorType(llvm_type(Vector(dtype, 1)).element, lanes)
     return [builder.gep(first, [I32(_REGISTERS * k + register)], source_etype=type_) for k in range(width)]
 
 
 def _moves(width_bytes: int, *, storing: bool) -> Any:
-    """What moves a unit of rows of so many bytes, between columns and the rows at p, `stride` entries apart."""
+    """Return the function that moves `width_bytes` of each row, between columns and rows that are `stride` apart."""
 
     @intrinsic
     def move(typingctx: Any, columns: Any, p: Any, stride: Any) -> Any:
+        """Move a unit of rows.
+
+        C: v_transpose in vec_avx2.h
+        """
         dtype = p.dtype
         width = max(1, width_bytes // _element_bytes(dtype))
 
@@ -149,10 +159,14 @@ def _moves(width_bytes: int, *, storing: bool) -> Any:
 
 
 def _over_rows(*, storing: bool) -> Any:
-    """What moves whole rows: their units, the last of which overlaps the one before."""
+    """Return the function that moves whole rows: their units, the last of which overlaps the one before."""
     move_16, move_8, move_4 = (_moves(n, storing=storing) for n in (16, 8, 4))
 
     def move(columns: Any, p: Any, classes: int) -> None:
+        """Move `classes` entries of as many rows as a column has lanes.
+
+        C: load_columns and store_columns in rows_lanes.h
+        """
         unit = unit_of(p)
         if classes >= unit:
             for j in range(0, classes - unit, unit):
@@ -167,5 +181,5 @@ def _over_rows(*, storing: bool) -> Any:
     return _inlined(move)
 
 
-# Rows of `classes` entries at p, as many as a vector has lanes, turned into a vector for each class; and back.
+# (columns, p, classes): load rows of `classes` entries at p into a vector for each class, and store them back.
 load_columns, store_columns = _over_rows(storing=False), _over_rows(storing=True)

@@ -1,4 +1,4 @@
-"""Rows of few classes: several rows at a time, a row in each lane, so that a row shorter than a vector wastes none."""
+"""Rows of few classes: several rows at a time, one in each lane, so that rows shorter than a vector waste no lanes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from softmax_ce._backends.numba_jit.vectors import (
     where,
     widen,
 )
+from softmax_ce.tuning import FEW_CLASSES
 
 _inlined: Any = njit(**EXACT)
 _function: Any = njit(error_model="numpy")
@@ -36,50 +37,56 @@ _merged: Any = njit(error_model="numpy", inline="always")  # see kernels.py
 
 
 class Group(NamedTuple):
-    """Some rows side by side, as many as a vector has lanes or fewer."""
+    """Rows that are computed together, as many as a vector has lanes, or fewer. C: block in rows_lanes.h."""
 
-    x: Any  # the first of their logits
-    soft: Any  # the first of their soft labels, or null
+    x: Any  # the first row's logits
+    soft: Any  # the first row's soft labels, or null
     first: int
     size: int
-    label: Any  # vectors, an entry a row; -1: no label
+    label: Any  # here and below, vectors with an entry a row; -1 if a row has no label
     weight: Any
     gain: Any  # weight * upstream
 
 
-class Room(NamedTuple):
-    """Scratch: a vector for each class, for logits and for soft labels, and rows as they are in memory."""
+class GroupScratch(NamedTuple):
+    """The scratch for a group. C: block in rows_lanes.h."""
 
-    columns: Any
-    soft: Any
-    rows: Any
+    columns: Any  # a vector for each class: logits, then exponentials, then the gradient
+    soft: Any  # the soft labels, likewise
+    rows: Any  # rows as they are in memory
 
 
-class _Rows(NamedTuple):
-    """Vectors, an entry a row."""
+class GroupSums(NamedTuple):
+    """The sums over the rows of a group: vectors with an entry a row. C: block in rows_lanes.h."""
 
-    top: Any
+    top: Any  # the largest logit
     x_label: Any
-    mass: Any  # the label's own
-    at_label: Any  # what else T has there
-    spread: Any  # the sum of what else T has
-    cost: Any  # the sum of it times top - x
-    rest: Any  # the sum of exp(x - top), less one of the tops
+    mass: Any  # T at the label, without the base
+    at_label: Any  # the base at the label
+    spread: Any  # the sum of T, without `mass`
+    cost: Any  # the sum of that T * (top - x)
+    rest: Any  # the sum of exp(x - top), without one of the maxima
     s: Any  # 1 + rest
-    inverse: Any
+    inverse: Any  # 1 / s
     log_s: Any
 
 
 @_inlined
 def is_few(classes: int, w: int, soft: bool) -> bool:
-    """Whether this is the faster way, as measured: about as long as the tiles stay in L1. w: lanes of a vector."""
-    most = 128 if soft else 256 if w > 8 else 160  # soft labels have tiles too; float64 has half the lanes
+    """Return whether rows are computed in groups; w is the lanes of a vector.
+
+    C: LANES in vec_avx2.h
+    """
+    most = FEW_CLASSES.soft if soft else FEW_CLASSES.float32 if w > 8 else FEW_CLASSES.float64
     return classes <= most
 
 
 @_inlined
-def _load(columns: Any, p: Any, classes: int, count: int, rows: Any) -> None:
-    """Rows at p, `count` of them, into columns; fewer than the lanes by way of `rows`, so that none is read beyond."""
+def load_rows(columns: Any, p: Any, classes: int, count: int, rows: Any) -> None:
+    """Load `count` rows at p into columns. If they are fewer than the lanes, `rows` is a copy, so none is read beyond.
+
+    C: load_columns in rows_lanes.h
+    """
     lanes = lanes_of(columns)
     if count < lanes:
         for k in range(count * classes):
@@ -91,8 +98,11 @@ def _load(columns: Any, p: Any, classes: int, count: int, rows: Any) -> None:
 
 
 @_inlined
-def _store(columns: Any, p: Any, classes: int, wanted: int, rows: Any) -> None:
-    """Columns into the rows at p that have a bit in `wanted`."""
+def store_rows(columns: Any, p: Any, classes: int, wanted: int, rows: Any) -> None:
+    """Store the rows that have a bit in `wanted` at p.
+
+    C: store_columns in rows_lanes.h
+    """
     lanes = lanes_of(columns)
     if wanted == (1 << lanes) - 1:
         store_columns(columns, p, classes)
@@ -106,7 +116,10 @@ def _store(columns: Any, p: Any, classes: int, wanted: int, rows: Any) -> None:
 
 @_inlined
 def _store_each(p: Any, group: Any, value: Any) -> None:
-    """An entry of p a row, where there is p."""
+    """Store one entry for each row of the group, unless p is null.
+
+    C: within finish_block in rows_lanes.h
+    """
     if not is_null(p):
         if group.size == lanes_of(value):
             store(p, group.first, value)
@@ -115,13 +128,20 @@ def _store_each(p: Any, group: Any, value: Any) -> None:
 
 
 @_inlined
-def _not_finite(v: Any) -> int:
+def not_finite(v: Any) -> int:
+    """Return a bit for each lane that is not finite.
+
+    C: not_finite in rows_lanes.h
+    """
     return ~as_bits(v - v == 0.0)
 
 
 @_inlined
 def _target(t: Any, soft: Any, j: int) -> Any:
-    """T of class j in every row."""
+    """Return T of class j in each row, without the mass of a hard label.
+
+    C: lane_target in rows_lanes.h
+    """
     v = filled(soft, 0.0)
     if not is_null(t.soft):
         v = soft[j] * filled(soft, t.scale[j * t.scale_step])
@@ -131,8 +151,11 @@ def _target(t: Any, soft: Any, j: int) -> Any:
 
 
 @_inlined
-def _ask_for(group: Any, out: Any, classes: int, j: int) -> None:
-    """Lines of the rows ahead, and of the gradient at `out`: so many rows are more streams than hardware follows."""
+def _prefetch_columns(group: Any, out: Any, classes: int, j: int) -> None:
+    """Prefetch lines of the next group's logits, and of the gradient at `out`: hardware follows fewer streams.
+
+    C: prefetch_columns in rows_lanes.h
+    """
     lanes = lanes_of(group.label)
     for entry in range(j * lanes, (j + 1) * lanes, lanes_of(group.x)):
         prefetch(group.x, lanes * classes + entry)
@@ -141,8 +164,11 @@ def _ask_for(group: Any, out: Any, classes: int, j: int) -> None:
 
 
 @_function
-def _look_over(classes: int, group: Any, t: Any, columns: Any) -> Any:
-    """Each row's largest logit, and what lies at its label: the logit and the mass."""
+def _maxima_and_labels(classes: int, group: Any, t: Any, columns: Any) -> Any:
+    """Return each row's largest logit, the logit at its label, and the mass there.
+
+    C: begin_block in rows_lanes.h
+    """
     top = columns[0]
     index = x_label = filled(columns, 0.0)
     mass = filled(columns, t.scale[0])
@@ -159,7 +185,10 @@ def _look_over(classes: int, group: Any, t: Any, columns: Any) -> Any:
 
 @_inlined
 def _exp_of(columns: Any, j: int, top: Any, ties: Any) -> Any:
-    """exp(x - top), raised, takes the logits' place; 0 where x is the top, which is counted instead."""
+    """Replace the logits of class j by exp(x - top), scaled. Return these with 0 at the maxima, which `ties` counts.
+
+    C: exps_of_columns in rows_lanes.h
+    """
     v = columns[j]
     e = exp(v - top)
     columns[j] = e
@@ -168,14 +197,17 @@ def _exp_of(columns: Any, j: int, top: Any, ties: Any) -> Any:
 
 
 @_function
-def _sum_group(classes: int, group: Any, top: Any, out: Any, columns: Any) -> Any:
-    """Of each row: how many of its logits equal the largest, and the sum of exp over the others, raised."""
+def _sum_exponentials(classes: int, group: Any, top: Any, out: Any, columns: Any) -> Any:
+    """Return how many logits of each row equal the largest one, and the sum of exp over the others, scaled.
+
+    C: sum_block in rows_lanes.h
+    """
     ties = filled(columns, 0.0)
     total = widen(ties)
     j = 0
     while j + 4 <= classes:
         for k in range(j, j + 4):
-            _ask_for(group, out, classes, k)
+            _prefetch_columns(group, out, classes, k)
         a, ties = _exp_of(columns, j, top, ties)
         b, ties = _exp_of(columns, j + 1, top, ties)
         c, ties = _exp_of(columns, j + 2, top, ties)
@@ -183,7 +215,7 @@ def _sum_group(classes: int, group: Any, top: Any, out: Any, columns: Any) -> An
         total = total + widen((a + b) + (c + d))
         j += 4
     while j < classes:
-        _ask_for(group, out, classes, j)
+        _prefetch_columns(group, out, classes, j)
         a, ties = _exp_of(columns, j, top, ties)
         total = total + widen(a)
         j += 1
@@ -191,114 +223,144 @@ def _sum_group(classes: int, group: Any, top: Any, out: Any, columns: Any) -> An
 
 
 @_function
-def _sum_targets(classes: int, group: Any, top: Any, t: Any, room: Any) -> Any:
-    """Of each row, before its logits are overwritten: the sum of T, of T * (top - x) / 2, and T at the label."""
-    at_label = index = filled(room.columns, 0.0)
+def _sum_targets(classes: int, group: Any, top: Any, t: Any, scratch: Any) -> Any:
+    """Return the sum of T, the sum of T * (top - x) / 2, and T at the label, for each row. The columns hold logits.
+
+    C: sum_columns in rows_lanes.h
+    """
+    at_label = index = filled(scratch.columns, 0.0)
     mass = cost = widen(index)
     for j in range(classes):
-        target = _target(t, room.soft, j)
+        target = _target(t, scratch.soft, j)
         mass = mass + widen(target)
-        cost = cost + widen(where(target == 0.0, 0.0, target * (top * 0.5 - room.columns[j] * 0.5)))
+        cost = cost + widen(where(target == 0.0, 0.0, target * (top * 0.5 - scratch.columns[j] * 0.5)))
         at_label = where(group.label == index, target, at_label)
         index = index + 1.0
     return mass, cost, at_label
 
 
 @_inlined
-def _loss(group: Any, rows: Any, z_loss: float) -> Any:
-    """Not finite where a logit is NaN or +inf, or all are -inf: 0 * inf is NaN."""
-    value = rows.mass * ((rows.top - rows.x_label) + rows.log_s)
-    value = value + fma(rows.spread, rows.log_s, rows.cost)
+def _losses(group: Any, sums: Any, z_loss: float) -> Any:
+    """Return the losses. They are not finite if a logit is NaN or +inf, or if all are -inf, because 0 * inf is NaN.
+
+    C: losses_of_block in rows_lanes.h
+    """
+    value = sums.mass * ((sums.top - sums.x_label) + sums.log_s)
+    value = value + fma(sums.spread, sums.log_s, sums.cost)
     if z_loss != 0:
-        lse = rows.top + rows.log_s
+        lse = sums.top + sums.log_s
         value = fma(lse * z_loss, lse, value)
     return group.weight * value
 
 
 @_function
-def _write_columns(classes: int, group: Any, rows: Any, t: Any, z_loss: float, room: Any) -> int:
-    """The gradients of all rows take the exponentials' place. Gives a bit for each that is not finite.
+def _write_columns(classes: int, group: Any, sums: Any, t: Any, z_loss: float, scratch: Any) -> int:
+    """Replace the exponentials by the gradients. Return a bit for each row whose gradient is not finite.
 
-    What is not explained here is in `row`.
+    The formulas are those of `_at_label` and `write_gradient` in rows.py.
+
+    C: gradient_of_block in rows_lanes.h
     """
-    columns, gain = room.columns, group.gain
+    columns, gain = scratch.columns, group.gain
     has_target = not (is_null(t.soft) and is_null(t.base))
     zero = filled(columns, 0.0)
     unscale = 1 / exp_scale(group.x)
-    p_label = exp(rows.x_label - rows.top) * unscale  # times s
-    others = where(rows.x_label == rows.top, rows.rest, rows.s - p_label)
-    pull = rows.spread
+    p_label = exp(sums.x_label - sums.top) * unscale  # times s
+    others = where(sums.x_label == sums.top, sums.rest, sums.s - p_label)
+    pull = sums.spread
     if z_loss != 0:
-        pull = fma(rows.top + rows.log_s, 2 * z_loss, pull)
-    at_label = gain * ((pull * p_label - rows.mass * others) * rows.inverse - rows.at_label)
-    share = (rows.mass + pull) * rows.inverse
+        pull = fma(sums.top + sums.log_s, 2 * z_loss, pull)
+    at_label = gain * ((pull * p_label - sums.mass * others) * sums.inverse - sums.at_label)
+    share = (sums.mass + pull) * sums.inverse
     factor = share if has_target else gain * share
     is_small = (factor > -1.0) & (factor < 1.0)
     by = where(is_small, factor, factor * unscale)
     then = where(is_small, filled(columns, unscale), 1.0)
-    place = where(rows.mass == 0.0, -1.0, group.label)  # without mass, the label is a class like the others
+    label = where(sums.mass == 0.0, -1.0, group.label)  # without mass, the label is a class like the others
     index = zero
     for j in range(classes):
         value = fma(columns[j] * by, then, 0.0)
         if has_target:
-            value = gain * (value - _target(t, room.soft, j))  # the difference first: one class gives exactly 0
-        columns[j] = where(place == index, at_label, value)
+            value = gain * (value - _target(t, scratch.soft, j))  # the difference first: one class gives exactly 0
+        columns[j] = where(label == index, at_label, value)
         index = index + 1.0
-    return _not_finite(gain * share + at_label)
+    return not_finite(gain * share + at_label)
 
 
 @_inlined
-def _sum_rows(classes: int, group: Any, t: Any, base_total: float, out: Any, room: Any) -> Any:
-    columns = room.columns
+def _sums_of(classes: int, group: Any, t: Any, base_total: float, out: Any, scratch: Any) -> Any:
+    """Return the GroupSums, and replace the logits in the columns by exponentials.
+
+    C: sum_block in rows_lanes.h
+    """
+    columns = scratch.columns
     hard = is_null(t.soft)
     at_label = cost = filled(columns, 0.0)
     spread = filled(columns, base_total)
-    top, x_label, mass = _look_over(classes, group, t, columns)
+    top, x_label, mass = _maxima_and_labels(classes, group, t, columns)
     if not hard:
         mass = at_label
     if not (hard and is_null(t.base)):
-        soft_mass, half_cost, at_label = _sum_targets(classes, group, top, t, room)
+        soft_mass, half_cost, at_label = _sum_targets(classes, group, top, t, scratch)
         cost = rounded(half_cost * 2.0, top)
         if not hard:
             spread = rounded(soft_mass, top)
-    ties, raised = _sum_group(classes, group, top, out, columns)
-    rest = fma(rounded(raised, top), 1 / exp_scale(group.x), ties - 1.0)
+    ties, scaled = _sum_exponentials(classes, group, top, out, columns)
+    rest = fma(rounded(scaled, top), 1 / exp_scale(group.x), ties - 1.0)
     s = 1.0 + rest
     inverse = 1.0 / s
-    return _Rows(top, x_label, mass, at_label, spread, cost, rest, s, inverse, log1p(rest, s, inverse))
+    return GroupSums(top, x_label, mass, at_label, spread, cost, rest, s, inverse, log1p(rest, s, inverse))
 
 
 @_merged
-def _few_rows(classes: int, group: Any, t: Any, base_total: float, z_loss: float, outputs: Any, room: Any) -> Any:
-    """A group of rows, each in its lane; as `row` does them one by one.
+def begin_group(classes: int, group: Any, t: Any, base_total: float, outputs: Any, scratch: Any) -> Any:
+    """Load a group of rows. Return a bit for each row that does not count, where the gradient goes, and the GroupSums.
 
-    Gives a bit for each row that is left to do, untouched: it does not count, or is not finite somewhere, or would
-    overflow on the way. And a bit for each whose gradient alone is left: a loss must not depend on its being asked for.
+    The columns then hold exponentials.
+
+    C: begin_block and sum_block in rows_lanes.h
     """
-    there = (1 << group.size) - 1
-    _load(room.columns, group.x, classes, group.size, room.rows)
+    load_rows(scratch.columns, group.x, classes, group.size, scratch.rows)
     left = as_bits(group.weight == 0.0)
     if is_null(t.soft):
         left |= as_bits(group.label == -1.0)
     else:
-        _load(room.soft, group.soft, classes, group.size, room.rows)
+        load_rows(scratch.soft, group.soft, classes, group.size, scratch.rows)
     out = null_if(is_null(outputs.grad), at(outputs.grad, group.first * classes))
-    rows = _sum_rows(classes, group, t, base_total, out, room)
-    loss = _loss(group, rows, z_loss)
-    left = (left | _not_finite(loss)) & there
+    return left, out, _sums_of(classes, group, t, base_total, out, scratch)
+
+
+@_merged
+def finish_group(
+    classes: int, group: Any, t: Any, z_loss: float, outputs: Any, left: int, out: Any, sums: Any, scratch: Any
+) -> Any:  # fmt: skip
+    """Write the results for a group of rows. Return two masks with a bit for each row that is left to rows.py.
+
+    The first mask has the rows of which nothing is written: they do not count, or are not finite somewhere, or would
+    overflow on the way. Of those in the second mask, only the gradient is left: a loss may not depend on whether a
+    gradient is wanted.
+
+    C: finish_block in rows_lanes.h
+    """
+    every = (1 << group.size) - 1
+    loss = _losses(group, sums, z_loss)
+    left = (left | not_finite(loss)) & every
     left_grad = 0
     _store_each(outputs.loss, group, loss)
-    _store_each(outputs.row_max, group, rows.top)
-    _store_each(outputs.log_sum, group, rows.log_s)
+    _store_each(outputs.row_max, group, sums.top)
+    _store_each(outputs.log_sum, group, sums.log_s)
     if not is_null(out):
-        left_grad = _write_columns(classes, group, rows, t, z_loss, room) & there & ~left
-        _store(room.columns, out, classes, there & ~(left | left_grad), room.rows)
+        left_grad = _write_columns(classes, group, sums, t, z_loss, scratch) & every & ~left
+        store_rows(scratch.columns, out, classes, every & ~(left | left_grad), scratch.rows)
     return left, left_grad
 
 
 @_inlined
 def _factors(call: Any, first: int, count: int, like: Any) -> Any:
-    """Of `count` rows: weight, and weight * upstream, rounded once."""
+    """Return the weights of `count` rows, and weight * upstream, each rounded once.
+
+    C: row_gain in rows_lanes.h
+    """
     ones = widen(filled(like, 1.0))
     if call.weight_step == 0 and call.upstream_step == 0:
         weight, gain = call.weight[0], call.weight[0] * call.upstream[0]
@@ -309,8 +371,11 @@ def _factors(call: Any, first: int, count: int, like: Any) -> Any:
 
 
 @_function
-def _group_of(call: Any, first: int, count: int, columns: Any) -> Any:
-    """`count` rows from `first` on."""
+def group_of(call: Any, first: int, count: int, columns: Any) -> Any:
+    """Return the group of `count` rows from row `first` on.
+
+    C: select_labels in rows_lanes.h
+    """
     zero = filled(columns, 0.0)
     label = filled(columns, -1.0)
     hard = is_null(call.targets.soft)
@@ -324,18 +389,21 @@ def _group_of(call: Any, first: int, count: int, columns: Any) -> Any:
 
 @_function
 def groups(call: Any, outputs: Any, p: Any, start: int, stop: int) -> Any:
-    """Rows [start, stop), up to the first group that has some left. p: scratch.
+    """Compute rows [start, stop) in groups, up to the first group in which rows are left. The scratch is at p.
 
-    Gives where that group begins, its bits as `_few_rows` has them, and where it ends.
+    Returns where that group begins, its two masks of rows that are left (see `finish_group`), and where it ends.
+
+    C: lane_groups in rows_lanes.h
     """
-    columns, classes = columns_at(p), call.classes
+    columns, classes, t = columns_at(p), call.classes, call.targets
     lanes = lanes_of(columns)
     kinds = 1 if is_null(call.targets.soft) else 2
-    room = Room(columns, at(columns, classes), at(p, kinds * classes * lanes))
+    scratch = GroupScratch(columns, at(columns, classes), at(p, kinds * classes * lanes))
     for first in range(start, stop, lanes):
         count = min(lanes, stop - first)
-        group = _group_of(call, first, count, columns)
-        left, left_grad = _few_rows(classes, group, call.targets, call.base_total, call.z_loss, outputs, room)
+        group = group_of(call, first, count, columns)
+        left, out, sums = begin_group(classes, group, t, call.base_total, outputs, scratch)
+        left, left_grad = finish_group(classes, group, t, call.z_loss, outputs, left, out, sums, scratch)
         if left | left_grad != 0:
             return first, left, left_grad, first + count
     return stop, 0, 0, stop

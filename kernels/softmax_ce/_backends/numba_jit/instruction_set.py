@@ -1,7 +1,7 @@
-"""What Numba compiles for: the instruction set, and with it how wide the registers are.
+"""The instruction set for which Numba compiles, and the width of its registers.
 
-LLVM is asked, by compiling a few lines (5 ms): it knows what a processor's name implies, and NUMBA_CPU_NAME may name
-another one.
+A few lines are compiled to find out (5 ms), because only LLVM knows what a processor's name implies, and NUMBA_CPU_NAME
+may name another processor.
 """
 
 # mypy: allow-untyped-calls, disable-error-code="import-untyped, unused-ignore"
@@ -46,5 +46,5 @@ def instruction_set() -> str:
 
 
 def register_bytes() -> int:
-    """Bytes of a vector register."""
+    """Return the number of bytes of a vector register."""
     return _REGISTER_BYTES.get(instruction_set(), 16)

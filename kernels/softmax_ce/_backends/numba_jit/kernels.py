@@ -1,4 +1,4 @@
-"""All rows of a call: what is common to hard and soft labels."""
+"""The kernels that are compiled: all rows of a call, with hard or with soft labels."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from softmax_ce._backends.numba_jit.memory import (
 from softmax_ce._backends.numba_jit.rows import row_entries, rows, scratch_at
 from softmax_ce._backends.numba_jit.total import total_of
 from softmax_ce._backends.numba_jit.vectors import lanes_of
+from softmax_ce.tuning import LINE_BYTES
 
 _inlined: Any = njit(error_model="numpy", forceinline=True)
 _function: Any = njit(error_model="numpy")
@@ -33,14 +34,20 @@ _merged: Any = njit(error_model="numpy", inline="always")
 
 @_inlined
 def _scratch_entries(classes: int, w: int, few: bool, soft: bool, keeps: bool) -> int:
-    """As many as rows need one by one, or a group's columns and rows; and what alignment may cost."""
+    """Return the entries that single rows need, or a group's columns and rows, and what alignment may cost.
+
+    C: sce_run in rows_dispatch.c
+    """
     group = (3 if soft else 2) * classes * 2 * w if few else 0
     return max(row_entries(classes, w, keeps), group) + 2 * w
 
 
 @_merged
 def _few_classes(call: Any, outputs: Any, p: Any, start: int, stop: int) -> None:
-    """Rows [start, stop), several at a time; one by one where they are not ordinary. p: scratch."""
+    """Compute rows [start, stop) in groups, and the rows that are left by these one by one. The scratch is at p.
+
+    C: few_classes in rows_lanes.h
+    """
     grad_alone = Outputs(null_if(True, p), outputs.grad, null_if(True, p), null_if(True, p))
     scratch = scratch_at(p, call.classes, False, not is_null(outputs.grad))
     while start < stop:
@@ -54,12 +61,16 @@ def _few_classes(call: Any, outputs: Any, p: Any, start: int, stop: int) -> None
 def _all_rows(
     call: Any, outputs: Any, logits: Any, keep_bytes: int, stream_bytes: int, start: int, stop: int
 ) -> None:  # fmt: skip
+    """Compute rows [start, stop), with a scratch of their own. `logits` is the array of call.logits.
+
+    C: sce_run in rows_dispatch.c
+    """
     classes, w, grad, soft = call.classes, lanes_of(call.logits), outputs.grad, not is_null(call.targets.soft)
     few = is_few(classes, w, soft)
     keeps = not is_null(grad) and (few or classes * logits.itemsize <= keep_bytes)
     scratch = np.empty(_scratch_entries(classes, w, few, soft, keeps), logits.dtype)
     p = pointer(scratch)
-    p = at(p, (-address(p) & 127) // logits.itemsize)  # where two cache lines begin
+    p = at(p, (-address(p) & (2 * LINE_BYTES - 1)) // logits.itemsize)  # where a pair of cache lines begins
     if few:
         _few_classes(call, outputs, p, start, stop)
     else:
@@ -73,6 +84,10 @@ def _all_rows(
 
 @_function
 def _are_classes(labels: Any, n: int, classes: int) -> bool:
+    """Return whether all labels are classes.
+
+    C: _counted_rows in short.pxi
+    """
     wrong = 0
     for i in range(n):
         wrong |= not 0 <= labels[i] < classes
@@ -84,11 +99,13 @@ def hard_rows(
     row_weight: Any, upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
     keep_bytes: int, stream_bytes: int, divisor: float, reduced: bool,
 ) -> float:  # fmt: skip
-    """The contract's kernel, and its plain call.
+    """Compute what `hard` and `plain` in softmax_ce.contract do.
 
-    None of the factors means 1, and of the upstream gradient 1 / divisor. With a divisor, -1 is returned where a label
-    is not a class; else, if `reduced`, the losses' total, which is never negative. Their vector is not an argument
-    then: to take an array over from Python takes longer than a short row.
+    None for a factor means 1, and for the upstream gradient 1 / divisor. With a divisor that is not 0, the result is -1
+    if a label is not a class. Otherwise, if `reduced`, it is the total of the losses, which is never negative. Their
+    vector is not an argument then: taking over an array from Python takes longer than a short row.
+
+    C: _hard in _kernels.pyx
     """
     classes = logits.shape[1]
     given, scale, base = pointer(labels), pointer(label_mass), pointer(base_mass)
@@ -96,7 +113,7 @@ def hard_rows(
     gain = 1.0 / divisor if divisor > 0 else 0.0
     if divisor > 0 and not _are_classes(given, stop, classes):
         return -1.0
-    room = np.empty(stop if reduced else 0, logits.dtype)
+    own_losses = np.empty(stop if reduced else 0, logits.dtype)
     targets = Targets(
         null_if(True, scale), either(is_null(scale), on_stack(scale, 1.0), scale), step_of(label_mass),
         base, step_of(base_mass),
@@ -106,10 +123,10 @@ def hard_rows(
         either(is_null(weight), on_stack(weight, 1.0), weight), step_of(row_weight),
         either(is_null(factor), on_stack(factor, gain), factor), step_of(upstream),
     )  # fmt: skip
-    outputs = Outputs(either(reduced, pointer(room), losses), pointer(grad), pointer(row_max), pointer(log_sum))
+    outputs = Outputs(either(reduced, pointer(own_losses), losses), pointer(grad), pointer(row_max), pointer(log_sum))
     _all_rows(call, outputs, logits, keep_bytes, stream_bytes, start, stop)
     total = total_of(outputs.loss, stop, divisor) if reduced else 0.0
-    keep_alive(room)
+    keep_alive(own_losses)
     return total
 
 
@@ -117,7 +134,10 @@ def soft_rows(
     logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any, upstream: Any,
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int, keep_bytes: int, stream_bytes: int,
 ) -> None:  # fmt: skip
-    """The same for soft labels."""
+    """Compute what `soft` in softmax_ce.contract does.
+
+    C: _soft in _kernels.pyx
+    """
     classes = logits.shape[1]
     no_labels = np.empty(0, np.int64)
     soft = Targets(

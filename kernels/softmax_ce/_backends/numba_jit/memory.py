@@ -1,4 +1,4 @@
-"""Memory for the vectors: pointers, loads and stores of whole and part vectors, and streams."""
+"""Pointers, and loads, stores and streaming stores of whole and partial vectors."""
 
 # mypy: allow-untyped-calls, disable-error-code="attr-defined, import-untyped, call-arg, unused-ignore"
 
@@ -13,7 +13,6 @@ from numba.core import cgutils
 from softmax_ce._backends.numba_jit.vectors import (
     I1,
     I32,
-    LINE,
     Vector,
     first_lanes,
     intrinsic,
@@ -21,12 +20,13 @@ from softmax_ce._backends.numba_jit.vectors import (
     splat,
     vector_at,
 )
+from softmax_ce.tuning import LINE_BYTES
 
 # Pointers
 
 
 def _array_at(context: Any, builder: Any, array: Any, value: Any) -> tuple[Any, Any]:
-    """The array and whether it is there, for one that may be None."""
+    """Return an array that may be None, and whether it is one."""
     if isinstance(array, types.Optional):
         optional = context.make_helper(builder, array, value)
         return context.make_array(array.type)(context, builder, optional.data), optional.valid
@@ -35,7 +35,10 @@ def _array_at(context: Any, builder: Any, array: Any, value: Any) -> tuple[Any, 
 
 @intrinsic
 def pointer(typingctx: Any, array: Any) -> Any:
-    """To an array's first entry, or null for None. The array must stay alive and be contiguous."""
+    """Return a pointer to the first entry of a contiguous array that stays alive, or null for None.
+
+    C: _vector in _kernels.pyx
+    """
     given = array.type if isinstance(array, types.Optional) else array
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -46,19 +49,11 @@ def pointer(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
-def entries(typingctx: Any, array: Any) -> Any:
-    """How many an array has; none for None."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        found, there = _array_at(context, builder, array, args[0])
-        return builder.select(there, found.nitems, found.nitems.type(0))
-
-    return types.intp(array), emit
-
-
-@intrinsic
 def step_of(typingctx: Any, array: Any) -> Any:
-    """0 for an array with one entry for all, and for None; 1 for one with more."""
+    """Return 1 for an array of several entries, and 0 for one entry or None.
+
+    C: _vector in _kernels.pyx
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         found, there = _array_at(context, builder, array, args[0])
@@ -70,13 +65,19 @@ def step_of(typingctx: Any, array: Any) -> Any:
 
 @intrinsic
 def keep_alive(typingctx: Any, array: Any) -> Any:
-    """Nothing: an array is not freed before this, though only a pointer to it is used."""
+    """Keep an array alive up to this call. Numba frees it after its last use, and only a pointer may be used.
+
+    C: none, the caller's arrays live longer
+    """
     return types.void(array), lambda context, builder, sig, args: None
 
 
 @intrinsic
 def at(typingctx: Any, p: Any, offset: Any) -> Any:
-    """The pointer moved on by `offset` entries."""
+    """Return the pointer plus `offset` entries.
+
+    C: entry in formats.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.gep(args[0], [args[1]])
@@ -86,7 +87,10 @@ def at(typingctx: Any, p: Any, offset: Any) -> Any:
 
 @intrinsic
 def is_null(typingctx: Any, p: Any) -> Any:
-    """Whether a pointer is null."""
+    """Return whether a pointer is null.
+
+    C: none, C has pointers
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return cgutils.is_null(builder, args[0])
@@ -96,7 +100,10 @@ def is_null(typingctx: Any, p: Any) -> Any:
 
 @intrinsic
 def null_if(typingctx: Any, missing: Any, p: Any) -> Any:
-    """A null pointer where `missing`."""
+    """Return a null pointer if `missing`, else p.
+
+    C: none, C has pointers
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.select(args[0], ir.Constant(args[1].type, None), args[1])
@@ -106,7 +113,10 @@ def null_if(typingctx: Any, missing: Any, p: Any) -> Any:
 
 @intrinsic
 def on_stack(typingctx: Any, p: Any, value: Any) -> Any:
-    """A pointer like p to a number, which lasts as long as the function that calls this."""
+    """Return a pointer, of the type of p, to a number on the stack of the function that calls this.
+
+    C: none, C has pointers
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return cgutils.alloca_once_value(builder, context.cast(builder, args[1], types.float64, p.dtype))
@@ -116,13 +126,19 @@ def on_stack(typingctx: Any, p: Any, value: Any) -> Any:
 
 @intrinsic
 def either(typingctx: Any, condition: Any, p: Any, q: Any) -> Any:
-    """p where the condition holds, else q; without a branch."""
+    """Return p if the condition holds, else q, without a branch.
+
+    C: none, C has pointers
+    """
     return p(types.boolean, p, p), lambda context, builder, sig, args: builder.select(*args)
 
 
 @intrinsic
 def address(typingctx: Any, p: Any) -> Any:
-    """A pointer as an integer."""
+    """Return a pointer as an integer.
+
+    C: none, C has pointers
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.ptrtoint(args[0], ir.IntType(types.intp.bitwidth))
@@ -160,7 +176,10 @@ def _masked_store(builder: Any, value: Any, place: Any, align: int, mask: Any) -
 
 @intrinsic
 def load(typingctx: Any, p: Any, offset: Any) -> Any:
-    """The vector at p[offset]."""
+    """Return the vector at p[offset].
+
+    C: v_load in vec_avx2.h
+    """
     vector = vector_at(p)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -172,7 +191,10 @@ def load(typingctx: Any, p: Any, offset: Any) -> Any:
 
 @intrinsic
 def load_first(typingctx: Any, p: Any, offset: Any, count: Any, fill: Any) -> Any:
-    """The same of the first `count` lanes alone; the others get `fill`."""
+    """Return a vector whose first `count` lanes are loaded from p[offset] on, and `fill` in the others.
+
+    C: v_load_first in vec_avx2.h
+    """
     vector = vector_at(p)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -186,7 +208,10 @@ def load_first(typingctx: Any, p: Any, offset: Any, count: Any, fill: Any) -> An
 
 @intrinsic
 def store(typingctx: Any, p: Any, offset: Any, value: Any) -> Any:
-    """Write a vector to p[offset]."""
+    """Store a vector at p[offset].
+
+    C: v_store in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = _place(context, builder, *args[:2], args[2].type)
@@ -197,7 +222,10 @@ def store(typingctx: Any, p: Any, offset: Any, value: Any) -> Any:
 
 @intrinsic
 def store_first(typingctx: Any, p: Any, offset: Any, count: Any, value: Any) -> Any:
-    """The same of the first `count` lanes alone."""
+    """Store the first `count` lanes of a vector at p[offset].
+
+    C: v_store_first in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = _place(context, builder, *args[:2], args[3].type)
@@ -209,10 +237,13 @@ def store_first(typingctx: Any, p: Any, offset: Any, count: Any, value: Any) -> 
 
 @intrinsic
 def stream(typingctx: Any, p: Any, offset: Any, value: Any) -> Any:
-    """Write a vector past the caches. Its address must be a multiple of 64 bytes."""
+    """Store a vector at p[offset], past the caches. The address must be a multiple of 64 bytes.
+
+    C: v_stream in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        written = builder.store(args[2], _place(context, builder, *args[:2], args[2].type), align=LINE)
+        written = builder.store(args[2], _place(context, builder, *args[:2], args[2].type), align=LINE_BYTES)
         written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
 
     return types.void(p, types.intp, value), emit
@@ -220,7 +251,10 @@ def stream(typingctx: Any, p: Any, offset: Any, value: Any) -> Any:
 
 @intrinsic
 def fence(typingctx: Any) -> Any:
-    """Streamed vectors are in memory before anything that is written after this."""
+    """Order streamed vectors before everything that is written afterwards.
+
+    C: none, the fence is in rows_team.c and in the callers' locks
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         builder.fence("seq_cst")
@@ -239,19 +273,28 @@ def _prefetch(context: Any, builder: Any, p: Any, offset: Any, write: int) -> No
 
 @intrinsic
 def prefetch(typingctx: Any, p: Any, offset: Any) -> Any:
-    """Ask for the cache line at p[offset], which is to be read. Any address will do."""
+    """Prefetch the cache line at p[offset], to read it. Any address is allowed.
+
+    C: max_block in rows_sums.h, by __builtin_prefetch
+    """
     return types.void(p, types.intp), lambda context, builder, sig, args: _prefetch(context, builder, *args, 0)
 
 
 @intrinsic
 def prefetch_to_write(typingctx: Any, p: Any, offset: Any) -> Any:
-    """The same of a line that is to be written."""
+    """Prefetch the cache line at p[offset], to write it. Any address is allowed.
+
+    C: prefetch_columns in rows_lanes.h, by __builtin_prefetch
+    """
     return types.void(p, types.intp), lambda context, builder, sig, args: _prefetch(context, builder, *args, 1)
 
 
 @intrinsic
 def one_each(typingctx: Any, p: Any, step: Any, offset: Any, count: Any, like: Any) -> Any:
-    """p[offset] and the `count` - 1 entries after it, a lane of `like` each; where step is 0, p[0] in every lane."""
+    """Return `count` entries from p[offset] on, one in each lane of `like`. If step is 0, p[0] is in every lane.
+
+    C: row_factor in rows_lanes.h
+    """
     vector = Vector(p.dtype, like.lanes)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One row at a time, its classes along the lanes."""
+"""The rows one after the other, with the classes along the lanes of the vectors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from numba import njit
 from softmax_ce._backends.numba_jit.arguments import Targets
 from softmax_ce._backends.numba_jit.arithmetic import exp, exp_scale
 from softmax_ce._backends.numba_jit.gradient import (
-    Waiting,
-    Written,
+    GradientRow,
+    PendingGradient,
     end_line,
+    entries_to_line,
     fill_row,
     set_factors,
+    write_pending,
     write_row,
-    write_waiting,
 )
-from softmax_ce._backends.numba_jit.memory import address, at, is_null, null_if
-from softmax_ce._backends.numba_jit.sums import CHUNK, Top, chunk_of, sum_row, top_of
+from softmax_ce._backends.numba_jit.memory import at, is_null, null_if
+from softmax_ce._backends.numba_jit.sums import CHUNK, ChunkMax, chunk_of, max_of, sum_row
 from softmax_ce._backends.numba_jit.vectors import filled, first_lane, lanes_of, widen
 
 _inlined: Any = njit(error_model="numpy", forceinline=True)
@@ -28,77 +29,101 @@ _function: Any = njit(error_model="numpy")
 _merged: Any = njit(error_model="numpy", inline="always")  # see kernels.py
 
 
-class Scratch(NamedTuple):
-    """Where rows are worked on, each part at the beginning of a line."""
+class RowScratch(NamedTuple):
+    """The scratch for rows one after the other. Each part begins with a cache line.
 
-    line: Any  # of the gradient, streamed, and room for another; null: it is not
-    patch: Any  # a block of logits without the largest one
-    tops: Any  # of a row's chunks
+    C: fields of sce_call in rows.h
+    """
+
+    line: Any  # the gradient's unfinished line, and space for another; null if the gradient is not streamed
+    masked: Any  # a block of logits with -inf in place of the largest one
+    tops: Any  # the maxima of a row's chunks
     factors: Any  # two for each chunk
-    e: Any  # exponentials, if a gradient is wanted and they are kept
+    e: Any  # exponentials; null unless they are kept for a gradient
 
 
-class Carry(NamedTuple):
-    """What one row leaves to the next."""
+class Pipeline(NamedTuple):
+    """What the work on one row leaves to the next. C: pipeline in rows_kernel.h."""
 
-    top: Top  # of its first chunk
-    held: int  # entries of the line
-    waiting: Waiting
+    top: ChunkMax  # of its first chunk
+    held: int  # entries of the gradient in the scratch's line
+    pending: PendingGradient
 
 
-class Labelled(NamedTuple):
-    """A row and its target."""
+class Row(NamedTuple):
+    """A row and its target. C: fields of sce_call in rows.h."""
 
     i: int
     x: Any
-    label: int  # -1: none
-    mass: float  # T there, less the base
+    label: int  # -1 if there is none
+    mass: float  # T at the label, without the base
     t: Any
     weight: float
     upstream: float
 
 
-def _lines(entries: int, w: int) -> int:
+def _whole_lines(entries: int, w: int) -> int:
+    """Return the number of entries, rounded up to whole lines of w.
+
+    C: SCE_ROW_ROOM in rows.h
+    """
     return (entries + w - 1) // w * w
 
 
-_lines = _inlined(_lines)
+_whole_lines = _inlined(_whole_lines)
 
 
 @_inlined
 def row_entries(classes: int, w: int, keeps: bool) -> int:
-    """How many a Scratch has. w: lanes of a line."""
+    """Return the number of entries of a RowScratch; w is the lanes of a cache line.
+
+    C: sce_run in rows_dispatch.c
+    """
     chunks = (classes + CHUNK - 1) // CHUNK
-    return 6 * w + _lines(chunks, w) + _lines(2 * chunks, w) + (_lines(classes, w) + w if keeps else 0)
+    kept = _whole_lines(classes, w) + w if keeps else 0
+    return 6 * w + _whole_lines(chunks, w) + _whole_lines(2 * chunks, w) + kept
 
 
 @_inlined
 def scratch_at(p: Any, classes: int, streamed: bool, keeps: bool) -> Any:
-    """The Scratch at p."""
+    """Return the RowScratch at p.
+
+    C: sce_run in rows_dispatch.c
+    """
     w, chunks = lanes_of(p), (classes + CHUNK - 1) // CHUNK
-    factors = 6 * w + _lines(chunks, w)
-    e = null_if(not keeps, at(p, factors + _lines(2 * chunks, w)))
-    return Scratch(null_if(not streamed, p), at(p, 2 * w), at(p, 6 * w), at(p, factors), e)
+    factors = 6 * w + _whole_lines(chunks, w)
+    e = null_if(not keeps, at(p, factors + _whole_lines(2 * chunks, w)))
+    return RowScratch(null_if(not streamed, p), at(p, 2 * w), at(p, 6 * w), at(p, factors), e)
 
 
 @_inlined
-def nothing_before(p: Any) -> Any:
-    """What the first row finds."""
-    return Carry(Top(np.nan, 0), 0, Waiting(null_if(True, p), 0, 1, -1, 0.0, 0, 0))
+def new_pipeline(p: Any) -> Any:
+    """Return what the first row finds.
+
+    C: new_pipeline in rows_kernel.h
+    """
+    return Pipeline(ChunkMax(np.nan, 0), 0, PendingGradient(null_if(True, p), 0, 1, -1, 0.0, 0, 0))
 
 
 @_function
-def _last_row(carry: Any, grad: Any, classes: int, scratch: Any) -> None:
-    """Write what waits, the last row being `grad`."""
-    held = carry.held
-    if not is_null(carry.waiting.grad):
-        held = write_waiting(carry.waiting, scratch.e, scratch)
+def finish_pipeline(pipeline: Any, grad: Any, classes: int, scratch: Any) -> None:
+    """Write the pending gradient and the unfinished line, after the last row, whose gradient is `grad`.
+
+    C: write_chunks in rows_kernel.h
+    """
+    held = pipeline.held
+    if not is_null(pipeline.pending.grad):
+        held = write_pending(pipeline.pending, scratch.e, scratch)
     if held > 0:
         end_line(grad, classes, held, scratch.line)
 
 
 @_inlined
-def _labelled(call: Any, i: int) -> Any:
+def row_at(call: Any, i: int) -> Any:
+    """Return row i of a call.
+
+    C: label_of in rows_kernel.h
+    """
     t = call.targets
     label, mass = -1, 0.0
     if is_null(t.soft):
@@ -111,20 +136,27 @@ def _labelled(call: Any, i: int) -> Any:
     else:
         t = Targets(at(t.soft, i * call.classes), t.scale, t.scale_step, t.base, t.base_step)
     weight, upstream = call.weight[i * call.weight_step], call.upstream[i * call.upstream_step]
-    return Labelled(i, at(call.logits, i * call.classes), label, mass, t, weight, upstream)
+    return Row(i, at(call.logits, i * call.classes), label, mass, t, weight, upstream)
 
 
 @_inlined
-def _total(call: Any, row: Any, sums: Any) -> float:
-    """The mass of all T."""
+def target_mass(call: Any, row: Any, sums: Any) -> float:
+    """Return the sum of T over all classes, a in softmax_ce.contract.
+
+    C: within write_scalars in rows_kernel.h
+    """
     return row.mass + call.base_total if is_null(row.t.soft) else sums.mass
 
 
 @_inlined
 def _loss(call: Any, row: Any, sums: Any, log_s: float, x_label: float) -> float:
+    """Return the loss of a row that counts. It is NaN if the log of the sum is, or if the maximum is infinite.
+
+    C: write_scalars in rows_kernel.h
+    """
     if not (-np.inf < sums.top < np.inf):
         return np.nan
-    value = sums.cost + _total(call, row, sums) * log_s
+    value = sums.cost + target_mass(call, row, sums) * log_s
     if row.mass != 0:
         value += 2 * (row.mass * (0.5 * sums.top - 0.5 * x_label))
     if call.z_loss != 0:
@@ -135,7 +167,10 @@ def _loss(call: Any, row: Any, sums: Any, log_s: float, x_label: float) -> float
 
 @_inlined
 def _at_label(call: Any, row: Any, sums: Any, x_label: float, z_pull: float) -> float:
-    """From the other classes' share, never as p - 1, which cancels as p approaches 1."""
+    """Return the gradient at the label, from the other classes' share: p - 1 would cancel as p approaches 1.
+
+    C: begin_gradient in rows_kernel.h
+    """
     s = 1 + sums.rest
     e_label = first_lane(widen(exp(filled(row.x, x_label) - filled(row.x, sums.top)))) / exp_scale(row.x)
     others = sums.rest if x_label == sums.top else s - e_label
@@ -145,35 +180,40 @@ def _at_label(call: Any, row: Any, sums: Any, x_label: float, z_pull: float) -> 
 
 
 @_function
-def _write_gradient(
-    call: Any, row: Any, sums: Any, log_s: float, x_label: float, grad: Any, held: int, waits: bool, ahead: Any,
-    scratch: Any,
+def write_gradient(
+    call: Any, row: Any, sums: Any, log_s: float, x_label: float, grad: Any, held: int, is_deferred: bool,
+    next_row: Any, scratch: Any,
 ) -> Any:  # fmt: skip
-    """Write the gradient, or let it wait. Gives what is held of a line, and what waits."""
+    """Write the gradient of a row that counts, or defer it. Return how many entries are held, and what is pending.
+
+    C: begin_gradient in rows_kernel.h
+    """
     x, classes, e = row.x, call.classes, scratch.e
     z_pull = 2 * call.z_loss * (sums.top + log_s) if call.z_loss != 0 else 0.0
     gain, at_label = row.weight * row.upstream, 0.0
     if row.label >= 0:
         at_label = _at_label(call, row, sums, x_label, z_pull)
     has_target = not (is_null(row.t.soft) and is_null(row.t.base))
-    factor = (1.0 if has_target else gain) * (_total(call, row, sums) + z_pull) / (1 + sums.rest)
+    factor = (1.0 if has_target else gain) * (target_mass(call, row, sums) + z_pull) / (1 + sums.rest)
     label = row.label if row.mass != 0 else -1  # without mass, the label is a class like the others
     step = chunk_of(x, classes)
     for first in range(0, classes, step):
         k = first // step
         down = 1.0 if scratch.tops[k] == sums.top else math.exp(scratch.tops[k] - sums.top)
         set_factors(scratch.factors, k, factor * down, exp_scale(x))
-    if waits:
-        head = (-address(grad) & 63) * lanes_of(x) // 64
-        return 0, Waiting(grad, classes, step, label, at_label, head, held)
-    written = Written(x, e, grad, classes, step, gain, label, at_label)
-    held = write_row(written, row.t, held, ahead, scratch)
-    return held, nothing_before(x).waiting
+    if is_deferred:
+        return 0, PendingGradient(grad, classes, step, label, at_label, entries_to_line(grad), held)
+    written = GradientRow(x, e, grad, classes, step, gain, label, at_label)
+    held = write_row(written, row.t, held, next_row, scratch)
+    return held, new_pipeline(x).pending
 
 
 @_inlined
-def _write_scalars(call: Any, outputs: Any, row: Any, sums: Any, log_s: float, counts: bool, x_label: float) -> None:
-    """What is one number a row; its loss is NaN where the log of its sum is, or its top is infinite."""
+def write_scalars(call: Any, outputs: Any, row: Any, sums: Any, log_s: float, counts: bool, x_label: float) -> None:
+    """Write the outputs that have one entry a row.
+
+    C: write_scalars in rows_kernel.h
+    """
     if not is_null(outputs.row_max):
         outputs.row_max[row.i] = sums.top
     if not is_null(outputs.log_sum):
@@ -183,53 +223,62 @@ def _write_scalars(call: Any, outputs: Any, row: Any, sums: Any, log_s: float, c
 
 
 @_inlined
-def _skip_row(outputs: Any, row: Any, classes: int, carry: Any, scratch: Any) -> Any:
-    """A row that counts for nothing, and whose lse nobody asks for."""
-    held = carry.held
+def skip_row(outputs: Any, row: Any, classes: int, pipeline: Any, scratch: Any) -> Any:
+    """Write zeros for a row that does not count and whose log-sum-exp is not wanted. Return the new pipeline.
+
+    C: within one_row in rows_kernel.h
+    """
+    held = pipeline.held
     if not is_null(outputs.loss):
         outputs.loss[row.i] = 0.0
     if not is_null(outputs.grad):
-        if not is_null(carry.waiting.grad):
-            held = write_waiting(carry.waiting, scratch.e, scratch)
+        if not is_null(pipeline.pending.grad):
+            held = write_pending(pipeline.pending, scratch.e, scratch)
         fill_row(at(outputs.grad, row.i * classes), classes, 0.0, scratch.line, held)
-    return nothing_before(row.x)
+    return new_pipeline(row.x)
 
 
 @_merged
-def _one_row(call: Any, outputs: Any, i: int, carry: Any, ahead: Any, scratch: Any) -> Any:
-    """Row i. `ahead`: the next one, or null. Gives what it leaves to it."""
-    row, classes = _labelled(call, i), call.classes
+def _one_row(call: Any, outputs: Any, i: int, pipeline: Any, next_row: Any, scratch: Any) -> Any:
+    """Compute row i. Return the pipeline for the next row, which begins at `next_row`; null after the last.
+
+    C: one_row in rows_kernel.h
+    """
+    row, classes = row_at(call, i), call.classes
     x, hard = row.x, is_null(row.t.soft)
     counts = row.weight != 0 and (not hard or row.label >= 0)
     if not counts and is_null(outputs.row_max) and is_null(outputs.log_sum):
-        return _skip_row(outputs, row, classes, carry, scratch)
+        return skip_row(outputs, row, classes, pipeline, scratch)
     grad = null_if(is_null(outputs.grad), at(outputs.grad, i * classes))
-    top = carry.top if carry.top.value == carry.top.value else top_of(x, min(classes, chunk_of(x, classes)))
+    top = pipeline.top if pipeline.top.value == pipeline.top.value else max_of(x, min(classes, chunk_of(x, classes)))
     x_label = np.float64(x[row.label]) if row.label >= 0 else 0.0  # before the gradient may overwrite it
-    waits = not (is_null(scratch.e) or is_null(scratch.line)) and hard and is_null(row.t.base)
-    out = null_if(waits or (is_null(scratch.e) and is_null(scratch.line)), grad)
-    sums, next_top, held = sum_row(x, classes, top, scratch.e, ahead, row.t, out, carry.waiting, scratch)
-    if is_null(carry.waiting.grad):
-        held = carry.held
+    is_deferred = not (is_null(scratch.e) or is_null(scratch.line)) and hard and is_null(row.t.base)
+    out = null_if(is_deferred or (is_null(scratch.e) and is_null(scratch.line)), grad)
+    sums, next_max, held = sum_row(x, classes, top, scratch.e, next_row, row.t, out, pipeline.pending, scratch)
+    if is_null(pipeline.pending.grad):
+        held = pipeline.held
     broken = not (-np.inf < sums.top < np.inf) or sums.rest != sums.rest
     log_s = math.log1p(sums.rest) if not broken else np.nan if sums.rest != sums.rest else 0.0
-    _write_scalars(call, outputs, row, sums, log_s, counts, x_label)
-    waiting = nothing_before(x).waiting
+    write_scalars(call, outputs, row, sums, log_s, counts, x_label)
+    pending = new_pipeline(x).pending
     if is_null(grad):
-        return Carry(next_top, 0, waiting)
+        return Pipeline(next_max, 0, pending)
     if not counts or broken:
         fill_row(grad, classes, np.nan if counts else 0.0, scratch.line, held)
-        return Carry(next_top, 0, waiting)
-    held, waiting = _write_gradient(call, row, sums, log_s, x_label, grad, held, waits, ahead, scratch)
-    return Carry(next_top, held, waiting)
+        return Pipeline(next_max, 0, pending)
+    held, pending = write_gradient(call, row, sums, log_s, x_label, grad, held, is_deferred, next_row, scratch)
+    return Pipeline(next_max, held, pending)
 
 
 @_function
 def rows(call: Any, outputs: Any, scratch: Any, start: int, stop: int) -> None:
-    """Rows [start, stop), one after the other."""
-    carry = nothing_before(call.logits)
+    """Compute rows [start, stop), one after the other.
+
+    C: all_rows in rows_kernel.h
+    """
+    pipeline = new_pipeline(call.logits)
     for i in range(start, stop):
-        ahead = null_if(i + 1 == stop, at(call.logits, (i + 1) * call.classes))
-        carry = _one_row(call, outputs, i, carry, ahead, scratch)
+        next_row = null_if(i + 1 == stop, at(call.logits, (i + 1) * call.classes))
+        pipeline = _one_row(call, outputs, i, pipeline, next_row, scratch)
     if stop > start and not is_null(scratch.line):
-        _last_row(carry, at(outputs.grad, (stop - 1) * call.classes), call.classes, scratch)
+        finish_pipeline(pipeline, at(outputs.grad, (stop - 1) * call.classes), call.classes, scratch)

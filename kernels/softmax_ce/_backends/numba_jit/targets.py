@@ -1,4 +1,4 @@
-"""A row's T, its classes along the lanes."""
+"""The targets T of a row, a vector of classes at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ _inlined: Any = njit(**EXACT)
 
 @_inlined
 def load_or(p: Any, j: int, left: int, fill: float) -> Any:
-    """The vector at p[j], of which `left` entries are there; `fill` in the others."""
+    """Return the vector at p[j]. Only `left` entries exist; the other lanes get `fill`.
+
+    C: load in rows_load.h
+    """
     return load(p, j) if left >= lanes_of(p) else load_first(p, j, left, fill)
 
 
 @_inlined
 def _by_class(p: Any, step: int, j: int, left: int) -> Any:
+    """Return the entries of classes j, j + 1, ..., from an array with one entry for each class or one for all.
+
+    C: by_class in rows_load.h
+    """
     if step != 0:
         return load_or(p, j, left, 0.0)
     v = filled(p, p[0])
@@ -29,7 +36,10 @@ def _by_class(p: Any, step: int, j: int, left: int) -> Any:
 
 @_inlined
 def target_at(t: Any, j: int, left: int) -> Any:
-    """T at classes j, j + 1 ... of which `left` are left."""
+    """Return T at classes j, j + 1, ..., of which `left` exist. T at a hard label is not included.
+
+    C: target_at in rows_load.h
+    """
     v = filled(t.base, 0.0)
     if not is_null(t.soft):
         v = load_or(t.soft, j, left, 0.0) * _by_class(t.scale, t.scale_step, j, left)

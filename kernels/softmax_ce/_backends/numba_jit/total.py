@@ -1,4 +1,4 @@
-"""The rows' losses to one number: NumPy's sum of float32 in float64 takes as long as short rows themselves do."""
+"""The sum of the losses. For small calls, NumPy's sum of float32 in float64 takes as long as the rows themselves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from numba import njit
 from softmax_ce._backends.numba_jit.memory import keep_alive, load, load_first, pointer
 from softmax_ce._backends.numba_jit.vectors import filled, lanes_of, sum_lanes, widen
 
-_DOWN = 2.0**-64  # as in softmax_ce.reduction
+_SCALE_DOWN = 2.0**-64  # as in softmax_ce.reduction
 
 
 @njit(error_model="numpy")
 def _sum(p: Any, n: int, scale: float) -> float:
+    """Return the sum of n entries, each times `scale`, in float64.
+
+    C: _scaled_sum in short.pxi
+    """
     w = lanes_of(p)
     total = widen(filled(p, 0.0))
     j = 0
@@ -28,15 +32,21 @@ def _sum(p: Any, n: int, scale: float) -> float:
 
 @njit(error_model="numpy")
 def total_of(p: Any, n: int, divisor: float) -> float:
-    """Sum of n entries over divisor; where the sum alone overflows, each term is scaled."""
+    """Return the sum of n entries, divided by `divisor`. If the sum overflows, each term is scaled first.
+
+    C: _total in short.pxi
+    """
     total = _sum(p, n, 1.0) / divisor
     if not np.isfinite(total):
-        total = _sum(p, n, _DOWN) / divisor / _DOWN
+        total = _sum(p, n, _SCALE_DOWN) / divisor / _SCALE_DOWN
     return total
 
 
 def total_over(values: Any, divisor: float) -> float:
-    """The sum of a vector over divisor."""
+    """Return the sum of a vector, divided by `divisor`.
+
+    C: _total in short.pxi
+    """
     total = total_of(pointer(values), len(values), divisor)
     keep_alive(values)
     return total

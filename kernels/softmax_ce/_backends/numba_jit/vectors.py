@@ -1,8 +1,8 @@
-"""A thin layer of explicit vectors for Numba: the loops here do not wait for LLVM to vectorise them.
+"""A thin layer of explicit vectors for Numba, so that no loop depends on LLVM to vectorise it.
 
-A Vector is a fixed number of lanes; LLVM maps it onto the registers that the CPU has (one of AVX-512, two of AVX2,
-four of SSE or NEON), so the code and its bits are the same everywhere but for FMA. Numbers become vectors where one is
-expected. Memory is addressed through pointers and offsets: an array view costs more than a short row.
+A Vector has a fixed number of lanes, as many as fill a cache line. LLVM maps it onto the registers of the CPU (one of
+AVX-512, two of AVX2, four of SSE or NEON), so the code and its bits are the same everywhere, FMA apart. Numbers become
+vectors if one is expected. Memory is addressed by pointers and offsets: an array view costs more than a short row.
 """
 
 # mypy: allow-untyped-calls, disable-error-code="attr-defined, import-untyped, call-arg, unused-ignore"
@@ -23,8 +23,7 @@ from numba.extending import intrinsic as _numba_intrinsic
 from numba.extending import lower_builtin, lower_cast, models, register_model
 
 from softmax_ce._backends.numba_jit.instruction_set import instruction_set
-
-LINE = 64  # of a vector of logits
+from softmax_ce.tuning import LINE_BYTES
 
 I1, I32 = ir.IntType(1), ir.IntType(32)
 
@@ -32,7 +31,7 @@ intrinsic: Any = _numba_intrinsic  # Numba's types know the Python signature, wh
 
 
 class Vector(types.Type):
-    """`lanes` numbers of one dtype, or truth values."""
+    """The Numba type of `lanes` numbers of one dtype, or of `lanes` truth values."""
 
     def __init__(self, dtype: Any, lanes: int) -> None:
         self.dtype, self.lanes = dtype, lanes
@@ -57,11 +56,11 @@ def mask_of(vector: Vector) -> Vector:
 
 
 def vector_at(pointer: Any) -> Vector:
-    """What a pointer's type is taken for: vectors of a cache line each, unless it points to vectors, or is one."""
+    """Return the type of the vectors at a pointer: a cache line each, unless it points to vectors, or is one."""
     if isinstance(pointer, Vector):
         return pointer
     dtype = pointer.dtype
-    return dtype if isinstance(dtype, Vector) else Vector(dtype, LINE * 8 // dtype.bitwidth)
+    return dtype if isinstance(dtype, Vector) else Vector(dtype, LINE_BYTES * 8 // dtype.bitwidth)
 
 
 @register_model(Vector)
@@ -81,24 +80,24 @@ def splat(builder: Any, vector_type: Any, scalar: Any) -> Any:
 
 
 def first_lanes(builder: Any, lanes: int, count: Any) -> Any:
-    """The mask of the first `count` lanes."""
+    """Return the mask of the first `count` lanes."""
     vector_type = ir.VectorType(count.type, lanes)
     return builder.icmp_signed("<", constants(vector_type, range(lanes)), splat(builder, vector_type, count))
 
 
 def part_of(builder: Any, vector: Any, lanes: Any) -> Any:
-    """Some of a vector's lanes, as a vector."""
+    """Return some of a vector's lanes as a vector."""
     order = list(lanes)
     return builder.shuffle_vector(vector, vector, constants(ir.VectorType(I32, len(order)), order))
 
 
 def split(builder: Any, vector: Any, lanes: int) -> list[Any]:
-    """A vector in parts of so many lanes."""
+    """Return the parts of a vector, of `lanes` lanes each."""
     return [part_of(builder, vector, range(k, k + lanes)) for k in range(0, vector.type.count, lanes)]
 
 
 def joined(builder: Any, parts: list[Any]) -> Any:
-    """One vector of a power of two of parts, end to end."""
+    """Return the parts, a power of two of them, joined into one vector."""
     while len(parts) > 1:
         order = ir.VectorType(I32, 2 * parts[0].type.count)
         whole = constants(order, range(order.count))
@@ -139,7 +138,10 @@ _define_operator(operator.and_, lambda b, x, y: b.and_(x, y), mask=True, on=type
 
 @intrinsic
 def lanes_of(typingctx: Any, p: Any) -> Any:
-    """How many lanes the vectors at a pointer have."""
+    """Return the number of lanes of the vectors at a pointer.
+
+    C: none, W and LINE are constants there
+    """
     lanes = ir.IntType(types.intp.bitwidth)(vector_at(p).lanes)
     return types.intp(p), lambda context, builder, sig, args: lanes
 
@@ -149,14 +151,20 @@ def lanes_of(typingctx: Any, p: Any) -> Any:
 
 @intrinsic
 def filled(typingctx: Any, p: Any, value: Any) -> Any:
-    """A vector of the pointer's dtype, every lane the same."""
+    """Return a vector of the type at a pointer with `value` in every lane.
+
+    C: v_set in vec_avx2.h
+    """
     vector = vector_at(p)
     return vector(p, vector), lambda context, builder, sig, args: args[1]
 
 
 @intrinsic
 def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
-    """x * y + z, rounded once where the CPU can."""
+    """Return x * y + z, rounded once if the CPU has such an instruction.
+
+    C: v_fma in vec_avx2.h
+    """
     vector = next(a for a in (x, y, z) if isinstance(a, Vector))
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -170,14 +178,20 @@ def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
 
 @intrinsic
 def where(typingctx: Any, mask: Any, x: Any, y: Any) -> Any:
-    """x in the lanes of the mask, y in the others; float64 where both are numbers."""
+    """Return x in the lanes of the mask and y in the others, as float64 if both are numbers.
+
+    C: v_blend in vec_avx2.h
+    """
     vector = next((a for a in (x, y) if isinstance(a, Vector)), Vector(types.float64, mask.lanes))
     return vector(mask, vector, vector), lambda context, builder, sig, args: builder.select(*args)
 
 
 @intrinsic
 def maximum(typingctx: Any, x: Any, y: Any) -> Any:
-    """The larger one; y where one of them is NaN. One instruction of x86."""
+    """Return the larger one of each lane, or y if one of them is NaN. This is one instruction of x86.
+
+    C: v_max in vec_avx2.h
+    """
     vector = next(a for a in (x, y) if isinstance(a, Vector))
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -188,7 +202,10 @@ def maximum(typingctx: Any, x: Any, y: Any) -> Any:
 
 @intrinsic
 def widen(typingctx: Any, x: Any) -> Any:
-    """As float64."""
+    """Return a vector as float64.
+
+    C: a_add in vec_avx2.h
+    """
     vector = Vector(types.float64, x.lanes)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -199,7 +216,10 @@ def widen(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def power_of_two(typingctx: Any, shifted: Any) -> Any:
-    """2**n, where n + the exponent's bias sits in the low bits of `shifted`; 0 where that sum is 0."""
+    """Return 2**n, given n + the exponent's bias in the low bits of `shifted`. The result is 0 if that sum is 0.
+
+    C: v_power_raised in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         bits = shifted.dtype.bitwidth
@@ -215,13 +235,16 @@ _LOOK_UPS = {"avx2": (8, "llvm.x86.avx2.permps"), "avx512": (16, "llvm.x86.avx51
 
 
 def has_look_up() -> bool:
-    """Whether `power_of_eighths` is there."""
+    """Return whether this CPU has an instruction for `power_of_eighths`."""
     return instruction_set() in _LOOK_UPS
 
 
 @intrinsic
 def power_of_eighths(typingctx: Any, shifted: Any) -> Any:
-    """2**(k / 8), where k + 8 * the exponent's bias sits in the low bits of `shifted`; 0 where that sum is 0."""
+    """Return 2**(k / 8), given k + 8 * the exponent's bias in the low bits of `shifted`; 0 if that sum is 0.
+
+    C: v_power_raised in vec_avx2.h
+    """
     steps = [0x0, 0xB95C2, 0x1837F0, 0x25FED7, 0x3504F3, 0x45672A, 0x5744FD, 0x6AC0C7]  # mantissas of 2**(k / 8)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -229,7 +252,7 @@ def power_of_eighths(typingctx: Any, shifted: Any) -> Any:
         type_, part = ir.VectorType(I32, shifted.lanes), ir.VectorType(I32, lanes)
         floats = ir.VectorType(ir.FloatType(), lanes)
         look_up = cgutils.get_or_insert_function(builder.module, ir.FunctionType(floats, [floats, part]), name)
-        # Less k at bits 20 to 22, where the low bits of `shifted` will be added.
+        # k is subtracted at bits 20 to 22, to which the low bits of `shifted` are added below.
         table = constants(part, [(step - (k << 20)) & 0xFFFFFFFF for k, step in enumerate(steps)] * (lanes // 8))
         bits = builder.bitcast(args[0], type_)
         found = [
@@ -246,7 +269,7 @@ def power_of_eighths(typingctx: Any, shifted: Any) -> Any:
 
 
 def _reduce(builder: Any, vector: Any, combine: Any) -> Any:
-    """Halves upon halves, so in an order that is the same everywhere."""
+    """Return all lanes combined, half by half, in an order that is the same everywhere."""
     lanes = vector.type.count
     while lanes > 1:
         lanes //= 2
@@ -261,13 +284,19 @@ def _reduce(builder: Any, vector: Any, combine: Any) -> Any:
 
 @intrinsic
 def sum_lanes(typingctx: Any, x: Any) -> Any:
-    """The sum over the lanes."""
+    """Return the sum over the lanes.
+
+    C: a_line in vec_avx2.h
+    """
     return x.dtype(x), lambda context, builder, sig, args: _reduce(builder, args[0], builder.fadd)
 
 
 @intrinsic
 def halves_added(typingctx: Any, x: Any) -> Any:
-    """The first half of the lanes plus the second."""
+    """Return the first half of the lanes plus the second half.
+
+    C: none, sums run over whole lines there
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.fadd(*split(builder, args[0], x.lanes // 2))
@@ -277,7 +306,10 @@ def halves_added(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def max_lanes(typingctx: Any, x: Any) -> Any:
-    """The largest lane; without NaN."""
+    """Return the largest lane of a vector without NaN.
+
+    C: v_hmax in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _reduce(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
@@ -287,13 +319,19 @@ def max_lanes(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def first_lane(typingctx: Any, x: Any) -> Any:
-    """Lane 0."""
+    """Return lane 0.
+
+    C: raised_exp_at in rows_kernel.h
+    """
     return x.dtype(x), lambda context, builder, sig, args: builder.extract_element(args[0], I32(0))
 
 
 @intrinsic
 def insert_lane(typingctx: Any, x: Any, lane: Any, value: Any) -> Any:
-    """x with one lane replaced."""
+    """Return x with one lane replaced.
+
+    C: with_lane in rows_load.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.insert_element(args[0], args[2], args[1])
@@ -303,7 +341,10 @@ def insert_lane(typingctx: Any, x: Any, lane: Any, value: Any) -> Any:
 
 @intrinsic
 def lanes_below(typingctx: Any, count: Any, like: Any) -> Any:
-    """The mask of the first `count` lanes."""
+    """Return the mask of the first `count` lanes.
+
+    C: v_first in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return first_lanes(builder, like.lanes, args[0])
@@ -313,7 +354,10 @@ def lanes_below(typingctx: Any, count: Any, like: Any) -> Any:
 
 @intrinsic
 def known_labels(typingctx: Any, labels: Any, classes: Any, ignore_index: Any, like: Any) -> Any:
-    """Labels as numbers of `like`'s kind, -1 where out of range or ignored."""
+    """Return labels as numbers of the type of `like`, or -1 for those that are ignored or no classes.
+
+    C: v_labels in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         type_, small = args[0].type, ir.VectorType(I32, labels.lanes)
@@ -328,7 +372,10 @@ def known_labels(typingctx: Any, labels: Any, classes: Any, ignore_index: Any, l
 
 @intrinsic
 def as_bits(typingctx: Any, mask: Any) -> Any:
-    """A mask as an integer, lane 0 its lowest bit."""
+    """Return a mask as an integer. Lane 0 is its lowest bit.
+
+    C: m_bits in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), ir.IntType(64))
@@ -338,13 +385,19 @@ def as_bits(typingctx: Any, mask: Any) -> Any:
 
 @intrinsic
 def trailing_zeros(typingctx: Any, bits: Any) -> Any:
-    """Bits below the lowest one that is set; 64 for none."""
+    """Return how many bits lie below the lowest one that is set, or 64 if there is none.
+
+    C: none, only `_copy_masked` needs it
+    """
     return types.int64(types.int64), lambda context, builder, sig, args: builder.cttz(args[0], I1(0))
 
 
 @intrinsic
 def rounded(typingctx: Any, x: Any, like: Any) -> Any:
-    """As the dtype of `like`."""
+    """Return x, rounded to the dtype of `like`.
+
+    C: a_lanes in vec_avx2.h
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return args[0] if x.dtype == like.dtype else builder.fptrunc(args[0], args[1].type)
@@ -354,7 +407,10 @@ def rounded(typingctx: Any, x: Any, like: Any) -> Any:
 
 @intrinsic
 def split_exponent(typingctx: Any, x: Any) -> Any:
-    """(m, n) with x = m * 2**n, sqrt(1/2) <= m < sqrt(2), for x that are positive and normal."""
+    """Return (m, n) with x = m * 2**n and sqrt(1/2) <= m < sqrt(2). Each x must be positive and normal.
+
+    C: v_significand in vec_avx2.h
+    """
     bits, mantissa, root = (32, 23, 0x3F3504F3) if x.dtype == types.float32 else (64, 52, 0x3FE6A09E667F3BCD)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
