@@ -76,7 +76,7 @@ def compile_side_by_side(compile: Callable[..., list[str]], sources: list[str], 
         return list(chain.from_iterable(pool.map(lambda source: compile([source], **options), sources)))
 
 
-class BuildOrExplain(build_ext):
+class BuildOrExplain(build_ext):  # type: ignore[misc] # it has no types
     """Build the extensions, or leave a note that says why one could not be built."""
 
     def initialize_options(self) -> None:

@@ -26,7 +26,6 @@ def main() -> tuple[float, float]:
 
     weights = np.zeros((X.shape[1], 10))
     logits, grad = np.empty((2, len(X_fit), 10))  # reused in every step
-    loss = np.inf
     for step in range(STEPS + 1):
         np.matmul(X_fit, weights, out=logits)
         loss, _ = sce.cross_entropy_with_grad(logits, y_fit, grad_out=grad)

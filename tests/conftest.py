@@ -9,7 +9,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import hypothesis
 import pytest
@@ -89,7 +89,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect what the tests recorded, including those in other processes."""
     for name, value in report.user_properties if report.when == "call" else ():
         if name == "worst error over bound":
-            backend, dtype, worst, check = value
+            backend, dtype, worst, check = cast(tuple[str, str, float, str], value)
             _WORST[backend, dtype] = max(_WORST[backend, dtype], (worst, check))
 
 

@@ -5,6 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def known(value: T | None) -> T:
+    """Return what is not None; if it is, the test fails."""
+    assert value is not None
+    return value
 
 
 def run_python(code: str, **environment: str) -> str:

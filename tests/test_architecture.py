@@ -1,8 +1,10 @@
-"""Imports go one way: from the commands down to the package that is measured, and never back."""
+"""Imports go one way, from the commands down to the package that is measured; and a class name means one class."""
 
 from __future__ import annotations
 
+import ast
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,11 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 # What a process imports beside another build of softmax_ce, or where NumPy alone is installed.
 NUMPY_ALONE = ("measure.operations", "measure.timing", "measure.stats", "measure.process")
 
+# Public classes that share a name, and why they may.
+SHARED_NAMES = {
+    "Accuracy": "asv stores results under the name of the benchmark's class",
+    "Outputs": "what a kernel writes; a backend imports the contract alone, and Numba compiles a tuple of its own",
+}
 
 MODULES = {**import_graph.sources(ROOT / "bench", BENCH), **import_graph.sources(ROOT, "tools")}
 
@@ -72,3 +79,14 @@ def test_what_is_loaded_beside_another_build_needs_numpy_alone(name: str) -> Non
     for other in imports(f"{BENCH}.{name}"):
         top = other.partition(".")[0]
         assert top in sys.stdlib_module_names or top == "numpy" or other in allowed, f"{name} imports {other}"
+
+
+def test_a_class_name_means_one_class() -> None:
+    found: dict[str, list[str]] = defaultdict(list)
+    for top in ("kernels", "bench", "tools"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    found[node.name].append(path.relative_to(ROOT).as_posix())
+    shared = {name: files for name, files in found.items() if len(files) > 1}
+    assert shared.keys() == SHARED_NAMES.keys(), {name: shared[name] for name in shared.keys() - SHARED_NAMES.keys()}

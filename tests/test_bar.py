@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ class Shown:
 
 def test_it_is_drawn_for_each_stage_and_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(bar.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     shown = Shown()
     one = bar.Bar(shown)  # type: ignore[arg-type]
     one.draw("a", 0.0)

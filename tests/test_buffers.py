@@ -29,7 +29,7 @@ def given() -> Iterator[list[list[str]]]:
             if output is not None:
                 output[...] = 1
 
-    registry.register(SimpleNamespace(BACKEND=BackendInfo("spy", "spy"), hard=kernel, soft=kernel))  # type: ignore[arg-type]
+    registry.register(SimpleNamespace(BACKEND=BackendInfo("spy", "spy"), hard=kernel, soft=kernel))
     yield calls
     registry.unregister("spy")
 
@@ -65,7 +65,9 @@ def test_overlaps_are_told_element_by_element() -> None:
 @pytest.mark.parametrize(("one", "other"), [("out", "lse_out"), ("out", "grad_out"), ("grad_out", "lse_out")])
 def test_outputs_that_share_memory_are_named(one: str, other: str) -> None:
     room = np.zeros(12)
-    buffers = {name: room[:6].reshape(2, 3) if name == "grad_out" else room[4:6] for name in (one, other)}
+    buffers: dict[str, Any] = {
+        name: room[:6].reshape(2, 3) if name == "grad_out" else room[4:6] for name in (one, other)
+    }
     with pytest.raises(ValueError, match=r"^(\w+) overlaps (\w+): each output needs memory of its own$") as caught:
         sce.cross_entropy_with_grad(np.ones((2, 3)), [0, 1], reduction="none", **buffers)
     assert set(str(caught.value).partition(":")[0].split(" overlaps ")) == {one, other}
@@ -79,7 +81,7 @@ def test_what_is_too_hard_to_tell_counts_as_an_overlap() -> None:
     one = as_strided(room, (3,) * 10, [3 * step for step in strides])
     other = as_strided(room[1:], (3,) * 10, [*(3 * step for step in others[:-1]), 3 * others[-1] + 1])
     with pytest.raises(np.exceptions.TooHardError):
-        np.shares_memory(one, other, max_work=100_000)  # type: ignore[arg-type]
+        np.shares_memory(one, other, max_work=100_000)  # type: ignore[arg-type] # any number
     assert checks.overlaps(one, other)
     # These do not meet, which a search without an end finds out; whoever calls does not wait for it.
     strides = (66173, 267460, 123647, 519502, 471326, 495186, 398056, 220154, 98419, 511555)

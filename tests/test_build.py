@@ -41,9 +41,9 @@ def test_a_compiler_gets_the_options_that_it_knows(refused: str, translated: Pat
         "--quiet",
         "build",
         "--build-lib",
-        tmp_path / "lib",
+        str(tmp_path / "lib"),
         "--build-temp",
-        translated,
+        str(translated),
     ]
     environment = environment_without(
         "LDSHARED",

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -87,7 +88,7 @@ def test_a_kernel_never_finds_its_targets_where_it_writes_the_gradient() -> None
         apart.append(not np.shares_memory(targets, rest[6]))
 
     module = SimpleNamespace(BACKEND=BackendInfo("spy", "spy"), hard=soft, soft=soft)
-    registry.register(module)  # type: ignore[arg-type]
+    registry.register(module)
     try:
         for targets in (np.full((4, 3), 1 / 3), np.full((4, 6), 1 / 3)[:, ::2]):
             sce.cross_entropy_with_grad(np.zeros((4, 3)), targets, grad_out=targets, backend="spy")
@@ -171,11 +172,11 @@ def test_the_log_sum_exp_alone_is_given_of_every_row(dtype: str, backend: str) -
     kernels = sce.get_backend(backend)
     x = np.random.default_rng(4).standard_normal((150, 1000)).astype(dtype)
     one, row = np.ones(1, dtype), np.ones(1)
-    hard, soft = (np.full((2, 150), 7, dtype) for _ in range(2))
-    kernels.hard(x, np.zeros(1, np.int64), -1, one, None, 0.0, 0.0, row, row, None, None, *hard, 0, 150)
-    kernels.soft(x, x, one, None, 0.0, row, row, None, None, *soft, 0, 150)
+    hard, soft = np.full((2, 150), 7, dtype), np.full((2, 150), 7, dtype)
+    kernels.hard(x, np.zeros(1, np.int64), -1, one, None, 0.0, 0.0, row, row, None, None, hard[0], hard[1], 0, 150)
+    kernels.soft(x, x, one, None, 0.0, row, row, None, None, soft[0], soft[1], 0, 150)
     right = np.log(np.exp(x.astype(float)).sum(axis=1))
-    np.testing.assert_allclose(hard.astype(float).sum(axis=0), right, rtol=100 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(hard.astype(float).sum(axis=0), right, rtol=100 * float(np.finfo(dtype).eps))
     np.testing.assert_array_equal(soft, hard)
 
 
@@ -196,7 +197,12 @@ def test_what_is_no_name_is_an_unknown_backend(name: Any) -> None:
 
 def test_other_packages_backends_are_looked_for_in_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda *, group: asked.append(group) or ())
+
+    def entry_points(*, group: str) -> tuple[Any, ...]:
+        asked.append(group)
+        return ()
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
     monkeypatch.setattr(registry, "_entries", None)
     for _ in range(2):
         assert registry.names() == ("naive", "numpy", "numba", "cython")
@@ -240,18 +246,19 @@ def test_a_backend_may_compute_one_dtype_alone(dtypes: tuple[str, ...]) -> None:
 def test_every_function_refuses_what_a_backend_does_not_compute() -> None:
     def kernel(*_: Any) -> None: ...
 
-    registry.register(  # type: ignore[arg-type]
+    registry.register(
         SimpleNamespace(BACKEND=BackendInfo("single", "single", dtypes=("float32",)), hard=kernel, soft=kernel)
     )
     x, y = np.zeros((2, 3)), np.zeros(2, int)
     try:
-        for function, given in (
+        calls: tuple[tuple[Any, tuple[Any, ...]], ...] = (
             (sce.cross_entropy, (x, y)), (sce.cross_entropy_grad, (x, y)), (sce.cross_entropy_with_grad, (x, y)),
             (sce.explain, (x, y)), (sce.softmax, (x,)), (sce.log_softmax, (x,)), (sce.logsumexp, (x,)),
-        ):  # fmt: skip
+        )  # fmt: skip
+        for function, given in calls:
             with pytest.raises(ValueError, match=r"^backend 'single' computes float32 only, not float64$"):
-                function(*given, backend="single")  # type: ignore[operator]
-            function(given[0].astype(np.float32), *given[1:], backend="single")  # type: ignore[operator]
+                function(*given, backend="single")
+            function(given[0].astype(np.float32), *given[1:], backend="single")
     finally:
         registry.unregister("single")
 
@@ -264,7 +271,7 @@ def test_a_factory_gives_a_coefficient() -> None:
 def test_what_would_not_end_in_a_sub_interpreter_is_not_loaded_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.setattr(registry, "in_sub_interpreter", lambda: True)
-    monkeypatch.setattr(registry.importlib, "import_module", _module)
+    monkeypatch.setattr(importlib, "import_module", _module)
     found = {info.name: info.why_unavailable for info in registry.backends()[:4]}
     assert found == {
         "naive": None,

@@ -15,8 +15,8 @@ import pytest
 import softmax_ce as sce
 from helpers import run_python
 from softmax_ce import profile
-from softmax_ce.checks import Problem
 from softmax_ce.fold import Factors
+from softmax_ce.problem import Problem
 from softmax_ce.run import Outputs
 
 FUNCTIONS = [

@@ -1,5 +1,7 @@
 """The Cython backend's kernels, called without the shell: vectors that do not fit are refused before anything runs."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ import softmax_ce as sce
 from conftest import available
 
 ROWS, CLASSES = 4, 6
-RIGHT = {
+RIGHT: dict[str, Any] = {
     "labels": np.zeros(ROWS, np.int64),
     "label_mass": np.ones(1, np.float32),
     "base_mass": np.zeros(CLASSES, np.float32),

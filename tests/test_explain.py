@@ -65,7 +65,7 @@ def test_by_default() -> None:
 
 def test_by_default_where_one_is_missing_and_one_is_another_package_s(monkeypatch: pytest.MonkeyPatch) -> None:
     own = SimpleNamespace(BACKEND=BackendInfo("mine", "mine"), hard=print, soft=print)
-    registry.register(own)  # type: ignore[arg-type]
+    registry.register(own)
     monkeypatch.setitem(
         registry._loaded, "cython", BackendInfo("cython", "here", available=False, why_unavailable="no compiler")
     )

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from softmax_ce_bench.gate import decision
-from softmax_ce_bench.gate.decision import Call, Exit, Found, Verdict
+from softmax_ce_bench.gate.decision import Exit, Found, Look, Verdict
 from softmax_ce_bench.measure.stats import Ratio
 
 N = decision.ROUNDS
@@ -82,19 +82,25 @@ def test_a_measurement_is_judged_as_its_parts_say():
     found = decision.judge(base, 1.2 * base)
     assert found.ratio.median == pytest.approx(1.2)
     assert (found.p_slower, found.p_clean, found.p_different) == (2.0**-N, 1, 2.0 ** (1 - N))
-    assert (found.call, found.look, found.rounds) == (Call.SLOWER, 1, N)
+    assert (found.call, found.look, found.rounds) == (Look.SLOWER, 1, N)
     back = decision.judge(1.2 * base, base)
     assert (back.p_slower, back.p_clean, back.p_different) == (1, 2.0**-N, 2.0 ** (1 - N))
-    assert back.call is Call.CLEAN
+    assert back.call is Look.CLEAN
 
 
 def call(*log_ratios, look=1, cells=45):
-    return Call(decision.calls(np.array([log_ratios]), look, cells)[0])
+    return Look(decision.calls(np.array([log_ratios]), look, cells)[0])
 
 
 @pytest.mark.parametrize(
     ("ratio", "expected"),
-    [(1.0, Call.CLEAN), (1.0199, Call.CLEAN), (1.0201, Call.SLOWER), (1.0499, Call.SLOWER), (1.2, Call.SLOWER)],
+    [
+        (1.0, Look.CLEAN),
+        (1.0199, Look.CLEAN),
+        (1.0201, Look.SLOWER),
+        (1.0499, Look.SLOWER),
+        (1.2, Look.SLOWER),
+    ],
 )
 def test_rounds_that_agree_are_called_at_once(ratio, expected):
     assert call(*[np.log(ratio)] * N) is expected
@@ -102,21 +108,21 @@ def test_rounds_that_agree_are_called_at_once(ratio, expected):
 
 @pytest.mark.parametrize(
     ("above", "look", "expected"),
-    [(16, 1, Call.SLOWER), (14, 1, Call.SLOWER), (13, 1, Call.OPEN), (4, 1, Call.OPEN), (3, 1, Call.CLEAN),
-     (14, 2, Call.SLOWER), (13, 2, Call.OPEN), (3, 2, Call.OPEN), (2, 2, Call.CLEAN), (14, 3, Call.OPEN)],
+    [(16, 1, Look.SLOWER), (14, 1, Look.SLOWER), (13, 1, Look.OPEN), (4, 1, Look.OPEN), (3, 1, Look.CLEAN),
+     (14, 2, Look.SLOWER), (13, 2, Look.OPEN), (3, 2, Look.OPEN), (2, 2, Look.CLEAN), (14, 3, Look.OPEN)],
 )  # fmt: skip
 def test_so_many_of_sixteen_rounds_are_enough(above, look, expected):
     assert call(*np.where(np.arange(N) < above, 0.2, -0.2), look=look) is expected
 
 
 def test_with_fewer_rounds_nothing_is_said():
-    assert call(*[0.5] * (decision.FEWEST_ROUNDS - 1)) is call(*[-0.5] * (decision.FEWEST_ROUNDS - 1)) is Call.OPEN
+    assert call(*[0.5] * (decision.FEWEST_ROUNDS - 1)) is call(*[-0.5] * (decision.FEWEST_ROUNDS - 1)) is Look.OPEN
 
 
 def test_more_cells_need_more_evidence():
     logs = np.where(np.arange(N) < 13, 0.2, -0.2)
-    assert call(*logs, cells=1) is Call.SLOWER
-    assert call(*logs, cells=45) is Call.OPEN
+    assert call(*logs, cells=1) is Look.SLOWER
+    assert call(*logs, cells=45) is Look.OPEN
 
 
 def test_following_looks_where_the_schedule_says():
@@ -124,14 +130,14 @@ def test_following_looks_where_the_schedule_says():
     late[1, :16] = np.where(np.arange(16) % 2, 0.2, -0.1)  # 8 of 16; clean once there are 24 or 36 rounds
     late[2] = np.where(np.arange(60) % 2, 0.2, -0.2)  # never
     found, rounds = decision.follow(late, 45)
-    np.testing.assert_array_equal(found, [Call.CLEAN, Call.CLEAN, Call.OPEN])
+    np.testing.assert_array_equal(found, [Look.CLEAN, Look.CLEAN, Look.OPEN])
     np.testing.assert_array_equal(rounds, [16, 36, 54])  # the last look before the rounds end
 
 
 @pytest.mark.parametrize("draw", NOISES)
 def test_false_alarms_of_a_suite_are_at_most_one_in_a_hundred(draw):
     suites, cells = 500, 45
-    twice = [decision.follow(draw((suites * cells, MOST)), cells)[0] == Call.SLOWER for _ in range(2)]
+    twice = [decision.follow(draw((suites * cells, MOST)), cells)[0] == Look.SLOWER for _ in range(2)]
     alarms = (twice[0] & twice[1]).reshape(suites, cells).any(axis=1).sum()
     assert scipy.stats.binomtest(int(alarms), suites).proportion_ci(method="exact").high < decision.FALSE_ALARMS
 
@@ -141,9 +147,9 @@ def test_looking_again_and_again_errs_no_more_often_than_is_claimed(scatter):
     # The worst that can be: the median lies exactly at the limit, so that each round is a coin.
     trials, cells = 20_000, 45
     coins = heavy((trials, MOST), scatter)
-    alarms = (decision.follow(coins + np.log(decision.SLOWER), cells)[0] == Call.SLOWER).sum()
+    alarms = (decision.follow(coins + np.log(decision.SLOWER), cells)[0] == Look.SLOWER).sum()
     assert alarms <= certain(decision.alarm_rate(cells), trials)[1]
-    missed = (decision.follow(coins + np.log(decision.RULED_OUT), cells)[0] == Call.CLEAN).sum()
+    missed = (decision.follow(coins + np.log(decision.RULED_OUT), cells)[0] == Look.CLEAN).sum()
     assert missed <= certain(decision.MISSED / 2, trials)[1]
 
 
@@ -151,7 +157,7 @@ def test_looking_again_and_again_errs_no_more_often_than_is_claimed(scatter):
 @pytest.mark.parametrize("slowdown", [1.05, 1.10, 1.50])
 def test_a_slowdown_is_caught_as_often_as_is_claimed(draw, slowdown):
     trials = 5000
-    twice = [decision.follow(draw((trials, MOST)) + np.log(slowdown), 45)[0] == Call.SLOWER for _ in range(2)]
+    twice = [decision.follow(draw((trials, MOST)) + np.log(slowdown), 45)[0] == Look.SLOWER for _ in range(2)]
     assert scipy.stats.binomtest(int((twice[0] & twice[1]).sum()), trials).proportion_ci().low >= 1 - decision.MISSED
 
 
@@ -162,19 +168,19 @@ def test_equal_builds_are_clear_soon(draw, most):
     # In 95 of 100 runs every cell is, with so many rounds.
     suites, cells = 300, 45
     found, rounds = decision.follow(draw((suites * cells, MOST)), cells)
-    late = ((found != Call.CLEAN) | (rounds > most)).reshape(suites, cells).any(axis=1).mean()
+    late = ((found != Look.CLEAN) | (rounds > most)).reshape(suites, cells).any(axis=1).mean()
     assert late <= 0.05
 
 
 @pytest.mark.parametrize("draw", NOISES)
 def test_ten_per_cent_faster_is_never_called_slower(draw):
     found, _ = decision.follow(draw((20_000, MOST)) - np.log(1.1), 45)
-    assert (found == Call.SLOWER).sum() == 0
+    assert (found == Look.SLOWER).sum() == 0
 
 
 def found(median, call=None, p=1e-4, rounds=N):
     if call is None:
-        call = Call.SLOWER if median > 1.05 else Call.CLEAN
+        call = Look.SLOWER if median > 1.05 else Look.CLEAN
     return Found(Ratio(median, median - 0.01, median + 0.01), p, p, p, call, 1, rounds)
 
 
@@ -183,10 +189,10 @@ def found(median, call=None, p=1e-4, rounds=N):
     [
         (found(1.2), found(1.2), Verdict.SLOWER),
         (found(1.2), found(1.0), Verdict.ONCE),
-        (found(1.2), found(1.0, Call.OPEN), Verdict.UNSURE),
+        (found(1.2), found(1.0, Look.OPEN), Verdict.UNSURE),
         (found(1.2), None, Verdict.UNSURE),
-        (found(1.2, Call.OPEN), None, Verdict.UNSURE),
-        (found(1.0, Call.OPEN), None, Verdict.UNSURE),
+        (found(1.2, Look.OPEN), None, Verdict.UNSURE),
+        (found(1.0, Look.OPEN), None, Verdict.UNSURE),
         (found(1.03), None, Verdict.NOTED),
         (found(1.03, p=0.01), None, Verdict.SAME),
         (found(1.009), None, Verdict.SAME),

@@ -17,11 +17,13 @@ import pytest
 from click.testing import CliRunner
 
 import softmax_ce
+from helpers import known
 from softmax_ce_bench.cli import main
 from softmax_ce_bench.gate import builds, cells, run
 from softmax_ce_bench.gate.builds import BuildSource, Edit
 from softmax_ce_bench.gate.cells import CONTROL
 from softmax_ce_bench.gate.decision import ROUNDS, Exit, Verdict, rounds_at
+from softmax_ce_bench.gate.request import GateRequest
 from softmax_ce_bench.gate.session import Build, BuildError, passes, redraw
 from softmax_ce_bench.inputs.workloads import Shape
 from softmax_ce_bench.report import gating
@@ -32,6 +34,7 @@ CELLS = cells.of(["numpy", "cython"])
 SLOW = CELLS[4]
 SMALL = ((Shape("small", 3, 4, ""), "float32"), (Shape("small", 2, 5, ""), "float64"))
 NOWHERE = BuildSource("a", "0" * 40), BuildSource("b", "1" * 40)
+BUILDS = Build("base", Path(os.devnull)), Build("head", Path(os.devnull))  # of tests that start no process
 
 
 class Times:
@@ -57,7 +60,7 @@ class Times:
 
 def gated(times, monkeypatch, **settings):
     monkeypatch.setattr(run, "_checked", lambda *_: (times, CELLS, []))
-    return run.compare(run.GateRequest(*NOWHERE, **settings), (None, None), None, lambda *_: None)
+    return run.compare(GateRequest(*NOWHERE, **settings), BUILDS, Path(os.devnull), lambda *_: None)
 
 
 def verdicts(result):
@@ -104,7 +107,7 @@ class Clock:
 
     def __init__(self, times, monkeypatch, later=None):
         self.now, self.rounds, self._round, self._later = 0.0, 0, times.round, later
-        monkeypatch.setattr(run.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
         times.round = self.round
 
     def round(self, wanted):
@@ -185,7 +188,7 @@ def test_a_control_that_moved_makes_a_slowdown_hearsay(monkeypatch):
 
 def test_without_time_nothing_is_claimed(monkeypatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     result = gated(Times(lambda *_: 2.0), monkeypatch, seconds=12.0)
     assert (result.exit, result.out_of_time) == (Exit.INCONCLUSIVE, True)
     assert set(verdicts(result).values()) == {Verdict.UNSURE}
@@ -197,7 +200,7 @@ def test_without_time_nothing_is_claimed(monkeypatch):
 def test_progress_says_how_long_it_will_take(monkeypatch):
     told = []
     monkeypatch.setattr(run, "_checked", lambda *_: (Times(), CELLS, []))
-    run.compare(run.GateRequest(*NOWHERE), (None, None), None, lambda *each: told.append(each))
+    run.compare(GateRequest(*NOWHERE), BUILDS, Path(os.devnull), lambda *each: told.append(each))
     assert all(0 <= done <= 1 for _, done, _ in told)
     assert sum(not math.isnan(left) for _, _, left in told) >= ROUNDS - 1
 
@@ -235,7 +238,7 @@ def edited(build, file, old, new):
 
 
 def compared(pair, tmp_path, backends=("numpy",)):
-    request = run.GateRequest(*NOWHERE, backends=backends, workloads=SMALL, rounds=2)
+    request = GateRequest(*NOWHERE, backends=backends, workloads=SMALL, rounds=2)
     return run.compare(request, pair, tmp_path, lambda *_: None)
 
 
@@ -333,7 +336,7 @@ def test_an_interrupt_leaves_no_process(pair, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    for line in process.stdout:
+    for line in known(process.stdout):
         if "round 2" in line:
             break
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them

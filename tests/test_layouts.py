@@ -71,7 +71,7 @@ def same(got: Any, right: Any, what: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 def test_a_row_is_the_same_wherever_it_lies(shape: tuple[int, ...], axis: int, dtype: str, backend: str) -> None:
-    where = {"backend": backend, "threads": 1}
+    where: dict[str, Any] = {"backend": backend, "threads": 1}
     x = numbers(shape, DTYPES[dtype])
     rows = shape[:axis] + shape[axis + 1 :]
     rng = np.random.default_rng(2)
@@ -82,7 +82,7 @@ def test_a_row_is_the_same_wherever_it_lies(shape: tuple[int, ...], axis: int, d
     moved, soft_moved = (np.ascontiguousarray(np.moveaxis(array, axis, -1)) for array in (x, soft))
 
     def everything(x: Any, soft: Any, axis: int, **buffers: Any) -> Iterator[tuple[str, Any]]:
-        options = {"axis": axis, "return_lse": True, "reduction": "none", **where}
+        options: dict[str, Any] = {"axis": axis, "return_lse": True, "reduction": "none", **where}
         plain = sce.cross_entropy_with_grad(x, y, grad_output=up, **options)
         smooth = sce.cross_entropy_with_grad(x, y, label_smoothing=0.1, z_loss=0.01, **options)
         by_soft = sce.cross_entropy_with_grad(x, soft, **options)
@@ -110,7 +110,7 @@ def test_long_rows_of_16_bits_are_float32_rows_rounded(dtype: str, classes: int,
     x[:5] = np.where(np.isfinite(x[:5].astype(np.float32)), x[:5], 0)
     y = np.arange(9) * 31 % classes
     up = np.array([1, np.nan, np.inf, 1e-30, -3, 1, 2, 1e30, 0.1])
-    options = {"grad_output": up, "reduction": "none", "backend": backend, "threads": 1}
+    options: dict[str, Any] = {"grad_output": up, "reduction": "none", "backend": backend, "threads": 1}
     right_loss, right = sce.cross_entropy_with_grad(x.astype(np.float32), y, **options)
     with np.errstate(over="ignore"):
         rounded = right.astype(x.dtype)

@@ -48,7 +48,7 @@ def rows_computed(backend: str) -> Iterator[tuple[str, list[int]]]:
         SimpleNamespace(
             BACKEND=BackendInfo("logs", __name__, serial_elements=1 << 16), hard=real.hard, soft=real.soft,
             widen=real.widen, narrow=real.narrow, log_softmax=log_softmax,
-        )  # type: ignore[arg-type]
+        )
     )  # fmt: skip
     yield made.name, computed
     registry.unregister(made.name)
@@ -69,7 +69,7 @@ def test_the_kernel_gives_what_is_composed(rows_computed: tuple[str, list[int]],
     composed = registry.register(
         SimpleNamespace(
             BACKEND=BackendInfo("composed", __name__), hard=sce.get_backend(backend).hard, soft=None.__class__,
-        )  # type: ignore[arg-type]
+        )
     )  # fmt: skip
     try:
         for x, axis in inputs():
@@ -110,14 +110,14 @@ def test_a_team_of_the_kernel_s_own(backend: str) -> None:
         def settled(self) -> bool:
             return True
 
-    def nobody(*arguments: Any) -> None:
+    def nobody(*arguments: Any) -> Any:
         pytest.fail("the kernel of whole rows was called")
 
     name = registry.register(
         SimpleNamespace(
             BACKEND=BackendInfo("logs", __name__, serial_elements=1000), hard=real.hard, soft=real.soft,
             log_softmax=nobody, team=TeamKernels(nobody, nobody, Team),
-        )  # type: ignore[arg-type]
+        )
     ).name  # fmt: skip
     try:
         x = np.random.default_rng(1).standard_normal((1, 4, 500)).astype(np.float32)
@@ -143,7 +143,7 @@ def test_the_compiled_kernel() -> None:
         wide = x.astype(np.float64)
         top = wide.max(axis=1, keepdims=True)
         exact = (wide - top) - np.log(np.exp(wide - top).sum(axis=1, keepdims=True))
-        np.testing.assert_allclose(right, exact, rtol=4 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(right, exact, rtol=4 * float(np.finfo(dtype).eps))
         out = np.full(shape, 7, dtype)
         half = shape[0] // 2
         backend.log_softmax(x, out, half, shape[0])

@@ -13,7 +13,7 @@ import softmax_ce as sce
 
 ROWS, CLASSES = 1 << 21, 2
 MOST = 7 << 19  # bytes; the losses alone take 8 MiB, float32 logits 16 MiB
-LAYOUTS = {
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "float32": lambda x: x,
     "float16": lambda x: x.astype(np.float16),
     "float32, classes first": np.asfortranarray,

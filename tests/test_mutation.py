@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.mutation import compiled_part, equivalents
+from tools.mutation import code, compiled_part, equivalents
 from tools.mutation.operators import Mutant, mutants
 from tools.mutation.results import Count, Results, table
-from tools.mutation.server import Server, Verdict
+from tools.mutation.server import MutantVerdict, Server
 from tools.mutation.tree import PACKAGE, ROOT
 from tools.mutation.worker import Unfit, replace_code
 
@@ -124,18 +124,19 @@ def say(one, other, flag: bool = True):
 @pytest.mark.parametrize(
     ("change", "tests", "verdict"),
     [
-        ("", TEST_NAMES, Verdict("survived")),
-        ("value > LIMIT -> (value >= LIMIT)", TEST_NAMES, Verdict("survived")),  # 10 becomes 10: equivalent
-        ("0 -> 1", TEST_NAMES[1:], Verdict("survived")),
-        ("LIMIT -> None", TEST_NAMES, Verdict("killed", TEST_NAMES[0], "it failed")),
-        ("max(value, low) -> None", TEST_NAMES[1:], Verdict("killed", TEST_NAMES[1], "the process ended")),
-        ("max(value, low) -> None", TEST_NAMES[2:], Verdict("killed", TEST_NAMES[2], "it took too long")),
-        ("10 -> 11", TEST_NAMES, Verdict("killed", TEST_NAMES[0], "it failed")),
-        ("", ["test_clipping.py::test_gone", *TEST_NAMES], Verdict("lost")),
+        ("", TEST_NAMES, MutantVerdict("survived")),
+        ("value > LIMIT -> (value >= LIMIT)", TEST_NAMES, MutantVerdict("survived")),  # 10 becomes 10: equivalent
+        ("0 -> 1", TEST_NAMES[1:], MutantVerdict("survived")),
+        ("LIMIT -> None", TEST_NAMES, MutantVerdict("killed", TEST_NAMES[0], "it failed")),
+        ("max(value, low) -> None", TEST_NAMES[1:], MutantVerdict("killed", TEST_NAMES[1], "the process ended")),
+        ("max(value, low) -> None", TEST_NAMES[2:], MutantVerdict("killed", TEST_NAMES[2], "it took too long")),
+        ("10 -> 11", TEST_NAMES, MutantVerdict("killed", TEST_NAMES[0], "it failed")),
+        ("", ["test_clipping.py::test_gone", *TEST_NAMES], MutantVerdict("lost")),
     ],
 )
-def test_verdicts(asked: tuple[Path, Server], change: str, tests: list[str], verdict: Verdict) -> None:
+def test_verdicts(asked: tuple[Path, Server], change: str, tests: list[str], verdict: MutantVerdict) -> None:
     path, server = asked
+    mutant: Mutant | None
     if change == "0 -> 1":
         mutant = next(m for m in mutants(SOURCE.encode(), "clipping.py") if m.change == change)
     else:
@@ -151,7 +152,7 @@ def test_a_test_that_fails_without_a_mutant_proves_nothing(asked: tuple[Path, Se
     path, server = asked
     path.write_bytes(mutant_of("LIMIT -> None").apply(SOURCE.encode()))
     pairs = [("test_clipping.py::test_clip", 600.0)]
-    assert not Server.is_sound(server, Verdict("killed", "test_clipping.py::test_clip[new]"), pairs)
+    assert not Server.is_sound(server, MutantVerdict("killed", "test_clipping.py::test_clip[new]"), pairs)
 
 
 def test_a_living_function_gets_the_mutants_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,17 +179,53 @@ def test_the_table_of_hand_made_mutants_fits_the_sources() -> None:
     for entry in entries:
         source = (ROOT / compiled_part.FOLDER / entry.file).read_text(encoding="utf-8")
         changed = compiled_part.mutated(entry)  # an error where its text is not found once
-        assert changed.replace(entry.new, entry.text, 1) == source or len(changed) != len(source)
-        assert changed != source
+        assert code.tokens(changed, entry.file) != code.tokens(source, entry.file)
 
 
 def test_an_entry_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.c").write_text("i = 1; j = 1; k = 2;")
     for text, times in (("= 1", 2), ("= 3", 0)):
-        entry = compiled_part.Entry("a.c", text, "= 4", "")
+        entry = compiled_part.HandMadeMutant("a.c", text, "= 4", "")
         with pytest.raises(ValueError, match=f"has this {times} times, not once"):
             compiled_part.mutated(entry, tmp_path)
-    assert compiled_part.mutated(compiled_part.Entry("a.c", "= 2", "= 4", ""), tmp_path) == "i = 1; j = 1; k = 4;"
+    assert (
+        compiled_part.mutated(compiled_part.HandMadeMutant("a.c", "= 2", "= 4", ""), tmp_path) == "i = 1; j = 1; k = 4;"
+    )
+
+
+def test_code_is_found_whatever_its_comments_and_layout(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text('f("// no comment", /* one */ x,\n  y + 1); // f("// no comment", x, y + 1)\n')
+    entry = compiled_part.HandMadeMutant("a.c", 'f("// no comment",x, y+1)', "g(x)", "")
+    assert compiled_part.mutated(entry, tmp_path) == 'g(x); // f("// no comment", x, y + 1)\n'
+    (tmp_path / "a.pyx").write_text("    if a == '#':  # a == '#': return\n        return 2 // 3\n")
+    entry = compiled_part.HandMadeMutant("a.pyx", "a == '#': return 2 // 3", "b:\n        return 4", "")
+    assert compiled_part.mutated(entry, tmp_path) == "    if b:\n        return 4\n"
+    assert code.tokens("word", "a.c") != code.tokens("wo rd", "a.c")
+    assert code.tokens("a \\\n b", "a.h") == code.tokens("a b", "a.h")
+
+
+def test_the_tables_quote_no_comment_and_fit_sources_whose_comments_are_reworded(tmp_path: Path) -> None:
+    for entry in compiled_part.read():
+        assert code.without_comments(entry.text, entry.file) == entry.text
+        source = (ROOT / compiled_part.FOLDER / entry.file).read_text(encoding="utf-8")
+        reworded = code.without_comments(
+            source, entry.file, "/* reworded */" if entry.file.endswith((".c", ".h")) else "# reworded"
+        )
+        (tmp_path / entry.file).write_text(reworded)
+        with_fault = compiled_part.mutated(entry, tmp_path)
+        assert code.tokens(with_fault, entry.file) == code.tokens(compiled_part.mutated(entry), entry.file)
+    for listed in equivalents.read():
+        assert code.without_comments(listed.text, listed.file) == listed.text
+    reworded = SOURCE.replace("LIMIT = 10", "LIMIT   =  10  # at most").replace("return LIMIT", "return LIMIT  # cut")
+    found = mutants(reworded.encode(), "clipping.py")
+    assert [mutant.change for mutant in found] == [mutant.change for mutant in mutants(SOURCE.encode(), "clipping.py")]
+    lines = [equivalents.Equivalent("clipping.py", "LIMIT = 10", ("10 -> *", "LIMIT -> *"), "")]
+    with pytest.raises(ValueError, match="no mutant 'LIMIT -> "):
+        equivalents.split(found, lines)
+    lines = [equivalents.Equivalent("clipping.py", "LIMIT = 10", ("10 -> *",), ""),
+             equivalents.Equivalent("clipping.py", "return LIMIT", ("LIMIT -> *",), "")]  # fmt: skip
+    _, equivalent = equivalents.split(found, lines)
+    assert [mutant.line for mutant in equivalent] == [3, 9]
 
 
 def test_the_list_of_equivalent_mutants_fits_the_sources() -> None:
@@ -215,7 +252,7 @@ def test_an_equivalent_that_fits_no_mutant_is_an_error() -> None:
 def test_what_a_test_leaves_running_is_ended(asked: tuple[Path, Server]) -> None:
     path, server = asked
     path.write_text(SOURCE)
-    assert server.ask([("test_clipping.py::test_leaves", 600.0)]) == Verdict("survived")
+    assert server.ask([("test_clipping.py::test_leaves", 600.0)]) == MutantVerdict("survived")
     with pytest.raises(ProcessLookupError):
         os.kill(int((path.parent / "left").read_text()), 0)
 
@@ -223,8 +260,8 @@ def test_what_a_test_leaves_running_is_ended(asked: tuple[Path, Server]) -> None
 def test_verdicts_are_kept_while_what_they_rest_on_is(tmp_path: Path) -> None:
     source = tmp_path / "source.py"
     source.write_text("a = 1")
-    Results(tmp_path / "kept").put("key", source, Verdict("killed", "tests/test_mutation.py::test_x"))
-    assert Results(tmp_path / "kept").get("key", source) == Verdict("killed", "tests/test_mutation.py::test_x")
+    Results(tmp_path / "kept").put("key", source, MutantVerdict("killed", "tests/test_mutation.py::test_x"))
+    assert Results(tmp_path / "kept").get("key", source) == MutantVerdict("killed", "tests/test_mutation.py::test_x")
     assert Results(tmp_path / "kept").get("other", source) is None
     source.write_text("a = 2")
     assert Results(tmp_path / "kept").get("key", source) is None

@@ -16,7 +16,7 @@ import types as python_types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -217,6 +217,7 @@ def test_no_bit_depends_on_what_is_kept_or_streamed(dispatcher: Any, classes: in
     x[1] -= np.linspace(0, 90, classes).astype(dtype)
     x[3, 7] = np.nan
     one, weight, upstream = np.ones(1, dtype), np.array([1.0, 2, 0, 1, 1, 3]), np.full(1, -0.5)
+    given: tuple[Any, ...]
     if soft:
         kernel, given = dispatcher("soft_rows", itemsize), (rng.random(x.shape).astype(dtype), one, None, 0.0)
     else:
@@ -274,7 +275,7 @@ def test_direct_calls_and_the_dispatcher_agree(
     numba_jit: Any, dispatcher: Any, itemsize: int, missing: tuple[int, ...]
 ) -> None:
     direct, through = (
-        [None if k in missing else given for k, given in enumerate(arguments(itemsize))] for _ in range(2)
+        [cast(Any, None) if k in missing else given for k, given in enumerate(arguments(itemsize))] for _ in range(2)
     )
     numba_jit.hard(*direct)
     dispatcher("hard_rows", itemsize)(*through, 1 << 18, 1 << 25, 0.0, False)
@@ -410,7 +411,7 @@ def test_a_folder_that_cannot_be_is_done_without(numba_jit: Any, folder: Path, p
 
     folder.mkdir()
     (folder / "file").write_text("no folder")
-    config.CACHE_DIR = str(folder / path)  # the fixture puts it back
+    vars(config)["CACHE_DIR"] = str(folder / path)  # the fixture puts it back
     assert [was_cached(numba_jit) for _ in range(2)] == [False, False]
     assert (folder / "file").read_text() == "no folder"
 

@@ -179,7 +179,7 @@ def test_a_file_that_is_mounted_by_itself_is_written_to(compare, monkeypatch):
 
     Path("mounted").write_text("longer than before\n" * 10_000)
     number = os.stat("mounted").st_ino
-    monkeypatch.setattr(files.os, "replace", busy)
+    monkeypatch.setattr(os, "replace", busy)
     assert compare("--json", "mounted").exit_code == 0
     assert Path("mounted").read_text(encoding="utf-8") == RECORD
     assert os.stat("mounted").st_ino == number
@@ -308,7 +308,7 @@ def test_a_folder_that_cannot_be_written_is_refused(compare, monkeypatch):
 def test_somebody_else_s_file_in_a_common_folder_is_refused(monkeypatch, here):
     Path("theirs").touch()
     here.chmod(0o1777)
-    monkeypatch.setattr(files.os, "geteuid", lambda: os.getuid() + 12_345)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 12_345)
     with pytest.raises(PermissionError, match="another user's file"):
         files.check_writable(Path("theirs"))
     files.check_writable(Path("new"))

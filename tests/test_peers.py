@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,7 @@ def die() -> Workload:
 
 def test_every_peer_is_right(peer: Peer) -> None:
     """float32 within the reference's tolerance; float64 close to extended precision."""
-    makers = [partial(synthetic, SHAPE)]
+    makers: list[Callable[..., Workload]] = [partial(synthetic, SHAPE)]
     makers += [soft] if peer.soft_targets else []
     makers += [ignoring] if peer.ignored_rows else []
     with peer_process(peer.name, 1) as worker:

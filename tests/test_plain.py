@@ -92,10 +92,11 @@ def has_short_calls(name: str) -> bool:
     return sce.get_backend(name).short is not None
 
 
+NO_SHORT_CALLS = [pytest.param("", marks=pytest.mark.skip("no backend here has short calls"))]
 SHORT = [name for name in registry.names() if registry.is_available(name) and has_short_calls(name)]
 
 
-@pytest.fixture(params=SHORT or [pytest.param("", marks=pytest.mark.skip("no backend here has short calls"))])
+@pytest.fixture(params=SHORT or NO_SHORT_CALLS)
 def shortest(request: pytest.FixtureRequest) -> str:
     """Each backend that has a short path of its own."""
     return available(request.param)
@@ -509,7 +510,12 @@ def test_unusual_options_are_left_to_the_full_path(options: dict[str, Any], back
     with pytest.MonkeyPatch.context() as patch:
         entered = []
         real = evaluation.evaluate_in_full
-        patch.setattr(evaluation, "evaluate_in_full", lambda *given: entered.append(1) or real(*given))
+
+        def in_full(*given: Any) -> Any:
+            entered.append(1)
+            return real(*given)
+
+        patch.setattr(evaluation, "evaluate_in_full", in_full)
         found = outcome(sce.cross_entropy_with_grad, logits, targets, **given_options)
         assert entered
         leave_to_the_full_path(patch)

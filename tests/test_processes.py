@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from helpers import known
 from softmax_ce_bench.measure.peer_process import peer_process
 from softmax_ce_bench.measure.process import interrupts_held_off
 
@@ -46,6 +47,6 @@ def test_an_interrupt_meanwhile_comes_afterwards() -> None:
 def test_a_peer_goes_on_after_an_interrupt_while_it_starts() -> None:
     with peer_process("numpy-written", 1) as child:
         child.send("start")
-        os.kill(child.pid, signal.SIGINT)
+        os.kill(known(child.pid), signal.SIGINT)
         child.answer()
         assert child.cpu_seconds > 0

@@ -27,6 +27,7 @@ from softmax_ce import profile
 from softmax_ce.choice import fingerprint
 from softmax_ce.choice.profile import files, where
 from softmax_ce.choice.profile.schema import schema, validate
+from softmax_ce.folders import data_folder
 from softmax_ce.profile import ProfileError
 
 ORDINARY = profiles.profile(
@@ -257,9 +258,9 @@ def test_as_many_sizes_as_are_allowed_are_written(path: Path) -> None:
         most = replace(ORDINARY, cells=cells)
         profile.save(most, path)
         assert profile.load(path) == most
-    for sizes in ((range(1, 66), (10,)), ((1,), range(1, 66))):
+    for rows, classes in ((range(1, 66), (10,)), ((1,), range(1, 66))):
         with pytest.raises(ProfileError, match=r"^65 different (row|class) counts for one .*; at most 64 are allowed$"):
-            profile.save(replace(ORDINARY, cells=grid(*sizes, CROSSING)), path)
+            profile.save(replace(ORDINARY, cells=grid(rows, classes, CROSSING)), path)
     two_dtypes = [replace(one, dtype=name, rows=one.rows + more) for one in most.cells[:40]
                   for name, more in (("float32", 0), ("float64", 100))]  # fmt: skip
     profile.save(replace(ORDINARY, cells=tuple(two_dtypes)), path)
@@ -450,7 +451,7 @@ def test_a_file_without_permission(path: Path, monkeypatch: pytest.MonkeyPatch) 
         def refuse(*_: Any) -> int:
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(files.os, "open", refuse)
+        monkeypatch.setattr(os, "open", refuse)
     assert _refusal(path) == "it cannot be read: Permission denied"
 
 
@@ -555,7 +556,7 @@ def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytes
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         profile.save(replace(ORDINARY, command="another"), path)
     monkeypatch.undo()
@@ -574,7 +575,7 @@ def test_what_is_written_is_on_disk_before_it_takes_the_old_one_s_place(
         found = os.fstat(handle)
         synced.append((stat.S_ISDIR(found.st_mode), found.st_size, path.read_text()))
 
-    monkeypatch.setattr(files.os, "fsync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     files.write_text(path, "x" * 1001)  # less than a buffer holds back
     assert synced[0] == (False, 1001, "the old one")
     if os.name != "nt":
@@ -585,7 +586,7 @@ def test_a_refusal_to_write_is_told_as_the_system_tells_it(path: Path, monkeypat
     def refuse(*_: Any) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(PermissionError, match="Permission denied"):
         profile.save(ORDINARY, path)
 
@@ -606,7 +607,7 @@ def test_what_was_a_file_when_it_was_looked_at_is_looked_at_again(path: Path, mo
     found = os.stat(ordinary)
     os.mkfifo(path)
     with monkeypatch.context() as patched:  # no longer than that: who reports a failure looks at files too
-        patched.setattr(files.os, "stat", lambda _: found)
+        patched.setattr(os, "stat", lambda _: found)
         refusal = _refusal(path)
     assert refusal == "it is a pipe, socket or device, not a file"
 
@@ -652,7 +653,7 @@ def test_what_is_no_file_is_not_replaced(path: Path, monkeypatch: pytest.MonkeyP
         os.close(reader)
     assert path.is_fifo()
     with monkeypatch.context() as patched:
-        patched.setattr(files.os, "open", _refused)
+        patched.setattr(os, "open", _refused)
         with pytest.raises(PermissionError):
             profile.save(ORDINARY, path)
     before = len(os.listdir("/dev/fd"))
@@ -683,17 +684,17 @@ def test_the_data_folder_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
     home = Path.home()
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    assert where.data_folder("darwin", {}) == home / "Library" / "Application Support" == Path(MacOS().user_data_dir)
-    assert where.data_folder("win32", {"LOCALAPPDATA": "/c/Local"}) == Path("/c/Local")
-    assert where.data_folder("win32", {"XDG_DATA_HOME": "/data"}) == home / "AppData" / "Local"
-    assert where.data_folder("linux", {"XDG_DATA_HOME": "/data"}) == Path("/data")
-    assert where.data_folder("freebsd14", {"XDG_DATA_HOME": "data"}) == home / ".local" / "share"
+    assert data_folder("darwin", {}) == home / "Library" / "Application Support" == Path(MacOS().user_data_dir)
+    assert data_folder("win32", {"LOCALAPPDATA": "/c/Local"}) == Path("/c/Local")
+    assert data_folder("win32", {"XDG_DATA_HOME": "/data"}) == home / "AppData" / "Local"
+    assert data_folder("linux", {"XDG_DATA_HOME": "/data"}) == Path("/data")
+    assert data_folder("freebsd14", {"XDG_DATA_HOME": "data"}) == home / ".local" / "share"
 
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
-    assert where.data_folder("linux", {}) is None
+    assert data_folder("linux", {}) is None
 
 
 def test_saving_without_a_path_makes_the_user_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -424,7 +424,8 @@ def test_many_threads_warn_once_and_agree(follow: Any, plant: Any, monkeypatch: 
     for content, expected in ((b"{}", DEFAULT), ([cell(1, 10, {"gone": 1.0, "naive": 3.0, "numpy": 2.0})], "numpy")):
         follow(content)
         loads.clear()
-        barrier, found = threading.Barrier(16), []
+        barrier = threading.Barrier(16)
+        found: list[str] = []
 
         def work(barrier: Any = barrier, found: Any = found) -> None:
             barrier.wait()

@@ -77,7 +77,7 @@ def test_losses_a_row_with_an_upstream_vector(options: dict[str, Any]) -> None:
 def test_normalizers_by_hand() -> None:
     logits = np.array([[math.log(3), 0], [0, -np.inf], [0, 0]])
     p = reference.normalized(logits, "softmax")
-    np.testing.assert_allclose(p.values, [[0.75, 0.25], [1, 0], [0.5, 0.5]], rtol=1e-15)
+    np.testing.assert_allclose(p.values, [[0.75, 0.25], [1.0, 0.0], [0.5, 0.5]], rtol=1e-15)
     log_p = reference.normalized(logits, "log_softmax")
     np.testing.assert_allclose(
         log_p.values, [[math.log(0.75), math.log(0.25)], [0, -np.inf], [-math.log(2)] * 2], rtol=1e-15
@@ -95,12 +95,12 @@ def test_normalizers_by_hand() -> None:
 
 
 @pytest.fixture
-def truth() -> reference.Truth:
+def truth() -> reference.ReferenceResult:
     """Two rows of two classes, ln 3 apart: probabilities 3/4 and 1/4."""
     return reference.evaluate(np.array([[math.log(3), 0], [0, math.log(3)]]), np.array([0, 0]))
 
 
-def test_by_hand(truth: reference.Truth) -> None:
+def test_by_hand(truth: reference.ReferenceResult) -> None:
     assert truth.loss == pytest.approx((math.log(4 / 3) + math.log(4)) / 2, rel=1e-14)
     np.testing.assert_allclose(truth.grad, [[-0.125, 0.125], [-0.375, 0.375]], rtol=1e-14)
     assert truth.complaint(truth.loss, truth.grad.astype(np.float32)) is None
@@ -112,13 +112,13 @@ def test_by_hand(truth: reference.Truth) -> None:
     ("factor", "shift", "message"),
     [(1.001, 0, "its loss is"), (np.nan, 0, "its loss is nan"), (1, 1e-4, "its gradient at row 0, class 0")],
 )
-def test_what_is_wrong_is_told(truth: reference.Truth, factor: float, shift: float, message: str) -> None:
+def test_what_is_wrong_is_told(truth: reference.ReferenceResult, factor: float, shift: float, message: str) -> None:
     complaint = truth.complaint(factor * truth.loss, truth.grad + shift)
     assert complaint is not None
     assert message in complaint
 
 
-def test_a_sum_in_place_of_a_mean_is_told(truth: reference.Truth) -> None:
+def test_a_sum_in_place_of_a_mean_is_told(truth: reference.ReferenceResult) -> None:
     assert truth.complaint(truth.loss, 2 * truth.grad) == ("its gradient at row 0, class 0 is -0.25, right is -0.125")
 
 

@@ -12,7 +12,7 @@ import weakref
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown backend"):
         sce.cross_entropy([[0.0, 1.0]], [0], backend="cuda")
     with pytest.raises(ValueError, match="unknown backend"):
-        sce.get_backend(3)  # type: ignore[arg-type]
+        sce.get_backend(cast(Any, 3))
 
 
 def test_importing_needs_and_loads_numpy_alone() -> None:
@@ -138,11 +138,11 @@ def test_without_any_backend_there_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 def test_a_backend_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through its entry point, under the entry's name; its kernels run behind the public functions."""
     module = wrong_backends.CorrectBackend()
-    monkeypatch.setitem(sys.modules, "their_package", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "their_package", module)
     entry = metadata.EntryPoint(name="theirs", value="their_package", group=registry.ENTRY_POINT_GROUP)
     taken = metadata.EntryPoint(name="numpy", value="their_package", group=registry.ENTRY_POINT_GROUP)
     broken = metadata.EntryPoint(name="broken", value="no_such_module", group=registry.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: (entry, taken, broken))
+    monkeypatch.setattr(metadata, "entry_points", lambda group: (entry, taken, broken))
     monkeypatch.setattr(registry, "_entries", None)
     monkeypatch.setattr(registry, "_loaded", {})
     by_name = {info.name: info for info in sce.backends()}
@@ -158,12 +158,12 @@ def test_register_refuses_what_is_not_a_backend() -> None:
 
     info = wrong_backends.CorrectBackend().BACKEND
     with pytest.raises(TypeError, match="has no BACKEND"):
-        registry.register(SimpleNamespace(hard=kernel, soft=kernel))  # type: ignore[arg-type]
+        registry.register(SimpleNamespace(hard=kernel, soft=kernel))
     with pytest.raises(TypeError, match="has no kernel 'soft'"):
-        registry.register(SimpleNamespace(BACKEND=info, hard=kernel))  # type: ignore[arg-type]
+        registry.register(SimpleNamespace(BACKEND=info, hard=kernel))
     taken = sce.get_backend("numpy").info
     with pytest.raises(ValueError, match="already registered"):
-        registry.register(SimpleNamespace(BACKEND=taken, hard=kernel, soft=kernel))  # type: ignore[arg-type]
+        registry.register(SimpleNamespace(BACKEND=taken, hard=kernel, soft=kernel))
     with pytest.raises(ValueError, match="own backends"):
         registry.unregister("numpy")
 
@@ -172,7 +172,7 @@ def test_what_is_no_backend_is_named() -> None:
     with pytest.raises(TypeError, match=r"^their_module has no BACKEND that is a "):
         registry.register(ModuleType("their_module"))
     with pytest.raises(TypeError, match=r"^namespace\(\) has no BACKEND that is a "):
-        registry.register(SimpleNamespace())  # type: ignore[arg-type]
+        registry.register(SimpleNamespace())
 
 
 def test_what_is_missing_says_how_to_get_it_where_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_a_backend_brings_casts_and_a_team_if_it_has_them() -> None:
     module = SimpleNamespace(
         BACKEND=wrong_backends.CorrectBackend().BACKEND, hard=kernel, soft=kernel, DETAILS="AVX9", **own
     )
-    backend = registry.register(module)  # type: ignore[arg-type]
+    backend = registry.register(module)
     try:
         assert {name: getattr(backend, name) for name in own} == own
         assert backend.details == "AVX9"
@@ -203,7 +203,7 @@ def test_a_backend_brings_casts_and_a_team_if_it_has_them() -> None:
 def test_what_is_unregistered_is_unknown_and_nothing_keeps_it_in_memory() -> None:
     module = wrong_backends.CorrectBackend()
     left = weakref.ref(module)
-    backend = registry.register(module)  # type: ignore[arg-type]
+    backend = registry.register(module)
     name = backend.name
     assert (backend.details, backend.widen, backend.narrow, backend.team) == ("", None, None, None)
     registry.unregister(name)

@@ -14,7 +14,7 @@ import pytest
 
 import softmax_ce as sce
 from conftest import available
-from helpers import run_python
+from helpers import known, run_python
 from softmax_ce import threads, variables
 
 
@@ -78,7 +78,8 @@ def test_a_small_call_stays_on_one_thread(count: Any, backend: str, monkeypatch:
     monkeypatch.setattr(threads._pool, "ask_for", lambda *_: pytest.fail("the pool was asked"))
     x, y = np.zeros((50, 100), np.float32), np.zeros(50, np.int64)
     for given in (x, np.asfortranarray(x)):
-        for options in ({}, {"label_smoothing": 0.5}):
+        each: tuple[dict[str, Any], ...] = ({}, {"label_smoothing": 0.5})
+        for options in each:
             loss = sce.cross_entropy(given, y, backend=backend, threads=count, **options)
             np.testing.assert_allclose(loss, np.log(100), rtol=1e-6)
         np.testing.assert_allclose(sce.softmax(given, backend=backend, threads=count), 0.01, rtol=1e-6)
@@ -374,7 +375,7 @@ def call_of(shape: tuple[int, int], dtype: Any, soft: bool) -> tuple[Any, tuple[
     """A team kernel, its arguments less threads and longest, and its outputs by name."""
     rng = np.random.default_rng(1)
     x = (3 * rng.standard_normal(shape)).astype(dtype)
-    kernels = sce.get_backend(available("cython")).team
+    kernels = known(sce.get_backend(available("cython")).team)
     row, scale = np.ones(1), np.ones(1, dtype)
     outputs = {name: np.zeros(shape[0], dtype) for name in ("loss", "row_max", "log_sum")}
     outputs["grad"] = np.zeros(shape, dtype)
@@ -397,7 +398,8 @@ def test_a_team_computes_the_kernel_s_bits(shape: tuple[int, int], dtype: str, s
     """With more threads than pieces and than CPUs, and with one that takes all."""
     kernel, arguments, outputs = call_of(shape, dtype, soft)
     backend = sce.get_backend(available("cython"))
-    (backend.soft if soft else backend.hard)(*arguments, 0, shape[0])
+    whole: Any = backend.soft if soft else backend.hard
+    whole(*arguments, 0, shape[0])
     right = {name: output.copy() for name, output in outputs.items()}
     for count, longest in ((1, 1 << 22), (1, 2000), (2, 1 << 22), (2, 2000), (40, 1 << 22)):
         for output in outputs.values():

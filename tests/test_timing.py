@@ -7,11 +7,12 @@ import inspect
 import math
 import os
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from softmax_ce import threads as pool
 from softmax_ce.contract import BackendInfo
 from softmax_ce_bench.measure import load, timing
 from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio, paired_ratio
@@ -39,7 +40,12 @@ class Clock:
 def measure(clock: Clock, takes: dict[str, float], **options):
     """Candidates that take so many seconds a call, with a control of one millisecond."""
     candidates = {name: clock.work(name, taken) for name, taken in takes.items()}
-    settings = {"seconds": 1e9, "control": clock.work("control", 1e-3), "sample_seconds": 1e-2, "most_rounds": 20}
+    settings: dict[str, Any] = {
+        "seconds": 1e9,
+        "control": clock.work("control", 1e-3),
+        "sample_seconds": 1e-2,
+        "most_rounds": 20,
+    }
     return timing.measure(candidates, clock=clock, **(settings | options))
 
 
@@ -289,7 +295,7 @@ def test_a_cell_is_crowded_where_its_threads_had_no_cpu(others, threads, usable,
 
 
 def test_the_threads_of_a_call_are_those_that_the_pool_would_give_it(monkeypatch):
-    monkeypatch.setattr(load.pool, "available_cpus", lambda: 4)
+    monkeypatch.setattr(pool, "available_cpus", lambda: 4)
     early, late = (BackendInfo("a", "a", serial_elements=size) for size in (10_000, 1_000_000))
     for asked, shape, backends, right in (
         (None, (10, 10), (early, late), 1),

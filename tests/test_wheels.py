@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,7 +181,7 @@ def test_a_wheel_as_it_should_be(tmp_path: Path) -> None:
         ({"INFO/entry_points.txt": ""}, "does not install the command softmax-ce"),
     ],
 )
-def test_a_fault_in_a_wheel_is_found(changed: dict[str, str | None], fault: str, tmp_path: Path) -> None:
+def test_a_fault_in_a_wheel_is_found(changed: dict[str, Any], fault: str, tmp_path: Path) -> None:
     faults = list(contents.wheel_faults(a_wheel(tmp_path, **changed), SOURCES))
     assert len(faults) == 1, faults
     assert fault in faults[0]

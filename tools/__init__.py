@@ -1,1 +1,1 @@
-"""What only maintainers run, from the root of a checkout: ``python -m tools.NAME``. Not part of the wheel."""
+"""Tools for maintainers, run from the root of a checkout: ``python -m tools.NAME``. The wheel does not contain them."""

@@ -13,7 +13,7 @@ from softmax_ce_bench.report.words import duration
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Return the median, and the range below it; a dash where there is nothing."""
+    """Return the median and the range below it, or a dash if there is nothing."""
     if not seconds:
         return "-"
     return f"{duration(float(np.median(seconds)))}\n{duration(min(seconds))} to {duration(max(seconds))}"

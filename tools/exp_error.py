@@ -1,4 +1,4 @@
-"""The largest error of the compiled exp, in units in the last place: every float32, and a sample of float64.
+"""Measure the largest error of the compiled exp in units in the last place, on every float32 and a sample of float64.
 
 ``make exp-error`` walks all 1.12e9 float32 numbers in [-104, -0]; the default strides through them. A figure for
 float64 comes from a sample, and is a lower bound.
@@ -50,7 +50,7 @@ def float32_error(stride: int = 1, progress: Any = None) -> tuple[float, float]:
 
 
 def float64_error(samples: int = 1 << 20, seed: int = 0) -> tuple[float, float]:
-    """Measure exp over a sample of float64 in [-746, 0], half of it near 0, against extended precision.
+    """Return the largest error over a sample of float64 in [-746, 0], half of it near 0, against extended precision.
 
     Parameters
     ----------

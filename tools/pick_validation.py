@@ -1,4 +1,4 @@
-"""Whether a pick can be trusted: shapes that it never saw, and a second pick beside the first.
+"""Validate picks: on shapes that were not measured, and by comparing two picks on one machine.
 
     softmax-ce pick --output a.json; softmax-ce pick --output b.json
     python -m tools.pick_validation a.json b.json
@@ -42,7 +42,7 @@ WANTED_REGRET, WANTED_AGREEMENT = 0.05, 0.95
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """One held-out shape and operation.
+    """A held-out shape and operation.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Two picks beside each other.
+    """The agreement of two picks.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Agreement:
 
 
 def held_out(stored: profile.Profile, cells: Iterable[profile.Cell]) -> list[HeldOut]:
-    """Return what following a profile costs at shapes that are not in it.
+    """Return the cost of following a profile at shapes that are not in it.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def held_out(stored: profile.Profile, cells: Iterable[profile.Cell]) -> list[Hel
 
 
 def agreement(one: profile.Profile, other: profile.Profile) -> Agreement:
-    """Return how far two profiles agree, over the cells that both have."""
+    """Return how far two profiles agree on the cells that both have."""
     others = {_key(cell): cell for cell in other.cells}
     pairs = [(cell, others[_key(cell)]) for cell in one.cells if _key(cell) in others]
     clear = [a.winner == b.winner for a, b in pairs if not a.tied and not b.tied]
@@ -179,7 +179,7 @@ def mean_regret(found: Sequence[HeldOut]) -> float:
 def report(
     one: profile.Profile, measured: profile.Profile, found: Sequence[HeldOut], agreed: Agreement
 ) -> list[RenderableType]:
-    """Return what came out."""
+    """Return the results as text."""
     regrets = [each.regret for each in found]
     above = sum(each > WANTED_REGRET for each in regrets)
     lines: list[RenderableType] = [

@@ -14,7 +14,7 @@ _ERROR, _INTERRUPTED = 2, 130
 
 
 def main() -> None:
-    """Run the command line. An exit code of 1 is a command's own answer, never an error's."""
+    """Run the command line. Only a command itself exits with code 1; errors exit with 2."""
     with streams.guarded() as output:
         code = _run()
         sys.stdout.flush()

@@ -26,5 +26,5 @@ class Calls:
 
     def time_hundred_calls(self, *_):
         call = self.call
-        for _ in range(CALLS):
+        for _each in range(CALLS):
             call()

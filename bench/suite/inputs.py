@@ -29,6 +29,8 @@ def _operations() -> Any:
     """Load the table of operations by its path: softmax_ce_bench is not installed where asv runs this."""
     path = Path(__file__).parents[1] / "softmax_ce_bench" / "measure" / "operations.py"
     spec = importlib.util.spec_from_file_location("_operations_of_softmax_ce_bench", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look it up
     spec.loader.exec_module(module)

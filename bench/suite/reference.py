@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Truth(NamedTuple):
+class ExactValue(NamedTuple):
     """A right result and how it answers to rounding.
 
     Attributes
@@ -20,7 +20,7 @@ class Truth(NamedTuple):
     condition: Any
 
 
-def reference(logits: Any, labels: Any) -> tuple[Truth, Truth]:
+def reference(logits: Any, labels: Any) -> tuple[ExactValue, ExactValue]:
     """Loss and gradient for hard labels, weights of 1, reduction "none".
 
     Parameters
@@ -30,7 +30,7 @@ def reference(logits: Any, labels: Any) -> tuple[Truth, Truth]:
 
     Returns
     -------
-    loss, grad : Truth
+    loss, grad : ExactValue
         Of shapes (N,) and (N, C).
     """
     x = logits.astype(np.longdouble)
@@ -49,17 +49,17 @@ def reference(logits: Any, labels: Any) -> tuple[Truth, Truth]:
     away = 1 + (others * gap).sum(axis=1) / share
     condition = 1 + gap
     condition[at_label] = away
-    return Truth(log_sum + gap[at_label], np.where(gap[at_label] > 0, 1, away)), Truth(grad, condition)
+    return ExactValue(log_sum + gap[at_label], np.where(gap[at_label] > 0, 1, away)), ExactValue(grad, condition)
 
 
-def worst_error(result: Any, truth: Truth) -> float:
+def worst_error(result: Any, truth: ExactValue) -> float:
     """The largest error: in units in the last place of the right value, over the condition.
 
     Parameters
     ----------
     result : ndarray
         Its dtype is that of the units.
-    truth : Truth
+    truth : ExactValue
 
     Raises
     ------

@@ -7,7 +7,6 @@ import importlib
 from dataclasses import replace
 from importlib import metadata
 from pickle import PicklingError
-from types import ModuleType
 from typing import Any
 
 from softmax_ce import forks
@@ -140,7 +139,7 @@ def is_available(name: str) -> bool:
     return isinstance(_load(name), Backend)
 
 
-def register(module: ModuleType) -> Backend:
+def register(module: object) -> Backend:
     """Add a backend for the rest of this process.
 
     A package can instead declare an entry point in the group ``softmax_ce.backends``; its backend is then found
@@ -218,14 +217,14 @@ def _load(name: str) -> Backend | BackendInfo:
         return _loaded[name]
 
 
-def _declared(module: ModuleType) -> BackendInfo:
+def _declared(module: object) -> BackendInfo:
     info = getattr(module, "BACKEND", None)
     if not isinstance(info, BackendInfo):
         raise TypeError(f"{_where(module)} has no BACKEND that is a softmax_ce.contract.BackendInfo")
     return info
 
 
-def _backend_of(module: ModuleType, info: BackendInfo) -> Backend:
+def _backend_of(module: Any, info: BackendInfo) -> Backend:
     for kernel in ("hard", "soft"):
         if not callable(getattr(module, kernel, None)):
             raise TypeError(f"{_where(module)} has no kernel {kernel!r}, which the contract requires")
@@ -246,5 +245,5 @@ def _by_name(backend: Backend) -> tuple[Any, ...]:
 copyreg.pickle(Backend, _by_name)  # kernels cannot be pickled, but every process can load its own
 
 
-def _where(module: ModuleType) -> str:
+def _where(module: object) -> str:
     return getattr(module, "__name__", None) or repr(module)

@@ -153,6 +153,7 @@ def sweep_casts(name: str) -> int:
         half = np.arange(n, dtype=np.uint16) * 37
         floats = np.linspace(-3, 3, n, dtype=np.float32)
         for cast, source, target in ((backend.widen, half, 0 * floats), (backend.narrow, floats, 0 * half)):
+            assert cast is not None
             expected = target.copy()
             cast(source, expected, bfloat)
             rooms = (narrow, wide) if source is half else (wide, narrow)

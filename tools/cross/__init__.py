@@ -1,4 +1,4 @@
-"""The C row kernels without Python: vectors from the conformance suite, replayed by a C program on any target.
+"""Run the C row kernels without Python: a C program for any target replays vectors from the conformance suite.
 
 ``make replay`` compiles the kernels and the program for this machine and runs every instruction set that it has;
 ``make aarch64`` compiles the same sources for aarch64 and runs them under emulation;

@@ -11,7 +11,7 @@ from tools.cross import build, vectors
 
 
 def main() -> int:
-    """Return the replay program's exit code; 2 where a target is unknown or its tools are missing."""
+    """Return the exit code of the replay program, or 2 if a target is unknown or its tools are missing."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in build.TARGETS:
         print(f"usage: python -m tools.cross {{{','.join(build.TARGETS)}}} [ISA ...] [--samples N]", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Compile the kernels and the replay program for a target, with the flags of setup.py; and run them."""
+"""Compile the kernels and the replay program for a target with the flags of setup.py, and run them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUILD = ROOT / "build" / "replay"
 
 
 class MissingTool(Exception):
-    """What a target needs is not installed; the message says what and how to get it."""
+    """A tool of a target is not installed. The message says which and how to get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Target:
     link: tuple[str, ...] = ()
 
     def tools(self) -> list[str]:
-        """Return the runner's command, [] for none; MissingTool where something is not installed."""
+        """Return the runner's command, [] if there is none. Raise MissingTool if something is not installed."""
         found = [runner for runner in self.runners if shutil.which(runner)]
         missing = [] if shutil.which(self.compiler[0]) else [self.compiler[0]]
         if self.runners and not found:
@@ -90,7 +90,7 @@ TARGETS = {
 
 
 def flags() -> list[str]:
-    """FLAGS of setup.py, which runs a build when it is imported, and so is read."""
+    """Return FLAGS of setup.py, which is read and not imported, since importing it starts a build."""
     for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FLAGS":
             return list(ast.literal_eval(node.value))
@@ -98,7 +98,7 @@ def flags() -> list[str]:
 
 
 def build(target: Target) -> list[str]:
-    """Return the command that runs the replay program, which is compiled unless it was from the same sources.
+    """Return the command that runs the replay program. It is compiled unless it is up to date.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def build(target: Target) -> list[str]:
 
 @contextmanager
 def _alone(target: Target) -> Iterator[None]:
-    """Wait while another process compiles for this target: tests run in several."""
+    """Wait while another process compiles for this target, as tests run in several processes."""
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl

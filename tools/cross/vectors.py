@@ -1,4 +1,4 @@
-"""The conformance suite's cases as one binary file: what a kernel is given, what is right, and the bounds.
+"""Write the conformance suite's cases to one binary file: the arguments of a kernel, the right results, and the bounds.
 
 All numbers are little-endian. The file: the magic ``sce-vec1``, the declared error of exp in ULP for float32 and
 float64 (2 float64), the number of vectors (int64), then the vectors. A vector, R being float32 or float64:
@@ -36,7 +36,7 @@ NAME_BYTES = 64
 
 
 def broken() -> Iterator[Case]:
-    """Rows without a distribution beside ordinary ones, ignored rows with NaN among them; odd and even widths."""
+    """Return rows without a distribution beside ordinary ones, and ignored rows with NaN, of odd and even widths."""
     for classes in (1, 2, 7, 32, 33, 2049, 4100):
         rng = np.random.default_rng(classes)
         x = rng.standard_normal((9, classes))
@@ -56,7 +56,7 @@ def broken() -> Iterator[Case]:
 
 
 def shapes() -> Iterator[Case]:
-    """Random rows wherever another piece of the kernels begins: in lanes, vectors, blocks, chunks."""
+    """Return random rows on both sides of each width at which the kernels change: lanes, vectors, blocks, chunks."""
     for classes in (2, 3, 5, 10, 31, 32, 33, 47, 64, 127, 255, 256, 257, 300, 1013, 2048, 5000, 140_000):
         rng = np.random.default_rng(classes)
         rows = 2 if classes > 5000 else 37
@@ -73,7 +73,7 @@ def shapes() -> Iterator[Case]:
 
 
 def write(path: Path, info: BackendInfo | None = None, more: Iterable[Case] = ()) -> int:
-    """Write every case in both native dtypes; how many there were.
+    """Write every case in both native dtypes, and return the number of cases.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def _write_vector(file: BinaryIO, case: Case, dtype: np.dtype[Any], info: Backen
 
 
 def _log_sum(truth: oracle.Truth, info: BackendInfo, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """log_sum and its bound: that of lse without the rounding of row_max + log_sum."""
+    """Return log_sum and its bound, which is that of lse without the rounding of row_max + log_sum."""
     accuracy = info.accuracy[dtype.name]
     unit, tiny = float(np.finfo(dtype).eps) / 2, float(np.finfo(dtype).smallest_subnormal)
     classes = truth.gap.shape[1]

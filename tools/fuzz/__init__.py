@@ -1,4 +1,4 @@
-"""Fuzzing: random calls and files, of every kind that the public surface takes or must refuse.
+"""Fuzzing: random calls and files of every kind that the public functions accept or must refuse.
 
 ``make fuzz`` runs it for as long as it is told to; ``tests/test_fuzz.py`` runs a short, fixed part with every test.
 

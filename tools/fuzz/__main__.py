@@ -1,4 +1,4 @@
-"""``python -m tools.fuzz``: search for a time, print what was done, keep what failed."""
+"""``python -m tools.fuzz``: search for a while, print a summary, and keep the cases that failed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(seconds: float, seed: int | None, only: tuple[str, ...] | None, folder:
 
 
 def _replay(console: Console, folder: Path) -> int:
-    """Return how many of the kept cases still fail. The others' files are removed."""
+    """Return the number of kept cases that still fail. The files of the others are removed."""
     still = 0
     for path, name, case in kept.read(folder):
         failure = runner.search(name, 0, 0, case=case).failure

@@ -1,4 +1,4 @@
-"""Any object for any argument: a result, or one of the documented errors that names an argument."""
+"""Pass any object as any argument: the call returns a result, or raises a documented error that names an argument."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _parameters(entry: str) -> list[str]:
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Descriptions: an entry point, and the names of one to three things for as many arguments."""
+    """Return the strategy for cases: an entry point, and the names of one to three objects for as many arguments."""
 
     def of(entry: str) -> st.SearchStrategy[Any]:
         names = st.sampled_from(_parameters(entry))
@@ -113,7 +113,7 @@ def cases() -> st.SearchStrategy[Any]:
 
 
 def check(case: dict[str, Any]) -> None:
-    """One call, on every backend that is available; where no backend is named, they agree on what is wrong."""
+    """Check one call on every available backend. Without a backend, they must agree on what is wrong."""
     outcomes = {info.name: _outcome(case, info.name) for info in calls.backends()}
     assert "backend" in case["arguments"] or len(set(outcomes.values())) == 1, f"backends do not agree: {outcomes}"
 

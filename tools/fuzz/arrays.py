@@ -1,4 +1,4 @@
-"""Damaged .npy files, as class weights and as logits and targets of one's own: read, or refused in one line."""
+"""Damaged .npy files as class weights or as your own logits and targets: they are read, or refused in one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HEADERS = (
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Descriptions: what is in the file before the damage, and the damage."""
+    """Return the strategy for cases: the contents of a file, and the damage to it."""
     content = st.one_of(
         st.sampled_from(("vector", "matrix", "labels", "integers", "objects", "archive", "nothing")),
         st.sampled_from(_HEADERS),
@@ -53,7 +53,7 @@ def cases() -> st.SearchStrategy[Any]:
 
 
 def check(case: dict[str, Any]) -> None:
-    """One file, in one of the places where a user's arrays are read."""
+    """Check one file, in one of the places that read a user's arrays."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "array.npy")
         path.write_bytes(mutations.damaged_bytes(_file(case["content"], case["version"]), case["damage"]["bytes"]))
@@ -89,7 +89,7 @@ def _check_workload(logits: Path, targets: Path) -> None:
 
 @cache
 def _file(content: str, version: int) -> bytes:
-    """Return an .npy file, or what passes for one."""
+    """Return an .npy file, or something that resembles one."""
     file = io.BytesIO()
     if content == "nothing":
         return b""

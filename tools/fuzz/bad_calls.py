@@ -1,4 +1,4 @@
-"""Calls with one fault: the documented error, which names what was wrong, and no output touched."""
+"""Calls with one fault: they raise the documented error, which names the fault, and write nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from softmax_ce.dtypes import result_dtype
 from tools.fuzz import calls
-from tools.fuzz.calls import Call
+from tools.fuzz.calls import RandomCall
 from tools.fuzz.explore import NotApplicable
 
 _NOT_NUMBERS: tuple[Any, ...] = ("x", "1", b"2", None, 1j, [1], {}, object())
@@ -21,24 +21,24 @@ _HUGE = 10**400  # no float holds it
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The error that a fault must give, and what its message must name: one of these."""
+    """The error that a fault must raise, and words of which its message must contain one."""
 
     error: type[Exception]
     named: tuple[str, ...]
 
 
-Fault = Callable[[Call, random.Random], Expected]
+Fault = Callable[[RandomCall, random.Random], Expected]
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Descriptions of calls, and what is to be wrong with each."""
+    """Return the strategy for cases: a call and its fault."""
     return st.fixed_dictionaries(
         {"call": calls.cases(), "fault": st.sampled_from(sorted(_FAULTS)), "seed": st.integers(0, 9999)}
     )
 
 
 def check(case: dict[str, Any]) -> None:
-    """One fault, on every backend that is available."""
+    """Check one fault on every available backend."""
     for info in calls.backends():
         call = calls.build(case["call"])
         call.arguments.pop("on_empty", None)  # "raise" is a fault of its own
@@ -75,8 +75,8 @@ def _only_if(applies: bool) -> None:
         raise NotApplicable
 
 
-def _set(call: Call, name: str, value: Any) -> None:
-    """Give the call another argument, in place of any that it had."""
+def _set(call: RandomCall, name: str, value: Any) -> None:
+    """Replace an argument of the call."""
     call.arguments[name] = value
     call.rooms.pop(name, None)
 
@@ -85,7 +85,7 @@ def _set(call: Call, name: str, value: Any) -> None:
 
 
 @_fault
-def label_out_of_range(call: Call, pick: random.Random) -> Expected:
+def label_out_of_range(call: RandomCall, pick: random.Random) -> Expected:
     _only_if(call.is_hard and len(call.targets) > 0)
     classes, ignored = call.logits.shape[1], call.options["ignore_index"]
     bad = pick.choice([classes, classes + 1, -1, -2, 2**31 + 1, 2**63 - 1, -(2**63), -101])
@@ -97,7 +97,7 @@ def label_out_of_range(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def unsigned_label_out_of_range(call: Call, pick: random.Random) -> Expected:
+def unsigned_label_out_of_range(call: RandomCall, pick: random.Random) -> Expected:
     _only_if(call.is_hard and len(call.targets) > 0)
     labels = np.zeros(len(call.targets), np.uint64)
     _only_if(call.options["ignore_index"] != 2**63 - 1)
@@ -108,7 +108,7 @@ def unsigned_label_out_of_range(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def targets_of_another_shape(call: Call, pick: random.Random) -> Expected:
+def targets_of_another_shape(call: RandomCall, pick: random.Random) -> Expected:
     right = (call.outer, np.shape(call.arguments["logits"]))
     shapes = [(*call.outer, 1), (2, *call.outer), (*right[1], 1), (0,), (len(call.targets) + 1,), ()]
     shape = pick.choice([shape for shape in shapes if shape not in right])
@@ -117,7 +117,7 @@ def targets_of_another_shape(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def targets_of_another_kind(call: Call, pick: random.Random) -> Expected:
+def targets_of_another_kind(call: RandomCall, pick: random.Random) -> Expected:
     kinds = ["c16", "O", "U3", "S2", "M8[s]", "m8[s]", "V3"] + ["f4", "f8", "?"] * call.is_hard
     shape = call.outer if call.is_hard else np.shape(call.arguments["logits"])
     _set(call, "targets", np.zeros(shape, pick.choice(kinds)))
@@ -128,7 +128,7 @@ def targets_of_another_kind(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def logits_of_another_kind(call: Call, pick: random.Random) -> Expected:
+def logits_of_another_kind(call: RandomCall, pick: random.Random) -> Expected:
     import ml_dtypes
 
     kinds = ["c8", "O", "?", "g", "U3", "S2", "M8[s]", "m8[s]", "V3"]
@@ -138,26 +138,26 @@ def logits_of_another_kind(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def no_classes(call: Call, pick: random.Random) -> Expected:
+def no_classes(call: RandomCall, pick: random.Random) -> Expected:
     _set(call, "logits", call.from_rows(np.zeros((len(call.logits), 0), call.logits.dtype)))
     return Expected(ValueError, ("no classes",))
 
 
 @_fault
-def no_axis(call: Call, pick: random.Random) -> Expected:
+def no_axis(call: RandomCall, pick: random.Random) -> Expected:
     _set(call, "logits", call.logits.dtype.type(1))
     return Expected(ValueError, ("logits",))
 
 
 @_fault
-def axis_out_of_range(call: Call, pick: random.Random) -> Expected:
+def axis_out_of_range(call: RandomCall, pick: random.Random) -> Expected:
     ndim = len(call.outer) + 1
     call.arguments["axis"] = pick.choice([ndim, -ndim - 1, 2**62, -(2**70), 2**70])
     return Expected(ValueError, ("axis",))
 
 
 @_fault
-def axis_of_another_kind(call: Call, pick: random.Random) -> Expected:
+def axis_of_another_kind(call: RandomCall, pick: random.Random) -> Expected:
     call.arguments["axis"] = pick.choice([0.0, "0", None, (0,), 1j, np.zeros(1, int)])
     return Expected(TypeError, ("axis",))
 
@@ -166,7 +166,7 @@ def axis_of_another_kind(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def unknown_word(call: Call, pick: random.Random) -> Expected:
+def unknown_word(call: RandomCall, pick: random.Random) -> Expected:
     name = pick.choice(["reduction", "on_empty"])
     call.arguments[name] = pick.choice(
         ["avg", "", "MEAN", "mean ", None, 0, b"mean", ["mean"], np.array(["mean", "sum"])]
@@ -175,7 +175,7 @@ def unknown_word(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def number_out_of_range(call: Call, pick: random.Random) -> Expected:
+def number_out_of_range(call: RandomCall, pick: random.Random) -> Expected:
     name = _a_number(call, pick)
     bad = {"label_smoothing": [1.0000001, 2], "z_loss": [], "denominator": [0, 0.0, -0.0]}[name]
     call.arguments[name] = pick.choice([*bad, -1e-300, -1, float("nan"), float("inf"), -float("inf"), _HUGE, -_HUGE])
@@ -183,7 +183,7 @@ def number_out_of_range(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def number_of_another_kind(call: Call, pick: random.Random) -> Expected:
+def number_of_another_kind(call: RandomCall, pick: random.Random) -> Expected:
     name = _a_number(call, pick)
     arrays = [np.ones(2), np.array([0.5]), np.complex64(1), np.array(1j), np.array("1")]
     kinds = [*_NOT_NUMBERS, *arrays]
@@ -192,44 +192,44 @@ def number_of_another_kind(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def denominator_without_mean(call: Call, pick: random.Random) -> Expected:
+def denominator_without_mean(call: RandomCall, pick: random.Random) -> Expected:
     call.arguments |= {"reduction": pick.choice(["sum", "none"]), "denominator": 2.0}
     return Expected(ValueError, ("denominator",))
 
 
 @_fault
-def threads_out_of_range(call: Call, pick: random.Random) -> Expected:
+def threads_out_of_range(call: RandomCall, pick: random.Random) -> Expected:
     call.arguments["threads"] = pick.choice([0, -1, -(2**70)])
     return Expected(ValueError, ("threads",))
 
 
 @_fault
-def threads_of_another_kind(call: Call, pick: random.Random) -> Expected:
+def threads_of_another_kind(call: RandomCall, pick: random.Random) -> Expected:
     call.arguments["threads"] = pick.choice([1.0, "2", 1j, (2,), np.ones(2, int), np.float64(2)])
     return Expected(TypeError, ("threads",))
 
 
 @_fault
-def ignore_index_out_of_range(call: Call, pick: random.Random) -> Expected:
+def ignore_index_out_of_range(call: RandomCall, pick: random.Random) -> Expected:
     call.arguments["ignore_index"] = pick.choice([2**63, -(2**63) - 1, 10**30])
     return Expected(ValueError, ("ignore_index",))
 
 
 @_fault
-def ignore_index_of_another_kind(call: Call, pick: random.Random) -> Expected:
+def ignore_index_of_another_kind(call: RandomCall, pick: random.Random) -> Expected:
     call.arguments["ignore_index"] = pick.choice([0.0, -100.0, "0", None, 1j, np.zeros(1)])
     return Expected(TypeError, ("ignore_index",))
 
 
 @_fault
-def ignored_class_with_soft_labels(call: Call, pick: random.Random) -> Expected:
+def ignored_class_with_soft_labels(call: RandomCall, pick: random.Random) -> Expected:
     _only_if(not call.is_hard)
     call.arguments["ignore_index"] = pick.choice([0, 3, 255])
     return Expected(ValueError, ("ignore_index",))
 
 
 @_fault
-def weights_of_another_shape(call: Call, pick: random.Random) -> Expected:
+def weights_of_another_shape(call: RandomCall, pick: random.Random) -> Expected:
     name, right = _a_vector(call, pick)
     shapes = [(*right, 1), (1, *right), (7, 7, 7), tuple(n + 1 for n in right)]
     shape = pick.choice([shape for shape in shapes if shape != right])
@@ -238,14 +238,14 @@ def weights_of_another_shape(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def weights_of_another_kind(call: Call, pick: random.Random) -> Expected:
+def weights_of_another_kind(call: RandomCall, pick: random.Random) -> Expected:
     name, right = _a_vector(call, pick)
     _set(call, name, np.zeros(right, pick.choice(["c16", "O", "U3", "S2", "M8[s]", "m8[s]", "V3"])))
     return Expected(TypeError, (name,))
 
 
 @_fault
-def bad_weight(call: Call, pick: random.Random) -> Expected:
+def bad_weight(call: RandomCall, pick: random.Random) -> Expected:
     name = pick.choice(["weight", "sample_weight"])
     shape = (call.logits.shape[1],) if name == "weight" else call.outer
     weight = np.ones(shape)
@@ -256,14 +256,14 @@ def bad_weight(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def a_vector_upstream_of_a_scalar(call: Call, pick: random.Random) -> Expected:
+def a_vector_upstream_of_a_scalar(call: RandomCall, pick: random.Random) -> Expected:
     _only_if(call.entry != "cross_entropy" and call.arguments.get("reduction", "mean") != "none")
     _set(call, "grad_output", np.ones(pick.choice([(1,), (len(call.logits),), (2, 2)])))
     return Expected(ValueError, ("grad_output",))
 
 
 @_fault
-def nothing_counts(call: Call, pick: random.Random) -> Expected:
+def nothing_counts(call: RandomCall, pick: random.Random) -> Expected:
     _only_if(call.arguments.get("reduction", "mean") == "mean")
     call.arguments.pop("denominator", None)
     call.arguments |= {"on_empty": "raise", "sample_weight": np.zeros(call.outer)}
@@ -271,13 +271,13 @@ def nothing_counts(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def unknown_backend(call: Call, pick: random.Random) -> Expected:
+def unknown_backend(call: RandomCall, pick: random.Random) -> Expected:
     call.arguments["backend"] = pick.choice(["Cython", "", "numpy ", "nothing", 3, b"numpy", ["numpy"], ("numpy",), {}])
     return Expected(ValueError, ("backend",))
 
 
-def _a_number(call: Call, pick: random.Random) -> str:
-    """Return an option that is a number, of a call that takes it."""
+def _a_number(call: RandomCall, pick: random.Random) -> str:
+    """Return a numeric option that the call accepts."""
     name = pick.choice(["label_smoothing", "z_loss", "denominator"])
     if name == "denominator":
         call.arguments["reduction"] = "mean"
@@ -285,8 +285,8 @@ def _a_number(call: Call, pick: random.Random) -> str:
     return name
 
 
-def _a_vector(call: Call, pick: random.Random) -> tuple[str, tuple[int, ...]]:
-    """Return an option that is a vector, and its shape."""
+def _a_vector(call: RandomCall, pick: random.Random) -> tuple[str, tuple[int, ...]]:
+    """Return a vector option and its shape."""
     names = ["weight", "sample_weight"]
     if call.entry != "cross_entropy" and call.arguments.get("reduction") == "none" and call.outer:
         names.append("grad_output")
@@ -298,14 +298,14 @@ def _a_vector(call: Call, pick: random.Random) -> tuple[str, tuple[int, ...]]:
 
 
 @_fault
-def buffer_of_another_shape(call: Call, pick: random.Random) -> Expected:
+def buffer_of_another_shape(call: RandomCall, pick: random.Random) -> Expected:
     name, shape, dtype = _a_buffer(call, pick)
     _set(call, name, np.zeros(pick.choice([(*shape, 1), (1, *shape), tuple(n + 1 for n in shape) or (2,)]), dtype))
     return Expected(ValueError, (name,))
 
 
 @_fault
-def buffer_of_another_dtype(call: Call, pick: random.Random) -> Expected:
+def buffer_of_another_dtype(call: RandomCall, pick: random.Random) -> Expected:
     name, shape, dtype = _a_buffer(call, pick)
     right = (dtype, call.compute)
     kinds = [np.dtype(kind) for kind in ("f2", "f4", "f8", "g", "i8", "O", "?", "c8", "U3")]
@@ -315,7 +315,7 @@ def buffer_of_another_dtype(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def buffer_that_is_no_array(call: Call, pick: random.Random) -> Expected:
+def buffer_that_is_no_array(call: RandomCall, pick: random.Random) -> Expected:
     name, shape, dtype = _a_buffer(call, pick)
     array = np.zeros(shape, np.float32)
     _set(call, name, pick.choice([array.tolist(), array.data, bytearray(8), 0.0, "out", (), object(), dtype.type(0)]))
@@ -323,7 +323,7 @@ def buffer_that_is_no_array(call: Call, pick: random.Random) -> Expected:
 
 
 @_fault
-def buffer_that_is_read_only(call: Call, pick: random.Random) -> Expected:
+def buffer_that_is_read_only(call: RandomCall, pick: random.Random) -> Expected:
     name, shape, dtype = _a_buffer(call, pick)
     array = np.zeros(shape, dtype)
     array.flags.writeable = False
@@ -331,8 +331,8 @@ def buffer_that_is_read_only(call: Call, pick: random.Random) -> Expected:
     return Expected(ValueError, (name,))
 
 
-def _a_buffer(call: Call, pick: random.Random) -> tuple[str, tuple[int, ...], np.dtype[Any]]:
-    """Return a buffer that the entry point takes, with its right shape and dtype."""
+def _a_buffer(call: RandomCall, pick: random.Random) -> tuple[str, tuple[int, ...], np.dtype[Any]]:
+    """Return a buffer that the entry point accepts, with its right shape and dtype."""
     names = ["lse_out"]
     names += ["out"] * (call.entry != "cross_entropy_grad") + ["grad_out"] * (call.entry != "cross_entropy")
     name = pick.choice(names)
@@ -342,8 +342,8 @@ def _a_buffer(call: Call, pick: random.Random) -> tuple[str, tuple[int, ...], np
     return name, () if reduced else call.outer, call.compute
 
 
-def _drop_buffers(call: Call) -> None:
-    """Where the reduction changes, buffers made for another would be a second fault."""
+def _drop_buffers(call: RandomCall) -> None:
+    """Drop the buffers if the reduction changes, since they would be a second fault."""
     for name in ("out", "grad_output"):
         call.arguments.pop(name, None)
         call.rooms.pop(name, None)

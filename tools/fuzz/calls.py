@@ -1,4 +1,4 @@
-"""Valid calls of the losses: every option, dtype and memory layout, as descriptions and as arguments."""
+"""Valid calls of the losses with every option, dtype and memory layout, as descriptions and as arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from softmax_ce.dtypes import compute_dtype, result_dtype
 from softmax_ce.threads import sharing_from
 from softmax_ce_bench.inputs.workloads import dtype_of
 from tools.fuzz import memory, values
-from tools.fuzz.memory import Room
+from tools.fuzz.memory import GuardedArray
 
 ENTRIES = ("cross_entropy_with_grad", "cross_entropy", "cross_entropy_grad")
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int8", "uint8", "int16", "uint16", "int32", "uint64")
@@ -32,7 +32,7 @@ _MOST = 20_000  # elements
 
 @st.composite
 def shapes(draw: st.DrawFn) -> dict[str, Any]:
-    """Return the other axes, the number of classes, and which axis they lie on."""
+    """Return the strategy for shapes: the other axes, the number of classes, and the class axis."""
     classes = draw(st.one_of(st.integers(1, 12), st.sampled_from(_WIDTHS), st.integers(1, 300)))
     lengths = st.one_of(st.integers(1, 9), st.sampled_from((0, 1, 33, 200)))
     outer: list[int] = []
@@ -44,7 +44,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def dtypes() -> st.SearchStrategy[str]:
-    """Of the logits: mostly floats."""
+    """Return the strategy for the dtypes of logits, mostly floats."""
     return st.one_of(st.sampled_from(_DTYPES[:4]), st.sampled_from(_DTYPES))
 
 
@@ -102,7 +102,7 @@ def _buffers() -> st.SearchStrategy[Any]:
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Descriptions of valid calls."""
+    """Return the strategy for descriptions of valid calls."""
     return st.fixed_dictionaries(
         {
             "shape": shapes(),
@@ -121,8 +121,8 @@ def cases() -> st.SearchStrategy[Any]:
 
 
 @dataclass(slots=True)
-class Call:
-    """A call in two forms: rows of classes, contiguous, for the reference; and as the user writes it.
+class RandomCall:
+    """A call in two forms: contiguous rows of classes, for the reference, and the arguments as a user gives them.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ class Call:
     outer: tuple[int, ...]
     axis: int
     arguments: dict[str, Any] = field(default_factory=dict)
-    rooms: dict[str, Room] = field(default_factory=dict)
+    rooms: dict[str, GuardedArray] = field(default_factory=dict)
 
     @property
     def is_hard(self) -> bool:
@@ -160,7 +160,7 @@ class Call:
 
     @property
     def result(self) -> np.dtype[Any]:
-        """The gradient's dtype."""
+        """Return the dtype of the gradient."""
         buffer = self.arguments.get("grad_out")
         return result_dtype(self.logits.dtype) if buffer is None else buffer.dtype
 
@@ -171,40 +171,40 @@ class Call:
         return dict(zip(self.names(), found if isinstance(found, tuple) else (found,), strict=True))
 
     def names(self) -> list[str]:
-        """Return the names of what the call returns, in order."""
+        """Return the names of the call's results, in order."""
         names = ["loss"] * (self.entry != "cross_entropy_grad") + ["grad"] * (self.entry != "cross_entropy")
         return names + ["lse"] * bool(self.arguments.get("return_lse") or "lse_out" in self.arguments)
 
     def to_rows(self, name: str, array: Any) -> Any:
-        """Return a result of the call in the reference's form."""
+        """Return a result of the call in the form of the reference."""
         if name != "grad":
             return np.asarray(array).reshape(-1)
         return np.moveaxis(np.asarray(array), self.axis, -1).reshape(self.logits.shape)
 
     def from_rows(self, array: Any) -> Any:
-        """(N, C) to the shape of the logits as given."""
+        """Return an array of shape (N, C) in the shape of the call's logits."""
         return np.moveaxis(array.reshape(*self.outer, array.shape[-1]), -1, self.axis)
 
 
 @contextmanager
 def strict() -> Iterator[None]:
-    """Floating-point flags are errors here: no call may raise one. So are warnings, by the worker's doing."""
+    """Make floating-point flags errors, since no call may raise one. The worker makes warnings errors."""
     with np.errstate(all="raise"):
         yield
 
 
 def sharing(threads: int | None) -> AbstractContextManager[None]:
-    """Several threads share even small work here; a call for one or for the automatic number is left alone."""
+    """Let several threads share even small work. A call for one thread or the automatic number is not changed."""
     return sharing_from(1) if type(threads) is int and threads > 1 else nullcontext()
 
 
 def backends() -> tuple[BackendInfo, ...]:
-    """Return the names of the available ones."""
+    """Return the names of the available backends."""
     return tuple(info for info in sce.backends() if info.available)
 
 
-def build(case: dict[str, Any]) -> Call:
-    """Return the call that a case describes."""
+def build(case: dict[str, Any]) -> RandomCall:
+    """Return the call of a case."""
     shape, chosen = case["shape"], case["options"]
     rows, classes = math.prod(shape["outer"]), shape["classes"]
     ignore_index = chosen.get("ignore_index", -100)
@@ -214,7 +214,9 @@ def build(case: dict[str, Any]) -> Call:
     else:
         targets = _soft(case["targets"], rows, classes)
         ignore_index = min(ignore_index, -1)
-    call = Call(logits, targets, {"ignore_index": ignore_index}, case["entry"], tuple(shape["outer"]), shape["axis"])
+    call = RandomCall(
+        logits, targets, {"ignore_index": ignore_index}, case["entry"], tuple(shape["outer"]), shape["axis"]
+    )
     place(call, "logits", call.from_rows(logits), case["layout"], writeable=case["buffers"].get("grad_out") == "logits")
     if call.is_hard:
         place(
@@ -237,8 +239,8 @@ def build(case: dict[str, Any]) -> Call:
     return call
 
 
-def place(call: Call, name: str, array: Any, layout: dict[str, Any], *, writeable: bool = False) -> None:
-    """Give the call an array in a room of its own."""
+def place(call: RandomCall, name: str, array: Any, layout: dict[str, Any], *, writeable: bool = False) -> None:
+    """Give the call an array inside guarded memory."""
     call.rooms[name] = memory.place(array, layout, writeable=writeable)
     call.arguments[name] = call.rooms[name].view
 
@@ -248,7 +250,9 @@ def _label_dtype(recipe: dict[str, Any]) -> Any:
 
 
 def _labels(recipe: dict[str, Any], logits: Any, ignore_index: int) -> Any:
-    """Return some of them at the row's largest logit, where a loss is small and its gradient nearly 0; some ignored."""
+    """Return labels, some at the row's largest logit, where the loss is small and its gradient nearly 0, and some
+    ignored.
+    """
     rng = np.random.default_rng(recipe["seed"])
     rows, classes = logits.shape
     held = np.iinfo(_label_dtype(recipe))
@@ -281,8 +285,8 @@ def _soft(recipe: dict[str, Any], rows: int, classes: int) -> Any:
         return soft.astype(np.longdouble if recipe["dtype"] == "longdouble" else dtype_of(recipe["dtype"]))
 
 
-def _give_options(call: Call, chosen: dict[str, Any]) -> None:
-    """Options that go together, in the reference's form and in the caller's."""
+def _give_options(call: RandomCall, chosen: dict[str, Any]) -> None:
+    """Draw options that go together, in the reference's form and in the caller's."""
     rows, classes = call.logits.shape
     reduction = chosen.get("reduction", "mean")
     for name, value in chosen.items():
@@ -300,7 +304,7 @@ def _give_options(call: Call, chosen: dict[str, Any]) -> None:
             call.options[name] = call.arguments[name] = value
 
 
-def _give_upstream(call: Call, value: Any, reduction: str) -> None:
+def _give_upstream(call: RandomCall, value: Any, reduction: str) -> None:
     if call.entry == "cross_entropy":
         return
     if not isinstance(value, dict):
@@ -310,7 +314,7 @@ def _give_upstream(call: Call, value: Any, reduction: str) -> None:
         call.arguments["grad_output"] = values.shown(value, call.options["grad_output"].reshape(call.outer))
 
 
-def _give_buffer(call: Call, name: str, layout: Any) -> None:
+def _give_buffer(call: RandomCall, name: str, layout: Any) -> None:
     if (name == "out" and call.entry == "cross_entropy_grad") or (name == "grad_out" and call.entry == "cross_entropy"):
         return
     if name == "grad_out":

@@ -1,4 +1,4 @@
-"""Search for a case of which a property does not hold, in this process."""
+"""Search in this process for a case that a property does not hold for."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SHRINKING = 20.0  # seconds for a smaller case
 
 
 class NotApplicable(Exception):
-    """A property says nothing of this case."""
+    """A property does not apply to a case."""
 
 
 class _TimeIsUp(BaseException):
-    """Leaves Hypothesis, which takes any Exception for a failure."""
+    """Ends a search. Hypothesis treats any Exception as a failure, so this is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a search came to: how many cases the property was asked of, and the failure if there was one."""
+    """The result of a search: the number of cases that were tried, and the failure if there was one."""
 
     executions: int
     failure: Failure | None
@@ -55,7 +55,7 @@ class Outcome:
 
 @contextmanager
 def _no_constants_of_modules() -> Iterator[None]:
-    """Let the seed alone decide.
+    """Make the cases depend on the seed alone.
 
     Hypothesis also draws numbers and words that stand in the sources of the modules imported so far, and so the same
     seed would try other cases after another import. It has no setting for that; where a later version is built in
@@ -81,7 +81,7 @@ def explore(
     before: Callable[[Any], None] = lambda case: None,
     shrink: bool = True,
 ) -> Outcome:
-    """Try cases until one fails, the time is up or there have been enough. The seed decides which.
+    """Try cases until one fails, the time is up, or there were enough. The seed decides which cases are tried.
 
     Parameters
     ----------

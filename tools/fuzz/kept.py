@@ -1,4 +1,4 @@
-"""Cases that failed, each in a file of its own, until they no longer do."""
+"""Cases that failed, kept in a file each until they pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDER = Path(".fuzz")
 
 
 def keep(folder: Path, name: str, case: Any, found: str) -> Path:
-    """Write down a case of which a property does not hold."""
+    """Save a case that a property does not hold for."""
     folder.mkdir(exist_ok=True, parents=True)
     mark = hashlib.sha256(json.dumps(case).encode()).hexdigest()[:12]
     path = folder / f"{name}-{mark}.json"
@@ -21,7 +21,7 @@ def keep(folder: Path, name: str, case: Any, found: str) -> Path:
 
 
 def read(folder: Path) -> Iterator[tuple[Path, str, Any]]:
-    """Each file, with the property's name and the case."""
+    """Yield each file with the name of its property and the case."""
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         yield path, record["property"], record["case"]

@@ -1,4 +1,4 @@
-"""Valid calls of the losses: every backend within its bounds, and the same bits whichever way the call is written."""
+"""Valid calls of the losses: every backend is within its bounds, with the same bits however the call is written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from softmax_ce.contract import BackendInfo
 from softmax_ce_bench.conformance.harness import assert_same_bits
 from softmax_ce_bench.truth import oracle
 from tools.fuzz import calls
-from tools.fuzz.calls import Call
+from tools.fuzz.calls import RandomCall
 
 _MODERATE = 40.0  # below it, an unshifted exponential neither overflows nor underflows
 _ORACLES = ("weight", "sample_weight", "ignore_index", "label_smoothing", "z_loss", "grad_output")
 
 
 def check(case: dict[str, Any]) -> None:
-    """One case on every backend that is available."""
+    """Check one case on every available backend."""
     call = calls.build(case)
     counted = _Counted.of(call)
     if counted.empty and call.options.get("on_empty") == "raise":
@@ -45,8 +45,8 @@ def _check_backend(case: dict[str, Any], info: BackendInfo, truth: _Reference | 
     _check_memory(call, found)
 
 
-def _plain_call(call: Call, backend: str) -> dict[str, Any]:
-    """Return all three results on one thread, from contiguous rows; the gradient in the dtype of the call's."""
+def _plain_call(call: RandomCall, backend: str) -> dict[str, Any]:
+    """Return all three results on one thread from contiguous rows, with the dtype of the call's gradient."""
     options = {name: value for name, value in call.options.items() if name != "on_empty" or value != "raise"}
     grad = np.empty(call.logits.shape, call.result)
     with calls.strict():
@@ -56,8 +56,8 @@ def _plain_call(call: Call, backend: str) -> dict[str, Any]:
     return dict(zip(("loss", "grad", "lse"), (np.asarray(found[0]).reshape(-1), *found[1:]), strict=True))
 
 
-def _check_form(call: Call, name: str, array: Any) -> None:
-    """Shape, dtype, and that a buffer which was given is what is returned."""
+def _check_form(call: RandomCall, name: str, array: Any) -> None:
+    """Check shapes and dtypes, and that given buffers are returned."""
     reduced = name == "loss" and call.arguments.get("reduction", "mean") != "none"
     shape = call.rooms["logits"].view.shape if name == "grad" else () if reduced else call.outer
     dtype = call.result if name == "grad" else call.compute
@@ -68,8 +68,8 @@ def _check_form(call: Call, name: str, array: Any) -> None:
     assert buffer is not None or isinstance(array, np.ndarray if shape else np.generic), f"{name} is {type(array)}"
 
 
-def _check_memory(call: Call, found: dict[str, Any]) -> None:
-    """Inputs as they were, and nothing written beside the outputs."""
+def _check_memory(call: RandomCall, found: dict[str, Any]) -> None:
+    """Check that inputs are unchanged, and that nothing was written beside the outputs."""
     for name, room in call.rooms.items():
         if any(room.view is array for array in found.values()):
             assert room.margin_untouched(), f"something was written beside {name}"
@@ -77,7 +77,7 @@ def _check_memory(call: Call, found: dict[str, Any]) -> None:
             assert room.untouched(), f"{name} was written to"
 
 
-def _must_refuse_an_empty_mean(call: Call, backend: str) -> None:
+def _must_refuse_an_empty_mean(call: RandomCall, backend: str) -> None:
     try:
         call.run(backend)
     except ValueError as error:
@@ -90,7 +90,7 @@ def _must_refuse_an_empty_mean(call: Call, backend: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """What a mean divides by: the sum of sample_weight * weight[y] over the counted rows, and of sample_weight.
+    """The divisors of a mean: the sum of sample_weight * weight[y] over the counted rows, and that of sample_weight.
 
     `sizes`: of the absolute values.
     """
@@ -101,7 +101,7 @@ class _Counted:
     empty: bool
 
     @classmethod
-    def of(cls, call: Call) -> _Counted:
+    def of(cls, call: RandomCall) -> _Counted:
         rows, classes = call.logits.shape
         sample = call.options.get("sample_weight", np.ones(rows))
         by_label = np.ones(rows)
@@ -124,8 +124,8 @@ def _float(exact: Fraction) -> float:
         return math.inf if exact > 0 else -math.inf
 
 
-def _in_domain(call: Call, counted: _Counted) -> bool:
-    """Return whether the bounds hold here: they are made for factors that neither overflow nor underflow."""
+def _in_domain(call: RandomCall, counted: _Counted) -> bool:
+    """Return whether the bounds apply. They assume factors that neither overflow nor underflow."""
     if counted.empty:
         return False
     options = call.options
@@ -145,14 +145,14 @@ def _in_domain(call: Call, counted: _Counted) -> bool:
 
 
 def is_moderate(logits: Any) -> bool:
-    """Return whether an unshifted exponential stands these logits."""
+    """Return whether an unshifted exponential of these logits neither overflows nor underflows."""
     x = logits.astype(np.float64)
     return bool((np.abs(x[np.isfinite(x)]) <= _MODERATE).all())
 
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """The oracle's rows, made so that their sum over the divisor is the mean."""
+    """The oracle's rows, scaled so that their sum over the divisor is the mean."""
 
     truth: oracle.Truth
     scaled: oracle.Truth
@@ -160,7 +160,7 @@ class _Reference:
     options: dict[str, Any]
 
     @classmethod
-    def of(cls, call: Call, counted: _Counted) -> _Reference:
+    def of(cls, call: RandomCall, counted: _Counted) -> _Reference:
         options = {name: call.options[name] for name in _ORACLES if name in call.options}
         divisor = 1.0
         if call.options.get("reduction", "mean") == "mean":
@@ -173,8 +173,8 @@ class _Reference:
         scaled = oracle.evaluate(call.logits, call.targets, **options, grad_output=upstream / divisor)
         return cls(truth, scaled, divisor, options)
 
-    def judge(self, info: BackendInfo, call: Call, found: dict[str, Any]) -> None:
-        """The plain call's results within this backend's bounds."""
+    def judge(self, info: BackendInfo, call: RandomCall, found: dict[str, Any]) -> None:
+        """Check that the results of the plain call are within the backend's bounds."""
         dtype = call.result if call.result == call.compute else call.logits.dtype
         truth, scaled = self.truth, self.scaled
         bound, grad_bound = (oracle.bounds(info, one, dtype) for one in (truth, scaled))

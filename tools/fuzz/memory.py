@@ -1,4 +1,4 @@
-"""Where an array lies in memory: strides, byte order, alignment, and a margin that nobody may write to."""
+"""The memory layout of an array: strides, byte order, alignment, and a margin that nobody may write to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAIN: dict[str, Any] = {"reversed": False, "steps": [], "shift": 0, "swapped": 
 
 
 def layouts() -> st.SearchStrategy[Any]:
-    """Descriptions: half of them of an ordinary array."""
+    """Return the strategy for layouts. Half of them are ordinary."""
     other = st.fixed_dictionaries(
         {
             "reversed": st.booleans(),  # Fortran order
@@ -29,8 +29,8 @@ def layouts() -> st.SearchStrategy[Any]:
 
 
 @dataclass(slots=True)
-class Room:
-    """An array in the midst of memory whose every byte is known.
+class GuardedArray:
+    """An array inside memory of which every byte is known.
 
     Attributes
     ----------
@@ -48,13 +48,15 @@ class Room:
         return bool((self._memory == self._before).all())
 
     def margin_untouched(self) -> bool:
-        """Return whether no byte outside the view has changed. Puts the view back as it was."""
+        """Return whether no byte outside the view has changed, and restore the view."""
         self.view[...] = self._values
         return self.untouched()
 
 
-def place(values: Any, layout: dict[str, Any], *, writeable: bool = False) -> Room:
-    """Copy values to a room of their own. `writeable`: an output, native and never read-only."""
+def place(values: Any, layout: dict[str, Any], *, writeable: bool = False) -> GuardedArray:
+    """Copy values into guarded memory. If `writeable`, the array is an output: in native byte order and never
+    read-only.
+    """
     dtype = values.dtype
     if layout["swapped"] and not writeable and dtype.itemsize > 1 and dtype.kind in "fiu":
         dtype = dtype.newbyteorder("S")
@@ -73,4 +75,4 @@ def place(values: Any, layout: dict[str, Any], *, writeable: bool = False) -> Ro
     before, kept = memory.copy(), view.copy()
     if layout["frozen"] and not writeable:
         view.flags.writeable = False
-    return Room(view, memory, before, kept)
+    return GuardedArray(view, memory, before, kept)

@@ -1,4 +1,4 @@
-"""Damage to a file: to the values of its JSON, and to its bytes."""
+"""Damage to a file: to the values of its JSON and to its bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TOKENS = (
 
 
 def recipes() -> st.SearchStrategy[Any]:
-    """Descriptions of damage: some edits of values, then some of bytes."""
+    """Return the strategy for damage: some edits of values, then some of bytes."""
     position = st.integers(0, 99_999)
     leaf = st.one_of(st.sampled_from(_PLAIN_VALUES), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
 
@@ -46,7 +46,7 @@ def recipes() -> st.SearchStrategy[Any]:
 
 
 def damaged(record: Any, recipe: dict[str, Any]) -> bytes:
-    """Return the record as JSON, damaged. The record itself stays as it is."""
+    """Return the record as damaged JSON. The record itself is not changed."""
     own = json.loads(json.dumps(record))
     for edit in recipe["values"]:
         _edit(own, edit)
@@ -54,7 +54,7 @@ def damaged(record: Any, recipe: dict[str, Any]) -> bytes:
 
 
 def damaged_bytes(data: bytes, damages: list[dict[str, Any]]) -> bytes:
-    """Return the bytes with some cut off, flipped, dropped, repeated, put in, or a token of JSON replaced."""
+    """Return the bytes with some removed, flipped, repeated or inserted, or a token of JSON replaced."""
     for damage in damages:
         data = _damage(data, damage)
     return data
@@ -110,7 +110,7 @@ def _damage(data: bytes, damage: dict[str, Any]) -> bytes:
 
 
 def _token(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the number, word or string around a position begins and ends."""
+    """Return the beginning and the end of the number, word or string around a position."""
     ends = b" \n,:[]{}"
     start = stop = at
     while start > 0 and data[start - 1] not in ends:

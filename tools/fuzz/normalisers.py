@@ -1,4 +1,4 @@
-"""softmax, log_softmax and logsumexp: within the bounds, and the same bits whichever way the call is written."""
+"""softmax, log_softmax and logsumexp: results within the bounds, with the same bits however the call is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.fuzz.losses import is_moderate
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Descriptions of valid calls."""
+    """Return the strategy for descriptions of valid calls."""
     return st.fixed_dictionaries(
         {
             "entry": st.sampled_from(("softmax", "log_softmax", "logsumexp")),
@@ -32,7 +32,7 @@ def cases() -> st.SearchStrategy[Any]:
 
 
 def check(case: dict[str, Any]) -> None:
-    """One case on every backend that is available."""
+    """Check one case on every available backend."""
     shape = case["shape"]
     rows = int(np.prod(shape["outer"], dtype=int))
     x = values.logits(case["logits"], rows, shape["classes"], case["dtype"])

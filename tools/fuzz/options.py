@@ -1,4 +1,4 @@
-"""Any text for the command's options: a value within the documented limits, or a usage error."""
+"""Any text for an option of the command: a value within the documented limits, or a usage error."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PIECES = (
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Return an option's type and what was typed."""
+    """Return the strategy for cases: the type of an option and a text."""
     typed = st.one_of(st.lists(st.sampled_from(_PIECES), max_size=6).map("".join), st.text(max_size=12))
     return st.fixed_dictionaries({"type": st.sampled_from(sorted(_TYPES)), "typed": typed})
 
 
 def check(case: dict[str, Any]) -> None:
-    """One text for one option."""
+    """Check one text for one option."""
     kind, holds = _TYPES[case["type"]]
     try:
         found = kind.convert(case["typed"], None, None)
@@ -37,7 +37,7 @@ def check(case: dict[str, Any]) -> None:
 
 
 def _is_list(found: Any, allowed: Callable[[Any], bool]) -> bool:
-    """Return a tuple without repetitions, of values that are allowed."""
+    """Return whether a value is a tuple of allowed values without repetitions."""
     return isinstance(found, tuple) and len(found) == len(set(found)) > 0 and all(allowed(one) for one in found)
 
 

@@ -1,4 +1,4 @@
-"""Arrays that share memory in every way: in place where it is exact, refused where it is partial, else ignored.
+"""Arrays that share memory in every way: exact overlap is in place, partial overlap is refused, none is ignored.
 
 Which bytes an array covers is worked out here by listing them, whatever the library does.
 """
@@ -21,7 +21,7 @@ _OUTPUTS = ("out", "grad_out", "lse_out")
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Descriptions: a small problem, and where each array begins and how it steps, in items."""
+    """Return the strategy for cases: a small problem, and the offset and strides of each array in items."""
     matrix = st.fixed_dictionaries(
         {"start": st.integers(0, 60), "steps": st.tuples(st.integers(-9, 9), st.integers(-3, 3)).map(list)}
     )
@@ -46,7 +46,7 @@ def cases() -> st.SearchStrategy[Any]:
 
 
 def check(case: dict[str, Any]) -> None:
-    """One arrangement, on every backend that is available."""
+    """Check one arrangement on every available backend."""
     for info in calls.backends():
         memory, arrays = _arrange(case)
         before = memory.copy()
@@ -72,7 +72,7 @@ def check(case: dict[str, Any]) -> None:
 
 
 def _arrange(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the memory, and the arrays that are cut from it."""
+    """Return the memory and the arrays that are views of it."""
     rng = np.random.default_rng(case["seed"])
     memory = np.round(rng.uniform(0, 4, _ITEMS), 1).astype(case["dtype"])  # numbers that any of the arrays may hold
     rows, classes = case["rows"], case["classes"]
@@ -95,7 +95,7 @@ def _arrange(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _cut(memory: Any, where: dict[str, Any], shape: tuple[int, ...]) -> Any:
-    """Return a view that stays within the memory."""
+    """Return a view that lies within the memory."""
     steps = where["steps"]
     if steps == "contiguous":
         steps = [shape[1], 1] if len(shape) == 2 else [1]
@@ -106,7 +106,7 @@ def _cut(memory: Any, where: dict[str, Any], shape: tuple[int, ...]) -> Any:
 
 
 def _verdict(arrays: dict[str, Any]) -> str:
-    """ "overlap": must be refused; "fine": must not be; "either": an output whose entries interlock, none shared."""
+    """Return "overlap" if a call must refuse, "fine" if it must not, or "either" if outputs only interlock."""
     outputs = {name: array for name, array in arrays.items() if name in _OUTPUTS}
     verdict = "fine"
     for name, array in outputs.items():
@@ -131,7 +131,7 @@ def _bytes(array: Any) -> set[int]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Return whether each entry is in the same place. Of an axis of length 1 the stride says nothing."""
+    """Return whether each entry has the same address. The stride of an axis of length 1 does not matter."""
     return (
         a.shape == b.shape
         and a.dtype == b.dtype
@@ -141,7 +141,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _is_nested(array: Any) -> bool:
-    """Return whether each axis steps over all that the finer ones cover."""
+    """Return whether each axis steps over everything that the finer ones cover."""
     covered = array.itemsize
     for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride < covered:

@@ -1,4 +1,4 @@
-"""Damaged profiles: read, or refused with the documented error; production goes on either way."""
+"""Damaged profiles: they are read, or refused with the documented error, and production goes on either way."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SHAPES = ((1, 1), (1, 5), (7, 33), (1000, 3), (64, 10**6), (2**40, 2**40))
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Descriptions of damage, and whether the strict mode is on."""
+    """Return the strategy for cases: the damage, and whether strict mode is on."""
     return st.fixed_dictionaries({"damage": mutations.recipes(), "strict": st.booleans()})
 
 
 def check(case: dict[str, Any]) -> None:
-    """One damaged profile, loaded and followed."""
+    """Load and follow one damaged profile."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "profile.json")
         path.write_bytes(mutations.damaged(_whole(), case["damage"]))
@@ -39,7 +39,7 @@ def check(case: dict[str, Any]) -> None:
 
 
 def _check_loading(path: Path) -> bool:
-    """Return whether it can be read. What is read can be written, and is then read as the same."""
+    """Return whether it can be read. A profile that is read can be written and read again."""
     try:
         found = profile.load(path)
     except ProfileError as error:
@@ -62,7 +62,7 @@ def _check_loading(path: Path) -> bool:
 
 
 def _check_following(path: Path, strict: bool, reads: bool) -> None:
-    """A call that names no backend: right, whatever the profile; only the strict mode may refuse it."""
+    """Check a call without a backend: it is right whatever the profile is, and only strict mode may refuse it."""
     right = sce.cross_entropy_with_grad(_LOGITS, _LABELS, backend="numpy")
     with _environment(path, strict), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -83,7 +83,7 @@ def _check_following(path: Path, strict: bool, reads: bool) -> None:
 
 @contextmanager
 def _environment(path: Path, strict: bool) -> Iterator[None]:
-    """The variables that name a profile, and what was read of them forgotten before and after."""
+    """Set the variables that name a profile. What was read of them is forgotten before and after."""
     names = "SOFTMAX_CE_PROFILE", "SOFTMAX_CE_PROFILE_STRICT", "SOFTMAX_CE_BACKEND"
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ["SOFTMAX_CE_PROFILE"] = str(path)
@@ -101,7 +101,7 @@ def _environment(path: Path, strict: bool) -> Iterator[None]:
 
 @cache
 def _whole() -> dict[str, Any]:
-    """Return a valid profile of this machine, small, with every kind of cell."""
+    """Return a small valid profile of this machine with every kind of cell."""
     import profiles as made  # of the tests: profiles by formula
 
     cells = (

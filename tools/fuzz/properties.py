@@ -1,4 +1,4 @@
-"""The list of all properties."""
+"""The table of all properties."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.fuzz import anything, arrays, bad_calls, calls, losses, normalisers, 
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """Something that must hold of every case.
+    """A statement that must hold for every case.
 
     Attributes
     ----------
@@ -49,5 +49,5 @@ ALL = (
 
 
 def named(name: str) -> Property:
-    """By its name."""
+    """Return a property by its name."""
     return next(one for one in ALL if one.name == name)

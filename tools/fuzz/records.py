@@ -1,4 +1,4 @@
-"""Damaged records of comparisons: read and shown, or refused with the documented error."""
+"""Damaged records of comparisons: they are read and shown, or refused with the documented error."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from tools.fuzz import mutations
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Descriptions of damage; and whether to make the HTML page too, which takes a hundred times as long."""
+    """Return the strategy for cases: the damage, and whether to make the HTML page too, which takes a hundred times as
+    long.
+    """
     return st.fixed_dictionaries(
         {"damage": mutations.recipes(), "page": st.integers(0, 49).map(lambda n: n == 49), "verbose": st.booleans()}
     )
 
 
 def check(case: dict[str, Any]) -> None:
-    """One damaged record: what `softmax-ce show` and `diff` would do with it."""
+    """Check one damaged record, as `softmax-ce show` and `diff` would read it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.json")
         path.write_bytes(mutations.damaged(record.as_dict(_whole()), case["damage"]))
@@ -49,7 +51,7 @@ def check(case: dict[str, Any]) -> None:
 
 
 def _print(renderable: Any) -> None:
-    """As to a pipe. A terminal obeys control characters, and the file may come from anywhere."""
+    """Print as to a pipe. A terminal obeys control characters, and the file may come from anywhere."""
     console = Console(width=100)
     with console.capture() as capture:
         console.print(renderable)

@@ -1,4 +1,4 @@
-"""Searches in processes of their own, watched: one that dies or hangs is a finding too, and its case is known."""
+"""Searches in watched processes. A process that dies or hangs is a finding too, and its case is known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POLL = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of one process.
+    """The outcome of one process.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ def search(
     hang: float = _HANG,
     on_progress: Callable[[int], None] = lambda begun: None,
 ) -> Report:
-    """Search in a process of its own; or replay one case there.
+    """Search in a process of its own, or replay one case there.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def search(
 def _watch(
     process: subprocess.Popen[bytes], progress: state.Progress, hang: float, on_progress: Callable[[int], None]
 ) -> bool:
-    """Wait for its end. Whether it was stopped since one case took too long."""
+    """Wait for the end of a process. Return whether it was stopped because one case took too long."""
     begun, since = 0, time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):

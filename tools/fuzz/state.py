@@ -1,4 +1,4 @@
-"""What a searching process leaves behind however it ends: its progress, the case in hand, and its outcome."""
+"""What a search leaves behind however its process ends: its progress, the current case, and its outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OUTCOME = "outcome.json"
 
 
 class Progress:
-    """A file in memory: what was written to it stays there when the process that wrote dies.
+    """A memory-mapped file. What was written to it stays if the process dies.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Progress:
             os.close(handle)
 
     def begin(self, case: Any) -> None:
-        """Put down the case that is about to be tried."""
+        """Record the case that is about to be tried."""
         text = json.dumps(case).encode()
         if len(text) > _ROOM - _HEADER.size:
             raise ValueError(f"a case of {len(text)} bytes; there is room for {_ROOM}")
@@ -47,23 +47,23 @@ class Progress:
 
     @property
     def begun(self) -> int:
-        """How many cases were begun."""
+        """Return the number of cases that were started."""
         return int(_HEADER.unpack_from(self._file)[0])
 
     def case(self) -> Any:
-        """Return the case in hand; None before the first."""
+        """Return the current case, or None before the first."""
         _, length = _HEADER.unpack_from(self._file)
         text = bytes(self._file[_HEADER.size : _HEADER.size + length])
         return json.loads(text) if text else None
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Leave the outcome of a search that came to its end."""
+    """Save the outcome of a search that has ended."""
     (folder / _OUTCOME).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """That outcome; None where the process died before."""
+    """Return the saved outcome, or None if the process died before."""
     path = folder / _OUTCOME
     if not path.exists():
         return None

@@ -19,7 +19,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def logits_recipes() -> st.SearchStrategy[Any]:
-    """Descriptions of logits: a kind, and some special numbers in special places."""
+    """Return the strategy for descriptions of logits: a kind, and some special numbers in special places."""
     special = st.tuples(st.integers(0, 9999), st.sampled_from(_SPECIALS)).map(list)
     return st.fixed_dictionaries(
         {
@@ -32,7 +32,7 @@ def logits_recipes() -> st.SearchStrategy[Any]:
 
 
 def logits(recipe: dict[str, Any], rows: int, classes: int, dtype: str) -> Any:
-    """Return the logits described, (rows, classes), contiguous, in native byte order."""
+    """Return the described logits, (rows, classes), contiguous and in native byte order."""
     to = dtype_of(dtype)
     limits = _limits(to)
     rng = np.random.default_rng(recipe["seed"])
@@ -87,7 +87,7 @@ def _special(name: str, limits: Any) -> float:
 
 
 def vector_recipes(*, signed: bool = False) -> st.SearchStrategy[Any]:
-    """Descriptions of weights or of upstream gradients. `signed`: of either sign, so that they may cancel."""
+    """Return the strategy for weights or upstream gradients. If `signed`, they have both signs and may cancel."""
     return st.fixed_dictionaries(
         {
             "kind": st.sampled_from(("ones", "uniform", "some zero", "one", "zero", "apart")),
@@ -100,7 +100,7 @@ def vector_recipes(*, signed: bool = False) -> st.SearchStrategy[Any]:
 
 
 def vector(recipe: dict[str, Any], size: int) -> Any:
-    """Return the float64 numbers described; `shown` gives them the dtype that the caller sees."""
+    """Return the described float64 numbers; `shown` gives them the dtype that the caller sees."""
     rng = np.random.default_rng(recipe["seed"])
     values = np.ones(size) if recipe["kind"] == "ones" else rng.uniform(0.2, 3, size)
     if recipe["kind"] == "some zero":
@@ -123,7 +123,7 @@ def vector(recipe: dict[str, Any], size: int) -> Any:
 
 
 def shown(recipe: dict[str, Any], values: Any) -> Any:
-    """Return those numbers as a user may have them: of another dtype, or in lists."""
+    """Return numbers as a user may have them: in another dtype, or in lists."""
     if recipe["dtype"] != "list":
         return values.astype(recipe["dtype"])
     return values.tolist() if values.size else values  # an empty list has no shape

@@ -1,4 +1,4 @@
-"""The process that searches, or replays one case: ``python -m tools.fuzz.worker FOLDER PROPERTY SEED SECONDS [CASE]``.
+"""Search or replay one case: ``python -m tools.fuzz.worker FOLDER PROPERTY SEED SECONDS [CASE]``.
 
 It may die; what it was doing is in FOLDER then.
 """
@@ -17,7 +17,7 @@ from tools.fuzz.explore import Failure, NotApplicable, Outcome, explore
 
 
 def main(arguments: list[str]) -> int:
-    """0 when it came to its end, whatever it found."""
+    """Return 0 if the search came to its end, whatever it found."""
     faulthandler.enable()
     warnings.simplefilter("error")  # a call gives none that the input does not ask for
     folder, name, seed, seconds = Path(arguments[0]), arguments[1], int(arguments[2]), float(arguments[3])

@@ -1,4 +1,4 @@
-"""``python -m tools.gate_credentials``: measure how often the gate is right, and write it down."""
+"""``python -m tools.gate_credentials``: measure how often the gate is right, and write the page about it."""
 
 from __future__ import annotations
 

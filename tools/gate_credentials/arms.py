@@ -1,4 +1,4 @@
-"""Which build is held against which, and how often."""
+"""The comparisons of the campaign: which builds are compared, and how often."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from softmax_ce_bench.gate.builds import Edit
 from softmax_ce_bench.gate.cells import WORKLOADS
 from softmax_ce_bench.inputs.workloads import Shape
-from tools.gate_credentials.mutants import REALISTIC, SHARE, WORK, Mutant
+from tools.gate_credentials.mutants import REALISTIC, SHARE, WORK, BuildMutant
 
 LEVELS = (0.05, 0.10, 0.20, 0.50)
 ALIKE, ALIKE_LOADED = "A/A", "A/A, loaded"
@@ -25,7 +25,7 @@ BUILDS: dict[str, tuple[Edit, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One comparison, made many times.
+    """One comparison that is made many times.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Arm:
         Of injected work, where a side has it.
     loaded : bool
         With a busy neighbour.
-    mutants : tuple of Mutant
+    mutants : tuple of BuildMutant
         In head.
     """
 
@@ -47,16 +47,16 @@ class Arm:
     runs: int
     share: float = 0.0
     loaded: bool = False
-    mutants: tuple[Mutant, ...] = ()
+    mutants: tuple[BuildMutant, ...] = ()
 
     @property
     def environment(self) -> tuple[tuple[str, str], ...]:
-        """What both sides' processes are told."""
+        """Return the environment of both sides' processes."""
         return ((SHARE, f"{self.share:.3f}"),)
 
     @property
     def workloads(self) -> tuple[tuple[Shape, str], ...]:
-        """What is measured."""
+        """Return the workloads that are measured."""
         return INJECTED if self.share else WORKLOADS
 
 
@@ -81,6 +81,6 @@ ARMS = (
 
 
 def following(done: dict[str, int], arms: Sequence[Arm] = ARMS, scale: int = 1) -> Arm | None:
-    """Return the arm that is furthest behind, so that an early end leaves all about equally far; None at the end."""
+    """Return the arm that is furthest behind, so that all are about equally far at an early end, or None at the end."""
     behind = [arm for arm in arms if done.get(arm.name, 0) < scale * arm.runs]
     return min(behind, key=lambda arm: done.get(arm.name, 0) / arm.runs, default=None)

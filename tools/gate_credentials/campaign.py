@@ -1,4 +1,4 @@
-"""Runs of the gate, arm by arm, until all are there or the time is up."""
+"""Run the gate for each arm until all runs are complete or the time is up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ while os.getppid() == parent:
 
 
 def prepare(source: BuildSource, folder: Path, tell: Tell) -> dict[str, Path]:
-    """Build what is not there yet of `BUILDS`; their folders by name."""
+    """Build the missing ones of `BUILDS`, and return all folders by name."""
     sites = {name: folder / name for name in BUILDS}
     missing = [name for name, site in sites.items() if not (site / "softmax_ce").is_dir()]
     made = [name for name in missing if name != CLONE]
@@ -53,7 +53,7 @@ def prepare(source: BuildSource, folder: Path, tell: Tell) -> dict[str, Path]:
 
 
 def broken_build(source: BuildSource, folder: Path) -> str:
-    """Return what the gate says of a build that does not compile.
+    """Return what the gate says about a build that does not compile.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def run(
     source: BuildSource, sites: dict[str, Path], store: Store, deadline: float, tell: Tell,
     arms: Sequence[Arm] = ARMS, scale: int = 1,
 ) -> bool:  # fmt: skip
-    """Run the gate until every arm has its runs, or the time is up. Whether it is complete.
+    """Run the gate until every arm has its runs or the time is up. Return whether the campaign is complete.
 
     A run is begun only if one as long as the longest so far would end in time.
     """
@@ -100,13 +100,13 @@ def run(
 
 
 def _told(tell: Tell, title: str, done: float, left: float, text: str, *_of_the_run: float) -> None:
-    """How far the campaign is, in place of the run."""
+    """Report the progress of the campaign in place of that of a run."""
     tell(f"{title}: {text}", done, left)
 
 
 @contextmanager
 def neighbour(wanted: bool) -> Iterator[None]:
-    """A busy neighbour meanwhile; the system decides where it runs."""
+    """Keep a CPU busy meanwhile. The system decides which one."""
     if not wanted:
         yield
         return

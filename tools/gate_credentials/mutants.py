@@ -1,4 +1,4 @@
-"""Builds that are slower on purpose: injected work of a known share, and changes that somebody might really commit."""
+"""Builds that are slower on purpose: a known share of injected work, and changes that someone might really commit."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ BROKEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Mutant:
-    """A change to one backend, or to what they share.
+class BuildMutant:
+    """A change to one backend, or to code that all share.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Mutant:
     dtypes: tuple[str, ...] = ("float32", "float64")
 
     def concerns(self, cell: str) -> bool:
-        """Return whether it slows a cell down, given by its text."""
+        """Return whether the mutant slows down a cell, given by its text."""
         backend, operation, workload, _, dtype = cell.split()
         return (
             self.backend in (backend, "")
@@ -85,21 +85,21 @@ class Mutant:
 # Two builds, in each of which every backend has one: what is slow in one backend says nothing of another.
 REALISTIC = (
     (
-        Mutant(
+        BuildMutant(
             "float64 upcast of the exponentials", "numpy",
             Edit(f"{_KERNELS}/shifted.py", "    np.exp(flat, flat)\n",
                  "    flat[:] = np.exp(flat.astype(np.float64))\n"),
             dtypes=("float32",),
         ),
-        Mutant(
+        BuildMutant(
             "exponentials computed a second time", "numba",
             Edit(f"{_KERNELS}/numba_jit/kernels.py", "classes * logits.itemsize <= keep_bytes", "classes <= 0"),
             workloads=("vision",), operations=("backward", "fused"),
         ),
-        Mutant(
+        BuildMutant(
             "-O3 lost (-O1)", "cython", Edit("setup.py", 'FLAGS = ["-O3",', 'FLAGS = ["-O1",'),
         ),
-        Mutant(
+        BuildMutant(
             "the short cut for plain calls lost", "",
             Edit("kernels/softmax_ce/evaluation.py",
                  "    if chosen is not None:\n        most",
@@ -108,17 +108,17 @@ REALISTIC = (
         ),
     ),
     (
-        Mutant(
+        BuildMutant(
             "an extra temporary, the logits copied", "numpy",
             Edit(f"{_KERNELS}/shifted.py", "    first, one, gain = frame\n",
                  "    first, one, gain = frame\n    x = x.copy()\n"),
         ),
-        Mutant(
+        BuildMutant(
             "vectors of half the width", "numba",
             Edit(f"{_KERNELS}/numba_jit/vectors.py", "Vector(dtype, LINE_BYTES * 8 // dtype.bitwidth)",
                  "Vector(dtype, LINE_BYTES * 4 // dtype.bitwidth)"),
         ),
-        Mutant(
+        BuildMutant(
             "exponentials computed a second time", "cython",
             Edit(f"{_KERNELS}/cython/rows_dispatch.c", "bytes <= call->keep;", "bytes < 0;"),
             workloads=("vision",), operations=("backward", "fused"),

@@ -1,4 +1,4 @@
-"""Puts a summary into docs/measurements/gate.md, between two marks, and draws its pictures."""
+"""Write a summary into docs/measurements/gate.md between two marks, and draw its pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two pictures of docs/measurements/gate.md: two equal builds' ratios, and the power curve."""
+"""The two pictures of docs/measurements/gate.md: the ratios of two equal builds, and the power curve."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLUE, _RED, _ORANGE, _GREY = "#0069b4", "#b3261e", "#c2410c", "#6b7178"
 
 
 def alike(summary: Summary, path: Path, caption: str) -> None:
-    """Histogram of the cells' median ratios in real A/A runs."""
+    """Draw the histogram of the cells' median ratios in real A/A runs."""
     with mpl.rc_context(_STYLE):
         drawn = Figure(figsize=(7.5, 3.8), layout="constrained")
         panel = drawn.subplots()
@@ -41,7 +41,9 @@ def alike(summary: Summary, path: Path, caption: str) -> None:
 
 
 def power(summary: Summary, path: Path, caption: str) -> None:
-    """Power against the slowdown: curves resampled from A/A scatter, points from real runs of slowed builds."""
+    """Draw the power against the slowdown: curves are resampled from A/A scatter, points are real runs of slower
+    builds.
+    """
     with mpl.rc_context(_STYLE):
         drawn = Figure(figsize=(7.5, 4.2), layout="constrained")
         panel = drawn.subplots()

@@ -1,4 +1,4 @@
-"""What the runs found, a line of JSON each, written as soon as it is there: a campaign goes on where it ended."""
+"""The results of the runs, one line of JSON each. They are written at once, so that a campaign can be continued."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DISTURBED = 0.25  # CPUs that others used: what was to be an idle machine was no
 
 
 class StoreError(RuntimeError):
-    """A store cannot be gone on with; one line says why."""
+    """A store cannot be continued. The message is one line and says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class GateRun:
     """One run of the gate.
 
     Attributes
@@ -80,7 +80,7 @@ class Store:
             raise StoreError(f"{path} holds runs with another {', '.join(differ)}: remove it, or name another folder")
 
     def add(self, arm: Arm, result: GateResult) -> None:
-        """Keep a run."""
+        """Add a run."""
         self._append({
             "arm": arm.name,
             "disturbed": not arm.loaded and (result.others or 0) > DISTURBED,
@@ -98,11 +98,11 @@ class Store:
             },
         })  # fmt: skip
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[GateRun]:
         """Return all runs so far."""
         _, *lines = self._lines()
         return [
-            Run(
+            GateRun(
                 line["arm"], line["exit"], line["control"], line["seconds"], line["others"], line["disturbed"],
                 {name: np.log(np.divide(cell["head"], cell["base"])) for name, cell in line["cells"].items()},
                 {name: cell["verdict"] for name, cell in line["cells"].items()},
@@ -111,7 +111,7 @@ class Store:
         ]  # fmt: skip
 
     def counts(self) -> dict[str, int]:
-        """Return how many runs each arm has; disturbed ones do not count."""
+        """Return the number of runs of each arm. Disturbed runs do not count."""
         _, *lines = self._lines()
         return Counter(line["arm"] for line in lines if not line["disturbed"])
 

@@ -1,4 +1,4 @@
-"""What the runs come to: counts with exact intervals, and rounds resampled into many more runs than there were.
+"""Summarize the runs: counts with exact intervals, and rounds resampled into many more runs than there were.
 
 The two are told apart everywhere. A real run is the whole gate, on the machine, with its second measurement. A
 resampled run draws the rounds of one cell (of power), or whole rounds of all cells (of false alarms), with replacement
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from softmax_ce_bench.gate import cells as gated
 from softmax_ce_bench.gate import decision
 from softmax_ce_bench.gate.cells import OPERATIONS
-from softmax_ce_bench.gate.decision import Call, Exit, Verdict
+from softmax_ce_bench.gate.decision import Exit, Look, Verdict
 from tools.gate_credentials.arms import ALIKE, ALIKE_LOADED, ARMS, INJECTED, LEVELS, Arm, work
-from tools.gate_credentials.store import Run
+from tools.gate_credentials.store import GateRun
 
 MOST_ROUNDS = decision.rounds_at(3)  # of a resampled measurement: what a busy machine has time for by default
 _CELLS = 45  # of a default run with three backends
@@ -32,19 +32,19 @@ _BINS = (0.0, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.10, 0.15, 0.20, 0.50, np.inf
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many out of so many, with the exact interval of Clopper and Pearson (95 %)."""
+    """A number of successes out of a number of trials, with the exact 95 % interval of Clopper and Pearson."""
 
     count: int
     of: int
 
     @property
     def value(self) -> float:
-        """The fraction; NaN of nothing."""
+        """Return the fraction, or NaN if there are no trials."""
         return self.count / self.of if self.of else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its interval."""
+        """Return the interval of the fraction."""
         if not self.of:
             return 0.0, 1.0
         found = scipy.stats.binomtest(self.count, self.of).proportion_ci(_CONFIDENCE, method="exact")
@@ -52,8 +52,8 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """The real runs of an arm.
+class ArmOutcome:
+    """The results of the real runs of an arm.
 
     Attributes
     ----------
@@ -108,13 +108,13 @@ class Power:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
-    """Everything.
+    """All figures of a campaign.
 
     Attributes
     ----------
     loaded : bool
         Whether the machine was busy in all runs; else it was left alone in those that are not of loaded arms.
-    outcomes : tuple of Outcome
+    outcomes : tuple of ArmOutcome
     disturbed : int
         Runs that were to be alone on the machine and were not; they count nowhere else.
     false_alarms, near, unsure : Rate
@@ -138,7 +138,7 @@ class Summary:
     """
 
     loaded: bool
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ArmOutcome, ...]
     disturbed: int
     false_alarms: Rate
     near: Rate
@@ -153,8 +153,8 @@ class Summary:
     concerned: tuple[tuple[int, float, float, float], ...]
 
 
-def summarize(runs: Sequence[Run], resampled: int = RESAMPLED, arms: Sequence[Arm] = ARMS) -> Summary:
-    """Return what a campaign's runs come to."""
+def summarize(runs: Sequence[GateRun], resampled: int = RESAMPLED, arms: Sequence[Arm] = ARMS) -> Summary:
+    """Return the figures of a campaign's runs."""
     alone = [run for run in runs if not run.disturbed]
     of = {arm.name: [run for run in alone if run.arm == arm.name] for arm in arms}
     loaded = not of[ALIKE]
@@ -212,22 +212,22 @@ def _called(verdicts: Iterable[str]) -> Rate:
     return Rate(sum(verdict == Verdict.SLOWER for verdict in verdicts), len(verdicts))
 
 
-def _outcome(arm: Arm, runs: Sequence[Run]) -> Outcome:
+def _outcome(arm: Arm, runs: Sequence[GateRun]) -> ArmOutcome:
     exits = [run.exit for run in runs]
     drift = max(max(run.control, 1 / run.control) - 1 for run in runs)
-    return Outcome(
+    return ArmOutcome(
         arm, Rate(exits.count(Exit.SLOWER), len(exits)), Rate(exits.count(Exit.INCONCLUSIVE), len(exits)),
         float(np.median([run.seconds for run in runs])), max(run.seconds for run in runs), drift,
         float(np.median([run.others or 0.0 for run in runs])),
     )  # fmt: skip
 
 
-def _pooled(runs: Sequence[Run], cell: str) -> NDArray[np.float64]:
+def _pooled(runs: Sequence[GateRun], cell: str) -> NDArray[np.float64]:
     """Return the first rounds of every run, as many as every run has."""
     return np.concatenate([run.logs[cell][: decision.ROUNDS] for run in runs])
 
 
-def _power(what: str, share: float, runs: Sequence[Run], cells: Sequence[str], resampled: int) -> Power:
+def _power(what: str, share: float, runs: Sequence[GateRun], cells: Sequence[str], resampled: int) -> Power:
     rng = np.random.default_rng(0)
     powers = []
     for cell in cells:
@@ -240,17 +240,17 @@ def _power(what: str, share: float, runs: Sequence[Run], cells: Sequence[str], r
     )  # fmt: skip
 
 
-def _ratio(runs: Sequence[Run], cell: str) -> float:
-    """Return a cell's true ratio, as far as all rounds of all runs know it."""
+def _ratio(runs: Sequence[GateRun], cell: str) -> float:
+    """Return the best estimate of a cell's true ratio, from all rounds of all runs."""
     return float(np.exp(np.median(_pooled(runs, cell))))
 
 
 def _range(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """Least, median and largest."""
+    """Return the least value, the median and the largest."""
     return (min(ratios), float(np.median(ratios)), max(ratios)) if ratios else (np.nan, np.nan, np.nan)
 
 
-def _by_slowdown(arms: Sequence[Sequence[Run]]) -> tuple[tuple[float, float, Rate], ...]:
+def _by_slowdown(arms: Sequence[Sequence[GateRun]]) -> tuple[tuple[float, float, Rate], ...]:
     found: list[list[str]] = [[] for _ in _BINS[1:]]
     for runs in arms:
         for cell in set.intersection(*(set(run.logs) for run in runs)):
@@ -262,13 +262,15 @@ def _by_slowdown(arms: Sequence[Sequence[Run]]) -> tuple[tuple[float, float, Rat
 
 
 def _twice(logs: NDArray[np.float64]) -> float:
-    """Probability that two measurements call a cell slower, in a run of as many cells as the default one has."""
+    """Return the probability that two measurements call a cell slower, in a run of as many cells as the default has."""
     found, _ = decision.follow(logs, _CELLS)
-    return float((found == Call.SLOWER).mean()) ** 2
+    return float((found == Look.SLOWER).mean()) ** 2
 
 
-def _suites(runs: Sequence[Run], resampled: int) -> tuple[Rate, Rate, Rate]:
-    """Resampled A/A suites in which some cell is called slower, once and twice, and those without a conclusion."""
+def _suites(runs: Sequence[GateRun], resampled: int) -> tuple[Rate, Rate, Rate]:
+    """Resample A/A suites. Return those in which some cell is called slower once and twice, and those without a
+    conclusion.
+    """
     if not runs:
         return Rate(0, 0), Rate(0, 0), Rate(0, 0)
     table = np.stack([_pooled(runs, cell) for cell in runs[0].logs])  # (cells, rounds): a round stays together
@@ -277,9 +279,9 @@ def _suites(runs: Sequence[Run], resampled: int) -> tuple[Rate, Rate, Rate]:
     for begin in range(0, resampled, _BATCH):
         suites = min(_BATCH, resampled - begin)
         first, second = (_measured(table, rng.integers(0, table.shape[1], (suites, MOST_ROUNDS))) for _ in range(2))
-        slower = first == Call.SLOWER
-        again = slower & (second == Call.SLOWER)
-        open_ = (first == Call.OPEN) | (slower & (second == Call.OPEN))
+        slower = first == Look.SLOWER
+        again = slower & (second == Look.SLOWER)
+        open_ = (first == Look.OPEN) | (slower & (second == Look.OPEN))
         once += int(slower.any(axis=0).sum())
         twice += int(again.any(axis=0).sum())
         unsure += int((open_.any(axis=0) & ~again.any(axis=0)).sum())
@@ -287,14 +289,14 @@ def _suites(runs: Sequence[Run], resampled: int) -> tuple[Rate, Rate, Rate]:
 
 
 def _measured(table: NDArray[np.float64], rounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return what is said of each cell in each suite, shape (cells, suites), of rounds drawn from a table."""
+    """Return the result of each cell in each suite, shape (cells, suites), for rounds drawn from a table."""
     drawn = table[:, rounds]
     found, _ = decision.follow(drawn.reshape(-1, drawn.shape[-1]), len(table))
     return found.reshape(drawn.shape[:2])
 
 
-def _curve(runs: Sequence[Run], resampled: int) -> tuple[tuple[float, float, float], ...]:
-    """Power against the true slowdown, for each cell's own scatter in the A/A runs."""
+def _curve(runs: Sequence[GateRun], resampled: int) -> tuple[tuple[float, float, float], ...]:
+    """Return the power against the true slowdown, for each cell's own scatter in the A/A runs."""
     if not runs:
         return ()
     rng = np.random.default_rng(2)

@@ -1,4 +1,4 @@
-"""The project's speed over its commits: what asv has stored, the steps in it, and a picture of it."""
+"""The project's speed over its commits: the results that asv has stored, the steps in them, and a figure."""
 
 from tools.history.results import Commit, History, HistoryError, Series, read
 from tools.history.steps import Step, steps

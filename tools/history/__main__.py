@@ -1,4 +1,4 @@
-"""``python -m tools.history``: print the steps in what asv has stored, and draw the main cells."""
+"""``python -m tools.history``: print the steps in asv's results, and draw the main cells."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main(machine: str, config: Path, figure: Path | None, every: bool, least: fl
 
 
 def _table(history: History, cells: list[Series], least: float) -> Table:
-    """Step by step, in the order of the commits."""
+    """Return the steps as a table, in the order of the commits."""
     table = Table(title=f"{len(history.commits)} commits, {len(cells)} cells; steps of {least:.0%} or more")
     table.add_column("commit", no_wrap=True)
     for name in ("subject", "cell"):
@@ -64,7 +64,7 @@ def _table(history: History, cells: list[Series], least: float) -> Table:
 
 
 def cell_name(series: Series) -> str:
-    """Return the benchmark and parameters of a cell, as short as they are clear."""
+    """Return a short but unambiguous name of a benchmark and its parameters."""
     what = series.benchmark.rpartition(".")[2].partition("_")[2].replace("_", " ")
     return f"{', '.join(series.params.values())}: {what}" if series.params else what
 
@@ -75,7 +75,7 @@ def _numbers(step: Step, unit: str) -> tuple[str, str, str]:
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:
-    """Return a divisor and the unit that goes with it: microseconds for what asv keeps in seconds."""
+    """Return a divisor and its unit, such as microseconds for what asv keeps in seconds."""
     if unit == "seconds":
         return next(pair for pair in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (0.0, "")) if value >= pair[0])
     return (2.0**20, "MiB") if unit == "bytes" else (1.0, unit)

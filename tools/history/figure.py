@@ -1,4 +1,4 @@
-"""The main cells over the commits, each step with its size."""
+"""Draw the main cells over the commits, each step with its size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PANELS = (
 
 
 def main_cells(history: History, backend: str) -> list[Series]:
-    """Return a backend's series of the figure, panel by panel: fused, float32.
+    """Return a backend's series for each panel of the figure: fused, float32.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def main_cells(history: History, backend: str) -> list[Series]:
 
 
 def draw(history: History, path: Path) -> None:
-    """Write the figure; the file's ending names the format.
+    """Write the figure. The suffix of the file names the format.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def _line(axes: Any, series: Series, unit: float, name: str, k: int) -> None:
 
 
 def caption(history: History) -> str:
-    """Machine, versions, date and what a point is, in one line."""
+    """Return machine, versions, date and the meaning of a point, in one line."""
     machine, when = history.machine, sorted(commit.measured for commit in history.commits)
     versions = ", ".join(f"{'Python' if name == 'python' else name} {v}" for name, v in history.environment.items())
     system = machine.get("os", "").partition("-")[0]  # without the distribution's own numbering

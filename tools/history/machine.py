@@ -1,4 +1,4 @@
-"""``python -m tools.history.machine NAME HOME``: tell asv what machine this is, before its first run.
+"""``python -m tools.history.machine NAME HOME``: tell asv about this machine before its first run.
 
 ``asv machine --yes --machine NAME`` stores the name alone; here the CPU, the memory and the system come along.
 """
@@ -13,7 +13,7 @@ from asv.util import UserError
 
 
 def describe(name: str, home: Path) -> Path:
-    """Write what asv asks for in its own file, unless it is there.
+    """Write asv's file about the machine, unless it exists.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What asv has stored of one machine: a series of values for each cell, in the order of the commits."""
+"""The results that asv has stored for one machine: a series of values for each cell, in the order of the commits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from softmax_ce_bench.measure import git
 
 
 class HistoryError(Exception):
-    """There is nothing to read; the message says what would be right."""
+    """There is nothing to read. The message says what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class History:
     series: tuple[Series, ...]
 
     def find(self, benchmark: str, **params: str) -> Series:
-        """Return the one series of a benchmark whose name ends so, with these parameters.
+        """Return the only series of a benchmark whose name ends with a text, with given parameters.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class History:
 
 
 def read(config_file: Path, machine: str) -> History:
-    """Return what is stored below the configuration's results folder.
+    """Return the results below the results folder of asv's configuration.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ _Point = tuple[float | None, float | None, float | None]
 
 
 def _values(stored: Results, name: str, params: Sequence[Any], version: str) -> list[_Point]:
-    """Value, low and high for each cell of one benchmark at one commit."""
+    """Return the value, the low end and the high end for each cell of one benchmark at one commit."""
     cells = 1
     for values in params:
         cells *= len(values)

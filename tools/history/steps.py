@@ -1,4 +1,4 @@
-"""Where a series changes for good: asv's own detector, on ratios instead of differences."""
+"""The lasting changes of a series, found by asv's own detector on ratios instead of differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Step:
 
     @property
     def ratio(self) -> float:
-        """New level over old: below 1 is faster."""
+        """Return the new level over the old one. Below 1 is faster."""
         return self.after / self.before
 
 

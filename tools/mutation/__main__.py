@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from typing import Any
 
 import click
 
+from softmax_ce_bench.terminal.options import Duration
 from tools.mutation import compiled_part, python_part
 from tools.mutation.results import REQUIRED_COMPILED, REQUIRED_PYTHON, Count, Results, table
 from tools.mutation.tree import BUILD
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 _NUMBA_SAMPLE = 100  # each is compiled anew: seconds
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """90s, 20m, 2h; a bare number is minutes."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
-        if not found:
-            self.fail(f"{value!r} is no duration such as 90s, 20m or 2h", param, ctx)
-        return float(found[1]) * _UNITS[found[2] or "m"]
 
 
 @click.command()
@@ -39,20 +23,22 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since clic
     type=Duration(),
     default="2h",
     show_default=True,
-    help="Begin no mutant after this; 0: report only.",
+    help="Begin no mutant after this: 90s, 20m, 2h.",
 )
+@click.option("--report", is_flag=True, help="Begin no mutant, and report what is known.")
 @click.option("--only", default="", help="Sources whose name has this in it.")
 @click.option("--sample", default=0, help="So many of the Python mutants, by chance. 0: all; of Numba's 100.")
 @click.option("--seed", default=1, show_default=True, help="Of the order in which they are tried.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Copies of the tree to work in at once.")
 @click.option("--fresh", is_flag=True, help="Forget what was found before.")
-def main(part: str, seconds: float, only: str, sample: int, seed: int, jobs: int, fresh: bool) -> None:
+def main(part: str, seconds: float, report: bool, only: str, sample: int, seed: int, jobs: int, fresh: bool) -> None:
     """Mutation testing of softmax_ce, in copies of the tree below build/mutation.
 
     A run that is cut short, by --time or by Ctrl-C, goes on where it was the next time. Exit code 0: at least 95 % of
     the Python mutants that were tried are killed, and every one of the table; 1: not; 2: an error.
     """
     results = Results(fresh=fresh)
+    seconds = 0.0 if report else seconds
     enough = True
     try:
         if part in ("all", "compiled"):
@@ -74,7 +60,7 @@ def main(part: str, seconds: float, only: str, sample: int, seed: int, jobs: int
 
 
 def _report(name: str, counts: dict[str, Count], required: float) -> bool:
-    """Print survivors and table; whether enough were killed."""
+    """Print the survivors and the table, and return whether enough mutants were killed."""
     whole = Count()
     for count in counts.values():
         whole += count

@@ -1,4 +1,4 @@
-"""What the package has computed once and kept."""
+"""Values that the package computes once and keeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def forget() -> None:
-    """Empty every cache of a function: else only the first test that needs a result meets the code that makes it."""
+    """Clear all caches of a function. Otherwise only the first test that needs a value would run the code behind it."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "softmax_ce":
             for value in vars(module).values():

@@ -1,4 +1,4 @@
-"""The hand-made mutants of the C and Cython sources: ``compiled.toml``."""
+"""The mutants of the C and Cython sources, which are written by hand in ``compiled.toml``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.mutation import code
 from tools.mutation.extension import Extension
 from tools.mutation.results import Count, Results
-from tools.mutation.server import Server, Verdict
+from tools.mutation.server import MutantVerdict, Server
 from tools.mutation.testmap import TestMap, record
 from tools.mutation.tree import PACKAGE, ROOT, Tree
 
@@ -23,7 +24,7 @@ _ABOUT = re.compile("cython|avx|baseline|streamed|cached|test_exp_error|test_cro
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HandMadeMutant:
     """One row of the table.
 
     Attributes
@@ -31,7 +32,7 @@ class Entry:
     file : str
         The source, below the Cython backend's folder.
     text, new : str
-        What stands there exactly once, and what replaces it.
+        Code that stands there exactly once, and what replaces it. Comments and layout do not count.
     fault : str
         What it stands for.
     isa, real : str
@@ -53,13 +54,13 @@ class Entry:
         return f"{self.file}: {self.text} => {self.new}"
 
 
-def read() -> list[Entry]:
+def read() -> list[HandMadeMutant]:
     """Return the table."""
     entries = tomllib.loads(Path(__file__).with_name("compiled.toml").read_text(encoding="utf-8"))["mutant"]
-    return [Entry(**{**entry, "first": tuple(entry.get("first", ()))}) for entry in entries]
+    return [HandMadeMutant(**{**entry, "first": tuple(entry.get("first", ()))}) for entry in entries]
 
 
-def mutated(entry: Entry, folder: Path = ROOT / FOLDER) -> str:
+def mutated(entry: HandMadeMutant, folder: Path = ROOT / FOLDER) -> str:
     """Return the source with the fault.
 
     Raises
@@ -68,14 +69,15 @@ def mutated(entry: Entry, folder: Path = ROOT / FOLDER) -> str:
         Its text is not found exactly once: the source has changed, and the table must follow.
     """
     source = (folder / entry.file).read_text(encoding="utf-8")
-    times = source.count(entry.text)
-    if times != 1:
-        raise ValueError(f"compiled.toml: {entry.file} has this {times} times, not once: {entry.text!r}")
-    return source.replace(entry.text, entry.new)
+    found = code.places(entry.text, source, entry.file)
+    if len(found) != 1:
+        raise ValueError(f"compiled.toml: {entry.file} has this {len(found)} times, not once: {entry.text!r}")
+    ((start, stop),) = found
+    return source[:start] + entry.new.strip() + source[stop:]
 
 
 def run(*, seconds: float, only: str, results: Results, say: Callable[[str], None]) -> Count:
-    """Judge every entry whose file has `only` in its name; begin none when the time is over."""
+    """Judge every entry whose file has `only` in its name. No entry is started after the time is up."""
     entries = [entry for entry in read() if only in entry.file]
     changed = {entry: mutated(entry) for entry in entries}  # all of them, before anything is built
     count, todo = Count(), []
@@ -111,14 +113,16 @@ def run(*, seconds: float, only: str, results: Results, say: Callable[[str], Non
     return count
 
 
-def _add(count: Count, entry: Entry, verdict: Verdict) -> None:
+def _add(count: Count, entry: HandMadeMutant, verdict: MutantVerdict) -> None:
     if verdict.outcome == "killed":
         count.killed += 1
     else:
         count.survived.append(f"{entry.file}: {entry.fault}: {entry.text!r} -> {entry.new!r} ({verdict.how})")
 
 
-def _judge(entry: Entry, text: str, tree: Tree, extension: Extension, server: Server, tests: TestMap) -> Verdict | None:
+def _judge(
+    entry: HandMadeMutant, text: str, tree: Tree, extension: Extension, server: Server, tests: TestMap
+) -> MutantVerdict | None:
     isa = entry.isa or extension.isas[0]
     if isa not in extension.isas or not (units := extension.units(entry.file, isa, entry.real)):
         return None
@@ -138,11 +142,11 @@ def _judge(entry: Entry, text: str, tree: Tree, extension: Extension, server: Se
             if server.is_sound(verdict, chosen):
                 return verdict
             chosen = [pair for pair in chosen if pair[0] != verdict.by]
-    return Verdict("survived", how=f"{passed} tests passed")
+    return MutantVerdict("survived", how=f"{passed} tests passed")
 
 
-def _tiers(entry: Entry, tests: TestMap) -> list[list[tuple[str, float]]]:
-    """Return what the entry names; then the conformance suite on this backend; then whatever is about it."""
+def _tiers(entry: HandMadeMutant, tests: TestMap) -> list[list[tuple[str, float]]]:
+    """Return the tests that the entry names, then the conformance suite on this backend, then all tests about it."""
     ranked = sorted(tests.seconds, key=tests.seconds.__getitem__)
     tiers = [
         [test for test in ranked if any(part in test for part in entry.first)],

@@ -1,4 +1,4 @@
-"""The reviewed list of mutants that no test can notice: ``equivalent.toml``."""
+"""The reviewed list of mutants that no test can notice, ``equivalent.toml``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.mutation.code import tokens
 from tools.mutation.operators import Mutant
 
 
 @dataclass(frozen=True, slots=True)
 class Equivalent:
-    """Mutants of one line that change nothing a caller could see.
+    """Mutants of one line that make no difference to a caller.
 
     Attributes
     ----------
     file : str
         As in :class:`mutation.operators.Mutant`.
     text : str
-        The line, stripped. Where it stands several times in the file, all of them.
+        The line's code. Comments and layout do not count. If several lines of the file have this code, all are meant.
     changes : tuple of str
         As in Mutant.change. One that ends with " -> *" takes every replacement of that text.
     reason : str
@@ -31,8 +32,8 @@ class Equivalent:
     reason: str
 
     def covers(self, mutant: Mutant, change: str) -> bool:
-        """Return whether one of the changes listed is this mutant's."""
-        if mutant.file != self.file or mutant.text != self.text:
+        """Return whether a listed change is that of the mutant."""
+        if mutant.file != self.file or tokens(mutant.text, self.file) != tokens(self.text, self.file):
             return False
         return mutant.change == change or (change.endswith(" -> *") and mutant.change.startswith(change[:-1]))
 
@@ -44,7 +45,7 @@ def read() -> list[Equivalent]:
 
 
 def split(mutants: Iterable[Mutant], listed: Iterable[Equivalent]) -> tuple[list[Mutant], list[Mutant]]:
-    """Return the mutants to be noticed, and the equivalent ones.
+    """Return the mutants that tests should notice, and the equivalent ones.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""The compiled backend, built object by object as setup.py says, so that a mutant costs only what it changes."""
+"""The compiled backend, built object by object as setup.py describes it, so that a mutant recompiles only what it
+changes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _VARIANT = re.compile(r"rows_(\w+)_(f32|f64)\.c")
 
 
 class Extension:
-    """The objects of the sources as they are, and libraries with some of them built anew.
+    """The objects of the unchanged sources, and libraries in which some of them are replaced.
 
     Parameters
     ----------
@@ -51,13 +53,15 @@ class Extension:
         self._compile_what_is_missing()
 
     def units(self, file: str, isa: str, real: str) -> list[Path]:
-        """Return the sources to compile anew where `file` has changed; of one for each instruction set, this one."""
+        """Return the sources to recompile if `file` has changed. If there is one for each instruction set, return this
+        one.
+        """
         own = [name for name in self._names if file in self._parts(name)]
         variants = {name: found.groups() for name in own if (found := _VARIANT.fullmatch(name))}
         return [self._folder / name for name in own if variants.get(name, (isa, real)) == (isa, real)]
 
     def build(self, units: list[Path]) -> Path:
-        """Return a library of these sources as they are in the tree by now, and the kept objects of the others.
+        """Return a library of the given sources as they are now in the tree, and the kept objects of the others.
 
         Raises
         ------
@@ -80,7 +84,7 @@ class Extension:
         return library
 
     def _parts(self, name: str) -> set[str]:
-        """Return a source and the headers that it includes, theirs too."""
+        """Return a source and all headers that it includes, directly or not."""
         found: set[str] = set()
         todo = [name]
         while todo:
@@ -114,7 +118,9 @@ class Extension:
         return made
 
     def _translate(self, unit: Path, work: Path) -> Path:
-        """Cython's C for a source. In a process of its own: cythonize() remembers folders that are gone by then."""
+        """Return Cython's C code of a source. It runs in a new process, since cythonize() remembers folders that no
+        longer exist.
+        """
         made = work / f"{unit.stem}.c"
         directives = (f"-X{name}={value}" for name, value in self._extension.cython_directives.items())
         _run([sys.executable, "-m", "cython", *directives, str(unit), "-o", str(made)])

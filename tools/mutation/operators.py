@@ -1,4 +1,4 @@
-"""Which mutants a Python source has: one small change each, as a replacement of text.
+"""The mutants of a Python source: one small change each, as a replacement of text.
 
 The change is made in the text, at the place that the syntax tree names, so that every line keeps its number and the
 report can show it. Not mutated: annotations, docstrings, strings with a blank in them (prose), what a ``raise`` says,
@@ -12,6 +12,8 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from tools.mutation.code import without_comments
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -64,7 +66,7 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """A name that no other mutant of the same source has."""
+        """Return a name that no other mutant of the same source has."""
         return f"{self.file}:{self.line}:{self.start}: {self.change}"
 
     def apply(self, source: bytes) -> bytes:
@@ -73,7 +75,7 @@ class Mutant:
 
 
 def mutants(source: bytes, file: str) -> list[Mutant]:
-    """Return every mutant of a source that compiles to something else than the source."""
+    """Return every mutant of a source that compiles to different code."""
     walker = _Walker(source, file)
     walker.block(walker.tree.body)
     original = compiled(source, file)
@@ -81,7 +83,7 @@ def mutants(source: bytes, file: str) -> list[Mutant]:
 
 
 def compiled(source: bytes, name: str) -> Any:
-    """Return the module's code object; without asserts or docstrings removed."""
+    """Return the code object of the module, with asserts and docstrings kept."""
     return compile(source, name, "exec", dont_inherit=True, optimize=0)
 
 
@@ -94,7 +96,7 @@ def _changes(mutant: Mutant, source: bytes, original: Any) -> bool:
 
 
 class _Walker:
-    """Goes through a module statement by statement, and through each statement's expressions."""
+    """Visits a module statement by statement, and the expressions of each statement."""
 
     def __init__(self, source: bytes, file: str) -> None:
         self.found: list[Mutant] = []
@@ -192,7 +194,7 @@ class _Walker:
         self._within = self._within[:-1]
 
     def _condition(self, test: ast.expr) -> None:
-        """A condition that no other operator turns round."""
+        """Negate a condition that no other operator negates."""
         if not isinstance(test, ast.Compare | ast.BoolOp | ast.UnaryOp | ast.Constant):
             self._add("condition", test, f"not ({self._text(test)})")
 
@@ -214,7 +216,8 @@ class _Walker:
             self._add("keyword", call, ast.unparse(less), f"{keyword.arg or '**'}=... left out")
 
     def _text(self, node: ast.AST) -> str:
-        return self._source[self._offset(node, "") : self._offset(node, "end_")].decode()
+        text = self._source[self._offset(node, "") : self._offset(node, "end_")].decode()
+        return without_comments(text, self._file)
 
     def _offset(self, node: Any, which: str) -> int:
         line, column = getattr(node, which + "lineno"), getattr(node, which + "col_offset")
@@ -235,7 +238,7 @@ class _Walker:
 
 
 def _changes_of(node: ast.expr) -> Iterator[tuple[str, ast.expr, str]]:
-    """The kinds of change that an expression itself allows, the parts of it apart."""
+    """Yield the kinds of change that an expression itself allows, without its parts."""
     match node:
         case ast.Compare():
             for index, op in enumerate(node.ops):
@@ -263,7 +266,7 @@ def _changes_of(node: ast.expr) -> Iterator[tuple[str, ast.expr, str]]:
 
 
 def _expressions(node: ast.expr) -> Iterator[ast.expr]:
-    """An expression and those in it; not f-strings, annotations, or zip's ``strict``."""
+    """Yield an expression and those inside it, except f-strings, annotations and zip's ``strict``."""
     if isinstance(node, ast.JoinedStr):  # whose parts' places are wrong before Python 3.12
         return
     yield node
@@ -287,7 +290,7 @@ def _names(*nodes: ast.expr) -> set[str]:
 
 
 def _end_of_head(node: ast.stmt) -> int:
-    """Return the last line of a statement, or of what stands before its block."""
+    """Return the last line of a statement, or of its part before the block."""
     body = getattr(node, "body", None)
     if isinstance(body, list) and body:
         return max(node.lineno, min(statement.lineno for statement in body) - 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.mutation import equivalents
 from tools.mutation.operators import Mutant, mutants
 from tools.mutation.results import Count, Results
-from tools.mutation.server import Server, Verdict
+from tools.mutation.server import MutantVerdict, Server
 from tools.mutation.testmap import TestMap, record
 from tools.mutation.tree import BUILD, PACKAGE, ROOT, Tree
 
@@ -37,7 +37,7 @@ def all_mutants() -> list[Mutant]:
 
 
 class Bench:
-    """One tree with its two workers.
+    """A tree with two workers.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ class Bench:
         # Quick ones first, whatever their kind: a few compile in processes of their own, as long as all others take.
         self._of_numba = sorted((t for t in tests.seconds if "numba" in t), key=tests.seconds.__getitem__)
 
-    def judge(self, mutant: Mutant) -> Verdict:
-        """Run the tests that may notice it, until one does."""
+    def judge(self, mutant: Mutant) -> MutantVerdict:
+        """Run the tests that may notice a mutant until one does."""
         is_numba = mutant.file.startswith(NUMBA)
         tests = self._of_numba if is_numba else self._tests.of(mutant)
         if not tests:
-            return Verdict("survived", how="no test runs it")
+            return MutantVerdict("survived", how="no test runs it")
         chosen = self._chosen(mutant, tests, is_numba)
         while True:
             server, verdict = self._ask(mutant, chosen, warm=mutant.in_body and not is_numba)
@@ -70,13 +70,13 @@ class Bench:
         if is_numba:
             _forget_compiled()
         if verdict.outcome != "killed":
-            return Verdict("survived", how=f"{len(chosen)} tests passed")
+            return MutantVerdict("survived", how=f"{len(chosen)} tests passed")
         recent = self._recent[mutant.file]
         if verdict.by in self._tests.seconds and verdict.by not in recent:
             recent.appendleft(verdict.by)
         return verdict
 
-    def _ask(self, mutant: Mutant, chosen: list[tuple[str, float]], warm: bool) -> tuple[Server, Verdict]:
+    def _ask(self, mutant: Mutant, chosen: list[tuple[str, float]], warm: bool) -> tuple[Server, MutantVerdict]:
         path = self._tree.package / mutant.file
         with self._tree.changed(path, mutant.apply(path.read_bytes())):
             if warm:
@@ -90,7 +90,7 @@ class Bench:
             return self._cold, self._cold.ask(chosen if is_numba else self._within(chosen, _COLD_EFFORT))
 
     def _chosen(self, mutant: Mutant, tests: Sequence[str], is_numba: bool) -> list[tuple[str, float]]:
-        """Return what noticed others of the same file first; then the rest, up to some time."""
+        """Return the tests that noticed other mutants of the file, then the rest, within a limited time."""
         known = set(tests)
         first = [test for test in self._recent[mutant.file] if test in known]
         known_seconds = self._tests.seconds
@@ -99,7 +99,7 @@ class Bench:
         return self._within(limited, _NUMBA_EFFORT if is_numba else _EFFORT)
 
     def _within(self, chosen: list[tuple[str, float]], effort: float) -> list[tuple[str, float]]:
-        """Return the first of them, and what else fits into so many seconds."""
+        """Return the first test, and all others that fit into so many seconds."""
         left = effort
         fitting: list[tuple[str, float]] = []
         for test, limit in chosen:
@@ -115,7 +115,7 @@ class Bench:
 
 
 def _forget_compiled() -> None:
-    """Drop what Numba has cached for a mutant: the folder's name tells the sources."""
+    """Delete what Numba has cached for a mutant. The name of the folder identifies the sources."""
     from softmax_ce._backends.numba_jit.cache import salt
 
     for folder in (BUILD / "numba" / "softmax_ce").glob("*"):
@@ -134,7 +134,7 @@ def run(
     results: Results,
     say: Callable[[str], None],
 ) -> dict[str, Count]:
-    """Judge mutants in random order until all, or `sample` of them, are judged, or the time is over.
+    """Judge mutants in random order until all, or `sample` of them, are judged or the time is up.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def run(
 
 
 def _work(
-    todo: queue.SimpleQueue[Mutant], verdicts: dict[Mutant, Verdict], tests: TestMap, end: float, jobs: int,
+    todo: queue.SimpleQueue[Mutant], verdicts: dict[Mutant, MutantVerdict], tests: TestMap, end: float, jobs: int,
     results: Results, say: Callable[[str], None],
 ) -> None:  # fmt: skip
     stop, lock = threading.Event(), threading.Lock()

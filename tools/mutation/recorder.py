@@ -1,4 +1,4 @@
-"""A pytest plugin that records which test runs which line, in this process and in those that it starts.
+"""A pytest plugin that records which test runs which line, in this process and in its children.
 
 ``python -m pytest -p tools.mutation.recorder``, with a folder in MUTATION_RECORD that gets the result as
 ``record.json``. The lines are coverage.py's, each test a context of its own. Processes that a test starts find

@@ -1,4 +1,4 @@
-"""What has been found so far, kept so that an interrupted run goes on where it was, and put into tables."""
+"""The verdicts so far, saved so that an interrupted run can be continued, and the tables of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tools.mutation.server import Verdict
+from tools.mutation.server import MutantVerdict
 from tools.mutation.testmap import digest, test_files
 from tools.mutation.tree import BUILD, ROOT
 
@@ -15,7 +15,7 @@ REQUIRED_PYTHON, REQUIRED_COMPILED = 0.95, 1.0
 
 
 class Results:
-    """Verdicts on disk, one JSON object a line. One counts while what it rests on is unchanged.
+    """Saved verdicts, one JSON object per line. A verdict is valid while the files that it depends on are unchanged.
 
     A kill rests on the mutated source and the file of the test that noticed; a survival on the mutated source and
     every test.
@@ -38,22 +38,22 @@ class Results:
                 entry = json.loads(line)
                 self._found[entry["key"]] = entry
 
-    def get(self, key: str, source: Path) -> Verdict | None:
-        """Return an earlier verdict that still counts."""
+    def get(self, key: str, source: Path) -> MutantVerdict | None:
+        """Return a saved verdict that is still valid, or None."""
         entry = self._found.get(key)
         if entry is None:
             return None
-        verdict = Verdict(entry["outcome"], entry["by"], entry["how"])
+        verdict = MutantVerdict(entry["outcome"], entry["by"], entry["how"])
         return verdict if entry["stamp"] == self._stamp(verdict, source) else None
 
-    def put(self, key: str, source: Path, verdict: Verdict) -> None:
+    def put(self, key: str, source: Path, verdict: MutantVerdict) -> None:
         entry = {"key": key, **asdict(verdict), "stamp": self._stamp(verdict, source)}
         self._found[key] = entry
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def _stamp(self, verdict: Verdict, source: Path) -> str:
+    def _stamp(self, verdict: MutantVerdict, source: Path) -> str:
         test = ROOT / verdict.by.partition("::")[0]
         witness = digest(test) if verdict.outcome == "killed" and test.is_file() else self._tests
         return f"{digest(source)}-{witness}"
@@ -61,7 +61,7 @@ class Results:
 
 @dataclass(slots=True)
 class Count:
-    """Mutants of one source, or of several."""
+    """The verdicts on the mutants of one or more sources."""
 
     killed: int = 0
     survived: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Count:
         return self.killed + len(self.survived)
 
     def interval(self) -> tuple[float, float]:
-        """Return the share that is killed, 95 %: Clopper and Pearson's, for a random sample."""
+        """Return the 95 % interval of the killed share by Clopper and Pearson, for a random sample."""
         from scipy.stats import binomtest
 
         if not self.judged:
@@ -90,7 +90,7 @@ class Count:
 
 
 def table(counts: Iterable[tuple[str, Count]]) -> str:
-    """Return a Markdown table: what was judged, killed and left, the interval where not all were tried."""
+    """Return a Markdown table of judged, killed and remaining mutants, with the interval if not all were tried."""
     lines = ["| sources | judged | killed | share | equivalent | not tried |", "| --- | --: | --: | --- | --: | --: |"]
     for name, count in counts:
         if not count.judged:

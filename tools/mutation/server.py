@@ -1,4 +1,4 @@
-"""The other side of a worker: started, asked, ended."""
+"""Start, ask and end a worker."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tools.mutation.tree import Tree, python
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the tests said of a mutant.
+class MutantVerdict:
+    """The verdict of the tests on a mutant.
 
     Attributes
     ----------
@@ -57,8 +57,8 @@ class Server:
 
     def ask(
         self, tests: Sequence[tuple[str, float]], module: str = "", path: str = "", within: Sequence[str] = ()
-    ) -> Verdict:
-        """Run tests, each with the seconds that it may take, on what is in the tree, or on a changed function.
+    ) -> MutantVerdict:
+        """Run tests, each with its time limit in seconds, on the tree or on a changed function.
 
         Raises
         ------
@@ -71,13 +71,13 @@ class Server:
         answer = self._stream.readline()
         if not answer:
             raise RuntimeError(f"the {self._kind} worker is gone: see {self._log.name}")
-        verdict = Verdict(**json.loads(answer))
+        verdict = MutantVerdict(**json.loads(answer))
         if verdict.outcome == "error":
             raise RuntimeError(f"the {self._kind} worker cannot run the tests: {verdict.how}")
         return verdict
 
-    def is_sound(self, verdict: Verdict, tests: Sequence[tuple[str, float]]) -> bool:
-        """Return whether the test that noticed a mutant passes here without one. To be asked when there is none."""
+    def is_sound(self, verdict: MutantVerdict, tests: Sequence[tuple[str, float]]) -> bool:
+        """Return whether the test that noticed a mutant passes without one. Ask this when the tree has no mutant."""
         if verdict.by not in self._sound:
             own = [pair for pair in tests if pair[0] == verdict.by] or tests[:1]
             if self.ask(own).outcome == "killed":
@@ -86,7 +86,7 @@ class Server:
         return True
 
     def close(self) -> None:
-        """End it."""
+        """End the worker."""
         self._stream.close()
         self._process.terminate()
         self._process.wait()

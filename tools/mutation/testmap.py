@@ -1,4 +1,4 @@
-"""Which tests run which lines, recorded once, and which to run for a mutant."""
+"""Which tests run which lines, recorded once, and which tests to run for a mutant."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _AT_IMPORT = ""  # the context of what runs outside of every test
 
 
 def test_files() -> list[str]:
-    """Return every file of the suite whose tests are asked, as pytest names it."""
+    """Return every test file of the suite whose tests are run, as pytest names it."""
     files = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob("test_*.py"))]
     documents = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
     return [name for name in (*files, *documents) if name not in _LEFT_OUT]
 
 
 def digest(*paths: Path) -> str:
-    """Return a hash over files and the Python files of folders, names included."""
+    """Return a hash over files and the Python files of folders, including their names."""
     found = hashlib.sha256()
     for path in paths:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -51,7 +51,7 @@ def digest(*paths: Path) -> str:
 
 
 def record(say: Callable[[str], None]) -> list[Path]:
-    """Return the lines of every test file's tests; from an earlier run if neither it nor the package has changed."""
+    """Return the files that hold the lines of every test file's tests. Those that are out of date are recorded anew."""
     kept = {file: BUILD / "record" / f"{digest(ROOT / PACKAGE, *_sources(ROOT / file))}.json" for file in test_files()}
     missing = [file for file, path in kept.items() if not path.exists()]
     trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
@@ -78,7 +78,7 @@ def record(say: Callable[[str], None]) -> list[Path]:
 
 
 def _sources(file: Path) -> list[Path]:
-    """Return a test file, and the conformance suite where its tests are from there."""
+    """Return a test file, and the conformance suite if its tests come from there."""
     asks_conformance = _CONFORMANCE.name.encode() in file.read_bytes()
     return [file, ROOT / _CONFORMANCE] if asks_conformance else [file]
 
@@ -125,13 +125,13 @@ class TestMap:
                         self._lines[file][line].add(test)
 
     def runs_at_import(self, mutant: Mutant) -> bool:
-        """Return whether what is mutated has run before the first test, so that replacing its code comes too late."""
+        """Return whether the mutated code has run before the first test, so that replacing it is too late."""
         lines = self._lines[mutant.file]
         heads = [line for name, line, _ in self._functions.get(mutant.file, ()) if name in mutant.within[1:]]
         return any(_AT_IMPORT in lines[line] for line in (*range(mutant.line, mutant.last_line + 1), *heads))
 
     def of(self, mutant: Mutant) -> list[str]:
-        """Return the tests that run what is mutated; outside of functions, those that run the functions it is for."""
+        """Return the tests that run the mutated code, or outside functions those of functions that use it."""
         inspecting = {test for test in self.seconds if test.startswith(_INSPECTING)}
         for owner in _classes(mutant):  # what a class gives its fields shows where one is made, and runs no line of it
             inspecting |= {test for test in self.seconds if owner in _text(test.partition("::")[0])}
@@ -150,7 +150,7 @@ class TestMap:
         return set().union(*(lines[line] for line in list(lines) if first <= line <= last)) - {_AT_IMPORT}
 
     def ranked(self, tests: Iterable[str]) -> list[str]:
-        """Quick ones first, and of each kind one before the second of any."""
+        """Return quick tests first, and one test of each kind before the second of any."""
         seen: dict[str, int] = defaultdict(int)
         ranked = []
         for test in sorted(
@@ -162,7 +162,7 @@ class TestMap:
         return [test for _, test in sorted(ranked, key=lambda pair: pair[0])]
 
     def _given_names(self, mutant: Mutant) -> set[str]:
-        """Return what a statement outside of functions gives a name to."""
+        """Return the names that a statement outside functions defines."""
         for node in ast.walk(_parsed(mutant.file)):
             if not isinstance(node, ast.stmt) or not node.lineno <= mutant.line <= (node.end_lineno or 0):
                 continue
@@ -179,7 +179,7 @@ class TestMap:
 
     @cached_property
     def _functions(self) -> dict[str, list[tuple[str, int, int]]]:
-        """For each file its functions: name, first and last line."""
+        """Return the functions of each file: name, first and last line."""
         return {
             path.relative_to(ROOT / PACKAGE).as_posix(): [
                 (node.name, node.lineno, node.end_lineno or node.lineno)
@@ -190,7 +190,7 @@ class TestMap:
 
     @cached_property
     def _users(self) -> dict[str, dict[str, list[tuple[int, int]]]]:
-        """For each file: a name -> the functions that mention it, and the function of this name itself."""
+        """Return, for each file, the functions that mention a name or have it."""
         found: dict[str, dict[str, list[tuple[int, int]]]] = {}
         for path in (ROOT / PACKAGE).rglob("*.py"):
             own: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -208,7 +208,7 @@ class TestMap:
 
 
 def _classes(mutant: Mutant) -> list[str]:
-    """Return the class whose body, and no function's, a mutant is in."""
+    """Return the class whose body contains a mutant outside its functions."""
     classes = [node for node in ast.walk(_parsed(mutant.file)) if isinstance(node, ast.ClassDef)]
     around = [node.name for node in classes if node.lineno <= mutant.line <= (node.end_lineno or 0)]
     return [] if mutant.in_body else around

@@ -1,4 +1,4 @@
-"""Copies of the project's tree, in which sources are changed: never the working tree itself."""
+"""Copies of the project's tree in which sources are changed. The working tree itself is never changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tree:
             shutil.copy2(ROOT / file, self.root / file)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return the variables of a process that is to import from here."""
+        """Return the environment of a process that imports from this tree."""
         paths = [str(self.root / folder) for folder in ("kernels", "bench", ".", "tests")]
         return {
             **os.environ,
@@ -55,7 +55,7 @@ class Tree:
 
     @contextmanager
     def changed(self, file: Path, content: bytes) -> Iterator[None]:
-        """Other content in one file, a new one of that name; afterwards what was there, with its own times."""
+        """Give a file other content for a while, and restore it with its own times afterwards."""
         kept = file.with_name(f"{file.name}.kept")
         file.rename(kept)
         try:

@@ -1,4 +1,4 @@
-"""The process in which tests meet mutants: it forks for each, so that imports and collection are done once.
+"""The process that runs tests on mutants. It forks for each mutant, so that imports and collection are done once.
 
 ``python -m tools.mutation.worker FD {warm|cold|bare}`` reads requests as lines of JSON from the socket FD and answers
 each with one line. A warm worker has imported the package and collected every test: a child changes one function's code
@@ -50,7 +50,7 @@ Tell = Callable[[str], None]
 
 
 class Unfit(Exception):
-    """The function's code cannot be replaced."""
+    """The code of the function cannot be replaced."""
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 class _Warm:
-    """In place of running the tests: wait for requests."""
+    """A pytest plugin that waits for requests instead of running the tests."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -91,7 +91,7 @@ class _Warm:
 
 
 class _Cold:
-    """Runs the tests of one request, in its order, of all that were collected."""
+    """A pytest plugin that runs the tests of one request, in its order."""
 
     def __init__(self, request: Request, tell: Tell) -> None:
         self._request, self._tell = request, tell
@@ -112,7 +112,7 @@ def _run_cold(request: Request, tell: Tell) -> None:
 
 
 def _run_items(items: list[pytest.Item | None], tell: Tell) -> None:
-    """Run tests until one fails, telling which is under way; what fails is told with a `!`."""
+    """Run tests until one fails. Report each test that starts, and a failure with a `!`."""
     known = [item for item in items if item is not None]
     for item, following in zip(known, [*known[1:], None], strict=True):
         tell(item.nodeid)
@@ -125,7 +125,8 @@ def _run_items(items: list[pytest.Item | None], tell: Tell) -> None:
 
 
 def replace_code(module: str, path: Path, within: list[str]) -> None:
-    """Give the live function around a mutant the code of the changed file; nested ones come along.
+    """Replace the code of the live function around a mutant, and of the functions nested in it, by that of the changed
+    file.
 
     Raises
     ------
@@ -154,7 +155,7 @@ def replace_code(module: str, path: Path, within: list[str]) -> None:
 
 
 def _serve(connection: socket.socket, run: Callable[[Request, Tell], None]) -> None:
-    """Answer requests until the other side is gone."""
+    """Answer requests until the other side has gone."""
     _adopt_orphans()
     with connection.makefile("rw") as stream:
         stream.write("ready\n")
@@ -194,7 +195,9 @@ def _in_child(request: Request, run: Callable[[Request, Tell], None]) -> dict[st
 
 
 def _adopt_orphans() -> None:
-    """On Linux, what a child leaves comes to this process: a test may have started it in a session of its own."""
+    """On Linux, become the parent of the processes that a child leaves, since a test may start them in their own
+    session.
+    """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -212,7 +215,7 @@ def _write(handle: int, text: str) -> None:
 
 
 def _watch(told: int, limits: dict[str, float]) -> dict[str, str]:
-    """Follow a child until it says how it ended, ends without a word, or a test takes longer than it may."""
+    """Follow a child until it reports its end, ends without a report, or a test exceeds its limit."""
     current, rest = COLLECTION, b""
     end = time.monotonic() + 60
     while True:

@@ -1,4 +1,4 @@
-"""``python -m tools.roofline``: measure, print the goals with what was reached, keep a record."""
+"""``python -m tools.roofline``: measure, print the goals and the ratios reached, and keep a record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from softmax_ce_bench.report.record import as_text
 from softmax_ce_bench.terminal.bar import Bar, progress
 from softmax_ce_bench.terminal.group import INTERRUPTED
-from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs, check_folder
+from softmax_ce_bench.terminal.outputs import CommandOutputs, Destination, OutputFile, check_folder
 from tools.roofline import isa as instruction_set
 from tools.roofline import machine, pool_cost, run, tables
 from tools.roofline.record import as_dict
@@ -21,8 +21,8 @@ WIDTH = 120  # of tables in a file or a pipe
 FULL_SECONDS, QUICK_SECONDS = 300.0, 60.0
 
 
-class _ProgressReporter(run.SessionListener):
-    """A bar on a terminal; a line for each session elsewhere."""
+class _RooflineProgress(run.SessionListener):
+    """A progress bar on a terminal, or a line per session elsewhere."""
 
     def __init__(self, bar: Bar, *, piped: bool) -> None:
         self._bar = bar
@@ -61,7 +61,7 @@ def main(
     """How far the kernels are from what the machine allows, and from their peers."""
     if isa is not None and not listing:
         hold_to(isa)
-    outputs = Outputs({"--json": json_file})
+    outputs = CommandOutputs({"--json": json_file})
     check_folder("--plots", plots)
     seconds = time_budget if time_budget is not None else QUICK_SECONDS if quick else FULL_SECONDS
     report = run.prepare(run.RooflineRequest(quick, seconds, array_mb, only))
@@ -76,7 +76,7 @@ def main(
     interrupted = False
     with progress(shown_on) as shown:
         try:
-            run.run(report, _ProgressReporter(Bar(shown), piped=not shown_on.is_terminal))
+            run.run(report, _RooflineProgress(Bar(shown), piped=not shown_on.is_terminal))
         except KeyboardInterrupt:
             interrupted = True
     record = as_dict(report)
@@ -96,7 +96,7 @@ def main(
 
 
 def hold_to(isa: str) -> None:
-    """Go on if this process is held to an instruction set; else start it anew with the variables that do so."""
+    """Return if this process is limited to an instruction set. Otherwise restart it with the variables that do so."""
     if isa not in instruction_set.supported():
         can = ", ".join(instruction_set.supported())
         raise click.BadParameter(f"this CPU cannot run {isa}; it can run {can}", param_hint="--isa")

@@ -1,4 +1,4 @@
-"""Logits whose class axis is not the last: what is timed on them, and what they are compared with."""
+"""Logits whose class axis is not the last: the calls that are timed on them, and those they are compared with."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from softmax_ce_bench.inputs.workloads import WIDTH, Shape, Workload
 from softmax_ce_bench.measure import operations
 from softmax_ce_bench.measure.timing import Clock, Local
 from softmax_ce_bench.truth import reference
-from tools.roofline.candidates import Candidate
+from tools.roofline.candidates import TimedCall
 
 
 @dataclass(frozen=True, slots=True)
 class AxisCase:
-    """Logits of more axes than two.
+    """Logits with more than two axes.
 
     Attributes
     ----------
@@ -41,24 +41,24 @@ class AxisCase:
 
     @property
     def classes(self) -> int:
-        """Those that take part."""
+        """Return the number of classes that take part."""
         return self.kept or self.shape[self.axis]
 
     @property
     def flat(self) -> Shape:
-        """Its positions as rows."""
+        """Return the case as a shape whose rows are its positions."""
         rows = math.prod(self.shape) // self.shape[self.axis]
         return Shape(self.key, rows, self.classes, "")
 
     @property
     def key(self) -> str:
-        """Names it: what is not fused or float32, the shape, the axis."""
+        """Return the name: the operation and dtype unless they are fused and float32, the shape, and the axis."""
         size = "x".join(map(str, self.shape)) + ("" if self.kept is None else f"[:{self.kept}]")
         unusual = [what for what in (self.operation, self.dtype) if what not in ("fused", "float32")]
         return "/".join((*unusual, size, str(self.axis)))
 
     def within(self, size: int) -> AxisCase:
-        """Return the case with so few leading positions that its logits have at most so many bytes in float32."""
+        """Return the case with fewer leading positions, so that its logits have at most so many bytes in float32."""
         each = 4 * math.prod(self.shape) // self.shape[0]
         if self.axis == 0 or each * self.shape[0] <= size:
             return self
@@ -94,7 +94,7 @@ SEGMENTATION = AxisCase((8, 21, 256, 256), 1)
 
 
 class AxisWorkload:
-    """A workload with the buffers that its candidates share: see :class:`~.candidates.SharedWorkload`.
+    """A workload with buffers that its candidates share. See :class:`~.candidates.SharedWorkload`.
 
     Parameters
     ----------
@@ -112,11 +112,11 @@ class AxisWorkload:
         self._buffers.rows = np.zeros(self._labels.shape, self._buffers.rows.dtype.type)  # a number a position
 
     def truth(self) -> Any:
-        """Return what is right of the loss and its gradient, whose rows are the positions."""
+        """Return the reference of the loss and its gradient, whose rows are the positions."""
         return reference.evaluate(self._last.reshape(-1, self._case.classes), self._labels.ravel())
 
-    def build(self, candidate: Candidate) -> tuple[Local, str | None]:
-        """Return a sampler, and why its result is wrong, if it is.
+    def build(self, candidate: TimedCall) -> tuple[Local, str | None]:
+        """Return a sampler, and why its result is wrong, if so.
 
         A backend's operation is the case's, on the axis as it is; "moved": the axis moved to the end, copied, the
         call, the result copied back; "last axis": the same numbers with the classes last, and nothing else.
@@ -137,7 +137,7 @@ class AxisWorkload:
         return Local(run, clock=self._clock), self._complaint(result, axis)
 
     def _by_hand(self, options: dict[str, Any]) -> Callable[[], Any]:
-        """As its users do it without an axis."""
+        """Return the call that moves the axis, as you would write it without an `axis` option."""
         case, logits, labels = self._case, self._logits, self._labels
         row = operations.TABLE[case.operation]
         function = getattr(sce, row.function)

@@ -1,4 +1,4 @@
-"""What is timed: a name for each, and the callable that it stands for on one workload."""
+"""The calls that are timed: a name for each, and the function that it stands for on one workload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softmax_ce_bench.measure import operations
 from softmax_ce_bench.measure.candidates import SharedArrays
 from softmax_ce_bench.measure.timing import Call, Clock, Local
 from softmax_ce_bench.truth import reference
-from softmax_ce_bench.truth.reference import Truth
+from softmax_ce_bench.truth.reference import ReferenceResult
 
 CEILING = "ceiling"
 IGNORED = 3  # a label like any other
@@ -32,8 +32,8 @@ WRITTEN_OUT: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A name for what is timed.
+class TimedCall:
+    """The name of a call that is timed.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Candidate:
     threads: int | None = None
 
     def __str__(self) -> str:
-        """As records and tables call it."""
+        """Return the name in records and tables."""
         return " ".join(
             (self.who, self.what, *(("allocating",) if self.new else ()), *((f"x{self.threads}",) * bool(self.threads)))
         )
@@ -63,7 +63,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A workload with what an option adds.
+    """A workload with the changes that an option makes.
 
     Attributes
     ----------
@@ -78,20 +78,20 @@ class Variant:
 
 
 class SharedWorkload:
-    """A workload with the buffers that every backend and ceiling share, so that none has the warmer ones.
+    """A workload with buffers that all backends and loops share, so that their caches are equally warm.
 
     Parameters
     ----------
     workload : Workload
         Hard labels.
-    truth : Truth
+    truth : ReferenceResult
         Of the plain call.
     threads : int or None
         As for :func:`softmax_ce.cross_entropy`.
     clock : callable
     """
 
-    def __init__(self, workload: Workload, truth: Truth, threads: int | None, clock: Clock) -> None:
+    def __init__(self, workload: Workload, truth: ReferenceResult, threads: int | None, clock: Clock) -> None:
         self.workload = workload
         self._arrays = SharedArrays(workload)
         self._threads = threads
@@ -100,7 +100,7 @@ class SharedWorkload:
         self._truths = {"": truth}
 
     def variant(self, what: str) -> tuple[str, Variant]:
-        """Return what an operation runs on, and its name: empty for the workload itself, where nothing is added."""
+        """Return the name and the variant that an operation runs on. The name is empty for the workload itself."""
         name = what if what in (*OPTIONS, "masked") else ""
         if name not in self._variants:
             self._variants[name] = self._made(name)
@@ -128,15 +128,15 @@ class SharedWorkload:
         }
         return Variant(x, y, options.get(name, {}))
 
-    def truth(self, what: str = "") -> Truth:
-        """Return what is right, for a loss with an option."""
+    def truth(self, what: str = "") -> ReferenceResult:
+        """Return the reference of a loss with an option."""
         name, made = self.variant(what)
         if name not in self._truths:
             self._truths[name] = reference.evaluate(made.logits, made.targets, **made.options)
         return self._truths[name]
 
-    def build(self, candidate: Candidate) -> tuple[Local, str | None]:
-        """Return a sampler, and why its result is wrong, if it is: every candidate is run once and judged.
+    def build(self, candidate: TimedCall) -> tuple[Local, str | None]:
+        """Return a sampler, and why its result is wrong, if so. Each candidate is run once and judged.
 
         Raises
         ------
@@ -151,7 +151,7 @@ class SharedWorkload:
         run = self._call(candidate, threads)
         return Local(run, clock=self._clock), self._complaint(candidate.what, run())
 
-    def _call(self, candidate: Candidate, threads: int | None) -> Call:
+    def _call(self, candidate: TimedCall, threads: int | None) -> Call:
         what = candidate.what
         if what == "bare":
             return self._arrays.backend("fused", allocate=True)

@@ -1,4 +1,4 @@
-"""The goals, as data, and whether measured ratios reach them.
+"""The goals as data, and whether measured ratios reach them.
 
 What is not here: times over those of an earlier commit. One process holds one build; ``softmax-ce gate BASE`` runs two
 side by side, and `softmax_ce_bench.gate.worker` answers for either (:data:`ELSEWHERE`).
@@ -62,20 +62,20 @@ class Goal:
         return value >= self.limit(isa) if self.at_least else value <= self.limit(isa)
 
     def ranked(self, ratios: Iterable[Ratio]) -> list[Ratio]:
-        """From the worst to the best."""
+        """Return values from the worst to the best."""
         return sorted(ratios, key=lambda ratio: ratio.median, reverse=not self.at_least)
 
     def decisive(self, ratios: Iterable[Ratio]) -> Ratio:
-        """Return the ratio that the verdict is by: the worst, or the one in the middle, of two the worse."""
+        """Return the ratio that the verdict depends on: the worst, or the median (of two, the worse)."""
         ranked = self.ranked(ratios)
         return ranked[(len(ranked) - 1) // 2] if self.by_median else ranked[0]
 
     def off(self, value: float, isa: str) -> float:
-        """Return the factor by which a value misses the goal; 1 when it is met."""
+        """Return the factor by which a value misses the goal, or 1 if the goal is met."""
         return max(1.0, self.limit(isa) / value if self.at_least else value / self.limit(isa))
 
     def mark(self, ratio: Ratio, isa: str) -> str:
-        """met or missed, by the median; with a question mark when the interval has both."""
+        """Return "met" or "missed" by the median, with a question mark if the interval contains the limit."""
         sure = self.met(ratio.low, isa) == self.met(ratio.high, isa)
         return ("met" if self.met(ratio.median, isa) else "missed") + ("" if sure else "?")
 
@@ -92,7 +92,7 @@ def _library(
     name: str, title: str, large: tuple[float, float], cached: tuple[float, float], short: tuple[float, float],
     other: tuple[float, float],
 ) -> Iterable[Goal]:  # fmt: skip
-    """Return a library over the default backend, with the same threads: AVX2 and AVX-512 for each region."""
+    """Return the goals against a library with the same number of threads: AVX2 and AVX-512 for each region."""
     cases = {
         "large": (_LARGE, large),
         "cached": (_CACHED, cached),
@@ -108,7 +108,7 @@ def _written(region: str, case: str, avx2: float, avx512: float) -> Goal:
 
 
 def _normalizers() -> Iterable[Goal]:
-    """PyTorch over ours, one thread."""
+    """Return the goals of the normalizers against PyTorch on one thread."""
     for name, cached, short in (
         ("softmax", (2, 2.5), (3, 4)), ("log_softmax", (2, 2.5), (3, 4)), ("logsumexp", (4, 5), (4, 4)),
     ):  # fmt: skip

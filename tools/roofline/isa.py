@@ -1,4 +1,4 @@
-"""The instruction set of a run: which one it is, and how all candidates are held to a lower one.
+"""The instruction set of a run, and how all candidates are limited to a lower one.
 
 Every library chooses its kernels when it is loaded, so that the variables must be there before: the command starts
 itself anew with them, and its workers inherit them.
@@ -19,18 +19,18 @@ _OURS = "SOFTMAX_CE_ISA"
 
 
 def supported() -> tuple[str, ...]:
-    """Return the instruction sets that this machine can run, the best first, as goals and columns call them."""
+    """Return the instruction sets that this machine can run, the best first, by the names of goals and columns."""
     flags = fingerprint.instruction_sets()
     return (*(name for name, needed in _NEEDED.items() if set(needed) <= set(flags)), "baseline")
 
 
 def in_use(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the one that our kernels use in this process."""
+    """Return the instruction set that our kernels use in this process."""
     return environment.get(_OURS) or supported()[0]
 
 
 def variables(isa: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment variables that hold our backends and the peers to an instruction set.
+    """Return the environment variables that limit our backends and the peers to an instruction set.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ def variables(isa: str, environment: Mapping[str, str] = os.environ) -> dict[str
 
 
 def missing(isa: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return those of :func:`variables` that are not set so yet: with none, this process is held already."""
+    """Return the entries of :func:`variables` that are not set yet; none if this process is limited already."""
     wanted = variables(isa, environment)
     return {name: value for name, value in wanted.items() if environment.get(name, "") != value}
 
 
 def _beyond_avx2_in_numpy() -> str:
-    """NumPy's names for what it would dispatch to here beyond AVX2; it warns of those that are not there."""
+    """Return NumPy's names of the features beyond AVX2 that it would use here; it warns about unknown ones."""
     core: Any = import_module("numpy._core._multiarray_umath")
     beyond = [name for name in core.__cpu_dispatch__ if name == "X86_V4" or name.startswith("AVX512")]
     asked = os.environ.get("NPY_DISABLE_CPU_FEATURES", "").split()  # off already in a process that is held
@@ -70,7 +70,7 @@ def _beyond_avx2_in_numpy() -> str:
 
 
 def _of_numba() -> dict[str, str]:
-    """LLVM's own list of this processor's features, those of AVX-512 and AVX10 off. Without Numba nothing."""
+    """Return LLVM's features of this processor with AVX-512 and AVX10 off, or nothing without Numba."""
     try:
         binding = import_module("llvmlite.binding")
     except ImportError:

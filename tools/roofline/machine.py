@@ -1,4 +1,4 @@
-"""What the sizes of the cases depend on: the last-level cache."""
+"""The last-level cache, on which the sizes of the cases depend."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PLAUSIBLE = 1 << 30  # a virtual machine may report a whole rack's
 
 
 def last_level_cache() -> int | None:
-    """Return the bytes of the largest cache that the first CPU reaches, or None if the system does not say."""
+    """Return the size in bytes of the largest cache of the first CPU, or None if the system does not report it."""
     return max(tuning.reported_caches().values(), default=None)
 
 
 def collect(array_mb: float) -> dict[str, Any]:
-    """Return the cache, and the arrays that are large beside it.
+    """Return the cache size and the array sizes that exceed it.
 
     Parameters
     ----------

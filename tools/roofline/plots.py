@@ -1,4 +1,4 @@
-"""Figures of a record: time and bandwidth against classes, log-log, with the copy as the ceiling."""
+"""Figures of a record: time and bandwidth against classes on logarithmic axes, with the copy as the ceiling."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
 
 
 def largest(record: Record, threads: str) -> list[Record]:
-    """Return the sessions of the grid that are drawn: one for each number of classes."""
+    """Return the sessions of the grid that are drawn, one for each number of classes."""
     found: dict[int, Record] = {}
     for session in record["sessions"]:
         if session["key"].startswith(f"grid/{threads}/") and session["complete"]:
@@ -93,7 +93,7 @@ def _figure(record: Record, sessions: list[Record], threads: str) -> Figure:
 
 
 def _line(axes: Any, sessions: list[Record], name: str, label: str, style: dict[str, Any], of: Any) -> None:
-    """Medians, with a band between the quartiles of the rounds."""
+    """Draw medians with a band between the quartiles of the rounds."""
     points = [(s["classes"], s, s["candidates"][name]) for s in sessions if name in s["candidates"]]
     if not points:
         return

@@ -1,4 +1,4 @@
-"""What waking the threads costs: a few microseconds' work on one thread, on the project's pool and under OpenMP.
+"""The cost of waking threads: a few microseconds of work on one thread, on the project's pool and with OpenMP.
 
 The work is a chain of multiplications in C, so that neither memory nor the allocator has a say; the pool calls it
 through ctypes, which releases the GIL as the kernels do. The same chain under ``#pragma omp parallel for`` is
@@ -51,7 +51,7 @@ void parallel(long steps, int threads) {
 
 @dataclass(frozen=True, slots=True)
 class PoolCost:
-    """What was measured.
+    """The measured cost.
 
     Attributes
     ----------
@@ -69,10 +69,10 @@ class PoolCost:
 
 
 class _Settling(timing.Local):
-    """Sleeps after each sample."""
+    """A sampler that sleeps after each sample."""
 
     def sample(self, calls: int) -> float:
-        """Return the seconds a call, over so many calls."""
+        """Return the seconds per call over so many calls."""
         taken = timing.Local.sample(self, calls)
         time.sleep(_SETTLE_SECONDS)
         return taken

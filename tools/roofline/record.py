@@ -1,4 +1,4 @@
-"""A run as plain values: what the tables and the figures are made of, and what the JSON file holds."""
+"""A run as plain values, for the tables, the figures and the JSON file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def as_dict(report: RooflineRun) -> dict[str, Any]:
 
 
 def _goal(report: RooflineRun, goal: Goal, allocating: bool) -> dict[str, Any]:
-    """Return one row of the table; its cells from the worst to the best."""
+    """Return one row of the table, with its cells from the worst to the best."""
     cells = report.cells(goal, allocating)
     cells.sort(key=lambda cell: cell[2].median, reverse=not goal.at_least)
     ratios = [ratio for _, _, ratio in cells]

@@ -1,4 +1,4 @@
-"""Session after session: make the workload, judge every candidate, time the right ones."""
+"""Measure session by session: make the workload, judge every candidate, time the correct ones."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from softmax_ce_bench.measure.process import Child
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.measure.timing import Clock, Sampler, Samples
 from softmax_ce_bench.truth import reference
-from softmax_ce_bench.truth.reference import Truth
+from softmax_ce_bench.truth.reference import ReferenceResult
 from tools.roofline import isa, machine, pool_cost
 from tools.roofline.axes import AxisWorkload
-from tools.roofline.candidates import CEILING, SIXTEEN_BITS, Candidate, SharedWorkload
+from tools.roofline.candidates import CEILING, SIXTEEN_BITS, SharedWorkload, TimedCall
 from tools.roofline.goals import BY_KEY, Goal
 from tools.roofline.sessions import Comparison, Scope, Session, sessions
 
@@ -68,7 +68,7 @@ class RooflineRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SessionResult:
-    """One session's times.
+    """The times of one session.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class SessionResult:
     samples : Samples
         Keyed by the candidates' names.
     rejected : dict
-        Candidate's name -> why it was not timed.
+        TimedCall's name -> why it was not timed.
     others : float or None
         CPUs that other programs kept busy meanwhile.
     crowded : bool
@@ -91,16 +91,16 @@ class SessionResult:
 
     @property
     def drifted(self) -> bool:
-        """Whether the control differed from itself by more than a session may."""
+        """Return whether the control differed from itself by more than is allowed."""
         return self.samples.control_ratio.drift > timing.CONTAMINATED
 
     def ratio(self, comparison: Comparison) -> Ratio | None:
-        """Return the comparison's ratio; None when one of its sides was not timed."""
+        """Return the ratio of a comparison, or None if one of its sides was not timed."""
         above = self._seconds(comparison.above)
         below = np.ones(self.samples.rounds) if comparison.below is None else self._seconds(comparison.below)
         return None if above is None or below is None else paired_ratio(above * comparison.scale, below)
 
-    def _seconds(self, candidate: Candidate) -> Any:
+    def _seconds(self, candidate: TimedCall) -> Any:
         return self.samples.seconds.get(str(candidate))
 
 
@@ -133,7 +133,7 @@ class RooflineRun:
     left_out: list[str] = field(default_factory=list)
 
     def cells(self, goal: Goal, allocating: bool = False) -> list[tuple[SessionResult, Comparison, Ratio]]:
-        """Return what was measured for a goal, in one of the two tables."""
+        """Return the measured cells of a goal, in one of the two tables."""
         found = []
         for outcome in self.outcomes:
             for comparison in outcome.session.comparisons:
@@ -145,17 +145,17 @@ class RooflineRun:
 
 
 class SessionListener:
-    """Receives the progress of a run. This one ignores it."""
+    """Receives the progress of a run. This base class ignores it."""
 
     def stage(self, text: str, done: float) -> None:
-        """A step begins or goes on; `done` in [0, 1] is its fraction of the whole run."""
+        """Called when a step begins or makes progress; `done` in [0, 1] is the fraction of the whole run."""
 
     def measured(self, outcome: SessionResult) -> None:
-        """One session is done."""
+        """Called when a session has been measured."""
 
 
 def prepare(plan: RooflineRequest) -> RooflineRun:
-    """Find out what there is to measure: backends, peers, cores, caches. Measures nothing."""
+    """Return an empty run that knows what can be measured here: backends, peers, cores, caches."""
     facts = machine_facts() | machine.collect(plan.array_mb) | {"isa": isa.in_use(), "isas": list(isa.supported())}
     facts["peers"] = [
         {
@@ -181,7 +181,7 @@ def prepare(plan: RooflineRequest) -> RooflineRun:
 
 
 def chosen(report: RooflineRun) -> list[Session]:
-    """Return the plan's sessions, without the candidates that are not available here."""
+    """Return the sessions that were asked for, without candidates that are not available here."""
     every = [session for session in sessions(report.scope) if report.plan.wants(session.key)]
     if ceilings.why_unavailable is None:
         return every
@@ -190,7 +190,7 @@ def chosen(report: RooflineRun) -> list[Session]:
 
 
 def run(report: RooflineRun, listener: SessionListener | None = None, clock: Clock = time.perf_counter) -> RooflineRun:
-    """Measure as planned, into the report, which is complete up to the last session whenever this is interrupted."""
+    """Measure into the report. If this is interrupted, the report is complete up to the last session."""
     listener = listener or SessionListener()
     for name in report.scope.backends:
         listener.stage(f"compiling {name}, if it must be", 0.0)
@@ -223,7 +223,7 @@ def run(report: RooflineRun, listener: SessionListener | None = None, clock: Clo
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """A session's part of the whole run."""
+    """The part of the whole run that a session takes."""
 
     listener: SessionListener
     key: str
@@ -235,7 +235,7 @@ class _Progress:
 
 
 def _gather(session: Session, processes: PeerProcesses, cores: int, listener: SessionListener) -> None:
-    """Have processes for a session's peers. New ones start, and import their libraries, side by side."""
+    """Have processes for a session's peers. New ones start and import their libraries in parallel."""
     wanted = sorted({c.who for c in session.candidates if c.who in peers.BY_NAME})
     new = processes.gather(wanted, session.threads or cores)
     for name in new:
@@ -246,7 +246,7 @@ def _gather(session: Session, processes: PeerProcesses, cores: int, listener: Se
 def _one(
     session: Session, processes: PeerProcesses, share: float, report: RooflineRun, progress: _Progress, clock: Clock
 ) -> SessionResult | None:
-    """Judge and time one session; None when nothing in it is right."""
+    """Judge and time one session. Return None if no result in it is correct."""
     begin = clock()
     progress("making the numbers")
     shared: SharedWorkload | AxisWorkload
@@ -289,22 +289,22 @@ def _one(
 
 
 def _threads(session: Session) -> int:
-    """Return the most threads that one of a session's candidates works on."""
+    """Return the largest number of threads that a session's candidates use."""
     asked = [candidate.threads for candidate in session.candidates if candidate.threads is not None]
     shape = session.shape
     return max([load.threads_used(session.threads, shape.rows, shape.classes, sce.backends()), *asked])
 
 
 @lru_cache(maxsize=3)  # several sessions have the same numbers
-def _numbers(shape: Shape, dtype: str) -> tuple[Workload, Truth]:
+def _numbers(shape: Shape, dtype: str) -> tuple[Workload, ReferenceResult]:
     workload = workloads.synthetic(shape, dtype)
     return workload, reference.evaluate(workload.logits, workload.targets)
 
 
 def _of_peer(
-    candidate: Candidate, child: Child, trouble: str | None, shared: SharedWorkload | AxisWorkload
+    candidate: TimedCall, child: Child, trouble: str | None, shared: SharedWorkload | AxisWorkload
 ) -> tuple[Sampler, str | None]:
-    """Return a peer's sampler; an option is loaded beside the plain workload."""
+    """Return the sampler of a peer. An option is loaded as a second workload."""
     what = candidate.what
     if trouble is not None:
         return PeerSampler(child, what), trouble

@@ -1,4 +1,4 @@
-"""The sessions: on which workload, what is timed side by side, and which goals its ratios speak to."""
+"""The sessions: the workloads, the calls that are timed side by side, and the goals that their ratios belong to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softmax_ce_bench.measure.operations import LOSSES, NORMALIZERS
 from softmax_ce_bench.peers import BY_NAME
 from tools.roofline import goals
 from tools.roofline.axes import CASES, SEGMENTATION, AxisCase
-from tools.roofline.candidates import CEILING, OPTIONS, Candidate
+from tools.roofline.candidates import CEILING, OPTIONS, TimedCall
 
 LARGE_CLASSES = 1000  # a row of at least this many is worth a fused pass
 SHORT_CLASSES, MANY_ROWS = 32, 30_000
@@ -34,21 +34,21 @@ class Comparison:
     ----------
     goal : str
         A key of :data:`tools.roofline.goals.BY_KEY`.
-    above : Candidate
-    below : Candidate or None
+    above : TimedCall
+    below : TimedCall or None
         None: the time of `above` itself.
     scale : float
         Times the ratio, or the seconds.
     """
 
     goal: str
-    above: Candidate
-    below: Candidate | None
+    above: TimedCall
+    below: TimedCall | None
     scale: float = 1.0
 
     @property
     def allocating(self) -> bool:
-        """Whether it belongs to the table of calls that allocate their results."""
+        """Return whether it belongs to the table of calls that allocate their results."""
         return self.above.new or (self.below is not None and self.below.new)
 
 
@@ -64,7 +64,7 @@ class Session:
     dtype : str
     threads : int or None
         None: all cores, as the kernels choose.
-    candidates : tuple of Candidate
+    candidates : tuple of TimedCall
     comparisons : tuple of Comparison
         Of these candidates.
     complete : bool
@@ -77,24 +77,24 @@ class Session:
     shape: Shape
     dtype: str
     threads: int | None
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[TimedCall, ...]
     comparisons: tuple[Comparison, ...] = ()
     complete: bool = False
     axis: AxisCase | None = None
 
     @property
     def elements(self) -> int:
-        """Logits."""
+        """Return the number of logits."""
         return self.shape.rows * self.shape.classes
 
     @property
     def megabytes(self) -> float:
-        """Of the logits."""
+        """Return the size of the logits."""
         return self.elements * {"float64": 8, "float16": 2}.get(self.dtype, 4) / 1e6
 
     @property
     def weight(self) -> float:
-        """About how many seconds it takes."""
+        """Return an estimate of the seconds that it takes."""
         costs = (_COST.get(c.who, _OWN_COST) for c in self.candidates)
         round_ = sum(max(_A_SAMPLE, cost * 1e-9 * self.elements) for cost in costs) + 2 * _A_SAMPLE
         peers = sum(c.who in BY_NAME for c in self.candidates)  # each loads a copy, and is checked; JAX compiles
@@ -104,7 +104,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What there is to measure, and how large.
+    """What can be measured on this machine, and how large it may be.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ class Scope:
 
     @property
     def threads(self) -> tuple[int | None, ...]:
-        """The thread settings: all cores, then one."""
+        """Return the numbers of threads: all cores, then one."""
         return (None, 1) if self.cores > 1 else (1,)
 
 
@@ -190,7 +190,8 @@ GRID = (
 
 
 def sessions(scope: Scope) -> list[Session]:
-    """Return all sessions, those of one thread setting together: each setting has its own processes of peers.
+    """Return all sessions. Those with one number of threads are neighbours, since each number needs its own processes
+    of peers.
 
     The shorter ones come first: where the time is up early, most has been measured.
     """
@@ -206,7 +207,7 @@ def sessions(scope: Scope) -> list[Session]:
 
 
 def shape(rows: int, classes: int) -> Shape:
-    """Return a workload's recipe: wide logits; Zipf labels where the classes are a vocabulary."""
+    """Return the recipe of a workload: wide logits, with Zipf labels if the classes are a vocabulary."""
     return Shape(f"{rows} x {classes}", rows, classes, "", zipf=classes >= ZIPF_CLASSES)
 
 
@@ -218,7 +219,7 @@ def _named(threads: int | None) -> str:
 
 
 def _rows(scope: Scope, cell: GridShape) -> int:
-    """As they are named where four 32 MiB caches hold no more; else as many as fill the array."""
+    """Return the number of rows, or 0 if the array is too small for the cell. A large cell fills the array."""
     if not cell.large:
         return cell.rows if 4 * cell.rows * cell.classes <= scope.array_bytes else 0
     usual = 4 * (32 << 20)
@@ -228,22 +229,22 @@ def _rows(scope: Scope, cell: GridShape) -> int:
 
 
 def _grid(scope: Scope, threads: int | None) -> Iterator[Session]:
-    """Every backend against the loops, the peers and each other, over rows and classes."""
-    own = [Candidate(scope.default, "fused", new) for new in _BOTH]
+    """Yield sessions of every backend against the loops, the peers and each other, over rows and classes."""
+    own = [TimedCall(scope.default, "fused", new) for new in _BOTH]
     for cell in GRID:
         rows = _rows(scope, cell)
         if not rows or (scope.quick and not cell.quick) or (threads is None and not cell.all_cores):
             continue
         size = shape(rows, cell.classes)
         compared: list[Comparison] = []
-        others = [Candidate(name) for name in ("numba", "cython") if name in scope.backends and name != scope.default]
+        others = [TimedCall(name) for name in ("numba", "cython") if name in scope.backends and name != scope.default]
         if {"numba", "cython"} <= set(scope.backends):
-            numba, cython = Candidate("numba"), Candidate("cython")
+            numba, cython = TimedCall("numba"), TimedCall("cython")
             compared += [Comparison("numba", numba, cython), Comparison("cython", cython, numba)]
         if cell.large:
-            copy = Candidate(CEILING, ceilings.best_copy())
-            others += [Candidate(scope.default, what) for what in LOSSES if what != "fused"]
-            others += [Candidate(CEILING, what) for what in ceilings.LOOPS]
+            copy = TimedCall(CEILING, ceilings.best_copy())
+            others += [TimedCall(scope.default, what) for what in LOSSES if what != "fused"]
+            others += [TimedCall(CEILING, what) for what in ceilings.LOOPS]
             compared += [Comparison(f"copy/{name}", one, copy) for name in _settings(scope, threads) for one in own]
         for peer in scope.peers:
             # The written formula has one thread; peers without a goal take part where that costs little.
@@ -251,26 +252,26 @@ def _grid(scope: Scope, threads: int | None) -> Iterator[Session]:
                 continue
             if peer == WRITTEN and threads is None:
                 continue
-            others.append(Candidate(peer))
+            others.append(TimedCall(peer))
             if goal := _goal_against(peer, scope, cell, rows):
-                compared += [Comparison(goal, Candidate(peer), one) for one in own]
+                compared += [Comparison(goal, TimedCall(peer), one) for one in own]
         if threads == 1 and WRITTEN in scope.peers and "numpy" in scope.backends:
-            numpy = [Candidate("numpy", "fused", new) for new in _BOTH]
+            numpy = [TimedCall("numpy", "fused", new) for new in _BOTH]
             others += [one for one in numpy if one not in own]
             if goal := _of_numpy(cell):
-                compared += [Comparison(goal, one, Candidate(WRITTEN)) for one in numpy]
+                compared += [Comparison(goal, one, TimedCall(WRITTEN)) for one in numpy]
         key = f"grid/{_named(threads)}/{rows}x{cell.classes}"
         candidates = tuple(dict.fromkeys((*own, *others)))
         yield Session(key, size, "float32", threads, candidates, tuple(compared), complete=cell.drawn)
 
 
 def _settings(scope: Scope, threads: int | None) -> tuple[str, ...]:
-    """Return which goals a thread setting speaks to: on one core both, the machine has no other."""
+    """Return the goals that a number of threads belongs to: both on a machine with one core."""
     return ("all", "one") if scope.cores == 1 else (_named(threads),)
 
 
 def _goal_against(peer: str, scope: Scope, cell: GridShape, rows: int) -> str | None:
-    """Return the goal that a cell speaks to against a peer."""
+    """Return the goal that a cell belongs to against a peer."""
     if peer == "sklearn":
         return peer
     large = 4 * rows * cell.classes >= scope.large_bytes
@@ -286,46 +287,46 @@ def _goal_against(peer: str, scope: Scope, cell: GridShape, rows: int) -> str | 
 
 
 def region(rows: int, classes: int, large: bool) -> str:
-    """Return where a cell lies among PyTorch's and JAX's goals."""
+    """Return the region of a cell among the goals of PyTorch and JAX."""
     if classes >= LARGE_CLASSES:
         return "large" if large else "cached"
     return "short" if classes <= SHORT_CLASSES and rows >= MANY_ROWS else "other"
 
 
 def _of_numpy(cell: GridShape) -> str | None:
-    """Return what is asked of the numpy backend."""
+    """Return the goal of the numpy backend."""
     if (cell.rows, cell.classes) == (1, 10):
         return "numpy/one"
     return "numpy" if cell.rows * cell.classes >= 640 else None
 
 
 def _costs(scope: Scope) -> Iterator[Session]:
-    """What an option and a narrow dtype cost, out of cache."""
+    """Yield sessions for the cost of an option and of a narrow dtype, out of cache."""
     threads, own = scope.threads[0], scope.default
-    plain = Candidate(own)
+    plain = TimedCall(own)
     # Soft targets are read as well: three arrays cross the bus, not two.
     kinds = {"soft": 2 / 3, "weight": 1.0, "smoothing": 1.0, "z-loss": 1.0, "masked": 1.0}
     for classes in (1021,) if scope.quick else (10, 1021, 31_999):
         size = shape(max(1, scope.array_bytes // (4 * classes)), classes)
-        some = [Candidate(own, what) for what in kinds]
+        some = [TimedCall(own, what) for what in kinds]
         compared = [Comparison(f"byte/{one.what}", one, plain, kinds[one.what]) for one in some]
         yield Session(f"bytes/{classes}", size, "float32", threads, (plain, *some), tuple(compared))
-        narrow = [Candidate(own, dtype) for dtype in ("bfloat16", "float16")]
+        narrow = [TimedCall(own, dtype) for dtype in ("bfloat16", "float16")]
         compared = [Comparison(one.what, one, plain) for one in narrow]
         yield Session(f"16-bit/{classes}", size, "float32", threads, (plain, *narrow), tuple(compared))
 
 
 def _options(scope: Scope) -> Iterator[Session]:
-    """Forward alone, every option, dtype and reduction, against PyTorch's; one thread."""
+    """Yield sessions of the loss alone and of every option, dtype and reduction, against PyTorch's, on one thread."""
     own = scope.default
     # A prediction's batch, CIFAR-100's, boosting's, ImageNet's.
     for rows, classes in ((64, 10),) if scope.quick else ((64, 10), (256, 100), (4096, 10), (1024, 1000)):
-        plain = [Candidate(own, "fused", new) for new in _BOTH]
-        some = [Candidate(own, what, new) for what in ("forward", *OPTIONS) for new in _BOTH]
+        plain = [TimedCall(own, "fused", new) for new in _BOTH]
+        some = [TimedCall(own, what, new) for what in ("forward", *OPTIONS) for new in _BOTH]
         peers = []
         compared = []
         if "torch" in scope.peers:
-            peers = [Candidate("torch", what) for what in ("forward", *OPTIONS) if what != "z-loss"]
+            peers = [TimedCall("torch", what) for what in ("forward", *OPTIONS) if what != "z-loss"]
             compared = [
                 Comparison("option/torch", peer, one) for peer in peers for one in some if one.what == peer.what
             ]
@@ -339,11 +340,11 @@ def _options(scope: Scope) -> Iterator[Session]:
 
 
 def _normalizers(scope: Scope) -> Iterator[Session]:
-    """softmax, log_softmax and logsumexp against the libraries that have them; one thread."""
+    """Yield sessions of softmax, log_softmax and logsumexp against the libraries that have them, on one thread."""
     cells = ((1, 10), (1024, 1000), (100_000, 10))
     for rows, classes in cells if scope.quick else (*cells, (64, 1000), (64, 32_000), (1024, 100)):
-        own = [Candidate(scope.default, what, new) for what in NORMALIZERS for new in _BOTH]
-        peers = [Candidate(p, what) for p in scope.peers for what in NORMALIZERS if what in BY_NAME[p].operations]
+        own = [TimedCall(scope.default, what, new) for what in NORMALIZERS for new in _BOTH]
+        peers = [TimedCall(p, what) for p in scope.peers for what in NORMALIZERS if what in BY_NAME[p].operations]
         where = "one" if rows == 1 else "cached" if classes >= LARGE_CLASSES else "short"
         compared = [
             Comparison(f"{one.what}/{where}", peer, one)
@@ -355,40 +356,40 @@ def _normalizers(scope: Scope) -> Iterator[Session]:
 
 
 def _written_out(scope: Scope) -> Iterator[Session]:
-    """Options at their defaults cost nothing, nor does a number of threads for one row."""
-    bare = Candidate(scope.default, "bare")
-    some = tuple(Candidate(scope.default, "written-out", threads=threads) for threads in (None, 1, 2, 64))
+    """Yield the session that shows that options at their defaults, and threads for one row, cost nothing."""
+    bare = TimedCall(scope.default, "bare")
+    some = tuple(TimedCall(scope.default, "written-out", threads=threads) for threads in (None, 1, 2, 64))
     compared = tuple(Comparison("written-out", one, bare) for one in some)
     yield Session("written-out/1x10", shape(1, 10), "float32", None, (bare, *some), compared)
 
 
 def _elements(scope: Scope) -> Iterator[Session]:
-    """Rows shorter than a vector, and the copy of the same bytes."""
+    """Yield sessions of rows shorter than a vector, with the copy of the same bytes."""
     for classes in (2, 10):
         size = shape(100_000, classes)
-        own = tuple(Candidate(scope.default, "fused", new) for new in _BOTH)
+        own = tuple(TimedCall(scope.default, "fused", new) for new in _BOTH)
         scale = 1e9 / (size.rows * size.classes)
         compared = tuple(Comparison(f"element/{classes}", one, None, scale) for one in own)
-        candidates = (*own, Candidate(CEILING, "copy"))
+        candidates = (*own, TimedCall(CEILING, "copy"))
         yield Session(f"element/{classes}", size, "float32", 1, candidates, compared)
 
 
 def _axes(scope: Scope) -> Iterator[Session]:
-    """The class axis before others: as it is, and as one would do it by hand."""
+    """Yield sessions with the class axis before others: with `axis`, and by moving the axis first."""
     for whole in CASES[:3] if scope.quick else CASES:
         case = whole.within(scope.array_bytes)
-        one, moved = Candidate(scope.default, case.operation), Candidate(scope.default, "moved")
+        one, moved = TimedCall(scope.default, case.operation), TimedCall(scope.default, "moved")
         compared = tuple(Comparison(f"axis/{by}", one, moved) for by in ("median", "worst"))
         yield Session(f"axis/{case.key}", case.flat, case.dtype, None, (one, moved), compared, axis=case)
 
 
 def _segmentation(scope: Scope, threads: int | None) -> Iterator[Session]:
-    """Every pixel of a batch of images."""
+    """Yield the session of every pixel in a batch of images."""
     if scope.quick and threads is None:
         return
     case = SEGMENTATION.within(scope.array_bytes)
-    one, last = Candidate(scope.default), Candidate(scope.default, "last axis")
-    torch = [Candidate("torch")] if "torch" in scope.peers else []
+    one, last = TimedCall(scope.default), TimedCall(scope.default, "last axis")
+    torch = [TimedCall("torch")] if "torch" in scope.peers else []
     compared = [Comparison("segmentation/last", one, last)]
     compared += [Comparison("segmentation/torch", peer, one) for peer in torch]
     key = f"segmentation/{_named(threads)}"

@@ -1,4 +1,4 @@
-"""The tables of a record, and beneath them how it was measured."""
+"""The tables of a record, and a description of how it was measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Record = dict[str, Any]
 
 
 def everything(record: Record) -> Group:
-    """Return all there is to say about a run, whole or interrupted."""
+    """Return all that is shown of a run, complete or interrupted."""
     parts: list[RenderableType] = [goal_table(record, False), goal_table(record, True), missed_cells(record)]
     parts += [ceiling_table(record), pool_table(record), Text(), *_rejections(record), *_absent(record)]
     return Group(*parts, *_verdict(record), Text(method(record), style="dim"))
@@ -59,7 +59,7 @@ def goal_table(record: Record, allocating: bool) -> Group:
 
 
 def _case(goal: Record) -> str:
-    """Return what is compared, and with what where the case does not say it."""
+    """Return the case, and what it is compared with if the case does not say so."""
     return goal["case"] + (f", over {goal['against']}" if goal["against"] and not goal["at_least"] else "")
 
 
@@ -70,13 +70,13 @@ def _mark(goal: Record) -> Text:
 
 
 def with_interval(ratio: Record, unit: str) -> str:
-    """Return the ratio with its interval, or a question mark where there were too few rounds for one."""
+    """Return the ratio with its interval, or with a question mark if there were too few rounds for one."""
     between = "(?)" if ratio["high"] is None else f"({_digits(ratio['low'])}–{_digits(ratio['high'])})"
     return f"{_digits(ratio['median'])}{unit if unit == 'x' else ' ' + unit} {between}"
 
 
 def missed_cells(record: Record) -> Group:
-    """Return where the goals that are missed are missed, the worst first."""
+    """Return the cells that miss their goals, the worst first."""
     table = _table("missed", "cell", ">measured", ">above", ">below")
     sessions = {session["key"]: session for session in record["sessions"]}
     for goal in record["goals"]:
@@ -98,7 +98,7 @@ def _brief(candidate: str) -> str:
 
 
 def ceiling_table(record: Record) -> Group:
-    """Return what the loops reached, and the kernels beside them, in GB/s of useful bytes."""
+    """Return the data rates of the loops and, beside them, of the kernels, in GB/s of useful bytes."""
     copies = [session for session in record["sessions"] if f"{CEILING} read" in session["candidates"]]
     names = list(dict.fromkeys(name for session in copies for name in session["candidates"]))
     peers = {peer["name"] for peer in record["machine"]["peers"]}
@@ -120,7 +120,7 @@ def _rate(session: Record, name: str) -> str:
 
 
 def pool_table(record: Record) -> Group:
-    """Return what two threads cost beyond half of the work, for the project's pool and OpenMP's."""
+    """Return the cost of two threads beyond half of the work, for the project's pool and OpenMP's."""
     pool = record["pool"]
     if pool is None:
         return Group()
@@ -179,7 +179,7 @@ def _verdict(record: Record) -> Iterator[Text]:
 
 
 def method(record: Record) -> str:
-    """Machine, versions, threads, rounds, control drift, and what the numbers mean."""
+    """Return machine, versions, threads, rounds, control drift, and what the numbers mean."""
     facts = record["machine"]
     size = facts["array_bytes"] / facts["cache_bytes"]
     capped = "" if size >= machine.OUT_OF_CACHE * 0.999 else ", held down by --array-mb"
@@ -207,7 +207,7 @@ def method(record: Record) -> str:
 
 
 def provenance(record: Record) -> str:
-    """Machine, versions and commit in one line."""
+    """Return machine, versions and commit in one line."""
     facts = record["machine"]
     versions = [f"softmax-ce {facts['softmax_ce']}" + (f" ({facts['commit']})" if facts["commit"] else "")]
     versions += [f"{name} {facts['packages'][name]}" for name in ("numpy", "numba") if facts["packages"][name]]
@@ -239,7 +239,7 @@ def _digits(number: float) -> str:
 
 
 def _table(*headings: str) -> Table:
-    """Return a table; a heading that begins with > is of a column that is aligned right."""
+    """Return a table. A heading that begins with > belongs to a column that is aligned right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in headings:
         right = heading.startswith(">")

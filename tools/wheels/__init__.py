@@ -1,4 +1,4 @@
-"""What is released: built, looked into, installed where there is no compiler, and run there, by ``make wheel``.
+"""Build the release, inspect it, install it where there is no compiler, and run it there: ``make wheel``.
 
 - build.py builds the sdist from this checkout, and wheels from the sdist; auditwheel gives them their tag.
 - contents.py says which files, tags and metadata belong into them.

@@ -15,7 +15,7 @@ from tools.wheels.commands import Wrong
 
 
 def main() -> int:
-    """0; 1 where something is wrong, which is said, and then nothing is written."""
+    """Return 0, or 1 if something is wrong, in which case the fault is printed and nothing is written."""
     parser = argparse.ArgumentParser(prog="python -m tools.wheels")
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="build an sdist, and a wheel for each Python; check and run them")
@@ -79,7 +79,7 @@ def _wheel_faults(wheel: Path, sources: Iterable[str]) -> Iterator[str]:
 
 
 def library_faults(library: Path) -> Iterator[str]:
-    """What can be told of an ELF file, and of x86-64's machine code."""
+    """Yield what is wrong with an ELF file, including its machine code on x86-64."""
     head = library.read_bytes()[:20]
     if head.startswith(b"\x7fELF"):
         yield from linking.faults(library)

@@ -1,4 +1,4 @@
-"""The sdist from this checkout, and wheels from the sdist: each in an isolated environment, as pip builds them."""
+"""Build the sdist from this checkout and wheels from the sdist, each in an isolated environment, as pip does."""
 
 from __future__ import annotations
 

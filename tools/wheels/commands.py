@@ -1,4 +1,4 @@
-"""Programs of others, run with their output kept back unless they fail."""
+"""Run other programs, and show their output only if they fail."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Wrong(Exception):
-    """An artefact, or a step on the way to it, is not as it should be; the message says what is wrong."""
+    """A file of the release, or a step towards it, is not as it should be. The message says what is wrong."""
 
 
 def run(
     *command: str | Path, folder: Path = ROOT, without: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> str:
-    """Return what it printed; Wrong with everything that it said, where it failed."""
+    """Return the output of a command. Raise Wrong with everything that it printed if it fails."""
     # This process's own path would put the checkout into the environments under test.
     left_out = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", *without}
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}

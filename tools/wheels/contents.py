@@ -1,4 +1,4 @@
-"""Which files, tags and metadata belong into the sdist and the wheels. What is in neither list is a fault too."""
+"""The files, tags and metadata of the sdist and the wheels. Whatever is not expected is a fault too."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ MADE_IN_WHEEL = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LI
 
 
 def sdist_files(path: Path) -> set[str]:
-    """Return what is in the sdist, below its folder."""
+    """Return the files of the sdist, relative to its folder."""
     with tarfile.open(path) as archive:
         names = [PurePosixPath(member.name) for member in archive.getmembers() if not member.isdir()]
     return {str(name.relative_to(path.name.removesuffix(".tar.gz"))) for name in names}
 
 
 def checked_in() -> set[str] | None:
-    """Return what git tracks here; None where this is no checkout, as in an unpacked sdist."""
+    """Return the files that git tracks, or None if this is no checkout, as in an unpacked sdist."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z"]
     done = subprocess.run(command, capture_output=True, text=True)
     return set(filter(None, done.stdout.split("\0"))) if done.returncode == 0 else None
 
 
 def sdist_faults(path: Path, tracked: set[str] | None) -> Iterator[str]:
-    """Its name, and each file that is missing or does not belong there."""
+    """Yield a wrong name, and each file that is missing or superfluous."""
     if parse_sdist_filename(path.name) != ("softmax-ce", _version()):
         yield f"{path.name} is not softmax-ce {_version()}"
     files = {name for name in sdist_files(path) if not _made(name)}
@@ -54,7 +54,7 @@ def _made(name: str) -> bool:
 
 
 def wheel_faults(path: Path, sources: Iterable[str]) -> Iterator[str]:
-    """Its tags and metadata, and each file that is missing or does not belong there, the sdist's files given."""
+    """Yield wrong tags and metadata, and each file that is missing or superfluous, given the sdist's files."""
     name, version, _, tags = parse_wheel_filename(path.name)
     if (name, version) != ("softmax-ce", _version()):
         yield f"{path.name} is not softmax-ce {_version()}"

@@ -1,4 +1,4 @@
-"""Fresh environments, and what is installed into them where there is no compiler."""
+"""Install into fresh environments without a compiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_COMPILER = {"CC": "/nonexistent", "CXX": "/nonexistent"}
 
 
 class Environment:
-    """A virtual environment of a Python's own, in a new folder."""
+    """A new virtual environment of a Python in a new folder."""
 
     def __init__(self, folder: Path, python: str) -> None:
         run(sys.executable, "-m", "virtualenv", "--quiet", "--python", python, folder)
@@ -25,12 +25,12 @@ class Environment:
         run(*command, without=without, environment=environment)
 
     def check(self, *options: str, **environment: str) -> str:
-        """Return what installed.py said, run in this environment and from its folder."""
+        """Return the output of installed.py, run in this environment and from its folder."""
         return run(self.python, "-I", INSTALLED, *options, folder=self.folder, environment=environment)
 
 
 def wheel_without_compiler(wheel: Path, environment: Environment) -> str:
-    """Install the wheel with NumPy alone, where nothing can be compiled, and run it; then the correctness suite."""
+    """Install the wheel with NumPy alone where nothing can be compiled, and run it and the correctness suite."""
     environment.pip("install", "--only-binary", ":all:", wheel, **NO_COMPILER)
     environment.check(**NO_COMPILER)
     environment.pip("install", "--only-binary", ":all:", "mpmath")
@@ -38,6 +38,6 @@ def wheel_without_compiler(wheel: Path, environment: Environment) -> str:
 
 
 def sdist_without_compiler(source: Path, environment: Environment) -> str:
-    """Return the sdist still installs where nothing can be compiled, and says why a backend is missing."""
+    """Check that the sdist installs where nothing can be compiled, and return why a backend is missing."""
     environment.pip("install", source, without=("SOFTMAX_CE_REQUIRE_ALL",), **NO_COMPILER)
     return environment.check("--no-extension", **NO_COMPILER)

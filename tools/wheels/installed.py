@@ -1,4 +1,4 @@
-"""What an install must do, run by the Python that it was installed for: ``python -I installed.py``.
+"""Check an installation with the Python that it was installed for: ``python -I installed.py``.
 
 With NumPy alone beside it: every backend but Numba is there, computes what the formula says on every instruction set of
 this CPU, and imports nothing of others but NumPy. --no-extension: the same for an install that was made without a
@@ -26,7 +26,7 @@ NO_COMPILER = "no C compiler: {} not found"  # as setup.py says it
 
 
 def right_numbers(name: str) -> None:
-    """Loss and gradient of one backend against the formula in float64, on one thread and on two."""
+    """Compare the loss and gradient of one backend with the formula in float64, on one and two threads."""
     for dtype, tolerance in (("float16", 2e-3), ("float32", 1e-5), ("float64", 1e-12)):
         for rows, classes in SHAPES:
             for threads in (1, 2):
@@ -36,7 +36,7 @@ def right_numbers(name: str) -> None:
 
 
 def installed_here() -> None:
-    """The package comes from this environment, and nobody's Python or library but NumPy's came with it."""
+    """Check that the package comes from this environment, and that a call imports no library except NumPy."""
     packages = Path(sysconfig.get_path("platlib")).resolve()
     assert Path(sce.__file__).resolve().is_relative_to(packages), f"{sce.__file__} is not in {packages}"
     output = subprocess.run(
@@ -57,7 +57,7 @@ print(*{name.partition(".")[0] for name in new} - sys.stdlib_module_names)
 
 
 def backends(no_extension: bool) -> list[str]:
-    """Return the names of those that are there, which must be all that can be."""
+    """Return the names of the available backends, which must be all that can be available."""
     missing = {info.name: info.why_unavailable for info in sce.backends() if not info.available}
     print(*(f"  {name} is not here: {why}" for name, why in missing.items()), sep="\n")
     numba = missing.pop("numba", None)
@@ -71,7 +71,7 @@ def backends(no_extension: bool) -> list[str]:
 
 
 def instruction_sets() -> None:
-    """The Cython backend on each that this CPU has, in a process of its own."""
+    """Check the Cython backend on each instruction set of this CPU, each in its own process."""
     from softmax_ce._backends.cython import _kernels
 
     for isa in _kernels.supported():
@@ -80,7 +80,7 @@ def instruction_sets() -> None:
 
 
 def copy_loops() -> None:
-    """The measuring half's library moves bytes."""
+    """Check that the loops of the measuring half move bytes."""
     from softmax_ce_bench import ceilings
 
     assert ceilings.why_unavailable is None, ceilings.why_unavailable
@@ -92,7 +92,7 @@ def copy_loops() -> None:
 
 
 def conformance(names: list[str]) -> None:
-    """The suite that ``softmax-ce check`` runs."""
+    """Run the suite of ``softmax-ce check``."""
     from softmax_ce_bench.conformance import run_checks
 
     for name in names:
@@ -103,7 +103,7 @@ def conformance(names: list[str]) -> None:
 
 
 def main() -> None:
-    """Run what the options ask for; an AssertionError says what is wrong."""
+    """Run what the options ask for. An AssertionError says what is wrong."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--no-extension", action="store_true")
     parser.add_argument("--conformance", action="store_true")

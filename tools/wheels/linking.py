@@ -1,4 +1,4 @@
-"""What the system's loader is told to look for: nothing but the C library, and in no folder of the building machine."""
+"""What the dynamic loader looks for: only the C library, and in no folder of the building machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENTRY = re.compile(r"\((NEEDED|RPATH|RUNPATH)\).*\[(.*)\]")
 
 
 def faults(library: Path) -> Iterator[str]:
-    """Each search path, and each library that not every Linux has."""
+    """Yield each search path, and each library that not every Linux has."""
     for kind, value in _ENTRY.findall(run("readelf", "--dynamic", "--wide", library)):
         if kind != "NEEDED":
             yield f"{library.name} carries a search path of the building machine: {kind} {value}"

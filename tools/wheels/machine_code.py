@@ -1,4 +1,4 @@
-"""Instructions beyond SSE2, which every x86-64 CPU has, in functions that are not chosen at run time.
+"""Find instructions beyond SSE2, which every x86-64 CPU has, in functions that are not chosen at run time.
 
 A function belongs to the instruction set in its name or in its source's: `sce_rows_avx2_f32`, and `one_label_short`
 from `rows_avx2_f32.c`, are called where the CPU has AVX2. Which functions come from which source is in the library's
@@ -21,7 +21,7 @@ LEVELS = ("baseline", "avx2", "avx512")
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A stretch of code, and the instruction set that it may use."""
+    """A range of code, and the instruction set that it may use."""
 
     start: int
     end: int
@@ -38,12 +38,12 @@ class Function:
 
 
 def runs_here() -> bool:
-    """Return whether what is compiled here is x86-64's, which is all that this module knows."""
+    """Return whether code compiled here is for x86-64, the only target that this module knows."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def faults(library: Path) -> Iterator[str]:
-    """Each function with an instruction above its level, and the first such instruction."""
+    """Yield each function with an instruction above its level, and the first such instruction."""
     functions = symbols(library)
     starts = [function.start for function in functions]
     seen: set[str] = set()
@@ -61,7 +61,7 @@ def faults(library: Path) -> Iterator[str]:
 
 
 def symbols(library: Path) -> list[Function]:
-    """Return the functions in order of their addresses; Wrong where the table of symbols was stripped."""
+    """Return the functions by address. Raise Wrong if the symbol table was stripped."""
     functions: list[Function] = []
     source = ""
     for line in run("readelf", "--syms", "--wide", library).splitlines():
@@ -103,7 +103,7 @@ _LATER = re.compile(
 
 
 def level(code: bytes, text: str) -> str:
-    """Return the first of LEVELS that has this instruction, by its encoding, else by its name."""
+    """Return the first of LEVELS that has an instruction, by its encoding or else by its name."""
     at = 0
     while at < len(code) and code[at] in _PREFIXES:
         at += 1

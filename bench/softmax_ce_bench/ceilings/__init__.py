@@ -1,4 +1,4 @@
-"""The physical limit: what moving the bytes costs, with no arithmetic in between.
+"""The physical limit: the time to move the bytes without any arithmetic.
 
 Loops in C that read, copy and update NumPy arrays, over the same pool of threads as the kernels, so that a kernel
 can be scored in the same rounds and on the same buffers. Without a C compiler they are not there, and
@@ -47,12 +47,13 @@ if why_unavailable is None:
 
 
 def instruction_set() -> str | None:
-    """Return what the loops use here; None where they are not available."""
+    """Return the instruction set of the loops, or None if they are not available."""
     return _in_use or None
 
 
 def best_copy() -> str:
-    """Return the loop that does a fused kernel's job with the least traffic: it reads one array and writes another.
+    """Return the name of the loop that reads one array and writes another with the least traffic, as a fused kernel
+    does.
 
     A non-temporal copy moves two units; a regular one three, for it also reads the lines that it writes.
     """
@@ -106,7 +107,7 @@ def _copy(source: Any, target: Any, stream: bool, start: int, stop: int) -> None
 
 
 def _as_rows(array: Any) -> Any:
-    """Return the bytes of a C-contiguous array, in rows of at most `_PIECE` where they can be cut so, as a view."""
+    """Return the bytes of a C-contiguous array as a view, in rows of at most `_PIECE` if it can be cut that way."""
     width = array.nbytes // len(array)
     while width > _PIECE and width % 2 == 0:
         width //= 2

@@ -1,4 +1,4 @@
-"""The ``softmax-ce`` command, one module a subcommand."""
+"""The ``softmax-ce`` command, with one module per subcommand."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from softmax_ce_bench.cli.pick import pick
 from softmax_ce_bench.cli.profile import profile
 from softmax_ce_bench.cli.show import show
 from softmax_ce_bench.terminal.console import WIDTH
-from softmax_ce_bench.terminal.group import INTERRUPTED, Group
+from softmax_ce_bench.terminal.group import INTERRUPTED, CommandGroup
 
 __all__ = ["INTERRUPTED", "WIDTH", "main"]
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sce.__version__, prog_name="softmax-ce")
 def main() -> None:
     """Check and compare the backends of softmax-ce on this machine, and pick one for production."""

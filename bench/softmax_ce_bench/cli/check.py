@@ -1,4 +1,4 @@
-"""``softmax-ce check``: whether backends compute correct results."""
+"""``softmax-ce check``: check that backends compute correct results."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def check(backends: tuple[str, ...], dtypes: tuple[str, ...], threads: tuple[int
 
 
 class _Steps:
-    """Moves a progress bar on by one for every result."""
+    """Advances a progress bar by one for each result."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress

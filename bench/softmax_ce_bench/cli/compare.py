@@ -1,4 +1,4 @@
-"""``softmax-ce compare``: which backend is fastest."""
+"""``softmax-ce compare``: compare the speed and the error of the backends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import peers
 from softmax_ce_bench.compare import request as planning
-from softmax_ce_bench.compare.result import Cell, Options, Run
+from softmax_ce_bench.compare.result import CallOptions, ComparedCell, Run
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.measure import operations as operations_table
 from softmax_ce_bench.report import comparison, markdown, pages, record
@@ -23,7 +23,7 @@ from softmax_ce_bench.terminal.bar import Bar, progress
 from softmax_ce_bench.terminal.console import Refused, available
 from softmax_ce_bench.terminal.group import INTERRUPTED
 from softmax_ce_bench.terminal.options import DTYPE, LOGITS, SHAPES, TARGETS, Counts, Duration, Number, Several, Weight
-from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
+from softmax_ce_bench.terminal.outputs import CommandOutputs, Destination, OutputFile
 
 _FILE = OutputFile()
 
@@ -119,7 +119,7 @@ def compare(
 
     The exit code is 0, or 2 if something is wrong or an output cannot be written.
     """
-    outputs = Outputs(
+    outputs = CommandOutputs(
         {"--json": json_file, "--markdown": markdown_file, "--html": html_file},
         (asked["logits"], asked["targets"], *context.meta.get(Weight.FILES, ())),
     )
@@ -130,7 +130,7 @@ def compare(
         raise Refused(str(error)) from None
     shown_on = outputs.console()
     interrupted, broken = False, None
-    reporter = _ProgressReporter(shown_on, verbose)
+    reporter = _CompareProgress(shown_on, verbose)
     with progress(shown_on) as shown:
         reporter.bar = Bar(shown)
         try:
@@ -186,7 +186,7 @@ def _plan(
         found += planning.of_shapes(shapes or (), dtypes, soft=soft)
         sources = tuple({source.text: source for source in found}.values())
     file = weight is not None and not isinstance(weight, str)
-    options = Options(
+    options = CallOptions(
         "none" if weight is None else "file" if file else "drawn", label_smoothing, z_loss,
         workloads.IGNORE_INDEX if ignore_index is None else ignore_index, reduction,
     )  # fmt: skip
@@ -238,8 +238,8 @@ def _peers(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in peers.BY_NAME if name in names)
 
 
-class _ProgressReporter(comparing.Listener):
-    """Shows each table as soon as it is there, how far the run is and how long it will take."""
+class _CompareProgress(comparing.Listener):
+    """Shows each table once it is complete, the progress of the run and the time left."""
 
     def __init__(self, shown_on: Console, verbose: bool) -> None:
         self.run: Run | None = None
@@ -248,7 +248,7 @@ class _ProgressReporter(comparing.Listener):
         self.bar: Bar | None = None
 
     def started(self, run: Run) -> None:
-        """Remember the run, which is filled as it proceeds."""
+        """Keep the run, which is filled as it proceeds."""
         self.run = run
 
     def stage(self, text: str, done: float, left: float) -> None:
@@ -260,7 +260,7 @@ class _ProgressReporter(comparing.Listener):
         """Show the fits."""
         self._console.print(comparison.fit_table(printable(run)))
 
-    def measured(self, run: Run, cell: Cell) -> None:
+    def measured(self, run: Run, cell: ComparedCell) -> None:
         """Show the cell."""
         self._console.print(comparison.cell_table(printable(run), printable(cell), verbose=self._verbose))
 

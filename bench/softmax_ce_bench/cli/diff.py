@@ -1,4 +1,4 @@
-"""``softmax-ce diff``: two stored runs side by side."""
+"""``softmax-ce diff``: compare two stored runs."""
 
 from __future__ import annotations
 

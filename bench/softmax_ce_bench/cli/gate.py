@@ -1,4 +1,4 @@
-"""``softmax-ce gate``: is one build slower than another?"""
+"""``softmax-ce gate``: test whether one build is slower than another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from softmax_ce_bench.report.printable import printable
 from softmax_ce_bench.terminal.bar import Bar, progress
 from softmax_ce_bench.terminal.console import Refused, interruptible
 from softmax_ce_bench.terminal.options import DTYPES, Duration, Several, Shapes
-from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
+from softmax_ce_bench.terminal.outputs import CommandOutputs, Destination, OutputFile
 
 _FILE = OutputFile()
 _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -67,13 +67,13 @@ def gate(
     The exit code is 0 if no cell is slower and 1 if one is. It is 2 if something is wrong: a build fails or computes
     wrong results, nothing was measured, or an output cannot be written. It is 3 if the time was too short to tell.
     """
-    outputs = Outputs({"--json": json_file, "--html": html_file}, (base_wheel, head_wheel))
+    outputs = CommandOutputs({"--json": json_file, "--html": html_file}, (base_wheel, head_wheel))
     shown_on = outputs.console()
     _end_on_termination()
     with interruptible("No verdict; nothing was written."), progress(shown_on) as shown:
         try:
             request = _request(base, head, base_wheel, head_wheel, **asked)
-            result = gating.run(request, _ProgressReporter(Bar(shown), piped=not shown_on.is_terminal))
+            result = gating.run(request, _GateProgress(Bar(shown), piped=not shown_on.is_terminal))
         except BuildError as error:
             raise Refused(str(error)) from None
     shown_on.print(report.whole(printable(result)), crop=False)
@@ -89,8 +89,8 @@ def _as_page(result: GateResult) -> str:
     return forest.page(printable(result))
 
 
-class _ProgressReporter:
-    """Draws the bar; in a pipe, a line for each stage."""
+class _GateProgress:
+    """Draws a progress bar, or prints a line per stage if the output is a pipe."""
 
     def __init__(self, bar: Bar, *, piped: bool) -> None:
         self._bar, self._piped, self._stage = bar, piped, ""
@@ -144,5 +144,5 @@ def _source(repository: Path | None, revision: str | None, wheel: Path | None) -
 
 
 def _end_on_termination() -> None:
-    """Have SIGTERM end this process as an exception, so that builds and measured processes end with it."""
+    """Turn SIGTERM into an exception, so that builds and measured processes end with this process."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

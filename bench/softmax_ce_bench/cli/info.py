@@ -1,4 +1,4 @@
-"""``softmax-ce info``: versions, processor and backends, for a bug report."""
+"""``softmax-ce info``: print versions, processor and backends, for a bug report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``softmax-ce pick``: which backend to use in production."""
+"""``softmax-ce pick``: pick the backends to use in production."""
 
 from __future__ import annotations
 
@@ -30,8 +30,17 @@ from softmax_ce_bench.report import picking as report
 from softmax_ce_bench.terminal.bar import Bar, BarListener, progress
 from softmax_ce_bench.terminal.console import Refused
 from softmax_ce_bench.terminal.group import INTERRUPTED
-from softmax_ce_bench.terminal.options import DTYPE, LOGITS, SHAPES, TARGETS, THREADS, Duration, Several
-from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
+from softmax_ce_bench.terminal.options import (
+    DTYPE,
+    LOGITS,
+    SHAPES,
+    TARGETS,
+    THREADS,
+    Duration,
+    Several,
+    profiled_operations,
+)
+from softmax_ce_bench.terminal.outputs import CommandOutputs, Destination, OutputFile
 
 CONTAMINATED = 3
 _FILE = OutputFile()
@@ -42,7 +51,7 @@ _SETS = tuple(
 
 
 class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """A largest error: 0.5 (of the bound), or 4ulp."""
+    """The largest error that is allowed, such as 0.5 (of the bound) or 4ulp."""
 
     name = "error"
 
@@ -59,7 +68,7 @@ class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
 
 def _moved(option: str, command: str) -> Callable[[Any], Any]:
-    """Return an option that is gone: it names the command to use instead."""
+    """Return a hidden option that refuses its value and names the command that replaces it."""
 
     def refuse(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -78,8 +87,7 @@ def _moved(option: str, command: str) -> Callable[[Any], Any]:
 @LOGITS
 @TARGETS
 @DTYPE
-@click.option("--op", "operations", type=Several(*LOSSES), metavar="NAMES",
-              help=f"Operations: {', '.join(LOSSES)}.  [default: all]")  # fmt: skip
+@profiled_operations("all")
 @THREADS
 @click.option("--time-budget", type=Duration(), metavar="TIME",
               help=f"Time for everything but cold starts, such as 60, 60s or 2m. More time gives a finer grid.  "
@@ -122,7 +130,7 @@ def pick(
     The exit code is 0, 2 if something is wrong, and 3 if the session was contaminated, in which case an existing
     profile is kept.
     """
-    outputs = Outputs({"--output": output}, (logits, targets))
+    outputs = CommandOutputs({"--output": output}, (logits, targets))
     target = output.path if output is not None else where.default_path()
     if output is None and not dry_run:
         _check_default(target)
@@ -167,7 +175,7 @@ def pick(
 
 
 def _check_default(path: Path | None) -> None:
-    """Refuse to measure for a profile that could not be written where production looks."""
+    """Refuse to measure if the profile could not be written to the default path."""
     if path is None:
         raise Refused("this user has no home folder to keep a profile in: --output names a file")
     while not os.path.lexists(path.parent):  # it will be made
@@ -181,7 +189,7 @@ def _check_default(path: Path | None) -> None:
 
 
 def _is_kept(output: Destination | None, target: Path) -> bool:
-    """Return whether there is a profile already, or a link to where one may be."""
+    """Return whether the target is an existing profile, or a link to where one may be."""
     if output is not None and output.is_stdout:
         return False
     return os.path.lexists(target) and (target.is_file() or not target.exists())

@@ -1,4 +1,4 @@
-"""``softmax-ce show``: the tables of a stored run."""
+"""``softmax-ce show``: show the tables of a stored run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from softmax_ce_bench.report import comparison, markdown, pages, record
 from softmax_ce_bench.report.printable import printable
 from softmax_ce_bench.terminal.console import Refused
-from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
+from softmax_ce_bench.terminal.outputs import CommandOutputs, Destination, OutputFile
 
 
 @click.command(short_help="Show a stored run.")
@@ -25,7 +25,7 @@ def show(file: Path, verbose: bool, markdown_file: Destination | None, html_file
 
     The exit code is 0, or 2 if FILE cannot be read or an output cannot be written.
     """
-    outputs = Outputs({"--markdown": markdown_file, "--html": html_file}, (file,))
+    outputs = CommandOutputs({"--markdown": markdown_file, "--html": html_file}, (file,))
     try:
         run = record.load(file)
     except record.RecordError as error:

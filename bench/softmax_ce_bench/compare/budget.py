@@ -1,4 +1,4 @@
-"""Time: how a run's seconds are shared out among its cells, and what ends a cell that would take longer."""
+"""The time budget of a run: how it is shared among the cells, and when a cell that takes longer is stopped."""
 
 from __future__ import annotations
 
@@ -48,39 +48,39 @@ class Budget:
     _learned: dict[str, tuple[int, float]] = field(default_factory=dict)  # elements, and seconds an element
 
     def start(self) -> None:
-        """The seconds begin now."""
+        """Start the clock."""
         self.deadline = self.clock() + self.seconds - min(_ENDING, 0.1 * self.seconds)
 
     @property
     def left(self) -> float:
-        """Seconds; negative when they have been overspent."""
+        """Return the seconds left; negative if the budget is overspent."""
         return self.deadline - self.clock()
 
     def learn(self, elements: int, seconds: Mapping[str, float]) -> None:
-        """What candidates took a call, on so many elements: later estimates go by it."""
+        """Record the time of a call of each candidate on so many elements, for later estimates."""
         for name, taken in seconds.items():
             if elements >= self._learned.get(name, (0, 0.0))[0]:
                 self._learned[name] = elements, taken / elements
 
     def a_round(self, elements: int, names: Iterable[str]) -> float:
-        """Return about how many seconds a round takes."""
+        """Return an estimate of the seconds that a round takes."""
         return sum(max(_SAMPLE, self._an_element(name, elements) * elements) for name in names)
 
     def _an_element(self, name: str, elements: int) -> float:
-        """Return the seconds an element. Small calls say little of large ones, but that these are no slower."""
+        """Return the seconds per element. Small calls say little about large ones, except that these are no slower."""
         seen, rate = self._learned.get(name, (0, math.inf))
         return rate if elements <= _LIKE * seen else min(rate, _ASSUMED)
 
     def fixed(self, elements: int) -> float:
-        """Return about how many seconds pass before a cell's first round and after its last one."""
+        """Return an estimate of the seconds before a cell's first round and after its last one."""
         return _CHECKING + _MAKING * elements
 
     def least(self, elements: int, names: Iterable[str]) -> float:
-        """Return about how many seconds a cell takes at least: warming up, and one round."""
+        """Return an estimate of the least seconds that a cell takes: warm-up and one round."""
         return self.fixed(elements) + 2 * self.a_round(elements, names)
 
     def share(self, cells: list[tuple[int, list[str]]]) -> float:
-        """Return the seconds for the first of the cells that are left, each given by its elements and candidates.
+        """Return the seconds for the first of the remaining cells, each given by its elements and candidates.
 
         In proportion to what a round of each takes, so that all get about as many rounds; but none gets more than
         the most rounds need.
@@ -93,7 +93,8 @@ class Budget:
 
 @dataclass(slots=True)
 class DeadlineSampler:
-    """A sampler that gives up when the time is up before the first round is complete, and says whose error one is.
+    """A sampler that stops if the time is up before the first round is complete, and that names the candidate behind an
+    error.
 
     Later rounds need no look at the clock: :func:`softmax_ce_bench.measure.timing.measure` begins none that would not
     end in time.
@@ -119,7 +120,7 @@ class DeadlineSampler:
             raise CandidateFailed(self.who, error) from error
 
     def sample(self, calls: int) -> float:
-        """Return the seconds a call, over so many calls."""
+        """Return the seconds per call over so many calls."""
         if not self._sampled:
             self._check()
             self._sampled = True

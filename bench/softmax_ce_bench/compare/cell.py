@@ -1,4 +1,4 @@
-"""One cell: check every candidate, then time all that are right in the same rounds."""
+"""One cell: check every candidate, then time the correct ones in the same rounds."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from softmax_ce_bench.compare.result import (
     SKIPPED,
     UNRANKED,
     Ceiling,
-    Cell,
     CellOperation,
+    ComparedCell,
     Control,
     Entry,
     Inputs,
@@ -43,7 +43,7 @@ def measure(
     budget: Budget,
     share: float,
     tell: Tell,
-) -> Cell:
+) -> ComparedCell:
     """Check and time one cell.
 
     Parameters
@@ -61,7 +61,7 @@ def measure(
 
     Returns
     -------
-    Cell
+    ComparedCell
 
     Raises
     ------
@@ -90,7 +90,7 @@ def measure(
     rows, classes = ready.workload.shape
     ratio = samples.control_ratio
     source = planned.source
-    return Cell(
+    return ComparedCell(
         key=planned.key,
         inputs=Inputs(
             ready.workload.name, source.set, ready.workload.regime, rows, classes, ready.workload.dtype,
@@ -118,7 +118,7 @@ def measure(
 
 
 def bytes_moved(operation: str, workload: Workload) -> int:
-    """Return what an operation must move at least, in bytes.
+    """Return the least number of bytes that an operation must move.
 
     N*C*itemsize to read the logits, as much to read soft targets, as much to write a gradient. Labels and losses, at
     most a few bytes a row, are not counted.
@@ -129,7 +129,7 @@ def bytes_moved(operation: str, workload: Workload) -> int:
 
 
 def _timed(here: Participants, title: str, budget: Budget, end: float, tell: Tell, base: str) -> Samples:
-    """Time all candidates. One that raises is rejected, and the others begin again."""
+    """Time all candidates. If one raises, it is rejected, and the others start again."""
     while True:
         timed = {label(*key): DeadlineSampler(key[0], sampler, budget) for key, sampler in here.samplers.items()}
         timed |= {label(CEILING, loop): DeadlineSampler(loop, sampler, budget) for loop, sampler in here.loops.items()}
@@ -163,7 +163,7 @@ def _ceiling(loop: str, workload: Workload, samples: Samples) -> Ceiling:
 
 
 def _best(operation: str, loops: tuple[Ceiling, ...]) -> Ceiling | None:
-    """Return the fastest loop that does the operation's job."""
+    """Return the fastest loop that moves the same bytes as the operation."""
     own = [ceiling for ceiling in loops if ceiling.loop in operations.TABLE[operation].loops]
     return min(own, key=lambda ceiling: ceiling.time.median, default=None)
 
@@ -171,7 +171,7 @@ def _best(operation: str, loops: tuple[Ceiling, ...]) -> Ceiling | None:
 def _entry(
     name: str, here: Participants, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]], base: str
 ) -> Entry:
-    """Return what was found of one candidate."""
+    """Return the results of one candidate."""
     if name in here.skipped:
         return Entry(name, SKIPPED, here.skipped[name], None, {})
     errors, reason = here.verdicts[name]

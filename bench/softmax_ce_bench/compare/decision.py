@@ -1,4 +1,4 @@
-"""Which candidates are fastest, ties called ties."""
+"""Which candidates are the fastest. Ties are reported as ties."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, TIE, Ratio
 
 
 def fastest(entries: Iterable[Entry], operation: str, rounds: int) -> tuple[str, ...]:
-    """Return the fastest ranked candidate, then those that it ties with, the faster first.
+    """Return the fastest ranked candidate and those that tie with it, the fastest first.
 
     Empty when none is ranked, or when there are too few rounds to tell.
     """
@@ -26,7 +26,7 @@ def fastest(entries: Iterable[Entry], operation: str, rounds: int) -> tuple[str,
 
 
 def least(costs: Mapping[str, Ratio]) -> tuple[str, ...]:
-    """Return the name with the least cost, then those that tie with it, the lower first.
+    """Return the name with the least cost and those that tie with it, the least cost first.
 
     Two tie when their intervals overlap or the gap is below :data:`~softmax_ce_bench.measure.stats.TIE`.
     """
@@ -38,5 +38,5 @@ def least(costs: Mapping[str, Ratio]) -> tuple[str, ...]:
 
 
 def inverse(ratio: Ratio) -> Ratio:
-    """Return a speed-up as a cost, and the other way round."""
+    """Return a speed-up as a cost, or a cost as a speed-up."""
     return Ratio(1 / ratio.median, 1 / ratio.high, 1 / ratio.low if ratio.low else math.inf)

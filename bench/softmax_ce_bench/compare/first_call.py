@@ -1,4 +1,4 @@
-"""Before the first call: import, first calls and peak memory, each in fresh processes, and when they have paid off."""
+"""Import, first call and peak memory in fresh processes, and the number of calls after which they pay off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import median
 import softmax_ce as sce
 from softmax_ce_bench import peers
 from softmax_ce_bench.compare.request import CompareRequest, PlannedCell
-from softmax_ce_bench.compare.result import PEER, BreakEven, Cell, ColdStart, Run
+from softmax_ce_bench.compare.result import PEER, BreakEven, ColdStart, ComparedCell, Run
 from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import cold_start, peak
 from softmax_ce_bench.truth.judge import raised
@@ -21,13 +21,13 @@ _AHEAD, _COMPILING, _PEER = 6.0, 60.0, 20.0
 
 
 def estimate(request: CompareRequest) -> float:
-    """Return about how many seconds it takes for all candidates of a request."""
+    """Return an estimate of the seconds that all candidates of a request take."""
     backends = (_AHEAD if sce.get_backend(name).info.ahead_of_time else _COMPILING for name in request.names)
     return sum(backends) + _PEER * len(request.peers)
 
 
 def measure(run: Run, name: str, planned: PlannedCell, memory: Callable[[], int | None]) -> ColdStart:
-    """Return one candidate's cold start, without break-even yet.
+    """Return the cold start of one candidate, without its break-even.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def measure(run: Run, name: str, planned: PlannedCell, memory: Callable[[], int 
 
 
 def with_break_even(run: Run) -> list[ColdStart]:
-    """Return the cold starts, each with the calls from which on it has paid off in each cell and operation."""
+    """Return the cold starts with the number of calls after which each pays off, for each cell and operation."""
     starts = {start.name: start for start in run.cold_starts}
     base = starts.get(run.settings.base)
     if base is None:
@@ -68,7 +68,7 @@ def with_break_even(run: Run) -> list[ColdStart]:
     ]
 
 
-def _break_even(cells: Sequence[Cell], start: ColdStart, base: ColdStart) -> list[BreakEven]:
+def _break_even(cells: Sequence[ComparedCell], start: ColdStart, base: ColdStart) -> list[BreakEven]:
     found = []
     for cell in cells:
         timings = {entry.name: entry.timings for entry in cell.entries}
@@ -81,7 +81,7 @@ def _break_even(cells: Sequence[Cell], start: ColdStart, base: ColdStart) -> lis
 
 
 def calls_until_even(start: float, base_start: float, saving: float) -> float:
-    """From how many calls on a later start has been made up for.
+    """Return the number of calls after which a slower start has paid off.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def _until_first(start: ColdStart, *, cold: bool) -> float:
 def memory_of(
     request: CompareRequest, planned: PlannedCell, make: Callable[[], Workload], name: str, operation: str | None = None
 ) -> int | None:
-    """Return the peak memory of one call of a candidate on a cell, in a fresh process.
+    """Return the peak memory of one call of a candidate on a cell, measured in a fresh process.
 
     Parameters
     ----------

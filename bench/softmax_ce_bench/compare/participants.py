@@ -1,4 +1,4 @@
-"""The candidates of a cell: their verdicts, their samplers, and why some are left out."""
+"""The candidates of a cell: their verdicts and samplers, and the reasons why others are left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Tell = Callable[[str, float], None]
 
 
 class PreparedWorkload:
-    """A workload with the arrays that all candidates share and the reference on it, for every number of threads.
+    """A workload with the arrays that all candidates share and its reference, for all numbers of threads.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class PreparedWorkload:
 
 
 class Participants:
-    """The candidates of a cell. Correctness comes before time: those that are wrong get no samplers.
+    """The candidates of a cell. Candidates with wrong results get no samplers.
 
     Parameters
     ----------
@@ -96,14 +96,14 @@ class Participants:
                 self._check_remote(remote)
 
     def reject(self, name: str, reason: str) -> None:
-        """Take a candidate out."""
+        """Remove a candidate."""
         errors, _ = self.verdicts.get(name, (None, None))
         self.verdicts[name] = errors, reason
         self.samplers = {key: sampler for key, sampler in self.samplers.items() if key[0] != name}
 
     @property
     def most_threads(self) -> int:
-        """The most threads that a timed candidate works on."""
+        """Return the largest number of threads that a timed candidate uses."""
         infos = [sce.get_backend(name).info for name in self._request.names]
         if any(name in peers.BY_NAME for name, _ in self.samplers):
             infos.append(sce.BackendInfo("", "", serial_elements=_SERIAL_IN_PEERS))
@@ -164,7 +164,7 @@ class Participants:
         return [o for o in self._operations_of(name) if o in NORMALIZERS]
 
     def _skipped(self) -> dict[str, str]:
-        """Return why a peer does not take part, for each that does not."""
+        """Return the reason for each peer that does not take part."""
         request, planned, ready = self._request, self._planned, self._ready
         fitting = request.peers_that_fit(planned.source)
         found = {}
@@ -178,7 +178,7 @@ class Participants:
         return found
 
     def _loops(self) -> tuple[dict[str, Sampler], str | None]:
-        """Return the loops that do the operations' jobs, and why there are none."""
+        """Return the loops that move the operations' bytes, and the reason if there are none."""
         if not self._request.ceilings:
             return {}, "they were not asked for"
         if ceilings.why_unavailable is not None:

@@ -1,4 +1,4 @@
-"""What is to be compared: the grid of cells, and whether it fits into memory."""
+"""What to compare: the grid of cells, and whether it fits into memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from softmax_ce_bench import peers
-from softmax_ce_bench.compare.result import Options
+from softmax_ce_bench.compare.result import CallOptions
 from softmax_ce_bench.inputs import digits, workloads
 from softmax_ce_bench.inputs.workloads import Shape, Workload
 from softmax_ce_bench.measure import memory
@@ -24,12 +24,12 @@ SECONDS = 30.0
 
 
 class RequestError(ValueError):
-    """What was asked for cannot be done; the message is one line and says why."""
+    """The request cannot be met. The message is one line and gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a workload comes from. Nothing is allocated until it is made.
+    """The recipe of a workload. Nothing is allocated until the workload is made.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Source:
     ignore_index: int = workloads.IGNORE_INDEX
 
     def maker(self, fit: digits.Fit | None = None) -> Callable[[], Workload]:
-        """Return a function that makes the workload, here or in another process; `fit` is the base's on the digits."""
+        """Return a function that makes the workload, here or in another process. `fit` is the base's fit of digits."""
         if self.files is not None:
             return partial(workloads.from_files, *self.files, self.ignore_index)
         make: Callable[[], Workload]
@@ -67,12 +67,12 @@ class Source:
 
     @property
     def elements(self) -> int:
-        """Logits."""
+        """Return the number of logits."""
         return self.shape.rows * self.shape.classes
 
     @property
     def text(self) -> str:
-        """Names the workload within a run."""
+        """Return the name of the workload, which is unique in a run."""
         size = f"{self.shape.rows}x{self.shape.classes}"
         words = (*((self.shape.name,) * (self.shape.name != size)), size, self.dtype, *(("soft",) * self.soft))
         return " ".join(words)
@@ -88,15 +88,15 @@ class PlannedCell:
 
     source: Source
     threads: int | None
-    options: Options
+    options: CallOptions
 
     @property
     def key(self) -> str:
-        """Names the cell: unique in a run, and the same in another run."""
-        defaults = Options()
+        """Return the name of the cell, which is unique in a run and the same in other runs."""
+        defaults = CallOptions()
         changed = (
             f"{name.replace('_', '-')}={getattr(self.options, name)}"
-            for name in Options.__slots__
+            for name in CallOptions.__slots__
             if getattr(self.options, name) != getattr(defaults, name)
         )
         threads = "auto threads" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
@@ -122,7 +122,7 @@ class CompareRequest:
         For everything.
     counts_loading : bool
         False: the seconds begin once the backends have been loaded and compiled.
-    options : Options
+    options : CallOptions
     weight : ndarray or None
         The user's own class weights, where the options say "file".
     allocate : bool
@@ -144,7 +144,7 @@ class CompareRequest:
     threads: tuple[int | None, ...] = (None,)
     seconds: float = SECONDS
     counts_loading: bool = False
-    options: Options = field(default_factory=Options)
+    options: CallOptions = field(default_factory=CallOptions)
     weight: Any = None
     allocate: bool = False
     ceilings: bool = True
@@ -154,16 +154,16 @@ class CompareRequest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The backends to be measured; the plain NumPy one first, which everything is held against."""
+        """Return the backends to measure. The base, plain NumPy, comes first."""
         return (BASE, *(name for name in self.backends if name != BASE))
 
     @property
     def cells(self) -> tuple[PlannedCell, ...]:
-        """In the order in which they are measured: one workload's one after the other."""
+        """Return the cells in the order of measurement; those of one workload are neighbours."""
         return tuple(PlannedCell(source, count, self.options) for source in self.sources for count in self.threads)
 
     def call_options(self, classes: int) -> dict[str, Any]:
-        """Return what softmax_ce's functions are given beside the reduction."""
+        """Return the options of softmax_ce's functions, without the reduction."""
         chosen = self.options
         given: dict[str, Any] = {}
         if chosen.weight == "file":
@@ -171,12 +171,12 @@ class CompareRequest:
         elif chosen.weight == "drawn":
             given["weight"] = 0.5 + np.random.default_rng(8).random(classes)
         for name in ("label_smoothing", "z_loss", "ignore_index"):
-            if getattr(chosen, name) != getattr(Options(), name):
+            if getattr(chosen, name) != getattr(CallOptions(), name):
                 given[name] = getattr(chosen, name)
         return given
 
     def check(self) -> None:
-        """Refuse what cannot work, before anything is allocated.
+        """Check the request before anything is allocated.
 
         Raises
         ------
@@ -219,7 +219,7 @@ class CompareRequest:
 
 
 def built_in(name: str, dtypes: tuple[str, ...], *, soft: bool = False) -> Iterator[Source]:
-    """The workloads of a named set, in each dtype; the digits before those of the quick one."""
+    """Return the workloads of a named set, in each dtype. Those of the quick set begin with the digits."""
     shapes = ((DIGITS,) if name == "quick" else ()) + workloads.SETS[name]
     for dtype in dtypes:
         for shape in shapes:
@@ -227,7 +227,7 @@ def built_in(name: str, dtypes: tuple[str, ...], *, soft: bool = False) -> Itera
 
 
 def of_shapes(shapes: tuple[tuple[int, int], ...], dtypes: tuple[str, ...], *, soft: bool = False) -> Iterator[Source]:
-    """Wide logits of the shapes asked for, in each dtype."""
+    """Return wide logits of the given shapes, in each dtype."""
     for dtype in dtypes:
         for rows, classes in shapes:
             yield Source("shapes", Shape(f"{rows}x{classes}", rows, classes, "a shape as asked for"), dtype, soft)
@@ -248,17 +248,17 @@ def own(logits: Path, targets: Path, ignore_index: int = workloads.IGNORE_INDEX)
 
 
 def base_for(
-    peer_names: tuple[str, ...], sources: tuple[Source, ...], options: Options, operations: tuple[str, ...] = LOSSES
+    peer_names: tuple[str, ...], sources: tuple[Source, ...], options: CallOptions, operations: tuple[str, ...] = LOSSES
 ) -> str:
-    """Return what speed-ups are to be relative to.
+    """Return the name of the candidate that speed-ups are relative to.
 
     That is the written formula, if it takes part in every cell and has every operation; else `BASE`.
     """
-    plain = options == Options() and all(source.dtype in ("float32", "float64") for source in sources)
+    plain = options == CallOptions() and all(source.dtype in ("float32", "float64") for source in sources)
     has_all = set(operations) <= set(peers.BY_NAME[WRITTEN].operations)
     return WRITTEN if plain and has_all and WRITTEN in peer_names else BASE
 
 
 def installed_peers() -> tuple[str, ...]:
-    """Return the names of all that can be imported here."""
+    """Return the names of all peers that can be imported."""
     return tuple(peer.name for peer in peers.PEERS if peer.why_missing is None)

@@ -1,4 +1,5 @@
-"""What a run found, as plain values: filled while it measures, stored as it is, and all that tables are made from.
+"""The results of a run as plain values. They are filled while the run measures, stored unchanged, and read by all
+tables.
 
 The fields, their units and how each was come by are described in one place, report/compare.schema.json. A float that
 is infinite is null there.
@@ -21,7 +22,7 @@ BACKEND, PEER = "backend", "peer"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How it was measured, and what the words mean."""
+    """How a run was measured, and the limits that its words refer to."""
 
     base: str
     operations: tuple[str, ...]
@@ -67,7 +68,7 @@ class DigitsFit:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What was run on."""
+    """The workload of a cell."""
 
     name: str
     set: str
@@ -79,8 +80,8 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What every call was given beside logits and targets."""
+class CallOptions:
+    """The options that every call was given."""
 
     weight: str = "none"
     label_smoothing: float = 0.0
@@ -111,7 +112,7 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class CellOperation:
-    """One operation of a cell: what it must move, and who is fastest."""
+    """One operation of a cell: the bytes that it must move, and the fastest candidates."""
 
     bytes: int
     ceiling: str | None
@@ -120,7 +121,7 @@ class CellOperation:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One candidate and operation in one cell."""
+    """The times of one candidate and operation in one cell."""
 
     seconds: tuple[float, ...]
     calls: int
@@ -132,7 +133,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One candidate in one cell."""
+    """The results of one candidate in one cell."""
 
     name: str
     status: str
@@ -142,12 +143,12 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """All candidates on one workload, with one number of threads."""
+class ComparedCell:
+    """The results of all candidates on one workload, with one number of threads."""
 
     key: str
     inputs: Inputs
-    options: Options
+    options: CallOptions
     threads: int | None
     checked_rows: int
     telling_rows: int
@@ -165,13 +166,13 @@ class Cell:
 
     @property
     def tells(self) -> bool:
-        """Whether there are rounds enough for an interval."""
+        """Return whether there are enough rounds for an interval."""
         return self.rounds >= FEWEST_ROUNDS
 
 
 @dataclass(frozen=True, slots=True)
 class NotMeasured:
-    """A cell that was planned and is not there."""
+    """A cell that was planned and not measured."""
 
     key: str
     reason: str
@@ -179,7 +180,7 @@ class NotMeasured:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """From how many calls on a candidate has made up for its slower start, against the base."""
+    """The number of calls after which a candidate's slower start has paid off, relative to the base."""
 
     cell: str
     operation: str
@@ -189,7 +190,7 @@ class BreakEven:
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """One candidate in fresh processes."""
+    """The cold start of one candidate."""
 
     name: str
     failed: str | None
@@ -217,10 +218,10 @@ class Run:
     complete: bool = False
     contaminated: bool = False
     fits: list[DigitsFit] = field(default_factory=list)
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[ComparedCell] = field(default_factory=list)
     not_measured: list[NotMeasured] = field(default_factory=list)
     cold_starts: list[ColdStart] = field(default_factory=list)
 
     def candidate(self, name: str) -> Candidate:
-        """By its name."""
+        """Return a candidate by its name."""
         return next(candidate for candidate in self.candidates if candidate.name == name)

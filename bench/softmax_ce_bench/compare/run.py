@@ -1,4 +1,4 @@
-"""A whole run: load the backends, fit the digits, then one cell after the other, until the time is up."""
+"""A whole run: load the backends, fit the digits, then measure one cell after the other until the time is up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from softmax_ce_bench.compare import cell, first_call
 from softmax_ce_bench.compare.budget import Budget, OutOfTime
 from softmax_ce_bench.compare.participants import PreparedWorkload
 from softmax_ce_bench.compare.request import BASE, DIGITS, CompareRequest, PlannedCell, Source
-from softmax_ce_bench.compare.result import BACKEND, PEER, Candidate, Cell, DigitsFit, NotMeasured, Run, Settings
+from softmax_ce_bench.compare.result import (
+    BACKEND,
+    PEER,
+    Candidate,
+    ComparedCell,
+    DigitsFit,
+    NotMeasured,
+    Run,
+    Settings,
+)
 from softmax_ce_bench.inputs import digits
 from softmax_ce_bench.measure import machine, operations, timing
 from softmax_ce_bench.measure.peer_process import PeerProcesses
@@ -29,10 +38,10 @@ _INCLUDES = {
 
 
 class Listener:
-    """Receives the progress of a run. This one ignores it."""
+    """Receives the progress of a run. This base class ignores it."""
 
     def stage(self, text: str, done: float, left: float) -> None:
-        """A step begins or goes on.
+        """Called when a step begins or makes progress.
 
         Parameters
         ----------
@@ -44,16 +53,16 @@ class Listener:
         """
 
     def started(self, run: Run) -> None:
-        """The run begins; it is filled as it proceeds, and complete up to the last cell whenever that ends."""
+        """Called with the run when it begins. The run is filled as it proceeds, and always has the cells so far."""
 
     def fitted(self, run: Run) -> None:
-        """The digits have been fitted."""
+        """Called when the digits have been fitted."""
 
-    def measured(self, run: Run, cell: Cell) -> None:
-        """One cell is done."""
+    def measured(self, run: Run, cell: ComparedCell) -> None:
+        """Called when a cell has been measured."""
 
     def started_cold(self, run: Run) -> None:
-        """What happens before the first call has been measured."""
+        """Called when cold starts and memory have been measured."""
 
 
 def run(
@@ -62,7 +71,7 @@ def run(
     clock: Clock = time.perf_counter,
     processes: PeerProcesses | None = None,
 ) -> Run:  # fmt: skip
-    """Compare as planned.
+    """Compare as requested.
 
     Parameters
     ----------
@@ -108,7 +117,7 @@ def run(
 
 
 def started(request: CompareRequest) -> Run:
-    """Return a run of which nothing is measured yet."""
+    """Return a run without results."""
     settings = Settings(
         base=request.base,
         operations=request.operations,
@@ -126,7 +135,7 @@ def started(request: CompareRequest) -> Run:
 
 
 def _candidates(request: CompareRequest, results: str) -> tuple[Candidate, ...]:
-    """Return all that are measured, then those that are missing here."""
+    """Return the candidates that are measured, then those that are missing on this machine."""
     found = []
     known = {info.name: info for info in sce.backends()}
     missing = tuple(info.name for info in known.values() if not info.available)
@@ -151,7 +160,7 @@ def _candidates(request: CompareRequest, results: str) -> tuple[Candidate, ...]:
 
 
 class _Sequence:
-    """The steps of a run, one after the other."""
+    """The steps of a run, in their order."""
 
     def __init__(
         self, request: CompareRequest, found: Run, budget: Budget, processes: PeerProcesses, listener: Listener
@@ -260,7 +269,7 @@ class _Sequence:
 
 
 def recorded(fit: digits.Fit, base: digits.Fit) -> DigitsFit:
-    """Return a fit as it is recorded."""
+    """Return a fit in the form that is recorded."""
     over = fit.over_bound(base)
     return DigitsFit(
         backend=fit.backend,

@@ -1,4 +1,4 @@
-"""The regression gate: are two builds equally fast? An answer whose error rates were measured.
+"""The regression gate: is one build slower than another? Its error rates were measured.
 
 The data's way: :mod:`builds` makes two installed builds of two revisions, :mod:`session` times them in pairs of fresh
 processes (:mod:`process` starts one, :mod:`worker` runs in it), :mod:`decision` turns the paired times

@@ -1,4 +1,4 @@
-"""From a revision to an installed build, in folders of their own: nothing of this installation is touched.
+"""Build and install revisions in folders of their own. The current installation is not touched.
 
 Both builds are made in the same way, with the same flags and dependencies, in paths of the same length: where a path
 stands in memory, its length shifts what comes behind it.
@@ -33,7 +33,7 @@ _PACKAGE = "softmax_ce/"
 
 @dataclass(frozen=True, slots=True)
 class BuildSource:
-    """What is to be built: a revision of a repository, its working tree, or a wheel that is there already.
+    """What to build: a revision of a repository, its working tree, or an existing wheel.
 
     Attributes
     ----------
@@ -66,14 +66,14 @@ def revision(repository: Path, name: str) -> BuildSource:
 
 
 def working_tree(repository: Path) -> BuildSource:
-    """Return the files as they are now, those that git does not ignore."""
+    """Return the files of the working tree that git does not ignore."""
     commit = git.ask(repository, "rev-parse", "HEAD")
     changed = bool(git.ask(repository, "status", "--porcelain"))
     return BuildSource(WORKING_TREE, commit + "+" * changed, repository)
 
 
 def from_wheel(path: Path) -> BuildSource:
-    """Return a wheel.
+    """Return an existing wheel as a source.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def from_wheel(path: Path) -> BuildSource:
 
 
 def repository(folder: Path) -> Path:
-    """Return the repository of this project that a folder is in.
+    """Return the repository of this project that contains a folder.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def repository(folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A change to a build's source, for builds that are to be slower.
+    """A change to the source of a build, for builds that are slower on purpose.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Edit:
 
 
 def make(sources: Sequence[tuple[BuildSource, Path]], edits: Sequence[Sequence[Edit]] = ()) -> None:
-    """Build and install sources side by side, each into its folder, which is made and then holds ``softmax_ce``.
+    """Build and install sources in parallel, each into its own new folder, which then holds ``softmax_ce``.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def make(sources: Sequence[tuple[BuildSource, Path]], edits: Sequence[Sequence[E
 
 
 def apply(edit: Edit, tree: Path) -> None:
-    """Change a file.
+    """Apply an edit to a folder.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def apply(edit: Edit, tree: Path) -> None:
 
 
 def export(source: BuildSource, folder: Path) -> None:
-    """Copy a source's files."""
+    """Copy the files of a source."""
     assert source.repository is not None
     folder.mkdir(parents=True)
     if source.text == WORKING_TREE:
@@ -194,7 +194,7 @@ def export(source: BuildSource, folder: Path) -> None:
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
-    """Begin to build the wheel of folder/tree."""
+    """Start to build a wheel from folder/tree."""
     try:
         for name in _ISOLATED_UNLESS:
             version(name)
@@ -230,7 +230,7 @@ def _wheel(source: BuildSource, process: subprocess.Popen[bytes] | None, folder:
 
 
 def _install(wheel: Path, site: Path) -> None:
-    """Unpack the wheel's softmax_ce, and nothing else: the harness is this installation's."""
+    """Unpack softmax_ce from the wheel, and nothing else: the harness is that of the current installation."""
     site.mkdir(parents=True)
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(site, [name for name in packed.namelist() if name.startswith(_PACKAGE)])
@@ -238,7 +238,7 @@ def _install(wheel: Path, site: Path) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """A build and all that it has started: compilers too."""
+    """End a build and everything that it has started, compilers included."""
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own
     else:
@@ -247,7 +247,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _telling_line(said: str) -> str:
-    """Return what the compiler or Python complained of first; else the last line."""
+    """Return the first complaint of the compiler or of Python, or else the last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r": (fatal )?error: |^[\w.]*Error: ", line)]
     return (telling or lines[-1:] or ["it said nothing"])[0][:300]

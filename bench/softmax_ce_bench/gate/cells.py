@@ -1,4 +1,4 @@
-"""What the gate measures: a backend's operation on a workload, on one thread."""
+"""What the gate measures: one operation of one backend on one workload, on one thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORKLOADS = (
 
 @dataclass(frozen=True, slots=True)
 class GateCell:
-    """One thing that is timed in both builds.
+    """A combination that is timed in both builds.
 
     Attributes
     ----------
@@ -44,12 +44,12 @@ class GateCell:
 
     @property
     def text(self) -> str:
-        """Names the cell."""
+        """Return the name of the cell."""
         return f"{self.backend} {self.operation} {self.workload_text}"
 
     @property
     def workload_text(self) -> str:
-        """Names the workload."""
+        """Return the name of the workload."""
         size = f"{self.rows}x{self.classes}"
         return " ".join((*((self.workload,) * (self.workload != size)), size, self.dtype))
 
@@ -57,7 +57,7 @@ class GateCell:
 def of(
     backends: Iterable[str], workloads: Iterable[tuple[Shape, str]] = WORKLOADS, operations: Iterable[str] = OPERATIONS
 ) -> list[GateCell]:
-    """Return all cells of some backends, workloads and operations."""
+    """Return all cells of the given backends, workloads and operations."""
     operations, workloads = tuple(operations), tuple(workloads)
     return [
         GateCell(backend, operation, shape.name, shape.rows, shape.classes, dtype)

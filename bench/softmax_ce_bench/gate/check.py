@@ -1,4 +1,4 @@
-"""Correctness before time: what each build computes on the workloads, against the high-precision reference."""
+"""Check the results of each build on the workloads against the high-precision reference, before anything is timed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = {LOSS: "loss", GRAD: "gradient"}  # of what an operation computes; else
 
 
 def backends(session: BuildTimer, build: Build) -> dict[str, tuple[str | None, bool]]:
-    """Return each backend of a build: why it is not available, and whether it is stable.
+    """Return, for each backend of a build, why it is not available and whether it is stable.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def backends(session: BuildTimer, build: Build) -> dict[str, tuple[str | None, b
 
 
 class Reference:
-    """The truth on the cells' workloads.
+    """The reference results on the workloads of the cells.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Reference:
         self._session = session
 
     def complaints(self, build: Build, cells: Iterable[GateCell]) -> dict[GateCell, str]:
-        """Return how a build is wrong, for each cell on which it is.
+        """Return what is wrong with a build, for each cell with wrong results.
 
         A backend that is wrong in one operation on a workload is wrong in all of its cells there.
         """
@@ -68,7 +68,7 @@ class Reference:
         return {cell: found[key] for cell, key in keys.items() if key in found}
 
     def _complaint(self, workload: int, result: Mapping[str, Any]) -> str | None:
-        """Return how a result is wrong, or None.
+        """Return what is wrong with a result, or None.
 
         The bound is that of any sound implementation: what a build declares may change.
         """

@@ -1,4 +1,4 @@
-"""The process of :mod:`instructions` that holds one build, and tells callgrind which calls to count.
+"""The process that holds one build and tells callgrind which calls to count. See :mod:`instructions`.
 
 ``python .../gate/counted.py FOLDER`` with the build's folder first on the path, and on standard input a
 JSON list with an entry ``[backend, operation, workload, calls]`` for each cell. Callgrind writes a file for each cell
@@ -35,7 +35,7 @@ _TOGGLE_COLLECT, _DUMP_STATS_AT, _START_INSTRUMENTATION = (_CALLGRIND + k for k 
 
 
 class Callgrind:
-    """What a program can ask of callgrind, if it runs under it."""
+    """Requests that a program can make of callgrind when it runs under it."""
 
     def __init__(self) -> None:
         self._code = mmap.mmap(-1, len(_REQUEST), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
@@ -45,11 +45,11 @@ class Callgrind:
         self._function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(address)
 
     def start(self) -> None:
-        """Begin to watch: what came before ran faster."""
+        """Start to simulate. Everything before runs faster."""
         self._ask(_START_INSTRUMENTATION)
 
     def count(self, run: Callable[[], object], calls: int, name: str) -> None:
-        """Make some calls, and have their instructions written to a file, with a few of this loop's own."""
+        """Make some calls and write their instructions to a file. A few instructions of this loop are included."""
         some = itertools.repeat(None, calls)
         self._ask(_TOGGLE_COLLECT)
         for _ in some:
@@ -67,7 +67,7 @@ class CountingService(Service):
     """A service whose calls are counted."""
 
     def count(self, callgrind: Callgrind, key: int, calls: int) -> None:
-        """Have some calls counted under the name "key calls"."""
+        """Count the instructions of some calls under the name "key calls"."""
         callgrind.count(self._calls[key], calls, f"{key} {calls}")
 
 

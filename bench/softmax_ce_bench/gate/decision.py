@@ -1,4 +1,4 @@
-"""From paired times to verdicts. Pure functions of numbers, whose error rates tests check by simulation.
+"""From paired times to verdicts: pure functions of numbers, whose error rates the tests check by simulation.
 
 Two one-sided sign tests are made of a cell's rounds, each the exact one that counts rounds. Is the median ratio above
 `SLOWER`? Is it below `RULED_OUT`? Under either null hypothesis each round falls on the wrong side with probability 1/2
@@ -38,7 +38,7 @@ MOVED = 0.02  # by which the control may differ from itself: as much as would ma
 
 
 class Exit(IntEnum):
-    """What the command exits with."""
+    """The exit codes of the command."""
 
     CLEAN = 0
     SLOWER = 1
@@ -47,7 +47,7 @@ class Exit(IntEnum):
 
 
 class Verdict(StrEnum):
-    """What is said of a cell."""
+    """The verdict on a cell."""
 
     SAME = "same"
     FASTER = "faster"
@@ -57,8 +57,8 @@ class Verdict(StrEnum):
     UNSURE = "unsure"
 
 
-class Call(IntEnum):
-    """What a look at one measurement of a cell says."""
+class Look(IntEnum):
+    """The result of one look at a measurement of a cell."""
 
     SLOWER = 1  # shown to be above `SLOWER`
     CLEAN = -1  # shown to be below `RULED_OUT`
@@ -67,7 +67,7 @@ class Call(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One cell in one measurement, at its latest look.
+    """The state of one measurement of a cell at its latest look.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Found:
         Of the sign test against a ratio of `RULED_OUT` or more.
     p_different : float
         Of the two-sided sign test against equal times.
-    call : Call
+    call : Look
     look : int
         Which one this was, from 1.
     rounds : int
@@ -89,23 +89,23 @@ class Found:
     p_slower: float
     p_clean: float
     p_different: float
-    call: Call
+    call: Look
     look: int
     rounds: int
 
 
 def rounds_at(look: int, first: int = ROUNDS) -> int:
-    """Return how many rounds a measurement has at a look, from 1."""
+    """Return the number of rounds at a look, counted from 1."""
     return math.ceil(first * GROWTH ** (look - 1))
 
 
 def level(total: float, look: int) -> float:
-    """Return what a look, from 1, may spend of the error rate of all looks."""
+    """Return the share of the total error rate that a look, counted from 1, may use."""
     return total / (look * (look + 1))
 
 
 def alarm_rate(cells: int) -> float:
-    """Return how often one measurement of a cell may call it slower by mistake.
+    """Return the probability that one measurement of a cell calls it slower by mistake.
 
     Two measurements must agree, and each of the cells of a run may raise the alarm.
     """
@@ -113,7 +113,7 @@ def alarm_rate(cells: int) -> float:
 
 
 def judge(base: ArrayLike, head: ArrayLike, look: int = 1, cells: int = 1, seed: int = 0) -> Found:
-    """Look at one cell's measurement.
+    """Return what the latest look at a measurement of a cell says.
 
     Parameters
     ----------
@@ -127,25 +127,25 @@ def judge(base: ArrayLike, head: ArrayLike, look: int = 1, cells: int = 1, seed:
         Of the interval's bootstrap.
     """
     logs = np.log(np.asarray(head)) - np.log(np.asarray(base))
-    call = Call(int(calls(logs[None], look, cells)[0]))
+    call = Look(int(calls(logs[None], look, cells)[0]))
     p_different = min(1.0, 2 * min(p_above(logs), p_below(logs)))
     ratio = paired_ratio(head, base, seed=seed)
     return Found(ratio, p_above(logs, SLOWER), p_below(logs, RULED_OUT), p_different, call, look, logs.size)
 
 
 def calls(logs: NDArray[np.float64], look: int = 1, cells: int = 1) -> NDArray[np.int64]:
-    """Return what a look says of each row of log ratios, shape (measurements, rounds), as values of `Call`."""
+    """Return the result of a look at each row of log ratios, shape (measurements, rounds), as values of `Look`."""
     rounds = logs.shape[1]
     if rounds < FEWEST_ROUNDS:
-        return np.full(len(logs), Call.OPEN)
+        return np.full(len(logs), Look.OPEN)
     slower = p_above(logs, SLOWER) <= level(alarm_rate(cells), look)
     clean = p_below(logs, RULED_OUT) <= level(MISSED / 2, look)  # either measurement may miss it
-    found: NDArray[np.int64] = np.where(slower, Call.SLOWER, np.where(clean, Call.CLEAN, Call.OPEN))
+    found: NDArray[np.int64] = np.where(slower, Look.SLOWER, np.where(clean, Look.CLEAN, Look.OPEN))
     return found
 
 
 def follow(logs: NDArray[np.float64], cells: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return what measurements come to that go on until they are called something or their rounds end.
+    """Return the final result of measurements that go on until a look decides or their rounds end.
 
     Parameters
     ----------
@@ -157,15 +157,15 @@ def follow(logs: NDArray[np.float64], cells: int = 1) -> tuple[NDArray[np.int64]
     Returns
     -------
     found : ndarray of int, shape (measurements,)
-        Values of `Call`.
+        Values of `Look`.
     rounds : ndarray of int, shape (measurements,)
         How many each took.
     """
-    found = np.full(len(logs), Call.OPEN)
+    found = np.full(len(logs), Look.OPEN)
     rounds = np.full(len(logs), logs.shape[1])
     look = 1
     while (taken := rounds_at(look)) <= logs.shape[1]:
-        going = np.flatnonzero(found == Call.OPEN)
+        going = np.flatnonzero(found == Look.OPEN)
         found[going] = calls(logs[going, :taken], look, cells)
         rounds[going] = taken
         look += 1
@@ -173,11 +173,11 @@ def follow(logs: NDArray[np.float64], cells: int = 1) -> tuple[NDArray[np.int64]
 
 
 def verdict(first: Found, second: Found | None = None) -> Verdict:
-    """Return what is said of a cell, with its second measurement if the first called it slower."""
-    if first.call is Call.SLOWER:
-        again = Call.OPEN if second is None else second.call
-        return {Call.SLOWER: Verdict.SLOWER, Call.CLEAN: Verdict.ONCE, Call.OPEN: Verdict.UNSURE}[again]
-    if first.call is Call.OPEN:
+    """Return the verdict on a cell, from its second measurement too if the first called it slower."""
+    if first.call is Look.SLOWER:
+        again = Look.OPEN if second is None else second.call
+        return {Look.SLOWER: Verdict.SLOWER, Look.CLEAN: Verdict.ONCE, Look.OPEN: Verdict.UNSURE}[again]
+    if first.call is Look.OPEN:
         return Verdict.UNSURE
     if first.p_different <= DIFFERENT and max(first.ratio.median, 1 / first.ratio.median) >= NOTED:
         return Verdict.NOTED if first.ratio.median > 1 else Verdict.FASTER
@@ -185,7 +185,7 @@ def verdict(first: Found, second: Found | None = None) -> Verdict:
 
 
 def conclusion(verdicts: Sequence[Verdict], control: Ratio) -> Exit:
-    """Return the exit code of a run. If the control has moved, no verdict counts."""
+    """Return the exit code of a run. If the control has moved, the verdicts do not count."""
     if control.drift > MOVED:
         return Exit.INCONCLUSIVE
     if Verdict.SLOWER in verdicts:
@@ -194,7 +194,7 @@ def conclusion(verdicts: Sequence[Verdict], control: Ratio) -> Exit:
 
 
 def p_above(logs: ArrayLike, ratio: float = 1.0) -> Any:
-    """Return the one-sided p-value of the exact sign test: is the median ratio above a value?
+    """Return the one-sided p-value of the exact sign test that the median ratio is above a value.
 
     Parameters
     ----------
@@ -211,12 +211,12 @@ def p_above(logs: ArrayLike, ratio: float = 1.0) -> Any:
 
 
 def p_below(logs: ArrayLike, ratio: float = 1.0) -> Any:
-    """Return the one-sided p-value of the exact sign test: is the median ratio below a value? See :func:`p_above`."""
+    """Return the one-sided p-value of the exact sign test that the median ratio is below a value; see `p_above`."""
     return _p_value(np.asarray(logs, np.float64) < math.log(ratio))
 
 
 def _p_value(wins: NDArray[np.bool_]) -> Any:
-    """Probability that as many rounds or more would be won if each were the toss of a fair coin."""
+    """Return the probability of winning at least so many rounds if each were the toss of a fair coin."""
     from scipy.stats import binom  # takes a second to import, in which every other command has answered
 
     return binom.sf(np.count_nonzero(wins, axis=-1) - 1, wins.shape[-1], 0.5)

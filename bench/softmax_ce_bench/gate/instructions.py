@@ -1,4 +1,4 @@
-"""A second instrument: how many instructions a call takes, counted by valgrind's callgrind.
+"""Instruction counts of calls, by valgrind's callgrind, as a second instrument.
 
 A count hardly varies from run to run and from machine to machine, and a load on the machine does not touch it. But
 it is not time. A cache miss, a stall, a store that must wait cost nothing here, a slow instruction is as dear as a
@@ -41,7 +41,7 @@ _SAME_CODE = {
 
 
 def available() -> str | None:
-    """Return why instructions cannot be counted here, in one line; None if they can."""
+    """Return None if instructions can be counted here, or else the reason in one line."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "instructions are counted on Linux and x86-64 only"
     if " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
@@ -52,7 +52,7 @@ def available() -> str | None:
 
 
 def count(builds: tuple[Build, Build], cells: Sequence[GateCell], folder: Path) -> dict[GateCell, tuple[float, float]]:
-    """Instructions a call, of base and of head.
+    """Return the instructions per call, of base and of head.
 
     Parameters
     ----------
@@ -88,12 +88,12 @@ def count(builds: tuple[Build, Build], cells: Sequence[GateCell], folder: Path) 
 
 
 def calls(cell: GateCell) -> int:
-    """Return how many calls are counted at first."""
+    """Return the number of calls that are counted at first."""
     return min(_MOST_CALLS, max(1, _ELEMENTS // (cell.rows * cell.classes)))
 
 
 def read(files: Iterable[Path]) -> dict[tuple[int, int], int]:
-    """Callgrind's files: (cell's number, calls) -> instructions.
+    """Read callgrind's files: (cell's number, calls) -> instructions.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def _per_call(counts: dict[tuple[int, int], int], key: int, calls: int) -> float
 def _run(
     prefix: Sequence[str], builds: tuple[Build, Build], plan: Sequence[tuple[str, str, int, int]], folder: Path
 ) -> None:
-    """Have both builds' processes make all calls, side by side."""
+    """Run the processes of both builds in parallel, until they have made all calls."""
     running: list[tuple[Build, subprocess.Popen[bytes]]] = []
     try:
         for build in builds:

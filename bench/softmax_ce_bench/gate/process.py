@@ -1,4 +1,4 @@
-"""The measured processes: each is started with one build on its path."""
+"""The measured processes. Each is started with one build on its path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HERE = Path(__file__).parent
 
 
 def build_process(site: Path, folder: Path, extra: dict[str, str] | None = None) -> Child:
-    """Return a process with a build, which answers the questions of :class:`softmax_ce_bench.gate.worker.Service`.
+    """Return a process that holds a build and answers the questions of :class:`softmax_ce_bench.gate.worker.Service`.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ def build_process(site: Path, folder: Path, extra: dict[str, str] | None = None)
 
 
 def interpreter(program: str) -> list[str]:
-    """Return the command that runs a program of this folder by its path, with no other softmax_ce on the way."""
+    """Return the command that runs a program of this folder by its path, with no other softmax_ce to import."""
     return [sys.executable, "-s", "-P", str(_HERE / program)]
 
 
 def environment(site: Path) -> dict[str, str]:
-    """Return this process's environment, less what would change which kernel runs."""
+    """Return this process's environment without the variables that change which kernel runs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SOFTMAX_CE_", "PYTHON"))}
     return kept | dict.fromkeys(THREAD_VARIABLES, "1") | {
         "PYTHONPATH": str(site),

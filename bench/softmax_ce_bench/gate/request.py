@@ -1,4 +1,4 @@
-"""What is asked of the gate."""
+"""The request to the gate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softmax_ce_bench.inputs.workloads import Shape
 
 @dataclass(frozen=True, slots=True)
 class GateRequest:
-    """What to gate, and how.
+    """What to compare, and how.
 
     Attributes
     ----------

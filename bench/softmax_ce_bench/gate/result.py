@@ -1,4 +1,4 @@
-"""What a run of the gate found, as plain values: what tables and pictures are made from, and what --json stores."""
+"""The results of the gate as plain values, for tables, pictures and --json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """One cell.
+    """The results of one cell.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class CellResult:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """A run.
+    """The results of a run.
 
     Attributes
     ----------
@@ -86,5 +86,5 @@ class GateResult:
     command: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return dicts, lists, strings, numbers and None, as --json writes them."""
+        """Return the results as dicts, lists, strings, numbers and None, as --json writes them."""
         return {"schema": SCHEMA, "version": VERSION, **plain(self)}

@@ -1,4 +1,4 @@
-"""The gate from two sources to a verdict: build, check, measure, go on with what is not clear yet, conclude."""
+"""The gate from two sources to a verdict: build, check, measure, go on with cells that are not clear, conclude."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from softmax_ce_bench.gate import builds, cells, decision, instructions
 from softmax_ce_bench.gate.cells import CONTROL, GateCell
 from softmax_ce_bench.gate.check import Reference, backends
-from softmax_ce_bench.gate.decision import Call, Found, Verdict
+from softmax_ce_bench.gate.decision import Found, Look, Verdict
 from softmax_ce_bench.gate.request import GateRequest
 from softmax_ce_bench.gate.result import CellResult, GateResult
 from softmax_ce_bench.gate.session import Build, BuildError, BuildTimer
@@ -25,7 +25,7 @@ Tell = Callable[[str, float, float], None]  # what is being done, the fraction d
 
 
 def run(request: GateRequest, tell: Tell) -> GateResult:
-    """Build both, then :func:`compare` them.
+    """Build both sources, then :func:`compare` them.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def run(request: GateRequest, tell: Tell) -> GateResult:
 
 
 def compare(request: GateRequest, pair: tuple[Build, Build], folder: Path, tell: Tell) -> GateResult:
-    """Check and measure two installed builds; the workloads are put into a folder."""
+    """Check and measure two installed builds. The workloads are saved in a folder."""
     tell("checking what both compute", 0.0, math.nan)
     session, todo, notes = _checked(request, pair, folder)
     started, begin, before = datetime.now(UTC), time.monotonic(), _load()
@@ -68,14 +68,14 @@ def compare(request: GateRequest, pair: tuple[Build, Build], folder: Path, tell:
 
 
 def _load() -> load.Reading | None:
-    """Return the load on the machine; the measured processes, which have ended, are ours."""
+    """Return a reading of the load. The measured processes, which have ended, count as this program's own."""
     reading, own = load.read(), os.times()
     return reading and replace(reading, own=reading.own + own.children_user + own.children_system)
 
 
 @dataclass(slots=True)
 class _Measurement:
-    """One measurement of a cell: its times, and what the latest look at them said."""
+    """One measurement of a cell: its times, and the result of the latest look."""
 
     base: list[float] = field(default_factory=list)
     head: list[float] = field(default_factory=list)
@@ -83,21 +83,21 @@ class _Measurement:
 
     @property
     def rounds(self) -> int:
-        """How many there are."""
+        """Return the number of rounds."""
         return len(self.base)
 
     @property
     def look(self) -> int:
-        """Which look comes next, from 1."""
+        """Return the number of the next look, counted from 1."""
         return 1 if self.found is None else self.found.look + 1
 
     @property
     def is_open(self) -> bool:
-        """Whether it has shown nothing yet."""
-        return self.found is None or self.found.call is Call.OPEN
+        """Return whether no look has decided yet."""
+        return self.found is None or self.found.call is Look.OPEN
 
     def judge(self, cells: int) -> None:
-        """Look at it."""
+        """Take a look."""
         self.found = decision.judge(self.base, self.head, self.look, cells)
 
 
@@ -121,7 +121,7 @@ class _Measuring:
         self._tell = tell
 
     def run(self, cells: Sequence[GateCell]) -> None:
-        """Measure all cells; go on with those that are open, and begin again with those that are slower."""
+        """Measure all cells, go on with those that are open, and measure those that are slower a second time."""
         self.of = {cell: [_Measurement()] for cell in cells}
         begin = time.monotonic()
         hard = begin + (math.inf if self._request.seconds is None else self._request.seconds)
@@ -140,8 +140,9 @@ class _Measuring:
                 latest.judge(self._cells)  # the look that was due, with the rounds that there are
 
     def _go_on(self, begin: float, soft: float, hard: float) -> None:
-        """Rounds of those that are open, until the soft end; a second measurement gets its first rounds even then.
-        Nothing goes on after the hard end."""
+        """Measure more rounds of the open cells until the soft end. Second measurements get their first rounds even
+        later, but nothing goes on after the hard end.
+        """
         while (now := time.monotonic()) <= hard:
             is_late = now > soft
             todo = self._todo(is_late)
@@ -164,7 +165,7 @@ class _Measuring:
             went_on = latest.found is not None and latest.rounds > latest.found.rounds
             if latest.rounds >= decision.rounds_at(latest.look, self._request.rounds) or (is_late and went_on):
                 latest.judge(self._cells)
-                if latest.found is not None and latest.found.call is Call.SLOWER and len(measurements) == 1:
+                if latest.found is not None and latest.found.call is Look.SLOWER and len(measurements) == 1:
                     measurements.append(_Measurement())
             if measurements[-1].is_open:
                 todo.append(cell)
@@ -190,7 +191,7 @@ def _measured(cell: GateCell, first: _Measurement, second: _Measurement | None =
 def _checked(
     request: GateRequest, pair: tuple[Build, Build], folder: Path
 ) -> tuple[BuildTimer, list[GateCell], list[str]]:
-    """Return a session of the cells that both builds compute right, and what was left out."""
+    """Return a session of the cells that both builds compute correctly, and the cells that were left out."""
     alone = BuildTimer(pair, [], folder)
     in_base, in_head = (backends(alone, build) for build in pair)
     notes = []

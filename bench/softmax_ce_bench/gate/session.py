@@ -38,7 +38,7 @@ _VISITS = 24  # that are to lie between two visits of a cell: with fewer cells, 
 
 
 class BuildError(RuntimeError):
-    """A build cannot be measured; one line says which and why."""
+    """A build cannot be measured. The message is one line that says which build and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class BuildTimer:
             self._save(cell)
 
     def round(self, cells: Sequence[GateCell]) -> Round:
-        """Measure one round of some cells, and of the control.
+        """Measure one round of some cells and the control.
 
         Raises
         ------
@@ -121,15 +121,15 @@ class BuildTimer:
         return least
 
     def process(self, build: Build) -> Child:
-        """Return a fresh process with a build, for the caller to end."""
+        """Return a fresh process that holds a build. The caller ends it."""
         return build_process(build.site, self._folder, dict(build.extra))
 
     def workload(self, cell: GateCell) -> int:
-        """Return which of the saved workloads a cell runs on."""
+        """Return the index of a cell's workload among the saved ones."""
         return self._workloads.index(_recipe(cell))
 
     def recipe(self, workload: int) -> Recipe:
-        """Return what a saved workload was made from."""
+        """Return the recipe of a saved workload."""
         return self._workloads[workload]
 
     def _save(self, cell: GateCell) -> None:
@@ -139,7 +139,7 @@ class BuildTimer:
             self._workloads.append(_recipe(cell))
 
     def _calibrate(self, cells: Sequence[GateCell]) -> None:
-        """Find each cell's calls in a sample, the same for both builds; nothing is kept of the times."""
+        """Find the number of calls in a sample of each cell, the same for both builds. The times are not kept."""
         todo: list[GateCell | None] = [None, *cells]
         with ExitStack() as stack:  # both, so that both have compiled what they compile
             processes = [stack.enter_context(self.process(build)) for build in self._builds]
@@ -148,7 +148,7 @@ class BuildTimer:
                 self._calls[_name(cell)] = self._ask(0, processes[0], cell, "calibrate", key, SAMPLE_SECONDS)
 
     def _prepare(self, processes: Sequence[Child], cells: Sequence[GateCell | None]) -> None:
-        """Warm up both side by side: nothing is timed yet."""
+        """Warm up both builds in parallel. Nothing is timed yet."""
         for key, cell in enumerate(cells):
             what = (None, "", 0) if cell is None else (cell.backend, cell.operation, self.workload(cell))
             for process in processes:
@@ -163,12 +163,12 @@ class BuildTimer:
 
 
 def passes(count: int) -> int:
-    """Return how many passes a round over so many cells makes, the control included. Always even: ABBA."""
+    """Return the number of passes that a round makes over so many cells and the control. It is always even: ABBA."""
     return PASSES * min(4, max(1, _VISITS // count))
 
 
 def redraw(site: Path) -> None:
-    """Write a build's shared objects anew, under the same names and with the same dates.
+    """Write a build's shared objects anew, with the same names and dates.
 
     Their pages lie in memory where they were put when the file was written, for all processes that load it: of two
     copies of one build, one took 2 % longer for tiny calls, in round after round.
@@ -180,7 +180,7 @@ def redraw(site: Path) -> None:
 
 
 def workload(recipe: Recipe) -> Workload:
-    """Return the arrays: the same for the same recipe."""
+    """Return the arrays of a recipe. The same recipe gives the same arrays."""
     name, rows, classes, dtype = recipe
     return workloads.synthetic(Shape(name, rows, classes, ""), dtype)
 

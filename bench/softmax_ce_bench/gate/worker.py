@@ -1,4 +1,4 @@
-"""The process that holds one build, and what it can be asked.
+"""The process that holds one build, and the questions that it answers.
 
 ``python .../gate/worker.py DESCRIPTOR FOLDER`` with the build's folder first on the path: it is run by its path, since
 softmax_ce_bench need not be installed where the build is. Of the harness it imports the operations and the timing loop,
@@ -22,7 +22,7 @@ from softmax_ce_bench.measure.process import serve_descriptor
 
 
 class Service:
-    """What a worker can be asked.
+    """The questions that a worker answers.
 
     Parameters
     ----------
@@ -39,31 +39,31 @@ class Service:
         self._calls: dict[int, Callable[[], Any]] = {}
 
     def backends(self) -> tuple[str, dict[str, tuple[str | None, bool]]]:
-        """Return where the build is; each backend, why it is not available, and whether it is stable."""
+        """Return where the build is and, for each backend, why it is not available and whether it is stable."""
         return self._sce.__file__, {info.name: (info.why_unavailable, info.stable) for info in self._sce.backends()}
 
     def prepare(self, key: int, backend: str | None, operation: str, workload: int) -> None:
-        """Make a call ready, and warm it up. Without a backend: the control."""
+        """Prepare a call and warm it up. Without a backend, it is the control."""
         self._calls[key] = timing.frozen_control() if backend is None else self._call(backend, operation, workload)
         self._calls[key]()
         self._calls[key]()
 
     def hold_to(self, cpu: int) -> None:
-        """Run on one CPU from now on, where the system can do that."""
+        """Run on one CPU from now on, if the system supports that."""
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {cpu})
 
     def calibrate(self, key: int, sample_seconds: float) -> int:
-        """Return how many calls fill a sample."""
+        """Return the number of calls that fill a sample."""
         return timing.calibrate(self._calls[key], sample_seconds)
 
     def visit(self, key: int, calls: int, samples: int) -> float:
-        """Return the least seconds a call among some samples."""
+        """Return the least seconds per call among some samples."""
         sampler = timing.Local(self._calls[key])
         return min(sampler.sample(calls) for _ in range(samples))
 
     def result(self, backend: str, operation: str, workload: int) -> dict[str, Any]:
-        """Return what an operation computes, by name; of losses, each row's."""
+        """Return the results of an operation by name. Losses are given per row."""
         logits, labels, _ = self._input(workload)
         call = operations.call(self._sce, operation, logits, labels, reduction="none", backend=backend, threads=1)
         return operations.TABLE[operation].results(call())

@@ -1,1 +1,1 @@
-"""What is measured on: synthetic logits, the user's own arrays, and softmax regression on handwritten digits."""
+"""The inputs of measurements: synthetic logits, the user's own arrays, and softmax regression on handwritten digits."""

@@ -54,7 +54,7 @@ class Digits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """One backend's run.
+    """The fit with one backend.
 
     Attributes
     ----------
@@ -80,14 +80,14 @@ class Fit:
         return float(np.max(np.abs(self.losses - other.losses) / other.losses))
 
     def over_bound(self, other: Fit) -> float:
-        """Return the largest difference of the two loss curves over what rounding may explain: right up to 1."""
+        """Return the largest difference of the two loss curves over what rounding may explain; at most 1 if correct."""
         worst = float(np.max(np.abs(self.losses - other.losses) / (self.bounds + other.bounds)))
         return worst if math.isfinite(worst) else math.inf
 
 
 @lru_cache(maxsize=1)
 def load() -> Digits:
-    """Return the 1797 digits that come with scikit-learn; no download."""
+    """Return the 1797 digits that come with scikit-learn. Nothing is downloaded."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -153,7 +153,7 @@ def _descend(backend: str, dtype: str, threads: int | None, steps: int, on_step:
 
 
 class _Drift:
-    """How far rounding may have carried one run from exact arithmetic: the sums of the module's docstring."""
+    """A bound on how far rounding has carried a fit from exact arithmetic: the sums of the module's docstring."""
 
     def __init__(self, x: NDArray[Any], classes: int, accuracy: Accuracy) -> None:
         self._abs_x = np.abs(x).astype(np.float64)
@@ -170,7 +170,7 @@ class _Drift:
     def loss_bound(
         self, loss: float, logits: NDArray[Any], grad: NDArray[Any], slope: NDArray[Any], weights: NDArray[Any]
     ) -> float:
-        """|computed loss - loss of exact arithmetic|, before the step is taken."""
+        """Return the bound of |computed loss - loss of exact arithmetic| before the step."""
         u, accuracy, classes = self._unit, self._accuracy, self._classes
         self._logits_error = self._features * u * _norm(self._abs_x @ np.abs(weights))
         through_logits = _norm(grad) * self._logits_error + self._logits_error**2 / (4 * self._rows)
@@ -181,7 +181,7 @@ class _Drift:
         return through_logits + through_weights + own
 
     def add_step(self, step: float, grad: NDArray[Any], slope: NDArray[Any], weights: NDArray[Any]) -> None:
-        """Add what this step rounded; `weights` are those after it."""
+        """Add the rounding errors of this step; `weights` are those after it."""
         u, accuracy, classes = self._unit, self._accuracy, self._classes
         # Any gradient entry's error times N, worst case over the logits: d e^-d <= 0.37, D <= ln C.
         entry = u * (0.37 + 2 * math.log(classes) + 4 * accuracy.exp_ulp + 2 * accuracy.summation(classes) + 3)
@@ -191,5 +191,5 @@ class _Drift:
 
 
 def _norm(matrix: NDArray[Any]) -> float:
-    """Return the Frobenius norm, in float64."""
+    """Return the Frobenius norm in float64."""
     return float(np.linalg.norm(matrix.astype(np.float64, copy=False)))

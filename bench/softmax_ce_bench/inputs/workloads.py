@@ -1,4 +1,4 @@
-"""Named inputs: the digits' own logits, production shapes, hard numbers, and the user's arrays."""
+"""Named inputs: the digits' own logits, production shapes, difficult numbers, and the user's arrays."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LONGEST_HEADER = 1 << 16  # bytes; NumPy would read as many as the file says, a
 
 
 class WorkloadError(ValueError):
-    """The user's arrays cannot be compared on; the message is one line and says why."""
+    """The user's arrays cannot be used. The message is one line and gives the reason."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """Logits and targets to run on.
+    """Logits and targets.
 
     Attributes
     ----------
@@ -45,18 +45,18 @@ class Workload:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and classes."""
+        """Return (rows, classes)."""
         return self.logits.shape[0], self.logits.shape[1]
 
     @property
     def dtype(self) -> str:
-        """The logits' dtype."""
+        """Return the dtype of the logits."""
         return str(self.logits.dtype.name)
 
     def rows(self, most_elements: int, seed: int = 0) -> Workload:
-        """Return a drawn subset of the rows with at most so many elements (at least one row), in their order.
+        """Return a random subset of the rows, in their order, with at most so many elements but at least one row.
 
-        The same seed draws the same rows. The workload itself, if it is small enough.
+        The same seed gives the same rows. If the workload is small enough, it is returned itself.
         """
         n, classes = self.shape
         keep = max(1, most_elements // classes)
@@ -168,13 +168,13 @@ SHAPES = SETS["quick"]
 
 
 def from_digits(fit: digits.Fit, dtype: str) -> Workload:
-    """Return the logits of all 1797 handwritten digits, as softmax regression ended up with them."""
+    """Return the logits of all 1797 handwritten digits at the end of softmax regression."""
     logits = np.ascontiguousarray(fit.logits, dtype)
     return Workload("digits", "logits of softmax regression on handwritten digits", logits, digits.load().labels)
 
 
 def synthetic(shape: Shape, dtype: str, seed: int = 0) -> Workload:
-    """Logits of a shape with labels of which about half are predicted right.
+    """Return logits of a shape, with labels of which about half are predicted correctly.
 
     Normal with standard deviation `WIDTH` unless the shape asks for other `VALUES`, never zeros or numbers in
     [0, 1), which flatter: there exp meets no underflow and every maximum is nearly the same. The values are the same
@@ -209,7 +209,7 @@ def synthetic(shape: Shape, dtype: str, seed: int = 0) -> Workload:
 
 
 def softened(workload: Workload, seed: int = 0) -> Workload:
-    """Return the logits with targets that spread over all classes, as a teacher's do, in place of labels.
+    """Return the logits with soft targets that spread over all classes, as in distillation.
 
     A row's sum is 1; there is no mass where the logit is -inf, or the loss would be infinite.
     """
@@ -221,7 +221,7 @@ def softened(workload: Workload, seed: int = 0) -> Workload:
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """Return a dtype by name; bfloat16 needs ml_dtypes."""
+    """Return a dtype by name. bfloat16 needs ml_dtypes."""
     if name == "bfloat16":
         import ml_dtypes
 
@@ -268,7 +268,7 @@ def from_files(logits_file: str | Path, targets_file: str | Path, ignore_index: 
 
 
 def in_memory(workload: Workload) -> Workload:
-    """Return a workload with arrays of its own, as a user has them, in place of views of files.
+    """Return a workload whose arrays are in memory, as a user has them, and not views of files.
 
     A call looks longer at a view.
     """
@@ -277,7 +277,7 @@ def in_memory(workload: Workload) -> Workload:
 
 
 def load_array(path: Path) -> Any:
-    """Return the array in an .npy file, memory-mapped.
+    """Return the array of an .npy file, memory-mapped.
 
     Raises
     ------

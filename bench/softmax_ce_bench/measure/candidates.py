@@ -1,4 +1,4 @@
-"""From the name of a candidate to what can be timed: an operation of a backend or a peer, or a loop."""
+"""Build the calls that are timed: an operation of a backend or a peer, or a loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmax_ce_bench.peers.adapters import Prepared
 
 
 class SharedArrays:
-    """A workload with buffers that all backends and loops share, so that none has the warmer ones.
+    """A workload with buffers that all backends and loops share, so that their caches are equally warm.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class SharedArrays:
         self.buffers = operations.Buffers(workload.logits, reduction) if buffers is None else buffers
 
     def backend(self, operation: str, *, allocate: bool = False, **options: Any) -> Call:
-        """Return softmax_ce's own call of an operation.
+        """Return a call of an operation of softmax_ce.
 
         Parameters
         ----------

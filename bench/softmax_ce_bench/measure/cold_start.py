@@ -1,4 +1,4 @@
-"""Cold start: what a fresh process pays for importing softmax_ce, and for a backend's first call.
+"""Cold start: the time that a fresh process takes to import softmax_ce and to make a backend's first call.
 
 Every sample is a process of its own. In each round every backend has one, in an order drawn anew; a backend that
 compiles on first use has two, the first with an empty cache folder, the second with what the first has left there.
@@ -75,16 +75,16 @@ class StartTimes:
 
     @property
     def until_first(self) -> NDArray[np.float64]:
-        """Seconds until the first result, nothing being cached."""
+        """Return the seconds until the first result if nothing is cached."""
         return np.add(self.imported, self.first)
 
     @property
     def until_first_cached(self) -> NDArray[np.float64]:
-        """Seconds until the first result, with compiled code in its cache."""
+        """Return the seconds until the first result if compiled code is cached."""
         return np.add(self.imported, self.cached or self.first)
 
     def joined(self, other: StartTimes) -> StartTimes:
-        """Return these times and those of further rounds."""
+        """Return these times followed by those of further rounds."""
         return StartTimes(
             self.backend, self.imported + other.imported, self.first + other.first, self.cached + other.cached,
             self.second + other.second,
@@ -136,7 +136,7 @@ def _seconds(what: str, code: str, name: str, environment: Mapping[str, str] | N
 def measure(
     backends: Mapping[str, bool], processes: int = PROCESSES, *, seed: int = 0, run: Runner = fresh_process
 ) -> list[StartTimes]:
-    """Cold starts of several backends, in interleaved rounds.
+    """Measure the cold starts of several backends in interleaved rounds.
 
     Parameters
     ----------

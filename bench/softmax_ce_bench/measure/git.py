@@ -1,4 +1,4 @@
-"""Questions to git."""
+"""Ask git about a repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SECONDS = 60.0  # a large checkout on a slow disk
 
 
 def ask(folder: Path, *arguments: str) -> str:
-    """Return what git prints, of the repository that a folder is in.
+    """Return the output of git in the repository that contains a folder.
 
     Raises
     ------
@@ -23,7 +23,7 @@ def ask(folder: Path, *arguments: str) -> str:
 
 
 def commit(folder: Path) -> str | None:
-    """Return the commit that a folder of a checkout is at, with "+" behind it if its files differ; None without git."""
+    """Return the commit of a checkout, with "+" appended if its files differ, or None without git."""
     try:
         head = ask(folder, "rev-parse", "--short=12", "HEAD")
         if not ask(folder, "ls-files", "."):  # installed below somebody else's checkout

@@ -1,4 +1,4 @@
-"""How much of the machine other programs use meanwhile: what a control, measured against itself, cannot see.
+"""The CPUs that other programs use during a measurement. A control that is measured against itself does not show them.
 
 A load that is there all the time slows both of the control's names alike, and yet halves what two threads
 gain on two CPUs.
@@ -21,7 +21,7 @@ _ROOM = 0.1  # of the CPUs wanted: less is the system's own background
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Seconds since some moment.
+    """CPU seconds since some moment.
 
     On the clock; used by all processes on the CPUs that this one may use; used by this one.
     """
@@ -40,7 +40,7 @@ def usable_cpus() -> set[int]:
 
 
 def read(stat: Path = Path("/proc/stat")) -> Reading | None:
-    """Return a reading, on Linux; None elsewhere."""
+    """Return a reading on Linux, or None on other systems."""
     try:
         lines = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu")]
         ticks = os.sysconf("SC_CLK_TCK")
@@ -59,7 +59,7 @@ def _ticks(line: list[str]) -> int:
 
 
 def cpus_of_others(before: Reading | None, after: Reading | None) -> float | None:
-    """CPUs that other programs (and other virtual machines of the host) kept busy between two readings.
+    """Return the number of CPUs that other programs, and other virtual machines of the host, used between two readings.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def cpus_of_others(before: Reading | None, after: Reading | None) -> float | Non
 
 
 def is_crowded(others: float | None, threads: int) -> bool:
-    """Return whether others left too few of the CPUs that this process may use for so many threads of it.
+    """Return whether other programs left fewer of the CPUs that this process may use than the threads need.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def is_crowded(others: float | None, threads: int) -> bool:
 
 
 def threads_used(asked: int | None, n_rows: int, n_classes: int, backends: Iterable[BackendInfo]) -> int:
-    """Return the most threads that a call of one of some backends works on.
+    """Return the largest number of threads that a call of one of the backends uses.
 
     Parameters
     ----------
@@ -106,10 +106,10 @@ def threads_used(asked: int | None, n_rows: int, n_classes: int, backends: Itera
 
 
 def _used(asked: int | None, n_rows: int, n_classes: int, serial_elements: int) -> int:
-    """Return what the pool decides, asked of it by a call that does nothing."""
+    """Return the number of threads that the pool chooses, from a call that does nothing."""
     found = [1]
 
-    class Team:
+    class CountingTeam:
         helpers = 0
 
         def __init__(self, threads: int, longest: int) -> None:
@@ -124,5 +124,5 @@ def _used(asked: int | None, n_rows: int, n_classes: int, serial_elements: int) 
         def settled(self) -> bool:
             return True
 
-    pool.run(lambda start, stop: None, n_rows, n_classes, asked, serial_elements=serial_elements, team=Team)
+    pool.run(lambda start, stop: None, n_rows, n_classes, asked, serial_elements=serial_elements, team=CountingTeam)
     return found[-1]

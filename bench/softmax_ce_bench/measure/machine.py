@@ -1,4 +1,4 @@
-"""The machine and what is installed on it, for a bug report or a record."""
+"""The machine and the installed packages, for a bug report or a record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a run was made, and with what."""
+    """The machine and the versions of a run."""
 
     cpu: str
     instruction_sets: tuple[str, ...]
@@ -45,7 +45,7 @@ class Machine:
 
 
 def facts() -> dict[str, Any]:
-    """Return the facts, in plain values that JSON can hold.
+    """Return the facts as plain values that JSON can hold.
 
     Every backend is loaded to find out whether it is available.
 
@@ -72,7 +72,7 @@ def facts() -> dict[str, Any]:
 
 
 def _profile() -> str | None:
-    """Return the profile that calls without a backend follow, or why the one that is there is not followed."""
+    """Return the profile that calls without a backend follow, or why the existing one is not followed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same is said in words here
         try:
@@ -85,7 +85,7 @@ def _profile() -> str | None:
 
 
 def backends() -> list[dict[str, Any]]:
-    """Return every known backend's facts; why one is missing, and how to get it."""
+    """Return the facts about every known backend: if it is missing, why, and how to get it."""
     return [_backend(info) for info in sce.backends()]
 
 
@@ -102,7 +102,7 @@ def _backend(info: sce.BackendInfo) -> dict[str, Any]:
 
 
 def collect() -> Machine:
-    """Return this machine, as it is recorded."""
+    """Return this machine in the form that is recorded."""
     found = facts()
     return Machine(
         cpu=found["cpu"],

@@ -1,4 +1,4 @@
-"""How much memory a cell needs, and how much there is: estimates, made before anything is allocated."""
+"""Estimates of the memory that a cell needs and that is available, made before anything is allocated."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _OF_A_PEER = 5  # logits, log-probabilities, gradient and two temporaries
 
 
 def array(elements: int, dtype: str) -> int:
-    """Return the bytes of an array of so many logits."""
+    """Return the number of bytes of an array with so many logits."""
     return elements * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
 
 
 def needed(elements: int, dtype: str, *, soft: bool = False) -> int:
-    """Return the bytes that a cell needs in this process.
+    """Return the number of bytes that a cell needs in this process.
 
     These are logits, gradient, soft targets, and the float32 numbers that become them.
     """
@@ -26,12 +26,12 @@ def needed(elements: int, dtype: str, *, soft: bool = False) -> int:
 
 
 def needed_by_peer(elements: int, dtype: str) -> int:
-    """Return the bytes that a peer's process needs."""
+    """Return the number of bytes that a peer's process needs."""
     return _OF_A_PEER * array(elements, dtype) + 4 * elements + 2 * _SPARE
 
 
 def available(meminfo: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes that are available on the machine and within the container's limit; None if unknown."""
+    """Return the number of bytes available on the machine and within the container's limit, or None if unknown."""
     found = [free for free in (_machine(meminfo), _container(groups)) if free is not None]
     return min(found, default=None)
 
@@ -69,7 +69,7 @@ def _container(groups: Path) -> int | None:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes for people, with three digits.
+    """Return a number of bytes as text, with three digits and a unit.
 
     Examples
     --------

@@ -46,16 +46,16 @@ class Operation:
 
     @property
     def writes_array(self) -> bool:
-        """Whether it writes as many numbers as there are logits."""
+        """Return whether the operation writes as many numbers as there are logits."""
         return ARRAY in self.buffers.values()
 
     @property
     def loops(self) -> tuple[str, ...]:
-        """The loops of :mod:`softmax_ce_bench.ceilings` that do its job."""
+        """Return the loops of :mod:`softmax_ce_bench.ceilings` that move the same bytes."""
         return ("copy", "stream") if self.writes_array else ("read",)
 
     def results(self, returned: Any) -> dict[str, Any]:
-        """Return what a call returned, by the names of `computes`."""
+        """Return the results of a call by the names of `computes`."""
         values = returned if len(self.computes) > 1 else (returned,)
         return dict(zip(self.computes, values, strict=True))
 
@@ -78,7 +78,7 @@ NORMALIZERS = tuple(name for name in TABLE if name not in LOSSES)
 
 
 class Buffers:
-    """The results' memory for all calls on one array of logits; its pages are there.
+    """The memory for the results of all calls on one array of logits. Its pages have been touched.
 
     Parameters
     ----------
@@ -98,14 +98,14 @@ class Buffers:
         self.loss = np.zeros(rows if reduction == "none" else (), real)
 
     def of(self, operation: str) -> dict[str, Any]:
-        """Return the keywords that hand an operation its buffers."""
+        """Return the keyword arguments that pass the buffers of an operation."""
         return {keyword: getattr(self, what) for keyword, what in TABLE[operation].buffers.items()}
 
 
 def call(
     module: Any, operation: str, logits: Any, targets: Any, buffers: Buffers | None = None, **options: Any
 ) -> Callable[[], Any]:
-    """Return an operation as a function without arguments.
+    """Return a call of an operation as a function without arguments.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How much memory one call takes at most: the resident set's high-water mark in a fresh process, C scratch included.
+"""Peak memory of one call: the high-water mark of the resident set in a fresh process, C scratch included.
 
 Logits, targets and buffers that are handed in are resident before, and not counted; what a call allocates is, results,
 temporaries and scratch alike. Only Linux can set the mark back; elsewhere the result is None.
@@ -30,7 +30,8 @@ def measure(
     name: str, is_peer: bool, make: Callable[[], Any], threads: int | None, operation: str, options: dict[str, Any],
     allocate: bool,
 ) -> int | None:  # fmt: skip
-    """Return the bytes that one call of a candidate takes beyond what was there, measured in a fresh process.
+    """Return the number of bytes that one call of a candidate needs beyond what was resident, measured in a fresh
+    process.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def measure(
 
 
 def of_call(call: Callable[[], object]) -> int | None:
-    """Return the bytes that one more call takes beyond what is resident; None where the system does not tell."""
+    """Return the number of bytes that one more call needs beyond what is resident, or None if that is unknown."""
     call()  # compiles, loads and starts what must be
     gc.collect()
     _give_back()
@@ -80,13 +81,13 @@ def of_call(call: Callable[[], object]) -> int | None:
 
 
 class PeakService:
-    """What the fresh process can be asked."""
+    """The questions that the fresh process answers."""
 
     def measure(
         self, name: str, is_peer: bool, make: Callable[[], Any], threads: int | None, operation: str,
         options: dict[str, Any], allocate: bool,
     ) -> int | None:  # fmt: skip
-        """Make the workload, and return what one call takes beyond it."""
+        """Make the workload, and return the bytes that one call needs beyond it."""
         return of_call(_call(name, is_peer, make(), threads, operation, options, allocate))
 
 
@@ -101,7 +102,7 @@ def _call(
 
 
 def _give_back() -> None:
-    """Ask the C library for what it keeps of freed memory, which would hide what a call takes."""
+    """Have the C library return freed memory to the system; it would hide what a call needs."""
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 

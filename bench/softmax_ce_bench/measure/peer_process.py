@@ -1,4 +1,4 @@
-"""Peers in processes of their own, each with as many CPUs as it is to have threads.
+"""Peers in processes of their own. Each process may use as many CPUs as it has threads.
 
 Thread pools are sized at import (OpenMP, XLA), and two OpenMP runtimes in one process spoil each other's times, and
 ours. A peer's process times its samples with its own clock: what crosses the pipe is one number a sample.
@@ -44,7 +44,7 @@ def peer_process(name: str, threads: int) -> Child:
 
 
 class PeerSampler:
-    """A peer's operation as a :class:`softmax_ce_bench.measure.timing.Sampler`."""
+    """An operation of a peer as a :class:`softmax_ce_bench.measure.timing.Sampler`."""
 
     def __init__(self, child: Child, operation: str, variant: str = "") -> None:
         self._child = child
@@ -55,12 +55,12 @@ class PeerSampler:
         return int(self._child.ask("calibrate", self._call, sample_seconds))
 
     def sample(self, calls: int) -> float:
-        """Return the seconds a call, over so many calls."""
+        """Return the seconds per call over so many calls."""
         return float(self._child.ask("sample", self._call, calls))
 
 
 class PeerProcesses:
-    """The processes of a run's peers, started anew where the number of threads changes.
+    """The processes of a run's peers. They are started anew when the number of threads changes.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class PeerProcesses:
         return self._children[name]
 
     def gather(self, names: Iterable[str], threads: int) -> list[str]:
-        """Have a process with so many threads for each of the names; return the names of the new ones."""
+        """Create a process with so many threads for each name, and return the names of the new ones."""
         if threads != self._threads:
             self.close()
             self._threads = threads
@@ -87,13 +87,13 @@ class PeerProcesses:
         return new
 
     def start(self, names: Iterable[str]) -> None:
-        """Start processes side by side, and have them import their libraries; whatever fails will fail again."""
+        """Start processes in parallel, and have them import their libraries. What fails here fails again later."""
         self._ask_all(names, "start")
 
     def load(
         self, names: Iterable[str], workload: Workload, make: Callable[[], Workload] | None = None
     ) -> dict[str, str]:
-        """Hand a workload to some peers at once; return why one did not take it, for each that did not.
+        """Send a workload to some peers in parallel. Return the reason for each peer that did not accept it.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class PeerProcesses:
         return self._ask_all(names, "load", workload if small else make)
 
     def _ask_all(self, names: Iterable[str], question: str, *arguments: Any) -> dict[str, str]:
-        """Ask several at once; return what went wrong, for each of them that failed."""
+        """Ask several processes in parallel. Return what went wrong for each that failed."""
         names = tuple(names)
         for name in names:
             try:
@@ -123,7 +123,7 @@ class PeerProcesses:
         return failed
 
     def reading(self) -> Reading | None:
-        """Return the load on the machine. What the processes use counts as this program's own."""
+        """Return a reading of the load in which the processes count as this program."""
         reading = read_load()
         own = sum(child.cpu_seconds for child in self._children.values())
         return None if reading is None else replace(reading, own=reading.own + own)
@@ -136,7 +136,7 @@ class PeerProcesses:
 
 
 class PeerService:
-    """What a peer's process can be asked.
+    """The questions that a peer's process answers.
 
     Ask ``load`` first, with a :class:`Workload` or a function that makes it. Then ``result(rows)`` gives the mean loss
     and those rows of its gradient, and ``normalized(operation, rows)`` those rows of a normalizer's result. A workload
@@ -150,7 +150,7 @@ class PeerService:
         self._prepared: dict[str, Prepared] = {}
 
     def start(self) -> None:
-        """Import the library, by way of the smallest workload."""
+        """Import the library by preparing the smallest workload."""
         self._peer.prepare(np.zeros((1, 2), np.float32), np.zeros(1, np.int64), self._threads).result()
 
     def load(
@@ -159,7 +159,7 @@ class PeerService:
         variant: str = "",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take the workload, or make it, and prepare the library for it.
+        """Accept or make the workload, and prepare the library for it.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class PeerService:
         self._prepared[variant] = self._peer.prepare(*arrays, self._threads, **(options or {}))
 
     def result(self, rows: Any, variant: str = "") -> tuple[float, Any]:
-        """Return the loss, and some rows of the gradient; the rows of (N, C, ...) are its positions."""
+        """Return the loss and some rows of the gradient. If the logits have more axes, a row is a position."""
         prepared = self._of(variant)
         loss, grad = prepared.result()
         alone = float(prepared.as_array(prepared.calls["forward"]()).mean(dtype=np.float64))  # may be one a row
@@ -196,12 +196,12 @@ class PeerService:
         return np.array(prepared.as_array(prepared.calls[operation]())[rows])
 
     def calibrate(self, call: tuple[str, str], sample_seconds: float) -> int:
-        """Return how many calls of (operation, variant) fill a sample."""
+        """Return the number of calls of (operation, variant) that fill a sample."""
         operation, variant = call
         return timing.calibrate(self._of(variant).calls[operation], sample_seconds)
 
     def sample(self, call: tuple[str, str], calls: int) -> float:
-        """Return the seconds a call."""
+        """Return the seconds per call."""
         operation, variant = call
         taken = timing.Local(self._of(variant).calls[operation]).sample(calls)
         time.sleep(SETTLE_SECONDS)

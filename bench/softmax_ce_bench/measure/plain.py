@@ -1,4 +1,4 @@
-"""Results as plain values, which JSON can hold."""
+"""Results as plain values that JSON can hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Return dataclasses as dicts and tuples as lists, however deep; a float that is not finite is None."""
+    """Return dataclasses as dicts and tuples as lists, at any depth. Floats that are not finite become None."""
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in _ordered(type(value))}
     if isinstance(value, (tuple, list)):
@@ -21,6 +21,6 @@ def plain(value: Any) -> Any:
 
 
 def _ordered(kind: Any) -> list[dataclasses.Field[Any]]:
-    """Return the fields; what identifies a record comes first."""
+    """Return the fields with those that identify a record first."""
     fields = dataclasses.fields(kind)
     return sorted(fields, key=lambda field: field.name not in ("schema", "version"))

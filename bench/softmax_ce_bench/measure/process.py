@@ -1,4 +1,4 @@
-"""Processes beside this one, and the one way of talking to them.
+"""Child processes, and the protocol to talk to them.
 
 A `Child` is started, asked questions, and closed. If the process ends by itself, its last words say how. There,
 `serve` answers each question by calling a method of a service. `run_script` runs code in a fresh interpreter, which
@@ -30,26 +30,26 @@ _LONGEST = 300  # characters of an error
 
 
 class ProcessError(RuntimeError):
-    """A child raised, ended, or did not answer in time; the message is one line."""
+    """A child raised, ended, or did not answer in time. The message is one line."""
 
 
 class Launched(Protocol):
-    """A process that runs, and the pipe to it."""
+    """A running process and the pipe to it."""
 
     pipe: Connection
 
     @property
     def pid(self) -> int | None:
-        """The system's number for it."""
+        """Return the process ID."""
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit code, negative for a signal, or None if the process still runs after so many seconds."""
 
     def kill(self) -> None:
-        """End the process, and wait until it has ended."""
+        """Kill the process and wait until it has ended."""
 
     def said(self) -> str:
-        """Return what it wrote to standard output and standard error, as far as that was kept."""
+        """Return the part of its standard output and standard error that was kept."""
 
 
 class Child:
@@ -82,16 +82,16 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The system's number for the process; None if there is none."""
+        """Return the process ID, or None if there is no process."""
         return None if self._running is None else self._running.pid
 
     def start(self) -> None:
-        """Start the process, unless it runs already."""
+        """Start the process unless it is running."""
         if self._running is None:
             self._running = self._launch()
 
     def send(self, question: str, *arguments: Any) -> None:
-        """Ask without waiting for the answer."""
+        """Ask a question without waiting for the answer."""
         self.start()
         assert self._running is not None
         try:
@@ -120,7 +120,7 @@ class Child:
         return value
 
     def ask(self, question: str, *arguments: Any) -> Any:
-        """Ask, and wait for the answer."""
+        """Ask a question and return the answer."""
         self.send(question, *arguments)
         return self.answer()
 
@@ -151,7 +151,7 @@ class Child:
 
 
 def ending(code: int | None) -> str:
-    """Return how a process ended, in words."""
+    """Return in words how a process ended."""
     if code is None or code >= 0:
         return f"exit code {code}"
     hint = ", perhaps for want of memory" if -code == getattr(signal, "SIGKILL", None) else ""
@@ -159,7 +159,7 @@ def ending(code: int | None) -> str:
 
 
 def spawned(make_service: Callable[[], object]) -> Callable[[], Launched]:
-    """Return what launches a process with a service of this installation.
+    """Return a function that launches a process with a service of this installation.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def spawned(make_service: Callable[[], object]) -> Callable[[], Launched]:
 def command(
     words: Sequence[str], *arguments: str, environment: Mapping[str, str], folder: Path
 ) -> Callable[[], Launched]:
-    """Return what launches a command that calls `serve_descriptor` with its first argument.
+    """Return a function that launches a command, which calls `serve_descriptor` with its first argument.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def command(
 
 
 class _Spawned:
-    """A process that the multiprocessing module spawns. Not a fork: this process has threads."""
+    """A process that the multiprocessing module spawns. It is not forked, since this process has threads."""
 
     def __init__(self, make_service: Callable[[], object]) -> None:
         spawning = multiprocessing.get_context("spawn")
@@ -278,7 +278,7 @@ def serve(pipe: Connection, make_service: Callable[[], object]) -> None:
 
 
 def serve_descriptor(descriptor: str, make_service: Callable[[], object]) -> None:
-    """`serve` over the pipe whose file descriptor `command` has handed over."""
+    """Call `serve` with the pipe whose file descriptor `command` has passed on."""
     with Connection(int(descriptor)) as pipe:
         serve(pipe, make_service)
 
@@ -289,7 +289,7 @@ def _serve_and_close(pipe: Connection, make_service: Callable[[], object]) -> No
 
 
 def one_line(error: Exception) -> str:
-    """Return the kind of an error and what it says, in one line that is not too long."""
+    """Return the type and the message of an error in one line of limited length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"
 
 
@@ -312,7 +312,7 @@ def run_script(code: str, *arguments: str, environment: Mapping[str, str] | None
 
 @contextmanager
 def interrupts_held_off() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, which is this one's to handle.
+    """Hold off Ctrl-C while processes are started, so that only this process handles it.
 
     The signal is blocked, and a child inherits that. One that comes meanwhile is delivered to this process afterwards.
     """

@@ -1,4 +1,4 @@
-"""Paired ratios of timings: their median, and how sure it is."""
+"""Paired ratios of times: the median and its confidence interval."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Ratio:
 
     @property
     def drift(self) -> float:
-        """How far the median is from 1, as a fraction: the same for a ratio and its inverse."""
+        """Return the distance of the median from 1 as a fraction. It is the same for a ratio and its inverse."""
         return max(self.median, 1 / self.median) - 1
 
 
 def paired_ratio(numerator: ArrayLike, denominator: ArrayLike, *, seed: int = 0, resamples: int = 4000) -> Ratio:
-    """Return the median over rounds of numerator / denominator, with a percentile bootstrap interval over rounds.
+    """Return the median over rounds of numerator / denominator, with a percentile bootstrap interval.
 
     The median is taken of the logarithms, so that swapping the two sides gives exactly the inverse.
 

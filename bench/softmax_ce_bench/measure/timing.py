@@ -1,4 +1,4 @@
-"""Paired, interleaved samples of named candidates. Prints nothing, and knows nothing of what it times.
+"""Interleaved samples of named candidates, paired within rounds. Nothing is printed.
 
 In every round each candidate gives one sample, in an order drawn anew, so that a slow second of the
 machine falls on all of them and a ratio within the round stays what it was. A sample is as many calls
@@ -34,13 +34,13 @@ Call = Callable[[], object]
 
 
 class Sampler(Protocol):
-    """Something that can be timed, here or elsewhere."""
+    """Something that can be timed, in this process or another."""
 
     def calibrate(self, sample_seconds: float) -> int:
-        """Warm up, and find how many calls fill a sample."""
+        """Warm up, and return the number of calls that fill a sample."""
 
     def sample(self, calls: int) -> float:
-        """Return the seconds a call, over so many calls."""
+        """Return the seconds per call over so many calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class Local:
     clock: Clock = time.perf_counter
 
     def calibrate(self, sample_seconds: float) -> int:
-        """Warm up, and return how many calls fill a sample."""
+        """Warm up, and return the number of calls that fill a sample."""
         if self.before is None:
             return calibrate(self.run, sample_seconds, self.clock)
         self.sample(1)
         return 1
 
     def sample(self, calls: int) -> float:
-        """Return the seconds a call, over so many calls."""
+        """Return the seconds per call over so many calls."""
         if self.before is not None:
             self.before()
         elif calls > 1:
@@ -77,7 +77,7 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a session measured.
+    """The samples of a session.
 
     Attributes
     ----------
@@ -98,12 +98,12 @@ class Samples:
 
     @property
     def rounds(self) -> int:
-        """How many rounds there were."""
+        """Return the number of rounds."""
         return len(self.control[0])
 
     @property
     def control_ratio(self) -> Ratio:
-        """The control against itself: 1, were the machine quiet."""
+        """Return the ratio of the control to itself, which is 1 on a quiet machine."""
         return paired_ratio(*self.control)
 
 
@@ -178,7 +178,7 @@ def measure(
 
 
 def sample(run: Call, calls: int, clock: Clock = time.perf_counter) -> float:
-    """Return the seconds a call over one batch of calls, the garbage collector held off."""
+    """Return the seconds per call of one batch of calls, with the garbage collector held off."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -192,7 +192,7 @@ def sample(run: Call, calls: int, clock: Clock = time.perf_counter) -> float:
 
 
 def calibrate(run: Call, sample_seconds: float, clock: Clock = time.perf_counter) -> int:
-    """Warm up, then find how many calls fill a sample."""
+    """Warm up, and return the number of calls that fill a sample."""
     run()
     calls = 1
     while calls < MOST_CALLS:
@@ -206,12 +206,12 @@ def calibrate(run: Call, sample_seconds: float, clock: Clock = time.perf_counter
 
 
 def timer_overhead(clock: Clock = time.perf_counter, repeats: int = 201) -> float:
-    """Return the seconds that a sample of one call of an empty function takes: the median of many."""
+    """Return the seconds that a sample of one call of an empty function takes, as the median of many."""
     return statistics.median(sample(_nothing, 1, clock) for _ in range(repeats))
 
 
 def frozen_control() -> Call:
-    """Return the control: a max-shifted softmax in plain NumPy on fixed numbers, some 0.1 ms long.
+    """Return the control: a max-shifted softmax in plain NumPy on fixed numbers, which takes about 0.1 ms.
 
     Frozen: an edit here breaks the comparability of every session on record.
     """

@@ -1,4 +1,4 @@
-"""Other libraries under one interface, each called as its users call it. None is needed.
+"""Other libraries behind one interface, each called the way its users call it. All of them are optional.
 
 The adapters are in :mod:`~softmax_ce_bench.peers.adapters`. A library is imported when it is prepared, and not before.
 """

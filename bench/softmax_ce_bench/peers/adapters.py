@@ -1,4 +1,4 @@
-"""Each library's softmax cross-entropy and normalizers, as its users write them.
+"""Softmax cross-entropy and the normalizers in each library, written the way its users write them.
 
 An adapter takes logits, shape (N, C) (for PyTorch also (N, C, ...)), of a dtype that its
 :class:`~softmax_ce_bench.peers.table.Peer` names; targets, int64 labels or, where the peer knows them, soft ones of
@@ -22,7 +22,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A library on one workload.
+    """A library prepared for one workload.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Prepared:
 
 
 def torch_cross_entropy(logits: Any, targets: Any, threads: int, **options: Any) -> Prepared:
-    """PyTorch: F.cross_entropy and autograd; torch.softmax and its kin."""
+    """PyTorch: F.cross_entropy with autograd, and torch.softmax, log_softmax and logsumexp."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -86,7 +86,7 @@ def torch_cross_entropy(logits: Any, targets: Any, threads: int, **options: Any)
 
 
 def jax_cross_entropy(logits: Any, targets: Any, threads: int) -> Prepared:
-    """JAX: optax's loss under jit and value_and_grad; jax.nn. Its pool has as many threads as the process had CPUs."""
+    """JAX: optax's loss under jit and value_and_grad, and jax.nn. Its pool has a thread for each CPU."""
     jax, optax = import_module("jax"), import_module("optax")  # untyped in part
     if logits.dtype == np.float64:
         jax.config.update("jax_enable_x64", True)
@@ -117,7 +117,7 @@ def jax_cross_entropy(logits: Any, targets: Any, threads: int) -> Prepared:
 
 
 def sklearn_multinomial(logits: Any, targets: Any, threads: int) -> Prepared:
-    """scikit-learn: the loss of its logistic regression and gradient boosting, one value a row as they have it."""
+    """scikit-learn: the loss of its logistic regression and gradient boosting, with one value per row."""
     from sklearn._loss.loss import HalfMultinomialLoss
 
     rows, classes = logits.shape
@@ -137,7 +137,7 @@ def sklearn_multinomial(logits: Any, targets: Any, threads: int) -> Prepared:
 
 
 def scipy_log_softmax(logits: Any, targets: Any, threads: int) -> Prepared:
-    """SciPy: special.log_softmax, and its exponential for the gradient; the normalizers of special."""
+    """SciPy: special.log_softmax, its exponential for the gradient, and the normalizers of special."""
     from scipy import special
 
     rows = np.arange(len(logits))
@@ -170,7 +170,7 @@ def _along_rows(function: Any, logits: Any) -> Call:
 
 
 def numpy_shifted(logits: Any, targets: Any, threads: int) -> Prepared:
-    """NumPy as one writes it: the row maximum pulled out, whole arrays at a time."""
+    """The formula as you would write it in NumPy: the row maximum is subtracted, and each step takes whole arrays."""
     if targets.ndim == 2:
         forward, backward, fused = _soft(logits, targets)
     elif (targets == IGNORE_INDEX).any():

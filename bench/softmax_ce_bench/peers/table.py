@@ -1,4 +1,4 @@
-"""The one table of peers: what there is, what a call includes, and why one is missing."""
+"""The table of peers: what each is, what a call includes, and why one is missing."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ class Peer:
 
     @property
     def why_missing(self) -> str | None:
-        """Why it cannot be used here, or None. Nothing is imported."""
+        """Return why the peer cannot be used here, or None. Nothing is imported."""
         missing = [name for name in self.modules if importlib.util.find_spec(name) is None]
         return f"not installed: {', '.join(missing)}" if missing else None
 
     @property
     def version(self) -> str | None:
-        """The installed version."""
+        """Return the installed version."""
         try:
             return metadata.version(self.distribution)
         except metadata.PackageNotFoundError:
             return None
 
     def why_not(self, workload: Workload, options: Mapping[str, Any] | None = None) -> str | None:
-        """Return why it cannot run on this workload, with these options, or None."""
+        """Return why the peer cannot run on this workload with these options, or None."""
         if workload.dtype not in self.dtypes:
             *most, last = self.dtypes
             return f"{self.title} is called with {', '.join(most)} or {last} here, not {workload.dtype}"

@@ -1,4 +1,4 @@
-"""Picking: which backend wins at which shape on this machine, as a profile that production follows.
+"""Pick the best backend for each shape on this machine, as a profile that production follows.
 
 Eligible first: a backend must pass the conformance checks, then be right on the workload itself. Those that are left
 are measured by :mod:`softmax_ce_bench.compare`; the least cost wins, and of those that tie with it the simplest.

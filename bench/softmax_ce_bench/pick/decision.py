@@ -1,4 +1,4 @@
-"""From what was measured to a winner in each cell."""
+"""From measurements to a winner in each cell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softmax_ce.profile import Measured
 from softmax_ce_bench.compare import decision as ranking
 from softmax_ce_bench.compare import first_call
 from softmax_ce_bench.compare.request import BASE
-from softmax_ce_bench.compare.result import RANKED, Cell, Entry
+from softmax_ce_bench.compare.result import RANKED, ComparedCell, Entry
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.pick import figures
 from softmax_ce_bench.pick.eligibility import Reasons
@@ -23,7 +23,7 @@ FEW = "too few rounds to tell; a longer --time-budget gives more"
 
 @dataclass(slots=True)
 class Evidence:
-    """What was found beside the run.
+    """What was measured in addition to the run.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class Evidence:
 
 
 class Undecided(Exception):
-    """A cell without a winner; the message says why."""
+    """A cell has no winner. The message says why."""
 
 
-def decide(cell: Cell, operation: str, request: PickRequest, evidence: Evidence) -> profile.Cell:
-    """Return the winner of a cell, with everything that was measured in it.
+def decide(cell: ComparedCell, operation: str, request: PickRequest, evidence: Evidence) -> profile.Cell:
+    """Return the winner of a cell and everything that was measured in it.
 
     The least cost wins; of those that tie with it, the first in the request's order. Two times tie where the interval
     of their paired ratio reaches 1 or the gap is below 3 %.
@@ -73,8 +73,12 @@ def decide(cell: Cell, operation: str, request: PickRequest, evidence: Evidence)
     )  # fmt: skip
 
 
-def _costs(cell: Cell, operation: str, eligible: Sequence[str], objective: str, evidence: Evidence) -> dict[str, Ratio]:
-    """Return what the objective minimises, with intervals. A time is one over the least, paired within the rounds."""
+def _costs(
+    cell: ComparedCell, operation: str, eligible: Sequence[str], objective: str, evidence: Evidence
+) -> dict[str, Ratio]:
+    """Return the costs that the objective minimises, with intervals. Times are relative to the least, paired within the
+    rounds.
+    """
     if objective == MEMORY:
         peaks = {name: evidence.memory.get((cell.key, operation, name)) for name in eligible}
         return {name: figures.memory_cost(peak) for name, peak in peaks.items() if peak is not None}
@@ -89,9 +93,14 @@ def _costs(cell: Cell, operation: str, eligible: Sequence[str], objective: str, 
 
 
 def _measured(
-    cell: Cell, operation: str, name: str, entries: Mapping[str, Entry], request: PickRequest, evidence: Evidence
+    cell: ComparedCell,
+    operation: str,
+    name: str,
+    entries: Mapping[str, Entry],
+    request: PickRequest,
+    evidence: Evidence,
 ) -> Measured:
-    """Return one backend's figures, and why it may not win, if it may not; the ratio to the winner is still to come."""
+    """Return the figures of one backend and why it may not win, if so. The ratio to the winner is added later."""
     one = Measured(backend=name, rejected=evidence.reasons.get((name, cell.inputs.dtype)))
     entry = entries.get(name)
     if entry is None:
@@ -120,7 +129,7 @@ def _measured(
 
 
 def _against(one: Measured, operation: str, winner: str, entries: Mapping[str, Entry]) -> Measured:
-    """With its time over the winner's."""
+    """Return the figures with the ratio of the time to the winner's."""
     if one.seconds is None:
         return one
     best = entries[winner].timings.get(operation)

@@ -1,4 +1,4 @@
-"""Which backends may win at all, and why others may not. Speed plays no part here."""
+"""Which backends may win, and why others may not. Speed plays no part here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def screen(
     deny: tuple[str, ...],
     tell: Callable[[str], None],
 ) -> Reasons:
-    """Return why backends may not win, by (backend, dtype). Those that are not in it may win.
+    """Return why backends may not win, by (backend, dtype). All others may win.
 
     Every known backend is looked at. One that is allowed, available and stable is put through the conformance
     checks: random, wide, tied and one-class inputs, -inf, offsets, subnormals, every option; loss and gradient against
@@ -87,6 +87,6 @@ def _failing(info: BackendInfo, dtype: str, threads: tuple[int, ...]) -> str | N
 
 
 def shortened(text: str) -> str:
-    """Return one line that can be printed, not too long."""
+    """Return text as one printable line of limited length."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -1,4 +1,4 @@
-"""What is measured beside time: peak memory in each cell, and cold starts."""
+"""Peak memory in each cell, and cold starts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StartCost:
 
 
 def cold_starts(names: Iterable[str], run: cold_start.Runner = cold_start.fresh_process) -> dict[str, StartCost]:
-    """Return the cold start of several backends, interleaved; one whose process fails is not in it.
+    """Return the cold starts of several backends, interleaved. A backend whose process fails is left out.
 
     Parameters
     ----------
@@ -73,12 +73,12 @@ def cold_starts(names: Iterable[str], run: cold_start.Runner = cold_start.fresh_
 
 
 def interval(seconds: NDArray[np.float64]) -> Ratio:
-    """Return the median with its interval; of fewer samples than that takes, with their range."""
+    """Return the median with its interval, or with the range if there are too few samples for an interval."""
     if len(seconds) < FEWEST_ROUNDS:
         return Ratio(float(np.exp(np.median(np.log(seconds)))), float(seconds.min()), float(seconds.max()))
     return paired_ratio(seconds, np.ones(len(seconds)))
 
 
 def memory_cost(found: int) -> Ratio:
-    """Return a peak as a cost, as sure as it is."""
+    """Return a peak as a cost, with the uncertainty of a peak."""
     return Ratio(found, max(0, found - RESOLUTION), found + RESOLUTION)

@@ -1,4 +1,4 @@
-"""The shapes that are measured where none are asked for, and the workloads behind stored ones."""
+"""The default shapes, and the workloads of stored cells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = 12  # a cell should get
 
 @dataclass(frozen=True, slots=True)
 class ShapeGrid:
-    """All shapes of some row counts and class counts, but for those that are too large."""
+    """All combinations of some row counts and class counts, except those that are too large."""
 
     rows: tuple[int, ...]
     classes: tuple[int, ...]
@@ -27,7 +27,7 @@ class ShapeGrid:
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """(rows, classes), the smaller first."""
+        """Return (rows, classes) in order of size."""
         found = (
             shape for shape in itertools.product(self.rows, self.classes) if math.prod(shape) <= self.most_elements
         )
@@ -54,7 +54,7 @@ GRIDS = (
 
 
 def seconds(grid: ShapeGrid, dtypes: int, threads: int, labels: list[str], memories: int) -> float:
-    """Return about how long a grid takes.
+    """Return an estimate of the seconds that a grid takes.
 
     Parameters
     ----------
@@ -77,13 +77,13 @@ def seconds(grid: ShapeGrid, dtypes: int, threads: int, labels: list[str], memor
 def fitting(
     left: float, dtypes: tuple[str, ...], threads: int, labels: list[str], memories: int = 0
 ) -> tuple[Source, ...]:
-    """Return the finest grid that can be measured in so many seconds; the coarsest, if none can."""
+    """Return the finest grid that can be measured in so many seconds, or the coarsest if none can."""
     chosen = next((grid for grid in GRIDS if seconds(grid, len(dtypes), threads, labels, memories) <= left), GRIDS[-1])
     return tuple(planning.of_shapes(chosen.shapes, dtypes))
 
 
 def distinct(sources: Iterable[Source]) -> tuple[Source, ...]:
-    """Return the first source of each shape and dtype: a profile knows no more of a call."""
+    """Return the first source of each shape and dtype. A profile does not distinguish further."""
     found: dict[tuple[int, int, str], Source] = {}
     for source in sources:
         found.setdefault((source.shape.rows, source.shape.classes, source.dtype), source)
@@ -91,7 +91,7 @@ def distinct(sources: Iterable[Source]) -> tuple[Source, ...]:
 
 
 def again(rows: int, classes: int, dtype: str, sets: Iterable[str]) -> Source:
-    """Return the source of a stored cell: of the sets that it was measured from, else wide logits of its shape."""
+    """Return the source of a stored cell, from the sets that it was measured on, or else wide logits of its shape."""
     named = (source for name in sets if name in workloads.SETS for source in planning.built_in(name, (dtype,)))
     for source in named:
         if (source.shape.rows, source.shape.classes) == (rows, classes) and source.shape is not planning.DIGITS:

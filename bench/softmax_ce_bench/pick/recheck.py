@@ -1,4 +1,4 @@
-"""A stored profile measured again: do its winners still win?"""
+"""Measure a stored profile again: do its winners still win?"""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from softmax_ce import profile
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import compare
 from softmax_ce_bench.compare.request import CompareRequest, Source
-from softmax_ce_bench.compare.result import Cell as Found
-from softmax_ce_bench.compare.result import Run
+from softmax_ce_bench.compare.result import ComparedCell, Run
 from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.measure.timing import Clock
@@ -28,8 +27,8 @@ Group = tuple[tuple[int | None, ...], tuple[str, ...]]  # threads and operations
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """On one stored cell.
+class CellCheck:
+    """The verdict on one stored cell.
 
     Attributes
     ----------
@@ -52,32 +51,32 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Recheck:
-    """What came out.
+    """The results of measuring a profile again.
 
     Attributes
     ----------
-    verdicts : tuple of Verdict
+    verdicts : tuple of CellCheck
         One for each stored cell, in the profile's order.
     runs : tuple of Run
     """
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CellCheck, ...]
     runs: tuple[Run, ...]
 
     @property
     def contaminated(self) -> bool:
-        """Whether the control moved, or other programs took the CPUs."""
+        """Return whether the control moved, or other programs used the CPUs."""
         return any(run.contaminated for run in self.runs)
 
-    def of(self, outcome: str) -> tuple[Verdict, ...]:
-        """Return the verdicts with one outcome."""
+    def of(self, outcome: str) -> tuple[CellCheck, ...]:
+        """Return the verdicts with a given outcome."""
         return tuple(verdict for verdict in self.verdicts if verdict.outcome == outcome)
 
 
 def recheck(
     stored: profile.Profile, seconds: float, listener: compare.Listener | None = None, clock: Clock = time.perf_counter
 ) -> Recheck:
-    """Measure every stored cell again, with the backends that were eligible in it.
+    """Measure every stored cell again with the backends that were eligible in it.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def recheck(
         if info.name in names and any((info.name, dtype) not in reasons for dtype in dtypes)
     )
     evidence = Evidence(reasons)
-    found: dict[tuple[int, int, str, int | None], Found] = {}
+    found: dict[tuple[int, int, str, int | None], ComparedCell] = {}
     runs = []
     groups = _groups(stored)
     todo = sum(len(sources) * len(group[0]) for group, sources in groups.items())
@@ -130,13 +129,13 @@ def recheck(
     return Recheck(verdicts, tuple(runs))
 
 
-def judge(stored: profile.Cell, found: Found | None, request: PickRequest, evidence: Evidence) -> Verdict:
-    """Return whether the stored winner of a cell still wins, or loses by no more than `LOSS`.
+def judge(stored: profile.Cell, found: ComparedCell | None, request: PickRequest, evidence: Evidence) -> CellCheck:
+    """Return whether the stored winner of a cell still wins or loses by at most `LOSS`.
 
     It loses only where the interval of its cost over the best one's lies above 1, too.
     """
     if found is None:
-        return Verdict(stored, UNSURE, "not measured: the time was up")
+        return CellCheck(stored, UNSURE, "not measured: the time was up")
     reasons = evidence.reasons | {
         (one.backend, stored.dtype): "rejected in the profile" for one in stored.measured if one.rejected is not None
     }
@@ -145,25 +144,27 @@ def judge(stored: profile.Cell, found: Found | None, request: PickRequest, evide
     try:
         now = decide(found, stored.operation, request, replace(evidence, reasons=reasons))
     except Undecided as error:
-        return Verdict(stored, UNSURE, str(error))
+        return CellCheck(stored, UNSURE, str(error))
     winner = now.of(stored.winner)
     if winner is None or winner.rejected is not None:
-        return Verdict(stored, LOSES, f"{stored.winner} may not run any more: {winner.rejected if winner else 'gone'}")
+        return CellCheck(
+            stored, LOSES, f"{stored.winner} may not run any more: {winner.rejected if winner else 'gone'}"
+        )
     costs = {one.backend: one.cost(request.objective) for one in now.measured if one.rejected is None}
     best = min((name for name in costs if costs[name] is not None), key=lambda name: costs[name] or 0.0)
     ratio = _ratio(stored.winner, best, stored.operation, found, request, evidence)
     if ratio is None:
-        return Verdict(stored, UNSURE, FEW, best)
+        return CellCheck(stored, UNSURE, FEW, best)
     if ratio.median <= 1 + LOSS:
-        return Verdict(stored, HOLDS, "", best, ratio)
+        return CellCheck(stored, HOLDS, "", best, ratio)
     outcome = LOSES if ratio.low > 1 else UNSURE
-    return Verdict(stored, outcome, "" if outcome == LOSES else "the interval reaches 1", best, ratio)
+    return CellCheck(stored, outcome, "" if outcome == LOSES else "the interval reaches 1", best, ratio)
 
 
 def _ratio(
-    winner: str, best: str, operation: str, found: Found, request: PickRequest, evidence: Evidence
+    winner: str, best: str, operation: str, found: ComparedCell, request: PickRequest, evidence: Evidence
 ) -> Ratio | None:
-    """Return the winner's cost over the best one's: of times, paired within the rounds."""
+    """Return the winner's cost over the least cost. Times are paired within the rounds."""
     if request.objective == TIME:
         timings = {entry.name: entry.timings for entry in found.entries}
         return paired_ratio(timings[winner][operation].seconds, timings[best][operation].seconds)
@@ -180,7 +181,7 @@ def _ratio(
 
 
 def _request(stored: profile.Profile) -> PickRequest:
-    """Return what the profile was picked by."""
+    """Return the request that the profile was picked with."""
     ulp = stored.notes.get("max_error_ulp")
     max_error = None
     if stored.max_error is not None:
@@ -197,7 +198,7 @@ def _was_eligible(cell: profile.Cell, name: str) -> bool:
 
 
 def _groups(stored: profile.Profile) -> dict[Group, tuple[Source, ...]]:
-    """Return the sources by threads and operations, so that each group is one comparison."""
+    """Return the sources by threads and operations. Each group is one comparison."""
     sets = str(stored.notes.get("sets") or "").split(",")
     by_shape: dict[tuple[int, int, str, int | None], set[str]] = {}
     for cell in stored.cells:
@@ -214,7 +215,7 @@ def _groups(stored: profile.Profile) -> dict[Group, tuple[Source, ...]]:
 
 
 def exit_code(found: Recheck) -> int:
-    """0: every winner holds; 1: one loses; 3: contaminated, or it cannot be told."""
+    """Return 0 if every winner holds, 1 if one loses, and 3 if the run was contaminated or could not tell."""
     if found.contaminated:
         return 3
     if found.of(LOSES):
@@ -222,6 +223,6 @@ def exit_code(found: Recheck) -> int:
     return 3 if found.of(UNSURE) else 0
 
 
-def losers(found: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """Return the verdicts, the worst first."""
+def losers(found: Sequence[CellCheck]) -> tuple[CellCheck, ...]:
+    """Return the verdicts, the largest loss first."""
     return tuple(sorted(found, key=lambda verdict: -(verdict.ratio.median if verdict.ratio else float("inf"))))

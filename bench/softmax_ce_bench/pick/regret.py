@@ -1,4 +1,4 @@
-"""Regret: what a choice costs over the best one, and what one backend for everything would cost."""
+"""Regret: the cost of a choice relative to the best one, and the cost of one backend for everything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softmax_ce.profile import Cell
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """Of one way to choose, over several cells.
+    """The regret of one way to choose, over several cells.
 
     Attributes
     ----------
@@ -32,12 +32,12 @@ class Regret:
 
 
 def of_profile(cells: Sequence[Cell], objective: str) -> Regret:
-    """Of each cell's winner: what ties cost that went to the simpler backend."""
+    """Return the regret of the stored winners: the cost of ties that went to the simpler backend."""
     return _over("profile", [(cell, _ratio(cell, cell.winner, objective)) for cell in cells])
 
 
 def of_single(cells: Sequence[Cell], objective: str) -> tuple[Regret, ...]:
-    """Of each backend that is eligible in every cell, were it to run in all of them; the least first."""
+    """Return the regret of each backend that is eligible in every cell if it runs in all of them, the least first."""
     names = dict.fromkeys(one.backend for cell in cells for one in cell.measured)
     everywhere = [name for name in names if all(name in _eligible(cell, objective) for cell in cells)]
     found = [_over(name, [(cell, _ratio(cell, name, objective)) for cell in cells]) for name in everywhere]

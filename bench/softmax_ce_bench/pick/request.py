@@ -1,4 +1,4 @@
-"""What is asked of a pick."""
+"""The request to pick."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MaxError:
     unit: str
 
     def complaint(self, errors: Errors, operation: str) -> str | None:
-        """Return why the results of an operation are not good enough, or None."""
+        """Return why the results of an operation are not accurate enough, or None."""
         found = over_bound(errors, operation) if self.unit == BOUND else in_ulp(errors, operation)
         if found <= self.value:
             return None
@@ -44,7 +44,7 @@ class MaxError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickRequest:
-    """What to pick from, at which shapes, and by what.
+    """What to pick from, for which shapes, and by which objective.
 
     Attributes
     ----------
@@ -91,21 +91,21 @@ class PickRequest:
 
     @property
     def wants_memory(self) -> bool:
-        """Whether memory is to be measured."""
+        """Return whether memory is measured."""
         return MEMORY in (self.objective, *self.also)
 
     @property
     def wants_cold_start(self) -> bool:
-        """Whether cold starts are to be measured."""
+        """Return whether cold starts are measured."""
         return COLD_START in (self.objective, *self.also)
 
     @property
     def whole_order(self) -> tuple[str, ...]:
-        """Every known backend: those of `order`, then the rest."""
+        """Return every known backend: those of `order`, then the rest."""
         return (*self.order, *(name for name in simplest_first() if name not in self.order))
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Check the request.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class PickRequest:
 
 
 def simplest_first(table: Iterable[BackendInfo] | None = None) -> tuple[str, ...]:
-    """Return every known backend, the simplest dependency first.
+    """Return every known backend, the one with the simplest dependency first.
 
     Of the project's own, those that need nothing at the first call come before those that compile then, each in the
     table's order; a backend from another package is one more dependency, and comes last.
@@ -130,10 +130,10 @@ def simplest_first(table: Iterable[BackendInfo] | None = None) -> tuple[str, ...
 
 
 def over_bound(errors: Errors, operation: str) -> float:
-    """Return the worst error over its bound, of what an operation computes."""
+    """Return the worst error, over its bound, of the results of an operation."""
     return errors.over_bound_of(operation)
 
 
 def in_ulp(errors: Errors, operation: str) -> float:
-    """Return the worst error in units in the last place, of what an operation computes."""
+    """Return the worst error, in units in the last place, of the results of an operation."""
     return max(errors.ulp_of(operation))

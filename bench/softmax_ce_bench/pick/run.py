@@ -1,4 +1,4 @@
-"""A pick from beginning to end: screen, measure, decide."""
+"""A whole pick: screen the backends, measure, decide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softmax_ce_bench import compare
 from softmax_ce_bench.compare import first_call
 from softmax_ce_bench.compare.cell import label
 from softmax_ce_bench.compare.request import BASE, CompareRequest, PlannedCell
-from softmax_ce_bench.compare.result import Cell, Run
+from softmax_ce_bench.compare.result import ComparedCell, Run
 from softmax_ce_bench.measure.timing import Clock
 from softmax_ce_bench.pick import eligibility, figures, grids
 from softmax_ce_bench.pick.decision import Evidence, Undecided, decide
@@ -25,7 +25,7 @@ from softmax_ce_bench.pick.request import BOUND, PickRequest
 
 @dataclass(frozen=True, slots=True)
 class PickResult:
-    """What a pick found.
+    """The result of a pick.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class PickResult:
 def pick(
     request: PickRequest, listener: compare.Listener | None = None, clock: Clock = time.perf_counter
 ) -> PickResult:
-    """Measure, and decide.
+    """Measure and decide.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def pick(
 
 
 def load(dtypes: Iterable[str], listener: compare.Listener) -> None:
-    """Load the backends and compile what must be, before the time begins."""
+    """Load the backends, and compile them if necessary, before the time starts."""
     for info in sce.backends():
         listener.stage(f"compiling {info.name}, if it must be", 0.0, float("inf"))
         if info.available:
@@ -118,8 +118,8 @@ def load(dtypes: Iterable[str], listener: compare.Listener) -> None:
 def measure(
     comparison: CompareRequest, request: PickRequest, evidence: Evidence, listener: compare.Listener, end: float,
     clock: Clock,
-) -> tuple[Run, list[Cell]]:  # fmt: skip
-    """Time everything in a comparison, then what else the request wants, which goes into the evidence.
+) -> tuple[Run, list[ComparedCell]]:  # fmt: skip
+    """Time everything in one comparison, then measure what else the request wants and add it to the evidence.
 
     Returns
     -------
@@ -159,7 +159,7 @@ def _memory(
 
 
 def _labels(names: tuple[str, ...], operations: tuple[str, ...]) -> list[str]:
-    """Return what is timed in each round: candidates, and the control twice."""
+    """Return the names of what each round times: the candidates, and the control twice."""
     return [*(label(name, o) for name in {BASE, *names} for o in operations), "control", "control again"]
 
 

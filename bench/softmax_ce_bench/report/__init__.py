@@ -1,1 +1,1 @@
-"""What was measured, for people (tables) and for programs (record)."""
+"""The results of measurements, as tables for people and as records for programs."""

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from softmax_ce_bench.compare.result import BACKEND, PEER, REJECTED, SKIPPED, UNRANKED, Cell, Entry, Run
+from softmax_ce_bench.compare.result import BACKEND, PEER, REJECTED, SKIPPED, UNRANKED, ComparedCell, Entry, Run
 from softmax_ce_bench.measure import memory
 from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.report import words
@@ -18,7 +18,7 @@ _COLUMNS = 4  # cells at most that have a column of their own in the table of co
 
 
 def whole(run: Run, *, verbose: bool = False) -> Group:
-    """Everything that there is to show of a run."""
+    """Return everything that is shown of a run."""
     parts: list[RenderableType] = [fit_table(run)] if run.fits else []
     parts += [cell_table(run, cell, verbose=verbose) for cell in run.cells]
     if run.cold_starts:
@@ -27,7 +27,7 @@ def whole(run: Run, *, verbose: bool = False) -> Group:
 
 
 def fit_table(run: Run) -> Group:
-    """Return the softmax regressions on the digits."""
+    """Return a table of the softmax regressions on the digits."""
     table = plain_table()
     table.add_column("backend", style="bold")
     base = run.fits[0].backend
@@ -47,8 +47,8 @@ def fit_table(run: Run) -> Group:
     return _titled(title, table, *notes, Text(caption, style="dim"))
 
 
-def cell_table(run: Run, cell: Cell, *, verbose: bool = False) -> Group:
-    """Return one cell's times, speed-ups and errors; verbose, all there is of each operation and candidate."""
+def cell_table(run: Run, cell: ComparedCell, *, verbose: bool = False) -> Group:
+    """Return a table of one cell's times, speed-ups and errors. If verbose, it has every operation and candidate."""
     notes = [Text(f"  {_note(entry)}", style=_STYLES.get(entry.status, "")) for entry in cell.entries if entry.reason]
     if not cell.telling_rows:
         said = f"none of the {cell.checked_rows} checked rows has a finite result and counts; this compares nothing"
@@ -57,8 +57,8 @@ def cell_table(run: Run, cell: Cell, *, verbose: bool = False) -> Group:
     return _titled(title(cell), table, *notes)
 
 
-def title(cell: Cell) -> str:
-    """Return a cell's heading."""
+def title(cell: ComparedCell) -> str:
+    """Return the heading of a cell."""
     inputs = cell.inputs
     size = f"{inputs.rows} x {inputs.classes} {inputs.dtype}"
     soft = ", soft targets" if inputs.targets == "soft" else ""
@@ -76,7 +76,7 @@ def _note(entry: Entry) -> str:
     return f"{entry.name} is not ranked here: {entry.reason}"
 
 
-def _short_table(run: Run, cell: Cell) -> Table:
+def _short_table(run: Run, cell: ComparedCell) -> Table:
     table = plain_table()
     table.collapse_padding = True
     table.add_column("", style="bold", no_wrap=True)
@@ -101,7 +101,7 @@ def _short_table(run: Run, cell: Cell) -> Table:
     return table
 
 
-def _time(entry: Entry, operation: str, cell: Cell, base: str) -> Text:
+def _time(entry: Entry, operation: str, cell: ComparedCell, base: str) -> Text:
     timing = entry.timings.get(operation)
     if timing is None:
         return Text("not ranked" if entry.status == REJECTED else "-")
@@ -121,7 +121,7 @@ def _rate(entry: Entry, operation: str) -> str:
     return f"{words.number(timing.gb_per_s)}{of_ceiling}"
 
 
-def _errors(entry: Entry, cell: Cell) -> str:
+def _errors(entry: Entry, cell: ComparedCell) -> str:
     errors = entry.errors
     if errors is None:
         return "-"
@@ -134,7 +134,7 @@ LONG = ("time", "speed-up", "GB/s", "of ceiling", "error/bound", "ULP")
 
 
 def long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
-    """Return one candidate and operation, a text for each heading of `LONG`, with the errors of that operation."""
+    """Return one text per heading of `LONG` for one candidate and operation, with the errors of that operation."""
     errors = entry.errors
     over = ulp = "-"
     if errors is not None:
@@ -148,12 +148,12 @@ def long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
     return words.duration(timing.time.median), speedup, words.number(timing.gb_per_s), of_ceiling, over, ulp
 
 
-def shown_in(cell: Cell, operation: str) -> list[Entry]:
-    """Return who has a row for an operation: those who were timed, and those who were rejected."""
+def shown_in(cell: ComparedCell, operation: str) -> list[Entry]:
+    """Return the candidates that have a row for an operation: those that were timed or rejected."""
     return [entry for entry in cell.entries if operation in entry.timings or entry.status == REJECTED]
 
 
-def _long_table(run: Run, cell: Cell) -> Table:
+def _long_table(run: Run, cell: ComparedCell) -> Table:
     table = plain_table()
     table.add_column("", no_wrap=True)
     for heading in LONG:
@@ -172,7 +172,7 @@ def _long_table(run: Run, cell: Cell) -> Table:
 
 
 def cold_table(run: Run) -> Group:
-    """Before the first call: import, first calls, memory, and when a slower start has been made up for."""
+    """Return a table of imports, first calls, memory and break-even."""
     operation = rated(run)
     cells = run.cells if len(run.cells) <= _COLUMNS else []
     table = plain_table()
@@ -205,12 +205,12 @@ def cold_table(run: Run) -> Group:
 
 
 def rated(run: Run) -> str:
-    """Return the operation that a run is summed up by."""
+    """Return the operation that sums up a run."""
     return "fused" if "fused" in run.settings.operations else run.settings.operations[-1]
 
 
 def cold_row(run: Run, name: str, operation: str) -> list[str]:
-    """Return one candidate's cold start, a text for each column."""
+    """Return one text per column for one candidate's cold start."""
     start = next(start for start in run.cold_starts if start.name == name)
     seconds = (start.import_seconds, start.first_call_cold, start.first_call_cached)
     texts = ["-" if value is None else words.duration(value) for value in seconds]
@@ -223,7 +223,7 @@ def cold_row(run: Run, name: str, operation: str) -> list[str]:
 
 
 def closing(run: Run) -> Group:
-    """Return what was found, why something is missing, whether to believe it, and how it was measured."""
+    """Return the findings, what is missing and why, whether to trust the run, and how it was measured."""
     lines = [Text()]
     if run.cells:
         lines.append(Text("What was found", style="bold"))
@@ -240,7 +240,7 @@ def closing(run: Run) -> Group:
 
 
 def missing_lines(run: Run) -> list[str]:
-    """Return why a backend or peers are missing, and how to get them. A line is not wrapped: commands are copied."""
+    """Return why a backend or peers are missing and how to get them. Lines are not wrapped, to copy commands."""
     lines = []
     for candidate in run.candidates:
         if candidate.available or candidate.kind == PEER:

@@ -1,4 +1,4 @@
-"""Two runs of one machine side by side: what has become slower or faster, cell by cell.
+"""Two runs on one machine side by side: what has become slower or faster, cell by cell.
 
 Times of different sessions are not paired, and an absolute time means little from one session to the next. So each
 candidate is first divided by the control that ran in the same rounds; what is compared are these ratios.
@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Group
 from rich.text import Text
 
-from softmax_ce_bench.compare.result import Cell, Entry, Run
+from softmax_ce_bench.compare.result import ComparedCell, Entry, Run
 from softmax_ce_bench.measure.machine import Machine
 from softmax_ce_bench.measure.stats import CONFIDENCE, FEWEST_ROUNDS, Ratio
 from softmax_ce_bench.report import words
@@ -30,12 +30,12 @@ SLOWER, FASTER, SAME, UNSURE = "slower", "faster", "same", "too few rounds"
 
 
 class DifferenceError(ValueError):
-    """Two runs cannot be compared; the message says why."""
+    """Two runs cannot be compared. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One candidate and operation in one cell of both runs.
+    """The change of one candidate and operation in one cell.
 
     Attributes
     ----------
@@ -58,8 +58,8 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """What has changed between two runs.
+class RunDifference:
+    """The differences between two runs.
 
     Attributes
     ----------
@@ -84,11 +84,11 @@ class Difference:
 
     @property
     def slower(self) -> tuple[Change, ...]:
-        """Those that have become slower."""
+        """Return the changes that are slowdowns."""
         return tuple(change for change in self.changes if change.verdict == SLOWER)
 
 
-def compare(before: Run, after: Run, *, force: bool = False, threshold: float = THRESHOLD) -> Difference:
+def compare(before: Run, after: Run, *, force: bool = False, threshold: float = THRESHOLD) -> RunDifference:
     """Compare two runs.
 
     Parameters
@@ -101,7 +101,7 @@ def compare(before: Run, after: Run, *, force: bool = False, threshold: float = 
 
     Returns
     -------
-    Difference
+    RunDifference
 
     Raises
     ------
@@ -131,7 +131,7 @@ def compare(before: Run, after: Run, *, force: bool = False, threshold: float = 
     if not changes:
         raise DifferenceError("they have nothing in common: no candidate was timed in the same cell of both")
     timed_before, timed_after = _timed(before), _timed(after)
-    return Difference(
+    return RunDifference(
         tuple(changes),
         tuple(name for name in timed_before if name not in timed_after),
         tuple(name for name in timed_after if name not in timed_before),
@@ -152,7 +152,7 @@ def compare(before: Run, after: Run, *, force: bool = False, threshold: float = 
 def unpaired_ratio(
     above: tuple[np.ndarray, np.ndarray], below: tuple[np.ndarray, np.ndarray], *, seed: int = 0, resamples: int = 4000
 ) -> Ratio:
-    """Ratio of two sessions' medians, each of a time over its control, with a bootstrap interval over both's rounds.
+    """Return the ratio of the medians of two sessions, each time over its control, with a bootstrap interval.
 
     Parameters
     ----------
@@ -177,19 +177,19 @@ def unpaired_ratio(
 
 
 def _hardware(machine: Machine) -> Machine:
-    """Return a machine without what may change on it: the system's release, and that of its C library."""
+    """Return the machine without what may change on it: the releases of the system and its C library."""
     system, *rest = machine.os.split("-")
     architectures = [part for part in rest if part.lower() in _ARCHITECTURES]
     return replace(machine, os=" ".join((system, *architectures[-1:])))
 
 
-def _has_its_cpus(cell: Cell, *machines: Machine) -> bool:
-    """Return whether the cell means the same on both: its threads, chosen by size or asked for, had as many CPUs."""
+def _has_its_cpus(cell: ComparedCell, *machines: Machine) -> bool:
+    """Return whether a cell means the same in both runs, because both had as many CPUs as its threads need."""
     counts = {machine.cpus_available for machine in machines}
     return len(counts) == 1 or (cell.threads is not None and cell.threads <= min(counts))
 
 
-def _changes(before: Cell, after: Cell, threshold: float) -> Iterator[Change]:
+def _changes(before: ComparedCell, after: ComparedCell, threshold: float) -> Iterator[Change]:
     olds = {entry.name: entry for entry in before.entries}
     for entry in after.entries:
         if entry.name not in olds:
@@ -206,8 +206,8 @@ def _changes(before: Cell, after: Cell, threshold: float) -> Iterator[Change]:
             )
 
 
-def _control(cell: Cell) -> np.ndarray:
-    """Return the control in each round: the geometric mean of its two samples."""
+def _control(cell: ComparedCell) -> np.ndarray:
+    """Return the control of each round: the geometric mean of its two samples."""
     product: np.ndarray = np.sqrt(np.array(cell.control.first) * np.array(cell.control.second))
     return product
 
@@ -249,12 +249,12 @@ def _timed(run: Run) -> list[str]:
     return [_name(cell, entry) for cell in run.cells for entry in cell.entries if entry.timings]
 
 
-def _name(cell: Cell, entry: Entry) -> str:
+def _name(cell: ComparedCell, entry: Entry) -> str:
     return f"{entry.name} on {cell.key}"
 
 
-def table(difference: Difference, threshold: float = THRESHOLD) -> Group:
-    """Return the changes, a row each, and what was found."""
+def table(difference: RunDifference, threshold: float = THRESHOLD) -> Group:
+    """Return a table of the changes and the findings."""
     shown = plain_table()
     for heading in ("cell", "", "operation"):
         shown.add_column(heading, overflow="fold")
@@ -290,8 +290,8 @@ def table(difference: Difference, threshold: float = THRESHOLD) -> Group:
     return Group("", shown, *lines, Text(caption, style="dim"))
 
 
-def finding(difference: Difference, threshold: float = THRESHOLD) -> str:
-    """Return what has changed, in one sentence."""
+def finding(difference: RunDifference, threshold: float = THRESHOLD) -> str:
+    """Return in one sentence what has changed."""
     count = {verdict: sum(change.verdict == verdict for change in difference.changes) for verdict in (SLOWER, FASTER)}
     if not any(count.values()):
         return f"None of {len(difference.changes)} timings has changed by {threshold:.0%} or more."

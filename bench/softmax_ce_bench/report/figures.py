@@ -1,4 +1,4 @@
-"""How figures look that are written to files."""
+"""The style of figures that are written to files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GREY = "#444444"
 
 
 def style(size: float) -> dict[Any, Any]:
-    """Matplotlib's settings, with a font of so many points."""
+    """Return Matplotlib's settings for a font size in points."""
     return {
         "font.size": size,
         "axes.grid": True,
@@ -24,5 +24,5 @@ def style(size: float) -> dict[Any, Any]:
 
 
 def line(k: int) -> dict[str, str]:
-    """Colour and marker of the k-th line."""
+    """Return the colour and the marker of the k-th line."""
     return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}

@@ -19,7 +19,7 @@ LOOKS = {Verdict.SLOWER: "bold red", Verdict.UNSURE: "yellow", Verdict.ONCE: "ye
 
 
 def whole(result: GateResult) -> Group:
-    """Everything that a run found."""
+    """Return everything that is shown of a run."""
     look = {Exit.CLEAN: "bold green", Exit.SLOWER: "bold red"}.get(result.exit, "bold yellow")
     table = plain_table()
     table.add_column("cell", overflow="fold")
@@ -37,7 +37,7 @@ def whole(result: GateResult) -> Group:
 
 
 def sentence(result: GateResult) -> str:
-    """Return the verdict."""
+    """Return the verdict in a sentence."""
     cells = result.cells
     if result.exit is Exit.SLOWER:
         slow = sorted((each for each in cells if each.verdict is Verdict.SLOWER), key=_ratio, reverse=True)
@@ -92,7 +92,7 @@ def _ratio(each: CellResult) -> float:
 
 
 def provenance(result: GateResult) -> Sequence[str]:
-    """Return what was compared where, and what the words mean; a paragraph each."""
+    """Return what was compared on which machine, and what the words mean, as paragraphs."""
     others = "" if result.others is None else f" Other programs used {result.others:.1f} CPUs meanwhile."
     return (
         f"base: {result.base} ({_short(result.base_commit)}); head: {result.head} ({_short(result.head_commit)}).",
@@ -107,5 +107,5 @@ def provenance(result: GateResult) -> Sequence[str]:
 
 
 def _short(commit: str) -> str:
-    """Return a commit in twelve letters, with the sign of a changed working tree; a wheel's name as it is."""
+    """Return a commit in twelve characters, with the mark of a changed working tree, or a wheel's whole name."""
     return commit if commit.endswith(".whl") else commit[:12] + "+" * commit.endswith("+")

@@ -1,11 +1,11 @@
-"""A comparison as Markdown: the same tables, for a pull request or a page."""
+"""A comparison as Markdown, for a pull request or a page: the same tables as in the terminal."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from softmax_ce_bench.compare.result import Cell, Run
+from softmax_ce_bench.compare.result import ComparedCell, Run
 from softmax_ce_bench.report import comparison, words
 from softmax_ce_bench.report.printable import printable
 
@@ -13,7 +13,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|])")
 
 
 def whole(run: Run) -> str:
-    """Everything that there is to show of a run."""
+    """Return everything that is shown of a run."""
     run = printable(run)
     base = run.settings.base
     parts = ["# softmax-ce comparison", ""]
@@ -32,7 +32,7 @@ def whole(run: Run) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _cell(cell: Cell, base: str) -> list[str]:
+def _cell(cell: ComparedCell, base: str) -> list[str]:
     lines = [f"## {_safe(comparison.title(cell))}", "", *_heading("operation", "", *comparison.LONG)]
     for operation, facts in cell.operations.items():
         for entry in comparison.shown_in(cell, operation):
@@ -62,5 +62,5 @@ def _row(texts: Iterable[str]) -> str:
 
 
 def _safe(text: str) -> str:
-    """Return text that Markdown leaves as it is."""
+    """Return text with Markdown's special characters escaped."""
     return _SPECIAL.sub(r"\\\1", text)

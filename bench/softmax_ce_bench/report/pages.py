@@ -1,4 +1,4 @@
-"""HTML pages, made by modules that are imported here when one is wanted: Matplotlib takes a while to load."""
+"""HTML pages. The modules that make them are imported when needed, since Matplotlib takes a while to load."""
 
 from __future__ import annotations
 

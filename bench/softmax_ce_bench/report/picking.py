@@ -1,4 +1,4 @@
-"""A pick in the terminal: the cells, who wins them, what that is worth, and who may not win and why."""
+"""A pick in the terminal: the cells and their winners, the gain from the profile, and who may not win and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softmax_ce.choice.fingerprint import Difference
 from softmax_ce.profile import Cell, Measured, Neighbourhood, Profile
 from softmax_ce_bench.measure import memory
 from softmax_ce_bench.pick import regret
-from softmax_ce_bench.pick.recheck import HOLDS, LOSES, LOSS, UNSURE, Recheck, Verdict, losers
+from softmax_ce_bench.pick.recheck import HOLDS, LOSES, LOSS, UNSURE, CellCheck, Recheck, losers
 from softmax_ce_bench.pick.request import MEMORY, TIME
 from softmax_ce_bench.pick.run import PickResult
 from softmax_ce_bench.report import words
@@ -23,7 +23,7 @@ _MOST_LISTED = 12  # verdicts of one kind
 
 
 def whole(outcome: PickResult) -> Group:
-    """Everything that a pick found."""
+    """Return everything that is shown of a pick."""
     parts = [] if outcome.profile is None else _tables(outcome.profile)
     parts += [Text(f"  {line}", style="yellow") for line in rejections(outcome)]
     parts += [Text(f"  {what}: no winner; {why}.", style="yellow") for what, why in outcome.undecided]
@@ -35,7 +35,7 @@ def whole(outcome: PickResult) -> Group:
 
 
 def of_profile(found: Profile) -> Group:
-    """Return what a stored profile says, in the tables that its pick printed."""
+    """Return the tables that were printed when a stored profile was picked."""
     parts = _tables(found)
     parts += [Text(f"  {line}", style="yellow") for line in _stored_rejections(found.cells)]
     parts.append("")
@@ -49,7 +49,7 @@ def of_profile(found: Profile) -> Group:
 
 
 def _tables(found: Profile) -> list[RenderableType]:
-    """Return a table for each dtype, operation and number of threads, and what following the profile costs."""
+    """Return a table for each dtype, operation and number of threads, and the cost of following the profile."""
     parts: list[RenderableType] = []
     for group in _groups(found.cells):
         parts += ["", _title(group[0]), _cells(found, group)]
@@ -57,7 +57,7 @@ def _tables(found: Profile) -> list[RenderableType]:
 
 
 def rejections(outcome: PickResult) -> list[str]:
-    """Return who may not win, and why, a line for each reason."""
+    """Return the backends that may not win, one line per reason."""
     where: dict[tuple[str, str], list[str]] = {}
     for (name, dtype), reason in outcome.evidence.reasons.items():
         where.setdefault((name, reason), []).append(dtype)
@@ -74,7 +74,7 @@ def rejections(outcome: PickResult) -> list[str]:
 
 
 def _stored_rejections(cells: Sequence[Cell]) -> list[str]:
-    """Return which backends may not win, and why: for a dtype where the reason is the same in all of its cells."""
+    """Return the backends that may not win, and why. A reason that holds in all cells of a dtype is given once."""
     where: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         for one in cell.measured:
@@ -100,7 +100,7 @@ def _at(cells: Sequence[Cell]) -> str:
 
 
 def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells that share a table: of one dtype, operation and number of threads, the smaller first."""
+    """Return the cells that share a table, those of one dtype, operation and number of threads, in order of size."""
     found: dict[tuple[str, str, int | None], list[Cell]] = {}
     for cell in cells:
         found.setdefault((cell.dtype, cell.operation, cell.threads), []).append(cell)
@@ -138,7 +138,7 @@ def _marked(cell: Cell, name: str, objective: str) -> str:
 
 
 def _figure(one: Measured | None, objective: str) -> str:
-    """Return what the objective minimises, with its interval where there is one."""
+    """Return the cost that the objective minimises, with its interval if there is one."""
     if one is None:
         return ""
     cost = one.cost(objective)
@@ -152,7 +152,7 @@ def _figure(one: Measured | None, objective: str) -> str:
 
 
 def _regrets(stored: Profile) -> list[Text]:
-    """Return what following the profile costs over the best in each cell, and what one backend for everything would."""
+    """Return the cost of following the profile relative to the best choices, and that of one backend for everything."""
     if stored.objective == MEMORY:
         return []
     lines = [Text("Regret: cost over the best eligible backend's, mean and worst over the cells", style="bold")]
@@ -183,7 +183,7 @@ def _provenance(outcome: PickResult) -> list[str]:
 
 
 def _legend(rounds: Iterable[int], tie: float, order: Sequence[str], drift: float | None) -> str:
-    """Return what the figures and marks in the tables mean."""
+    """Return the meaning of the figures and marks in the tables."""
     distinct = sorted({*rounds})
     span = f"{distinct[0]} to {distinct[-1]}" if len(distinct) > 1 else f"{distinct[0]}"
     said = (
@@ -195,7 +195,7 @@ def _legend(rounds: Iterable[int], tie: float, order: Sequence[str], drift: floa
 
 
 def _stored_machine(found: Profile) -> str:
-    """Return processor, system and versions, as far as the profile's fingerprint has them."""
+    """Return processor, system and versions as far as the profile's fingerprint has them."""
     facts = found.fingerprint
     numba = f", numba {facts['numba']}" if facts["numba"] else ""
     return (
@@ -205,7 +205,7 @@ def _stored_machine(found: Profile) -> str:
 
 
 def rechecked(stored: Profile, found: Recheck) -> Group:
-    """Return what measuring a stored profile again gave."""
+    """Return the results of measuring a stored profile again."""
     parts: list[RenderableType] = [""]
     for outcome, heading, style in (
         (LOSES, f"Stored winners that lose by more than {LOSS:.0%} now", "bold red"),
@@ -230,7 +230,7 @@ def rechecked(stored: Profile, found: Recheck) -> Group:
     return Group(*parts, "", Text(f"Profile of {stored.date}. {words.machine(found.runs[0])}", style="dim"))
 
 
-def _verdict(verdict: Verdict) -> str:
+def _verdict(verdict: CellCheck) -> str:
     cell = verdict.cell
     threads = "" if cell.threads is None else f", {cell.threads} thread{'s' * (cell.threads > 1)}"
     said = f"{_named(cell)} {cell.dtype}{threads}: {cell.winner}"
@@ -242,7 +242,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Neighbourhood) -> Group:
-    """Return why a profile says what it does of one shape.
+    """Return why a profile chooses as it does for one shape.
 
     Parameters
     ----------

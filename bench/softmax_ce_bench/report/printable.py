@@ -1,5 +1,6 @@
-"""Text that a terminal or a page shows as it stands. A file's name may hold any character, and a record any string;
-a terminal obeys some, and others cannot be seen."""
+"""Text that is safe to show in a terminal or on a page. File names and records may hold any character; a terminal obeys
+some of them, and others are invisible.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ _BYTES = range(0xDC80, 0xDD00)  # what stands for a byte that is not UTF-8
 
 
 def printable(value: T) -> T:
-    """Return a value in which every string is escaped: in dataclasses, tuples, lists and dicts, however deep.
+    """Return a value with every string in it escaped: in dataclasses, tuples, lists and dicts, at any depth.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ def printable(value: T) -> T:
 
 
 def text(value: str) -> str:
-    """Return a string with its characters that cannot be printed escaped, but for the ends of lines."""
+    """Return a string with its unprintable characters escaped, except line ends."""
     return "\n".join(printable(line) for line in value.split("\n"))
 
 

@@ -199,7 +199,7 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 40 else f"{shown[:37]}..."
 
 
-def _check_cell(cell: model.Cell, names: set[str], base: str, where: str) -> None:
+def _check_cell(cell: model.ComparedCell, names: set[str], base: str, where: str) -> None:
     """What the types cannot say, and the tables rely on."""
     entries = {entry.name: entry for entry in cell.entries}
     if len(entries) != len(cell.entries) or base not in entries:

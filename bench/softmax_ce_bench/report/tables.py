@@ -16,7 +16,7 @@ from softmax_ce_bench.conformance import Result
 
 
 def info_table(facts: dict[str, Any]) -> Group:
-    """Return what ``softmax-ce info`` shows."""
+    """Return the tables of ``softmax-ce info``."""
     packages = ", ".join(f"{name} {version or '(not installed)'}" for name, version in facts["packages"].items())
     variables = ", ".join(f"{name}={value}" for name, value in facts["thread_variables"].items())
     rows = {
@@ -52,7 +52,7 @@ def _backend_table(backends: Iterable[dict[str, Any]]) -> Table:
 
 
 def absent(backends: Iterable[dict[str, Any]], *, reasons: bool = True) -> list[Text]:
-    """Return why a backend is missing, and how to get it: never wrapped, so that a command in it can be copied."""
+    """Return why a backend is missing and how to get it. The text is never wrapped, so that commands can be copied."""
     lines = []
     for backend in backends:
         if backend["available"]:
@@ -65,12 +65,12 @@ def absent(backends: Iterable[dict[str, Any]], *, reasons: bool = True) -> list[
 
 
 def plain_table() -> Table:
-    """Return an empty table in the style of all of them."""
+    """Return an empty table in the common style."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
 def checks_table(results: Sequence[Result]) -> Table:
-    """Return one backend's conformance, a row per check."""
+    """Return the results of one backend's conformance checks, one row per check."""
     table = plain_table()
     table.add_column("check", overflow="fold")
     table.add_column("passed", justify="right")
@@ -84,7 +84,7 @@ def checks_table(results: Sequence[Result]) -> Table:
 
 
 def conformance_table(results: dict[str, list[Result]]) -> Group:
-    """Return all backends' conformance, a row per backend; then every failure, and what could not be run."""
+    """Return all backends' conformance, one row per backend, then the failures and the checks that could not run."""
     table = plain_table()
     table.add_column("backend", style="bold")
     for heading in ("checks", "passed", "failed", "worst error\nover bound"):

@@ -1,4 +1,4 @@
-"""Templates: what is not there is an error, and only HTML is escaped."""
+"""Templates. An undefined name is an error, and only HTML is escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def load(path: Path) -> Template:
-    """Return the template in a file, named after what it makes: ``page.html.jinja`` escapes every string."""
+    """Return the template of a file. A name such as ``page.html.jinja`` makes it escape every string."""
     environment = Environment(
         loader=FileSystemLoader(path.parent), autoescape=path.name.endswith(".html.jinja"), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

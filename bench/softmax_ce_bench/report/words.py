@@ -1,11 +1,11 @@
-"""What was found, in plain words, and what one must know to believe it. Everything comes from the record."""
+"""The findings of a record in plain words, and what to know before trusting them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from softmax_ce_bench.compare.result import PEER, Cell, ColdStart, Run
+from softmax_ce_bench.compare.result import PEER, ColdStart, ComparedCell, Run
 from softmax_ce_bench.measure.machine import Machine
 from softmax_ce_bench.measure.stats import FEWEST_ROUNDS, Ratio
 
@@ -13,8 +13,8 @@ _NAMED = 6  # cells in a sentence, at most
 _SHOWN = ("numpy", "numba", "scikit-learn", "scipy")  # packages whose versions change the times
 
 
-def finding(cell: Cell, base: str) -> str:
-    """Return who is fastest in one cell, ties called ties."""
+def finding(cell: ComparedCell, base: str) -> str:
+    """Return the fastest candidates of one cell. Ties are called ties."""
     if cell.rounds < FEWEST_ROUNDS:
         return f"too few rounds ({cell.rounds}) to tell; a longer --time-budget gives more"
     by_operation = {operation: facts.fastest for operation, facts in cell.operations.items()}
@@ -43,25 +43,25 @@ def _clause(
     return f"{name} is fastest in {where} ({factors} the speed of {base})"
 
 
-def label(run: Run, cell: Cell) -> str:
-    """Return what a cell is called in a sentence: its workload's name where that is unique."""
+def label(run: Run, cell: ComparedCell) -> str:
+    """Return the name of a cell in a sentence: its workload's name if that is unique."""
     same = sum(each.inputs.name == cell.inputs.name for each in run.cells)
     return cell.inputs.name if same == 1 else cell.key
 
 
-def sized_label(run: Run, cell: Cell) -> str:
-    """Return the same with rows and classes, where the name does not tell them."""
+def sized_label(run: Run, cell: ComparedCell) -> str:
+    """Return the name of a cell with rows and classes, if the name alone does not tell them."""
     size, name = f"{cell.inputs.rows}x{cell.inputs.classes}", label(run, cell)
     return name if size in name else f"{name} {size}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join words: a, b and c."""
+    """Return words joined as "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def verdict(run: Run) -> str:
-    """Return what must be said before the times are believed; empty when nothing must."""
+    """Return what to know before trusting the times, or an empty text if there is nothing."""
     said = []
     drifted = [f"{label(run, cell)} ({cell.control.ratio.drift:.1%})" for cell in run.cells if cell.drifted]
     if drifted:
@@ -76,12 +76,12 @@ def verdict(run: Run) -> str:
 
 
 def _first(names: Sequence[str]) -> list[str]:
-    """Return the first few names, and how many more there are."""
+    """Return the first few names and the number of the others."""
     return [*names] if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED} more cells"]
 
 
 def machine(run: Run) -> str:
-    """Processor, system and versions, in one sentence."""
+    """Return processor, system and versions in one sentence."""
     peers = "".join(
         f", {candidate.name} {candidate.version}"
         for candidate in run.candidates
@@ -91,7 +91,7 @@ def machine(run: Run) -> str:
 
 
 def machine_facts(facts: Machine, date: str, more: str = "") -> str:
-    """Return the same of a machine; `more` stands behind the packages."""
+    """Return processor, system and versions of a machine in one sentence; `more` follows the packages."""
     versions = "".join(f", {name} {facts.packages[name]}" for name in _SHOWN if facts.packages.get(name))
     commit = f" ({facts.commit})" if facts.commit else ""
     return (
@@ -101,31 +101,31 @@ def machine_facts(facts: Machine, date: str, more: str = "") -> str:
 
 
 def threads(run: Run) -> str:
-    """Return the numbers of threads."""
+    """Return the numbers of threads as text."""
     counts = dict.fromkeys(cell.threads for cell in run.cells)
     return listed([str(n) if n else f"up to {run.machine.cpus_available}, chosen by size" for n in counts])
 
 
 def rounds(run: Run) -> str:
-    """Return the number of rounds, or the fewest and the most."""
+    """Return the number of rounds, or the range of numbers."""
     found = sorted({cell.rounds for cell in run.cells})
     return f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"
 
 
 def drift(run: Run) -> str:
-    """Return how far the control differed from itself, at most."""
+    """Return the largest difference of the control from itself."""
     return f"{max(cell.control.ratio.drift for cell in run.cells):.1%}"
 
 
 def figure_line(run: Run) -> str:
-    """Return what belongs under every figure: machine, versions, commit, threads, rounds and control drift."""
+    """Return the line under every figure: machine, versions, commit, threads, rounds and control drift."""
     if not run.cells:
         return machine(run)
     return f"{machine(run)} Threads: {threads(run)}; rounds: {rounds(run)}; control drift: {drift(run)} at most."
 
 
 def provenance(run: Run) -> list[str]:
-    """Machine, versions, threads, rounds, control drift, and what the numbers mean; a paragraph each."""
+    """Return paragraphs on machine, versions, threads, rounds, control drift, and what the numbers mean."""
     settings, cells = run.settings, run.cells
     if not cells:
         return [machine(run)]
@@ -169,7 +169,7 @@ def _ceilings(run: Run) -> str:
 
 
 def missing_peers(run: Run) -> list[str]:
-    """Return which peers are not installed, and how to get them, a line each; empty when all are."""
+    """Return the peers that are not installed and how to get them, one per line."""
     missing = [c for c in run.candidates if c.kind == PEER and not c.available]
     if not missing:
         return []
@@ -179,7 +179,7 @@ def missing_peers(run: Run) -> list[str]:
 
 
 def break_even(start: ColdStart, cell: str, operation: str) -> str:
-    """Calls until a slower start has been made up for, with and without compiled code in its cache."""
+    """Return the number of calls until a slower start has paid off, with and without compiled code in its cache."""
     found = next((e for e in start.break_even if (e.cell, e.operation) == (cell, operation)), None)
     if found is None:
         return "-"
@@ -188,7 +188,7 @@ def break_even(start: ColdStart, cell: str, operation: str) -> str:
 
 
 def calls(number: float) -> str:
-    """Return a number of calls, as many digits as it is sure of."""
+    """Return a number of calls with as many digits as are certain."""
     if math.isinf(number):
         return "never"
     return f"{int(float(f'{math.ceil(number):.2g}')):,}"
@@ -214,19 +214,19 @@ def times(ratio: float) -> str:
 
 
 def interval(ratio: Ratio) -> str:
-    """Return a ratio's confidence interval, to stand behind the ratio."""
+    """Return the confidence interval of a ratio, to follow the ratio."""
     if ratio.low == 0:
         return "(?)"
     return f"({_three_digits(ratio.low)}-{_three_digits(ratio.high)})"
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction in per cent, two digits."""
+    """Return a fraction in per cent with two digits."""
     return f"{100 * fraction:.0f}%" if fraction >= 0.0995 else f"{100 * fraction:.1f}%"
 
 
 def number(value: float) -> str:
-    """Return a positive number with two or three digits, however large.
+    """Return a positive number with two or three digits, whatever its size.
 
     Examples
     --------

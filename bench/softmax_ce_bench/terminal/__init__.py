@@ -1,1 +1,1 @@
-"""What every command line here shares: the console, options, output files, the progress bar. No command is in it."""
+"""What all command lines share: the console, options, output files and the progress bar. It contains no command."""

@@ -1,5 +1,4 @@
-"""The progress bar. It is drawn only when it is told to: a thread that draws would do so in the middle of what is
-being timed."""
+"""The progress bar. It is drawn only on request, since a thread that draws would disturb what is being timed."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ _IN_MINUTES = 600.0  # seconds left, from which on they are shown in minutes
 
 
 def progress(shown_on: Console) -> Progress:
-    """Return what bars are drawn in; nothing is drawn in a pipe. The field `left` says how long a bar will take."""
+    """Return the display of progress bars. It draws nothing in a pipe. The field `left` says how long a bar takes."""
     return Progress(
         BarColumn(20),
         TextColumn("{task.percentage:>3.0f}%"),
@@ -32,7 +31,7 @@ def progress(shown_on: Console) -> Progress:
 
 
 class Bar:
-    """A bar that is drawn at each new stage, and else not too often.
+    """A bar that is drawn at each new stage, and otherwise not too often.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ class Bar:
         self._drawn = -math.inf
 
     def draw(self, text: str, done: float, left: float = math.nan, *, stage: str | None = None) -> None:
-        """Say how far it is.
+        """Draw the progress.
 
         Parameters
         ----------

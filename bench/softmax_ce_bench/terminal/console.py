@@ -1,4 +1,4 @@
-"""The console, errors in one line, and which backends were asked for."""
+"""The console, errors in one line, and the choice of backends."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _NARROWEST, _WIDEST = 40, 10_000  # in less, a table has columns that nothing is
 
 
 class Refused(click.ClickException):
-    """What was asked for cannot be done; one line says why."""
+    """A request cannot be met. The message is one line and says why."""
 
     exit_code = 2
 
 
 def console(width: int = WIDTH, *, stderr: bool = False) -> Console:
-    """Standard output, or standard error. In a pipe or a file it is as wide as COLUMNS says, else `width`.
+    """Return standard output or standard error as a console. In a pipe or a file it is as wide as COLUMNS says, or
+    `width`.
 
     Characters that a terminal would obey are shown as escape sequences.
     """
@@ -42,7 +43,7 @@ def console(width: int = WIDTH, *, stderr: bool = False) -> Console:
 
 
 def _columns() -> int | None:
-    """Return the width that COLUMNS asks for; None where it asks for none."""
+    """Return the width that COLUMNS asks for, or None."""
     asked = os.environ.get("COLUMNS", "")
     if not re.fullmatch(r"[0-9]{1,9}", asked):  # longer ones are no widths either
         return None
@@ -50,10 +51,10 @@ def _columns() -> int | None:
 
 
 class _Escaping(RenderHook):
-    """Has a console show what it prints without control characters in it."""
+    """Escapes control characters in what a console prints."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Wrap each."""
+        """Wrap each object."""
         return [_Escaped(each) for each in renderables]
 
 
@@ -71,7 +72,7 @@ def _escaped(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 def available(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the backends asked for, each once; without any, all that are available."""
+    """Return the backends that were asked for, each once, or all available ones."""
     if not names:
         return tuple(info.name for info in sce.backends() if info.available)
     for name in names:
@@ -84,7 +85,7 @@ def available(names: tuple[str, ...]) -> tuple[str, ...]:
 
 @contextmanager
 def interruptible(message: str) -> Iterator[None]:
-    """On Ctrl-C, say so and exit as a shell expects."""
+    """On Ctrl-C, print a message and exit as a shell expects."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The group of all commands: how an error that none of them expects ends."""
+"""The group of all commands, which handles errors that no command expects."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 ERROR = 2
 
 
-class Group(click.Group):
-    """Ends with 2 after an error, since click and Python end with 1, which in `diff` and `gate` says "slower"."""
+class CommandGroup(click.Group):
+    """Exits with 2 after an error. Click and Python exit with 1, which `diff` and `gate` use for "slower"."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

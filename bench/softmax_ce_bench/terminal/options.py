@@ -1,10 +1,12 @@
-"""Types of options: lists, durations, shapes and weights, whose refusals name what is taken; and options that several
-commands share."""
+"""Types of options, such as lists, durations, shapes and weights, whose errors name what is allowed; and options that
+several commands share.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import click
 import numpy as np
 
 from softmax_ce_bench.inputs.workloads import WorkloadError, load_array
+from softmax_ce_bench.measure.operations import LOSSES
 
 _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16"}
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -19,11 +22,11 @@ _LARGEST = 2**40  # rows or classes; more is a typing error
 
 
 class _Type(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """Base of the option types here."""
+    """Base class of the option types."""
 
 
 class Several(_Type):
-    """A comma-separated list of some of the values that are allowed, each once.
+    """A comma-separated list of allowed values, each once.
 
     Parameters
     ----------
@@ -72,7 +75,7 @@ class Shapes(_Type):
 
 
 class Duration(_Type):
-    """Seconds: 60, 60s, 1.5m."""
+    """A duration in seconds, such as 60, 60s or 1.5m."""
 
     name = "duration"
 
@@ -170,3 +173,12 @@ DTYPE = click.option(
 THREADS = click.option(
     "--threads", type=Counts(), metavar="COUNTS", help="Numbers of threads, such as 1,2.  [default: chosen by size]"
 )
+
+
+def profiled_operations(default: str) -> Callable[[Any], Any]:
+    """Return the option for the operations that a profile has cells for. Calls of the others follow these."""
+    followed = "softmax counts as backward, logsumexp and log_softmax as forward"
+    return click.option(
+        "--op", "operations", type=Several(*LOSSES), metavar="NAMES",
+        help=f"Operations: {', '.join(LOSSES)}; {followed}.  [default: {default}]",
+    )  # fmt: skip

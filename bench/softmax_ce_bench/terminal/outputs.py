@@ -1,4 +1,4 @@
-"""Where a command's outputs go: checked before anything is measured, each written on its own."""
+"""The outputs of a command. They are checked before anything is measured, and each is written on its own."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _STANDARD = {1: "standard output", 2: "standard error"}
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A file's name as it was given, or ``-`` for standard output."""
+    """The name of a file as it was given, or ``-`` for standard output."""
 
     name: str
 
     @property
     def path(self) -> Path:
-        """The file's path; of no use for standard output."""
+        """Return the path of the file. It has no meaning for standard output."""
         return Path(self.name)
 
     @property
     def is_stdout(self) -> bool:
-        """Whether it is standard output, under whatever name."""
+        """Return whether this is standard output, under any name."""
         return self.name == "-" or files.descriptor(self.path) == 1
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class OutputFile(click.ParamType):  # type: ignore[type-arg]  # generic since cl
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a :class:`Destination` of it."""
+        """Return the text as a :class:`Destination`."""
         if isinstance(value, Destination):
             return value
         name = os.fspath(value)
@@ -62,8 +62,8 @@ class OutputFile(click.ParamType):  # type: ignore[type-arg]  # generic since cl
         return Destination(name)
 
 
-class Outputs:
-    """A command's outputs.
+class CommandOutputs:
+    """The outputs of a command.
 
     Parameters
     ----------
@@ -93,11 +93,11 @@ class Outputs:
             self._check(option, where)
 
     def console(self, width: int = WIDTH) -> Console:
-        """Return where tables go: to standard output, unless an output goes there."""
+        """Return the console for tables: standard output, unless an output goes there."""
         return console(width, stderr=any(where.is_stdout for where in self._wanted.values()))
 
     def write(self, option: str, make: Callable[[], str]) -> Destination | None:
-        """Write one output, if it is wanted; say so where that fails.
+        """Write one output if it is wanted, and report a failure.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class Outputs:
         return where
 
     def close(self) -> None:
-        """After the last one: exit with 2 if one of them was not written."""
+        """Exit with 2 if an output was not written. Call this after the last output."""
         for pipe in self._pipes:
             os.close(pipe)
         self._pipes.clear()
@@ -170,7 +170,7 @@ def _check_page() -> None:
 
 
 def check_folder(option: str, path: Path | None) -> None:
-    """Refuse a file in a folder that is not there, before anything is measured for it."""
+    """Refuse a file in a folder that does not exist, before anything is measured."""
     if path is not None and not path.absolute().parent.is_dir():
         raise Refused(f"{option} {path}: there is no folder {path.absolute().parent}")
 
@@ -185,7 +185,7 @@ def _check_descriptor(number: int) -> None:
 
 
 def _taken(read: Iterable[Path | None]) -> dict[Any, str]:
-    """Return what no output may go to, and what it is."""
+    """Return the places that no output may go to, with what they are."""
     taken: dict[Any, str] = {}
     for path in read:
         if path is not None and (key := _key(Destination(os.fspath(path)))) is not None:
@@ -208,7 +208,7 @@ def _check_not_taken(option: str, where: Destination, taken: dict[Any, str]) -> 
 
 
 def _key(where: Destination) -> Any:
-    """Return what two names of one file have in common; None for what many may write to."""
+    """Return a key that is equal for two names of one file, or None for a file that several outputs may write to."""
     try:
         number = files.descriptor(where.path)
         if number == 2:  # what is written there comes after what was

@@ -1,4 +1,4 @@
-"""The argument PROFILE of a command that reads one."""
+"""The argument PROFILE of the commands that read a profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output and error that raise nothing: what could not be written is reported once, at the end.
+"""Standard output and error that never raise. A failed write is reported once, at the end.
 
 A full disk or a closed pipe is no reason to lose minutes of measuring, nor may it look like a verdict: Python's exit
 code for an error is 1, which `diff` and `gate` give for "slower".
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 
 class _Raw(io.RawIOBase):
-    """The bytes of a stream, which keeps its first error and is silent from then on."""
+    """The bytes of a stream. It keeps its first error and ignores all further writes."""
 
     def __init__(self, inner: Any, error: OSError | None = None) -> None:
         self._inner = inner
@@ -47,7 +47,7 @@ class _Raw(io.RawIOBase):
 
 @contextmanager
 def guarded() -> Iterator[_Raw]:
-    """Put such streams in the place of `sys.stdout` and `sys.stderr`, and these back at the end.
+    """Replace `sys.stdout` and `sys.stderr` by such streams, and restore them at the end.
 
     Characters that an encoding lacks are written as escape sequences.
 

@@ -120,7 +120,9 @@ class Judge:
             worst_ulp(grad, right_grad),
             self._of_normalizers(more, allowed),
         )
-        sound = reference.Truth(np.arange(len(grad)), float(right_loss), right_grad.astype(np.float64), 1 / counted)
+        sound = reference.ReferenceResult(
+            np.arange(len(grad)), float(right_loss), right_grad.astype(np.float64), 1 / counted
+        )
         complaints = [sound.complaint(loss, grad)]
         for operation, result in more.items():
             values = oracle.normalizer(truth, operation).astype(np.float64)

@@ -27,7 +27,7 @@ _DOUBLE = oracle.Arithmetic(lambda a: np.asarray(a).astype(np.float64), np.exp, 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Truth:
+class ReferenceResult:
     """What is right.
 
     Attributes
@@ -135,7 +135,7 @@ def evaluate(
     z_loss: float = 0.0,
     reduction: str = "mean",
     grad_output: Any = None,
-) -> Truth:
+) -> ReferenceResult:
     """The reference: the mean loss, and the gradient of that or of what the reduction gives.
 
     Parameters
@@ -152,7 +152,7 @@ def evaluate(
 
     Returns
     -------
-    Truth
+    ReferenceResult
     """
     n_rows, classes = logits.shape
     of_class = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
@@ -188,7 +188,7 @@ def evaluate(
             grad_output=upstream,
             arithmetic=_DOUBLE,
         )
-    return Truth(chosen, loss, rows_truth.grad, unit, cancelled if of_mean else 1.0)
+    return ReferenceResult(chosen, loss, rows_truth.grad, unit, cancelled if of_mean else 1.0)
 
 
 def _chosen(n_rows: int) -> Any:

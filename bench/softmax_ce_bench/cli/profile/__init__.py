@@ -1,4 +1,4 @@
-"""``softmax-ce profile``: what a stored profile says, and whether it still holds. One module a subcommand."""
+"""``softmax-ce profile``: show, explain or check a stored profile. One module per subcommand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``softmax-ce profile check``: a stored profile measured again."""
+"""``softmax-ce profile check``: measure a stored profile again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``softmax-ce profile explain``: why a stored profile chooses as it does."""
+"""``softmax-ce profile explain``: explain the choices of a stored profile."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from softmax_ce.choice import fingerprint
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench.inputs import workloads
-from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.report import picking as report
 from softmax_ce_bench.terminal.console import Refused, console
-from softmax_ce_bench.terminal.options import DTYPE, THREADS, Several, Shapes
+from softmax_ce_bench.terminal.options import DTYPE, THREADS, Shapes, profiled_operations
 from softmax_ce_bench.terminal.profiles import PROFILE, stored_profile
 
 
@@ -22,8 +21,7 @@ from softmax_ce_bench.terminal.profiles import PROFILE, stored_profile
 @click.argument("shapes", metavar="ROWSxCLASSES", type=Shapes())
 @click.argument("file", **PROFILE)
 @DTYPE
-@click.option("--op", "operations", type=Several(*LOSSES), metavar="NAMES",
-              help=f"Operations: {', '.join(LOSSES)}.  [default: fused]")  # fmt: skip
+@profiled_operations("fused")
 @THREADS
 def explain(
     shapes: tuple[tuple[int, int], ...],

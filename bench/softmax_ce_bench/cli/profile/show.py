@@ -1,4 +1,4 @@
-"""``softmax-ce profile show``: the tables of a stored profile."""
+"""``softmax-ce profile show``: show the tables of a stored profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that opens offline: pictures, tables that can be sorted, findings in words.
+"""A comparison as one HTML page that opens offline: pictures, sortable tables, and findings in words.
 
 Everything on it comes from the record. Nothing is loaded from elsewhere, and the one script that may run is the page's
 own: strings of a record, which may come from anywhere, are escaped.

@@ -16,7 +16,7 @@ from softmax_ce_bench.report.html.palette import Mark
 
 
 def logarithmic(axis: Axis, text: Callable[[float], str], low: float, high: float) -> None:
-    """A logarithmic axis over a little more than the values, with ticks that read as the tables do."""
+    """Set a logarithmic axis over a little more than the values, with ticks that read as the tables do."""
     low, high = low / 1.3, high * 1.3
     decades = math.log10(high / low)
     _span(axis, low, high)
@@ -35,7 +35,7 @@ def _span(axis: Axis, low: float, high: float) -> None:
 
 
 def at(axis: Axis, places: Iterable[float], texts: Iterable[str]) -> None:
-    """Ticks at given places."""
+    """Set ticks at given places."""
     wanted, shown = list(places), list(texts)
     axis.set_major_locator(FixedLocator(wanted))
     axis.set_major_formatter(FuncFormatter(lambda _value, place: shown[place] if place is not None else ""))
@@ -43,7 +43,7 @@ def at(axis: Axis, places: Iterable[float], texts: Iterable[str]) -> None:
 
 
 def sizes(axis: Axis, values: Iterable[int]) -> None:
-    """A logarithmic axis with a tick at each size that was measured, less those that would touch."""
+    """Set a logarithmic axis with a tick at each measured size, except those that would touch."""
     known = sorted(set(values))
     kept: list[int] = []
     for value in known:
@@ -54,7 +54,7 @@ def sizes(axis: Axis, values: Iterable[int]) -> None:
 
 
 def short_duration(seconds: float) -> str:
-    """Return a duration for a tick: no digits that it does not need."""
+    """Return a duration for a tick, with no more digits than it needs."""
     for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if seconds >= 0.9995 * unit:
             return f"{seconds / unit:,.0f} {name}" if seconds >= 1000 else f"{seconds / unit:.3g} {name}"
@@ -80,13 +80,13 @@ def short_number(value: float) -> str:
 
 
 def handle(mark: Mark, *, line: bool = True) -> Line2D:
-    """Return a candidate in a legend."""
+    """Return the legend entry of a candidate."""
     options: dict[str, Any] = {"linestyle": mark.line if line else "none"}
     return Line2D([], [], color=mark.colour, marker=mark.marker, markerfacecolor=mark.face, label=mark.label, **options)
 
 
 def legend(drawn: Figure, names: Iterable[str], marks: Mapping[str, Mark], *more: Line2D, line: bool = True) -> None:
-    """One legend above all panels."""
+    """Draw one legend above all panels."""
     handles = [handle(marks[name], line=line) for name in names] + list(more)
     lengths = [len(str(each.get_label())) for each in handles]
     fits = sum(lengths) * 0.075 + len(lengths) * 0.6 < drawn.get_figwidth()  # inches, about
@@ -95,5 +95,5 @@ def legend(drawn: Figure, names: Iterable[str], marks: Mapping[str, Mark], *more
 
 
 def hidden(panel: Axes) -> None:
-    """A place of the grid that has no panel."""
+    """Hide a place of the grid that has no panel."""
     panel.set_visible(False)

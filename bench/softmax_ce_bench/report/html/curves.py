@@ -1,4 +1,4 @@
-"""Time and rate against the number of classes, with the ceiling."""
+"""Time and data rate against the number of classes, with the ceiling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from softmax_ce_bench.compare.result import Ceiling, Cell, Run
+from softmax_ce_bench.compare.result import Ceiling, ComparedCell, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg
@@ -31,7 +31,7 @@ _MISSING = (
 
 
 def part(run: Run) -> Part:
-    """Return the pictures, or why there are none."""
+    """Return the pictures, or the reason why there are none."""
     operation = rated(run)
     drawn: list[Picture] = []
     wanted = [(each, panels) for each in slices(run) if (panels := _panels(run, each, operation))]
@@ -40,9 +40,9 @@ def part(run: Run) -> Part:
     return Part("curves", "Time and rate against classes", drawn, "" if drawn else _MISSING)
 
 
-def _panels(run: Run, each: Slice, operation: str) -> list[list[Cell]]:
-    """Cells of one number of rows, fewest classes first: those with at least two numbers of classes."""
-    by_rows: dict[int, list[Cell]] = {}
+def _panels(run: Run, each: Slice, operation: str) -> list[list[ComparedCell]]:
+    """Return the cells of each number of rows with at least two numbers of classes, fewest classes first."""
+    by_rows: dict[int, list[ComparedCell]] = {}
     for cell in each.cells:
         if drawn_names(run, [cell], [operation]):
             by_rows.setdefault(cell.inputs.rows, []).append(cell)
@@ -51,7 +51,7 @@ def _panels(run: Run, each: Slice, operation: str) -> list[list[Cell]]:
 
 
 def _picture(
-    run: Run, each: Slice, panels: Sequence[Sequence[Cell]], operation: str, number: int, *, is_rate: bool
+    run: Run, each: Slice, panels: Sequence[Sequence[ComparedCell]], operation: str, number: int, *, is_rate: bool
 ) -> Picture:
     known = marks(run)
     names = drawn_names(run, [cell for cells in panels for cell in cells], [operation])
@@ -93,7 +93,9 @@ def _caption(has_ceiling: bool, *, is_rate: bool) -> str:
     return said + " Wrong results are not drawn. Dashed lines with hollow marks are other libraries."
 
 
-def _description(panels: Sequence[Sequence[Cell]], names: Sequence[str], operation: str, *, is_rate: bool) -> str:
+def _description(
+    panels: Sequence[Sequence[ComparedCell]], names: Sequence[str], operation: str, *, is_rate: bool
+) -> str:
     said = []
     for cells in panels:
         cell = cells[-1]
@@ -107,8 +109,8 @@ def _description(panels: Sequence[Sequence[Cell]], names: Sequence[str], operati
     return " ".join(said)
 
 
-def _values(cell: Cell, name: str, operation: str, *, is_rate: bool) -> tuple[float, float, float] | None:
-    """Return the median and the interval's ends."""
+def _values(cell: ComparedCell, name: str, operation: str, *, is_rate: bool) -> tuple[float, float, float] | None:
+    """Return the median and the ends of the interval."""
     found = timing(cell, name, operation)
     if found is None:
         return None
@@ -121,7 +123,7 @@ def _values(cell: Cell, name: str, operation: str, *, is_rate: bool) -> tuple[fl
 
 def _draw(
     panel: Axes,
-    cells: Sequence[Cell],
+    cells: Sequence[ComparedCell],
     names: Sequence[str],
     known: Mapping[str, Mark],
     operation: str,
@@ -144,7 +146,7 @@ def _draw(
         )
 
 
-def _draw_ceiling(panel: Axes, cells: Sequence[Cell], operation: str, *, is_rate: bool) -> bool:
+def _draw_ceiling(panel: Axes, cells: Sequence[ComparedCell], operation: str, *, is_rate: bool) -> bool:
     points = [(cell, found) for cell in cells if (found := _ceiling(cell, operation)) is not None]
     if not points:
         return False
@@ -161,7 +163,7 @@ def _draw_ceiling(panel: Axes, cells: Sequence[Cell], operation: str, *, is_rate
     return True
 
 
-def _ceiling(cell: Cell, operation: str) -> Ceiling | None:
+def _ceiling(cell: ComparedCell, operation: str) -> Ceiling | None:
     facts = cell.operations[operation]
     for found in cell.ceilings:
         ok = can_be_drawn(found.gb_per_s) and can_be_drawn(found.time.median) and can_be_drawn(facts.bytes)
@@ -171,9 +173,9 @@ def _ceiling(cell: Cell, operation: str) -> Ceiling | None:
 
 
 def _span(
-    names: Sequence[str], panels: Sequence[Sequence[Cell]], operation: str, *, is_rate: bool
+    names: Sequence[str], panels: Sequence[Sequence[ComparedCell]], operation: str, *, is_rate: bool
 ) -> tuple[float, float]:
-    """Return the least and the largest value in any panel."""
+    """Return the smallest and the largest value of all panels."""
     found = []
     for cell in (cell for cells in panels for cell in cells):
         found += [values[0] for name in names if (values := _values(cell, name, operation, is_rate=is_rate))]

@@ -1,4 +1,4 @@
-"""Accuracy against time: what is fast and wrong stands apart."""
+"""Error against time, which sets fast but wrong candidates apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TITLE = "Accuracy against time"
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """A candidate in one cell: `slower` is its time over the fastest's there, None if it was not timed."""
+    """A candidate in one cell. `slower` is its time over the fastest time there, or None if it was not timed."""
 
     name: str
     error: float
@@ -28,7 +28,7 @@ class _Point:
 
 
 def part(run: Run) -> Part:
-    """Return the picture, or why there is none."""
+    """Return the picture, or the reason why there is none."""
     found = _points(run)
     if not found:
         return Part("accuracy", _TITLE, (), "No errors were taken: a longer --time-budget leaves time for them.")

@@ -1,11 +1,11 @@
-"""What the numbers say, in plain words: a few sentences for those who read nothing else."""
+"""The findings in a few plain sentences, for those who read nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from statistics import median
 
-from softmax_ce_bench.compare.result import BACKEND, PEER, RANKED, REJECTED, UNRANKED, Cell, Run
+from softmax_ce_bench.compare.result import BACKEND, PEER, RANKED, REJECTED, UNRANKED, ComparedCell, Run
 from softmax_ce_bench.measure import memory
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
@@ -13,14 +13,14 @@ from softmax_ce_bench.report.html.selection import can_be_drawn, regrets, timing
 
 
 def findings(run: Run) -> list[str]:
-    """Return the sentences, the most important ones first; each is a paragraph's worth of one subject."""
+    """Return the findings, the most important first. Each is a short paragraph on one subject."""
     told = [cell for cell in run.cells if cell.tells and regrets(cell, rated(run))]
     said = [_fastest(run, told), _one_for_all(run, told), _peers(run, told), _errors(run), *_rejected(run)]
     said += [_cold(run), _memory(run), _too_short(run)]
     return [sentence for sentence in said if sentence]
 
 
-def _fastest(run: Run, told: list[Cell]) -> str:
+def _fastest(run: Run, told: list[ComparedCell]) -> str:
     if not run.cells:
         return "Nothing was measured."
     if not told:
@@ -45,8 +45,8 @@ def _fastest(run: Run, told: list[Cell]) -> str:
     return f"In {operation}, {of}, {'; '.join(said)}."
 
 
-def best_single(run: Run, told: list[Cell]) -> tuple[str, list[float]] | None:
-    """Return the backend that costs least if one must serve all workloads, and its regrets; None if none is right."""
+def best_single(run: Run, told: list[ComparedCell]) -> tuple[str, list[float]] | None:
+    """Return the backend that costs least if it serves all workloads, and its regrets, or None if none is correct."""
     operation = rated(run)
     found = []
     for candidate in run.candidates:
@@ -60,7 +60,7 @@ def best_single(run: Run, told: list[Cell]) -> tuple[str, list[float]] | None:
     return name, known
 
 
-def _one_for_all(run: Run, told: list[Cell]) -> str:
+def _one_for_all(run: Run, told: list[ComparedCell]) -> str:
     best = best_single(run, told)
     if best is None or len(told) < 2:
         return ""
@@ -90,7 +90,7 @@ def _span(ratios: Iterable[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _peers(run: Run, told: list[Cell]) -> str:
+def _peers(run: Run, told: list[ComparedCell]) -> str:
     best, operation = best_single(run, told), rated(run)
     if best is None:
         return ""

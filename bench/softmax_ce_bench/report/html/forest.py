@@ -1,4 +1,4 @@
-"""The gate's forest plot: each cell's ratio with its interval, the control first; and the page around it."""
+"""The gate's page, and its forest plot: the ratio of each cell with its interval, the control first."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def page(result: GateResult) -> str:
 
 
 def picture(result: GateResult) -> Picture:
-    """Return the plot."""
+    """Return the forest plot."""
     named = [(CONTROL, result.control, "ink"), *(
         (each.cell.text, each.first.ratio, _COLOURS.get(each.verdict, "series-3")) for each in result.cells
     )]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rows against classes: who is fastest, and what it costs to use one backend everywhere."""
+"""Maps of rows against classes: the fastest backend, and the cost of using one backend everywhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from softmax_ce_bench.compare.result import BACKEND, RANKED, REJECTED, Cell, Run
+from softmax_ce_bench.compare.result import BACKEND, RANKED, REJECTED, ComparedCell, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg
@@ -25,7 +25,7 @@ _MISSING = (
 
 
 def part(run: Run) -> Part:
-    """Return the pictures, or why there are none."""
+    """Return the pictures, or the reason why there are none."""
     drawn = []
     wanted = [each for each in slices(run) if _is_map(each)]
     for k, each in enumerate(wanted[:MOST_SLICES]):
@@ -45,7 +45,7 @@ def _sides(each: Slice) -> tuple[list[int], list[int]]:
 
 
 def _choosable(run: Run, each: Slice) -> list[str]:
-    """Backends that production could be given: ranked somewhere."""
+    """Return the backends that production could use: those that are ranked somewhere."""
     return [
         candidate.name
         for candidate in run.candidates
@@ -55,21 +55,21 @@ def _choosable(run: Run, each: Slice) -> list[str]:
 
 
 class _Map:
-    """A grid of squares, one a shape."""
+    """A grid of squares, one per shape."""
 
     def __init__(self, each: Slice) -> None:
         self.rows, self.classes = (sorted(set(values))[:_MOST] for values in _sides(each))
-        self.cells: dict[tuple[int, int], list[Cell]] = {}
+        self.cells: dict[tuple[int, int], list[ComparedCell]] = {}
         for cell in each.cells:
             if cell.inputs.rows in self.rows and cell.inputs.classes in self.classes:
                 self.cells.setdefault((cell.inputs.rows, cell.inputs.classes), []).append(cell)
 
     def size(self, panels: int) -> tuple[float, float]:
-        """Of the figure, in inches."""
+        """Return the size of the figure in inches."""
         return panels * (0.72 * len(self.classes) + 0.25) + 0.9, 0.46 * len(self.rows) + 1.5
 
     def dress(self, panel: Axes, title: str, *, first: bool) -> None:
-        """Everything but the squares."""
+        """Draw everything except the squares."""
         svg.bare(panel)
         panel.set(xlim=(-0.5, len(self.classes) - 0.5), ylim=(-0.5, len(self.rows) - 0.5))
         panel.grid(visible=False)
@@ -87,7 +87,7 @@ class _Map:
                     panel.text(x, y, "·", ha="center", va="center", color=colour("muted"))
 
     def place(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Return where the square of a shape is."""
+        """Return the place of a shape's square."""
         return self.classes.index(shape[1]), self.rows.index(shape[0])
 
 
@@ -138,8 +138,8 @@ def _draw_winner(panel: Axes, x: int, y: int, names: Sequence[str], known: Mappi
     panel.text(x, y, "\n".join(shown), ha="center", va="center", fontsize=8 if len(shown) < 3 else 7, linespacing=1.0)
 
 
-def _fastest(cells: Sequence[Cell], operation: str) -> list[str]:
-    """Return who is fastest, or ties with the fastest, in all cells of a shape."""
+def _fastest(cells: Sequence[ComparedCell], operation: str) -> list[str]:
+    """Return the candidates that are fastest, or tie with the fastest, in all cells of a shape."""
     found = [cell.operations[operation].fastest for cell in cells if operation in cell.operations]
     if not found:
         return []
@@ -183,7 +183,7 @@ def _regrets(run: Run, each: Slice, names: Sequence[str], number: int) -> Pictur
     return Picture(f"figure-{key}", title, caption + _several(grid, "; the worst of them is shown"), shown)
 
 
-def _draw_regret(panel: Axes, x: int, y: int, found: Sequence[float], cells: Sequence[Cell], name: str) -> None:
+def _draw_regret(panel: Axes, x: int, y: int, found: Sequence[float], cells: Sequence[ComparedCell], name: str) -> None:
     if any(entry.name == name and entry.status == REJECTED for cell in cells for entry in cell.entries):
         _square(panel, x, y, "wrong", colour("warn"), facecolor="none", edgecolor=colour("warn"))
     elif found:

@@ -1,4 +1,4 @@
-"""The page: parts put together by a template that escapes every string."""
+"""The page, put together by a template that escapes every string."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def page(run: Run) -> str:
 
 
 def parts(run: Run) -> list[Part]:
-    """Return all pictures, or which option would measure what they need."""
+    """Return all pictures, or the option that measures what they need."""
     return [
         curves.part(run), speedups.part(run), maps.part(run), errors.part(run), starts.memory_part(run),
         starts.cold_part(run),

@@ -1,4 +1,4 @@
-"""Colours that follow the page's light or dark mode, and one mark for each candidate in all pictures.
+"""Colours that follow the light or dark mode of the page, and one mark per candidate in all pictures.
 
 Matplotlib knows no CSS variables. So a picture is drawn in stand-in colours, each of which occurs nowhere else, and
 :func:`in_css` puts the variable in their places; page.css gives the variables their two values.
@@ -25,18 +25,18 @@ _MARKERS = ("o", "X", "s", "D", "^", "v", "P", "<", ">", "p", "h")
 
 
 def colour(name: str) -> str:
-    """Return the stand-in for a CSS variable, as Matplotlib takes it."""
+    """Return a placeholder for a CSS variable that Matplotlib accepts as a colour."""
     return f"#fe00{_NAMES.index(name):02x}"
 
 
 def in_css(text: str) -> str:
-    """Return text with each stand-in replaced by its variable."""
+    """Return text with each placeholder replaced by its variable."""
     return _STAND_IN.sub(lambda found: f"var(--{_NAMES[int(found[1], 16)]})", text)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How a candidate is drawn.
+    """The way in which a candidate is drawn.
 
     Attributes
     ----------
@@ -56,12 +56,12 @@ class Mark:
 
     @property
     def face(self) -> str:
-        """The marker's inside."""
+        """Return the fill colour of the marker."""
         return self.colour if self.filled else "none"
 
 
 def marks(run: Run) -> dict[str, Mark]:
-    """Return a mark for each candidate: the same in every picture of a run."""
+    """Return a mark for each candidate, the same in every picture of a run."""
     found = {}
     for k, candidate in enumerate(run.candidates):
         is_peer = candidate.kind == PEER
@@ -73,5 +73,5 @@ def marks(run: Run) -> dict[str, Mark]:
 
 
 def short(name: str, most: int = 24) -> str:
-    """Return a name that leaves room for the picture."""
+    """Return a shortened name that leaves room for the picture."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

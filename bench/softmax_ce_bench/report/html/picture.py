@@ -1,4 +1,4 @@
-"""What a drawing function hands to the page."""
+"""What a drawing function passes to the page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Pictures that belong together, or why there is none.
+    """Pictures that belong together, or the reason why there are none.
 
     Attributes
     ----------

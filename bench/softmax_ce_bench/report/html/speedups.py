@@ -1,10 +1,10 @@
-"""Speed-up over the base with its interval, a line for each candidate and cell."""
+"""Speed-ups over the base with their intervals, one line per candidate and cell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from softmax_ce_bench.compare.result import Cell, Run
+from softmax_ce_bench.compare.result import ComparedCell, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour, marks, short
@@ -15,7 +15,7 @@ _MOST_CELLS = 30
 
 
 def part(run: Run) -> Part:
-    """Return the picture, or why there is none."""
+    """Return the picture, or the reason why there is none."""
     base, operations = run.settings.base, run.settings.operations
     cells = [cell for cell in run.cells if _others(run, [cell])][:_MOST_CELLS]
     title = f"Speed-up over {base}"
@@ -59,12 +59,14 @@ def part(run: Run) -> Part:
     return Part("speedups", title, [Picture("figure-speedup", title, caption, shown_svg)])
 
 
-def _others(run: Run, cells: Sequence[Cell]) -> list[str]:
+def _others(run: Run, cells: Sequence[ComparedCell]) -> list[str]:
     return [name for name in drawn_names(run, cells, run.settings.operations) if name != run.settings.base]
 
 
-def _points(cells: Sequence[Cell], names: Sequence[str], operation: str) -> list[tuple[int, str, float, float, float]]:
-    """Place of the cell, candidate, median and interval."""
+def _points(
+    cells: Sequence[ComparedCell], names: Sequence[str], operation: str
+) -> list[tuple[int, str, float, float, float]]:
+    """Return the place of the cell, the candidate, the median and the interval of each speed-up."""
     return [
         (k, name, found.speedup.median, *ends(found.speedup))
         for k, cell in enumerate(cells)
@@ -73,7 +75,7 @@ def _points(cells: Sequence[Cell], names: Sequence[str], operation: str) -> list
     ]
 
 
-def _description(run: Run, cells: Sequence[Cell], names: Sequence[str], operation: str) -> str:
+def _description(run: Run, cells: Sequence[ComparedCell], names: Sequence[str], operation: str) -> str:
     said = []
     for name in names:
         found = [own.speedup.median for cell in cells if (own := timing(cell, name, operation)) is not None]

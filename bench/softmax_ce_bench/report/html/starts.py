@@ -1,4 +1,4 @@
-"""Before the first call: memory, cold start, and when a slower start has paid off."""
+"""Peak memory, cold start and break-even."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from softmax_ce_bench.compare.result import Cell, ColdStart, Run
+from softmax_ce_bench.compare.result import ColdStart, ComparedCell, Run
 from softmax_ce_bench.measure import memory
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
@@ -23,7 +23,7 @@ _CALLS = 1e6
 
 
 def memory_part(run: Run) -> Part:
-    """Peak memory, or why it is not there."""
+    """Return the picture of peak memory, or the reason why there is none."""
     title = "Peak memory"
     found = [(start, start.peak_memory) for start in run.cold_starts if start.peak_memory is not None]
     found = [(start, size) for start, size in found if 0 <= size < 1e18]
@@ -69,7 +69,7 @@ def memory_part(run: Run) -> Part:
     return Part("memory", title, [Picture("figure-memory", title, caption, shown)])
 
 
-def _gradient(cell: Cell | None) -> int | None:
+def _gradient(cell: ComparedCell | None) -> int | None:
     if cell is None or cell.inputs.dtype not in _SIZES or not 0 < cell.inputs.rows * cell.inputs.classes < 2**50:
         return None
     return cell.inputs.rows * cell.inputs.classes * _SIZES[cell.inputs.dtype]
@@ -80,7 +80,7 @@ def _unit(largest: float) -> tuple[str, float]:
 
 
 def cold_part(run: Run) -> Part:
-    """Cold start and break-even, or why they are not there."""
+    """Return the pictures of cold start and break-even, or the reason why there are none."""
     title = "Cold start and break-even"
     starts = [start for start in run.cold_starts if _is_whole(start)]
     if not starts:
@@ -134,7 +134,7 @@ def _first_calls(run: Run, starts: list[ColdStart]) -> Picture:
 
 
 def _look(marker: str, filling: str) -> dict[str, Any]:
-    """Return a capital letter: a larger mark, which another may lie in."""
+    """Return the style of a marker: larger for capital letters, so that another marker can lie inside."""
     is_large = marker.isupper() and marker != "D"
     face = "none" if is_large or marker == "s" else filling
     return {
@@ -145,7 +145,7 @@ def _look(marker: str, filling: str) -> dict[str, Any]:
 
 
 def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
-    """Return the whole time after so many calls, on the smallest and the largest workload."""
+    """Return the total time after so many calls, on the smallest and the largest workload."""
     operation, known = rated(run), marks(run)
     timed = [cell for cell in run.cells if sum(bool(timing(cell, s.name, operation)) for s in starts) > 1]
     if not timed:
@@ -198,7 +198,7 @@ def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
     return Picture("figure-break-even", title, caption, shown)
 
 
-def _said(run: Run, starts: list[ColdStart], cells: list[Cell], operation: str) -> str:
+def _said(run: Run, starts: list[ColdStart], cells: list[ComparedCell], operation: str) -> str:
     said = []
     for cell in cells:
         each = [

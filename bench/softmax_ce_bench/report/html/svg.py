@@ -1,4 +1,4 @@
-"""Matplotlib's figures as SVG inside a page: text stays text, colours are the page's, equal input gives equal bytes."""
+"""Matplotlib's figures as SVG in a page. Text stays text, colours are the page's, and equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """For a while Matplotlib draws as the page wants it, whatever its user's settings are."""
+    """Let Matplotlib draw in the style of the page for a while, whatever the user's settings are."""
     ink, muted, grid = colour("ink"), colour("muted"), colour("grid")
     inks: dict[Any, Any] = dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor"), ink
@@ -56,7 +56,7 @@ def style() -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """Return an empty figure, its size in inches."""
+    """Return an empty figure of a size in inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="none")
 
 
@@ -107,7 +107,7 @@ def _local(name: str) -> str:
 
 
 def _owned(name: str, value: str, key: str) -> str:
-    """Return an attribute's value, its ids made the figure's own."""
+    """Return the value of an attribute with its ids made unique to the figure."""
     if name == "id":
         return f"{key}-{value}"
     if name == "href" and value.startswith("#"):

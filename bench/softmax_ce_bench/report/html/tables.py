@@ -1,4 +1,4 @@
-"""The page's tables: the same texts as in the terminal, with the numbers behind them to sort by."""
+"""The tables of the page: the same texts as in the terminal, with numbers to sort by."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class PageTable:
     """A table whose rows begin with a heading.
 
     Attributes
@@ -50,8 +50,8 @@ class Table:
     filtered: bool = False
 
 
-def fastest(run: Run) -> Table:
-    """Return a row for each cell: who is fastest in each operation, and whether to believe it."""
+def fastest(run: Run) -> PageTable:
+    """Return a row for each cell: the fastest candidate of each operation, and whether to trust it."""
     operations = run.settings.operations
     rows = []
     for cell in run.cells:
@@ -69,10 +69,10 @@ def fastest(run: Run) -> Table:
         rows.append(row)
     headings = ("workload", "what it stands for", *operations, "rounds", "control drift")
     caption = "Who is fastest, in each operation; = joins those that tie."
-    return Table("fastest", caption, headings, frozenset((len(headings) - 2, len(headings) - 1)), rows)
+    return PageTable("fastest", caption, headings, frozenset((len(headings) - 2, len(headings) - 1)), rows)
 
 
-def timings(run: Run) -> Table:
+def timings(run: Run) -> PageTable:
     """Return a row for each cell, operation and candidate."""
     rows = []
     for cell in run.cells:
@@ -88,7 +88,7 @@ def timings(run: Run) -> Table:
                 rows.append([Field(words.label(run, cell)), Field(operation), name, *figures])
     caption = "All timings. *: fastest, or tied with it. ULP: of the loss, and of the gradient."
     headings = ("workload", "operation", "candidate", *comparison.LONG)
-    return Table("timings", caption, headings, frozenset(range(3, len(headings))), rows, filtered=len(rows) > 12)
+    return PageTable("timings", caption, headings, frozenset(range(3, len(headings))), rows, filtered=len(rows) > 12)
 
 
 def _values(entry: Entry, operation: str) -> tuple[float | None, ...]:
@@ -104,8 +104,8 @@ def _values(entry: Entry, operation: str) -> tuple[float | None, ...]:
     return timing.time.median, timing.speedup.median, timing.gb_per_s, ceiling, over, unit
 
 
-def excluded(run: Run) -> Table | None:
-    """Return who is not ranked, and why."""
+def excluded(run: Run) -> PageTable | None:
+    """Return the candidates that are not ranked, with the reasons."""
     rows = [
         [Field(entry.name), Field(words.label(run, cell)), Field(entry.status), Field(entry.reason)]
         for cell in run.cells
@@ -127,11 +127,11 @@ def excluded(run: Run) -> Table | None:
     if not rows:
         return None
     caption = "Not ranked, and why."
-    return Table("excluded", caption, ("candidate", "workload", "what became of it", "reason"), frozenset(), rows)
+    return PageTable("excluded", caption, ("candidate", "workload", "what became of it", "reason"), frozenset(), rows)
 
 
-def starts(run: Run) -> Table | None:
-    """Before the first call."""
+def starts(run: Run) -> PageTable | None:
+    """Return the cold starts."""
     found = [start for start in run.cold_starts if not start.failed]
     if not found:
         return None
@@ -159,10 +159,10 @@ def starts(run: Run) -> Table | None:
         f"Before the first call. even after: {operation} calls until a start slower than {run.settings.base}'s is "
         "made up for, nothing being cached / with compiled code in its cache."
     )
-    return Table("starts", caption, headings, frozenset(range(1, len(headings))), rows)
+    return PageTable("starts", caption, headings, frozenset(range(1, len(headings))), rows)
 
 
-def fits(run: Run) -> Table | None:
+def fits(run: Run) -> PageTable | None:
     """Return the softmax regressions on the digits."""
     if not run.fits:
         return None
@@ -181,10 +181,10 @@ def fits(run: Run) -> Table | None:
         "difference over bound", "",
     )  # fmt: skip
     caption = f"Softmax regression on handwritten digits: {run.fits[0].steps} steps of gradient descent, float64."
-    return Table("fits", caption, headings, frozenset(range(1, 5)), rows)
+    return PageTable("fits", caption, headings, frozenset(range(1, 5)), rows)
 
 
-def ceilings(run: Run) -> Table | None:
+def ceilings(run: Run) -> PageTable | None:
     """Return the loops that only move bytes."""
     rows = [
         [
@@ -198,11 +198,11 @@ def ceilings(run: Run) -> Table | None:
     if not rows:
         return None
     caption = "Ceilings: C loops that only move bytes. copy also reads the lines that it writes; stream does not."
-    return Table("ceilings", caption, ("workload", "loop", "time", "GB/s"), frozenset((2, 3)), rows)
+    return PageTable("ceilings", caption, ("workload", "loop", "time", "GB/s"), frozenset((2, 3)), rows)
 
 
-def candidates(run: Run) -> Table:
-    """Backends and peers: what they are, what their times include, why one is missing."""
+def candidates(run: Run) -> PageTable:
+    """Return the backends and peers: what they are, what their times include, and why one is missing."""
     rows = []
     for candidate in run.candidates:
         kind = "library" if candidate.kind == PEER else "backend"
@@ -212,10 +212,10 @@ def candidates(run: Run) -> Table:
             [Field(t) for t in (candidate.name, kind, candidate.version or "-", about, candidate.includes, state)]
         )
     headings = ("candidate", "kind", "version", "what it is", "what its times include", "state")
-    return Table("candidates", "Candidates.", headings, frozenset(), rows)
+    return PageTable("candidates", "Candidates.", headings, frozenset(), rows)
 
 
-def everything(run: Run) -> list[Table]:
-    """Return all tables, in the page's order."""
+def everything(run: Run) -> list[PageTable]:
+    """Return all tables in the order of the page."""
     found = [fastest(run), timings(run), excluded(run), fits(run), starts(run), ceilings(run), candidates(run)]
     return [table for table in found if table is not None and table.rows]
