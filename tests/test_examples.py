@@ -248,7 +248,7 @@ def blocks() -> list[Any]:
     """The guide's pieces of code, with what each imports."""
     text = LIBRARIES.read_text(encoding="utf-8")
     found = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert [title for title, _ in found] == ["PyTorch", "JAX", "SciPy and scikit-learn", "XGBoost and LightGBM"]
+    assert [title for title, _ in found] == ["PyTorch", "JAX", "SciPy and scikit-learn"]
     return [pytest.param(code, id=title.split()[0]) for title, code in found]
 
 

@@ -19,6 +19,9 @@ GROUPS = {
 # Public modules below softmax_ce, where they exist, with the sentence that introduces them.
 MODULES = {
     "profile": "Profiles: read, written and followed. :doc:`/reference/profile` explains the file.",
+    "xgboost": "An objective and a metric for XGBoost. :doc:`/how-to/xgboost` shows their use.",
+    "lightgbm": "An objective and a metric for LightGBM. :doc:`/how-to/lightgbm` shows their use.",
+    "sklearn": "A loss for scikit-learn. :doc:`/how-to/scikit-learn` shows its use.",
 }
 HEAD = """\
 .. _api:
