@@ -53,6 +53,10 @@ class ShardOptions(LossOptions, total=False):
     return_correct: bool
 
 
+class DaskOptions(LossOptions, total=False):
+    """The options of the losses on Dask arrays. Those with an entry for each row or logit may be Dask arrays."""
+
+
 class LinearOptions(TypedDict, total=False):
     """The options of :func:`softmax_ce.linear_cross_entropy`."""
 

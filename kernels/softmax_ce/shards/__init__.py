@@ -24,14 +24,15 @@ from numpy.typing import ArrayLike
 
 from softmax_ce import evaluation
 from softmax_ce.fold import Factors
+from softmax_ce.normalize import softmax as softmax_of_rows
 from softmax_ce.options import DEFAULTS, Array, Options, ShardOptions
 from softmax_ce.reduction import numpy_total
 from softmax_ce.registry import get_backend
 from softmax_ce.run import Outputs
 from softmax_ce.shards.arguments import checked_shard, stand_in
-from softmax_ce.shards.rows import Piece, Totals, fold_pieces, row_losses
+from softmax_ce.shards.rows import Piece, Totals, fold_pieces, row_losses, share
 
-__all__ = ["Partial", "combine", "grad", "loss", "partial"]
+__all__ = ["Partial", "combine", "grad", "logsumexp", "loss", "partial", "softmax"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,8 +192,7 @@ def loss(total: Partial) -> Any:
     sum_of = get_backend(total.backend).total or numpy_total
     results = [evaluation.reduce_rows(problem, total.factors, outputs, options, sum_of)]
     if options.return_lse:
-        with np.errstate(all="ignore"):
-            results.append((totals.top + totals.log_sum).astype(total.dtype).reshape(total.row_shape)[()])
+        results.append(logsumexp(total))
     if options.return_correct:
         of_pieces = np.array([piece.correct for piece in total.pieces])
         correct = of_pieces[totals.first, np.arange(n_rows)] & ~np.isnan(totals.rest) & ~np.isnan(total.label_mass)
@@ -248,17 +248,71 @@ def grad(
     shard, _ = checked_shard(logits_shard, targets, first_class, total.n_classes, options, total.backend)
     if shard.problem.row_shape != total.row_shape:
         raise ValueError(f"logits_shard has rows of shape {shard.problem.row_shape}, but the total {total.row_shape}")
-    at = {(piece.first, piece.stop): piece for piece in total.pieces}
-    piece = at.get((shard.first, shard.stop))
-    if piece is None:
-        known = ", ".join(f"[{first}, {stop})" for first, stop in at)
-        raise ValueError(f"the classes [{shard.first}, {shard.stop}) are no shard of the total, which has {known}")
+    piece = _piece_of(total, shard.first, shard.problem.n_classes)
     if piece.masked != (shard.problem.transform is not None and shard.problem.transform.masks is not None):
         raise ValueError("give where to grad if, and only if, one in the shape of logits_shard was given to partial")
     problem = shard.problem
     result = np.empty(problem.source.shape, problem.result) if grad_out is None else grad_out
     shard.grad(piece, totals, total.label_logit, total.label_mass, _losses(total, totals), result)
     return result
+
+
+def logsumexp(total: Partial) -> Any:
+    """Compute the log-sum-exp of each row.
+
+    Parameters
+    ----------
+    total : Partial
+        The Partial of all classes.
+
+    Returns
+    -------
+    ndarray or scalar
+        In the shape of the "none" loss and its dtype.
+    """
+    totals = _complete(total)
+    with np.errstate(all="ignore"):
+        return (totals.top + totals.log_sum).astype(total.dtype).reshape(total.row_shape)[()]
+
+
+def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, threads: int | None = None) -> Array:
+    """Compute a shard's columns of the softmax.
+
+    Parameters
+    ----------
+    logits_shard, first_class
+        As they were given to :func:`partial`.
+    total : Partial
+        The Partial of all classes. Its targets do not matter.
+    threads : int, optional
+        The largest number of threads to use.
+
+    Returns
+    -------
+    ndarray
+        In the shape and dtype of `logits_shard`, or float64 for integers.
+    """
+    totals = _complete(total)
+    axis = total.options.axis
+    probabilities = softmax_of_rows(logits_shard, axis, backend=total.backend, threads=threads)
+    piece = _piece_of(total, first_class, probabilities.shape[axis])
+    with np.errstate(all="ignore"):
+        part = np.where(totals.broken, np.nan, share(piece, totals)).reshape(total.row_shape)
+        nothing = (piece.top == -np.inf).reshape(total.row_shape) & (part == part)
+        part = np.expand_dims(part, axis).astype(np.float32 if probabilities.itemsize < 4 else probabilities.dtype)
+        result = np.multiply(probabilities, part, out=probabilities, casting="same_kind")
+        np.copyto(result, 0, where=np.expand_dims(nothing, axis))
+    return result
+
+
+def _piece_of(total: Partial, first: int, width: int) -> Piece:
+    """Return the piece of a shard."""
+    at = {(piece.first, piece.stop): piece for piece in total.pieces}
+    piece = at.get((first, first + width))
+    if piece is None:
+        known = ", ".join(f"[{begin}, {stop})" for begin, stop in at)
+        raise ValueError(f"the classes [{first}, {first + width}) are no shard of the total, which has {known}")
+    return piece
 
 
 def _check_alike(one: Partial, other: Partial) -> None:

@@ -1,0 +1,369 @@
+"""The losses on Dask arrays that are chunked along the rows, along the classes, or both.
+
+Everything is lazy, and no task holds more than one chunk of each argument. Chunks along the classes are the shards of
+:mod:`softmax_ce.shards`, whose Partials are combined in a tree; arrays are not rechunked. The bits of a result do not
+depend on the scheduler, on the workers, or on which of them fail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Unpack
+
+import dask
+import dask.array as da
+import numpy as np
+
+from softmax_ce import shards
+from softmax_ce.checks import ON_EMPTY, REDUCTIONS, check_choice
+from softmax_ce.options import DaskOptions, Reduction
+
+__all__ = ["cross_entropy", "cross_entropy_with_grad", "logsumexp", "softmax"]
+
+_FAN_IN = 8  # Partials or sums that one task combines
+
+
+def cross_entropy(
+    logits: da.Array,
+    targets: Any,
+    *,
+    reduction: Reduction = "mean",
+    **options: Unpack[DaskOptions],
+) -> da.Array:
+    """Compute the softmax cross-entropy loss of a Dask array.
+
+    Parameters
+    ----------
+    logits : dask.array.Array, shape (..., C, ...)
+        Chunked in any way.
+    targets : array_like or dask.array.Array
+        Hard labels, in the logits' shape without the class axis, or soft labels, in the logits' shape. They are cut as
+        the logits are.
+    reduction : {"mean", "sum", "none"}, default "mean"
+    **options
+        Those of :func:`softmax_ce.cross_entropy`, except buffers and what else to return: `weight`, `sample_weight`,
+        `ignore_index`, `label_smoothing`, `z_loss`, `denominator`, `on_empty`, `axis`, `logit_scale`, `softcap`,
+        `where`, `backend`, and `threads`, by default 1, since a worker runs several tasks. `sample_weight`, and a
+        `where` in the logits' shape, may be Dask arrays.
+
+    Returns
+    -------
+    dask.array.Array
+        0-d, or in the shape of the "none" loss.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that do not fit, at once. Other arguments are checked by the tasks, with the errors of
+        :func:`softmax_ce.cross_entropy`.
+    """
+    return _Graph(logits, targets, reduction, dict(options)).loss()
+
+
+def cross_entropy_with_grad(
+    logits: da.Array,
+    targets: Any,
+    *,
+    reduction: Reduction = "mean",
+    grad_output: Any = None,
+    **options: Unpack[DaskOptions],
+) -> tuple[da.Array, da.Array]:
+    """Compute the loss of a Dask array, and its gradient with respect to the logits.
+
+    Parameters
+    ----------
+    logits, targets, reduction, **options
+        As for :func:`cross_entropy`.
+    grad_output : float or array_like, optional
+        The upstream gradient: a scalar, or with ``reduction="none"`` also an array in the shape of the loss.
+
+    Returns
+    -------
+    (loss, grad)
+        The gradient has the logits' shape, dtype and chunks.
+    """
+    graph = _Graph(logits, targets, reduction, dict(options), grad_output)
+    return graph.loss(), graph.grad()
+
+
+def logsumexp(x: da.Array, axis: int = -1, *, backend: str | None = None) -> da.Array:
+    """Compute log(sum(exp(x))) over one axis of a Dask array.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+    axis : int, default -1
+    backend : str, optional
+
+    Returns
+    -------
+    dask.array.Array
+        In the shape of `x` without the axis.
+    """
+    graph = _Graph(x, None, "none", {"axis": axis, "backend": backend})
+    return graph.by_row(_lse_of, np.float64 if x.dtype == np.float64 or x.dtype.kind in "iu" else np.float32)
+
+
+def softmax(x: da.Array, axis: int = -1, *, backend: str | None = None) -> da.Array:
+    """Compute the softmax over one axis of a Dask array.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+    axis : int, default -1
+    backend : str, optional
+
+    Returns
+    -------
+    dask.array.Array
+        In the shape and chunks of `x`.
+    """
+    graph = _Graph(x, None, "none", {"axis": axis, "backend": backend})
+    return graph.by_logit(lambda row, first, block, *_: _softmax_of(block, graph.totals[row], first))
+
+
+class _Weight(NamedTuple):
+    """The denominators of a mean: the sum of sample_weight * weight[label], and that of sample_weight alone."""
+
+    weighted: float
+    rows: float
+
+
+class _Graph:
+    """The tasks of one call. Whatever has an entry for each row, or each logit, is cut where the logits are."""
+
+    def __init__(self, x: Any, targets: Any, reduction: str, options: dict[str, Any], grad_output: Any = None) -> None:
+        if not isinstance(x, da.Array):
+            raise TypeError(f"logits must be a dask.array.Array, got {type(x).__name__}")
+        axis = options.pop("axis", -1)
+        if not -x.ndim <= axis < x.ndim:
+            raise ValueError(f"axis {axis} is out of range for logits of shape {x.shape}")
+        check_choice("reduction", reduction, REDUCTIONS)
+        self.x, self.axis, self.reduction = x, axis % x.ndim, reduction
+        self.blocks = x.to_delayed()
+        self.row_chunks = x.chunks[: self.axis] + x.chunks[self.axis + 1 :]
+        self.row_shape = x.shape[: self.axis] + x.shape[self.axis + 1 :]
+        self.on_empty = options.pop("on_empty", "nan")
+        check_choice("on_empty", self.on_empty, ON_EMPTY)
+        self.denominator = options.pop("denominator", None)
+        if self.denominator is not None and reduction != "mean":
+            raise ValueError(f'denominator goes with reduction="mean" only, got reduction={reduction!r}')
+        self.is_hard = targets is None or np.shape(targets) == self.row_shape
+        self.targets = self._cut("targets", targets, whole=not self.is_hard)
+        self.sample_weight = self._cut("sample_weight", options.pop("sample_weight", None))
+        self.grad_output = grad_output if np.ndim(grad_output) == 0 else self._cut("grad_output", grad_output)
+        by_logit = np.ndim(options.get("where")) > 1
+        self.where = self._cut("where", options.pop("where"), whole=True) if by_logit else None
+        self.options = dask.delayed({"threads": 1, **options}, pure=True)  # sent once, not with every block
+        self.mean = self._mean(options) if reduction == "mean" and self.denominator is None else None
+        # The z-loss of a mean has a denominator of its own, and partial() knows but one.
+        has_ratio = self.mean is not None and options.get("z_loss") and options.get("weight") is not None
+        self.ratio = _ratio(self.mean) if has_ratio else None
+        self.totals = {row: self._total(row) for row in self._rows()}
+
+    def _cut(self, name: str, value: Any, whole: bool = False) -> Any:
+        """Return the blocks of an array, cut as the logits are, or as their rows are."""
+        if value is None:
+            return None
+        shape, chunks = (self.x.shape, self.x.chunks) if whole else (self.row_shape, self.row_chunks)
+        if np.shape(value) != shape:
+            raise ValueError(
+                f"{name} of shape {np.shape(value)} does not fit logits of shape {self.x.shape} with classes on axis "
+                f"{self.axis}"
+            )
+        if not isinstance(value, da.Array):
+            value = da.from_array(np.asarray(value), chunks=chunks)
+        if value.chunks != chunks:
+            raise ValueError(f"{name} has chunks {value.chunks}; it must be chunked as the logits are, {chunks}")
+        return value.to_delayed()
+
+    def _rows(self) -> Iterator[tuple[int, ...]]:
+        """Yield the indices of the row blocks."""
+        return np.ndindex(*(len(chunks) for chunks in self.row_chunks))
+
+    def _shape(self, row: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(chunks[i] for chunks, i in zip(self.row_chunks, row, strict=True))
+
+    def _shards(self, row: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int, Any, Any, Any]]:
+        """Yield block index, first class, logits, targets and mask of the shards of a row block."""
+        first = 0
+        for k, width in enumerate(self.x.chunks[self.axis]):
+            at = (*row[: self.axis], k, *row[self.axis :])
+            targets = None if self.targets is None else self.targets[row if self.is_hard else at]
+            yield at, first, self.blocks[at], targets, None if self.where is None else self.where[at]
+            first += width
+
+    def _total(self, row: tuple[int, ...]) -> Any:
+        """Return the Partial of all classes for a row block."""
+        weight = None if self.sample_weight is None else self.sample_weight[row]
+        n_classes = self.x.shape[self.axis]
+        return _tree(
+            [
+                _partial(x, targets, first, n_classes, self.axis, weight, mask, self.ratio, self.options)
+                for _, first, x, targets, mask in self._shards(row)
+            ],
+            _combine,
+        )
+
+    def _mean(self, options: dict[str, Any]) -> Any:
+        """Return the denominators of the mean, from labels and weights alone."""
+        parts = [
+            _denominators(
+                self.targets[row] if self.is_hard else None,
+                None if self.sample_weight is None else self.sample_weight[row],
+                math.prod(self._shape(row)), options.get("weight"), options.get("ignore_index", -100),
+            )
+            for row in self._rows()
+        ]  # fmt: skip
+        return _tree(parts, _add_weights)
+
+    def loss(self) -> da.Array:
+        """Return the loss, lazily."""
+        dtype = np.dtype(np.float64 if self.x.dtype == np.float64 or self.x.dtype.kind in "iu" else np.float32)
+        if self.reduction == "none":
+            return self.by_row(_row_losses, dtype)
+        total = _tree([_sum(self.totals[row]) for row in self._rows()], _add)
+        if self.reduction == "mean":
+            total = _divide(total, self.mean, self.denominator, self.on_empty)
+        return da.from_delayed(_cast(total, dtype), (), dtype)
+
+    def grad(self) -> da.Array:
+        """Return the gradient, lazily."""
+        upstream = self.grad_output
+
+        def task(row: tuple[int, ...], first: int, x: Any, targets: Any, mask: Any) -> Any:
+            own = upstream[row] if isinstance(upstream, np.ndarray) and upstream.ndim else upstream
+            weight = None if self.sample_weight is None else self.sample_weight[row]
+            return _gradient(x, targets, self.totals[row], first, mask, weight, own, self.mean, self.denominator)
+
+        return self.by_logit(task)
+
+    def by_row(self, function: Any, dtype: Any) -> da.Array:
+        """Return an array with an entry for each row, from the Partials of all classes."""
+        blocks = np.empty([len(chunks) for chunks in self.row_chunks], object)
+        for row in self._rows():
+            blocks[row] = da.from_delayed(function(self.totals[row]), self._shape(row), dtype)
+        return da.block(blocks.tolist()) if blocks.ndim else blocks.item()
+
+    def by_logit(self, task: Any) -> da.Array:
+        """Return an array in the shape and chunks of the logits."""
+        dtype = np.dtype(np.float64) if self.x.dtype.kind in "iu" else self.x.dtype
+        blocks = np.empty(self.x.numblocks, object)
+        for row in self._rows():
+            for at, first, x, targets, mask in self._shards(row):
+                shape = tuple(chunks[i] for chunks, i in zip(self.x.chunks, at, strict=True))
+                blocks[at] = da.from_delayed(task(row, first, x, targets, mask), shape, dtype)
+        return da.block(blocks.tolist())
+
+
+def _tree(parts: Sequence[Any], combine: Any) -> Any:
+    """Return the combination of parts, a few at a time, always the same ones."""
+    parts = list(parts)
+    while len(parts) > 1:
+        parts = [combine(parts[i : i + _FAN_IN]) for i in range(0, len(parts), _FAN_IN)]
+    return parts[0]
+
+
+# The tasks. Their names are what Dask's dashboard shows.
+
+
+@dask.delayed(pure=True, traverse=False)
+def _partial(
+    x: Any, targets: Any, first: int, n_classes: int, axis: int, sample_weight: Any, where: Any, ratio: Any,
+    options: dict[str, Any],
+) -> shards.Partial:  # fmt: skip
+    given = dict(options)
+    if ratio is not None:
+        given["z_loss"] *= ratio
+    if where is not None:
+        given["where"] = where
+    if targets is None:  # a normalizer
+        targets = np.zeros(x.shape[:axis] + x.shape[axis + 1 :], np.int64)
+    return shards.partial(
+        x, targets, first_class=first, n_classes=n_classes, axis=axis, sample_weight=sample_weight, reduction="none",
+        **given,
+    )  # fmt: skip
+
+
+@dask.delayed(pure=True)
+def _combine(parts: list[shards.Partial]) -> shards.Partial:
+    return shards.combine(parts)
+
+
+@dask.delayed(pure=True)
+def _row_losses(total: shards.Partial) -> Any:
+    return shards.loss(total)
+
+
+@dask.delayed(pure=True)
+def _sum(total: shards.Partial) -> float:
+    return float(np.add.reduce(np.ravel(shards.loss(total)), dtype=np.float64))
+
+
+@dask.delayed(pure=True)
+def _add(sums: list[float]) -> float:
+    return math.fsum(sums) if all(map(math.isfinite, sums)) else float(np.add.reduce(sums))
+
+
+@dask.delayed(pure=True)
+def _denominators(labels: Any, sample_weight: Any, rows: int, weight: Any, ignore_index: int) -> _Weight:
+    weights = np.ones(rows) if sample_weight is None else np.asarray(sample_weight, np.float64).ravel()
+    if labels is None:
+        return _Weight(float(weights.sum()), float(weights.sum()))
+    labels = np.ravel(labels)
+    counted = labels != ignore_index
+    weights, labels = weights[counted], labels[counted]
+    by_label = weights if weight is None else weights * np.asarray(weight, np.float64)[labels]
+    return _Weight(float(by_label.sum()), float(weights.sum()))
+
+
+@dask.delayed(pure=True)
+def _add_weights(parts: list[_Weight]) -> _Weight:
+    return _Weight(*(math.fsum(values) for values in zip(*parts, strict=True)))
+
+
+@dask.delayed(pure=True)
+def _ratio(mean: _Weight) -> float:
+    return mean.weighted / mean.rows if mean.rows else 1.0
+
+
+@dask.delayed(pure=True)
+def _divide(total: float, mean: _Weight | None, denominator: float | None, on_empty: str) -> float:
+    if mean is None:
+        assert denominator is not None
+        return total / denominator
+    if mean.weighted:
+        return total / mean.weighted
+    if on_empty == "raise":
+        raise ValueError("no row counts towards the mean: each is ignored or has weight 0, or the weights sum to 0")
+    return math.nan if on_empty == "nan" else 0.0
+
+
+@dask.delayed(pure=True)
+def _cast(value: float, dtype: np.dtype[Any]) -> Any:
+    return np.asarray(value).astype(dtype)
+
+
+@dask.delayed(pure=True)
+def _gradient(
+    x: Any, targets: Any, total: shards.Partial, first: int, where: Any, sample_weight: Any, upstream: Any,
+    mean: _Weight | None, denominator: float | None,
+) -> Any:  # fmt: skip
+    divisor = denominator if mean is None else mean.weighted
+    if divisor == 0:
+        return np.zeros(x.shape, np.float64 if x.dtype.kind in "iu" else x.dtype)
+    upstream = 1.0 if upstream is None else np.asarray(upstream, np.float64)
+    return shards.grad(
+        x, targets, total, first_class=first, where=where, grad_output=upstream / (divisor or 1.0), threads=1
+    )
+
+
+@dask.delayed(pure=True)
+def _lse_of(total: shards.Partial) -> Any:
+    return shards.logsumexp(total)
+
+
+@dask.delayed(pure=True)
+def _softmax_of(x: Any, total: shards.Partial, first: int) -> Any:
+    return shards.softmax(x, total, first_class=first)

@@ -1,0 +1,159 @@
+"""The losses on Dask arrays: the numbers of one call, for any chunks, on any scheduler, when a worker dies too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import softmax_ce as sce
+from problems import assert_close, random_problem
+
+dask = pytest.importorskip("dask", reason="Dask is not installed: pip install 'softmax-ce[dask]'")
+da = pytest.importorskip("dask.array")
+
+from softmax_ce import dask as sce_dask  # noqa: E402
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_chunks_give_the_results_of_one_call(dtype: str) -> None:
+    for seed in range(60):
+        problem, random = random_problem(seed, dtype), np.random.default_rng(seed)
+        chunks = tuple(int(random.integers(1, length + 1)) for length in problem.logits.shape)
+        x = da.from_array(problem.logits, chunks=chunks)
+        expected = sce.cross_entropy_with_grad(problem.logits, problem.targets, **problem.options)
+        lazy = sce_dask.cross_entropy_with_grad(x, problem.targets, **problem.options)
+        assert lazy[1].chunks == x.chunks
+        for found, lazily, wanted in zip(dask.compute(*lazy, scheduler="threads"), lazy, expected, strict=True):
+            assert lazily.dtype == wanted.dtype
+            assert lazily.shape == np.shape(wanted)
+            assert_close(found, wanted, dtype)
+        alone = sce_dask.cross_entropy(x, problem.targets, **problem.options).compute(scheduler="threads")
+        assert_close(alone, expected[0], dtype)
+
+
+def test_normalizers() -> None:
+    random = np.random.default_rng(0)
+    values = random.standard_normal((6, 9, 4))
+    values[0, :, 0], values[1, 3, 1] = -np.inf, np.nan
+    x = da.from_array(values, chunks=(2, 4, 3))
+    for axis in range(3):
+        found = dask.compute(sce_dask.softmax(x, axis), sce_dask.logsumexp(x, axis), scheduler="threads")
+        assert_close(found[0], sce.softmax(values, axis), "float64")
+        assert_close(found[1], sce.logsumexp(values, axis), "float64")
+
+
+def test_a_class_axis_in_the_middle_with_an_upstream_gradient() -> None:
+    random = np.random.default_rng(1)
+    values, labels = random.standard_normal((4, 5, 6)).astype(np.float32), random.integers(0, 5, (4, 6))
+    upstream = random.standard_normal((4, 6))
+    x = da.from_array(values, chunks=(2, 2, 3))
+    how = {"axis": 1, "reduction": "none", "grad_output": upstream}
+    found = dask.compute(*sce_dask.cross_entropy_with_grad(x, labels, **how), scheduler="threads")  # type: ignore[arg-type]
+    expected = sce.cross_entropy_with_grad(values, labels, **how)  # type: ignore[call-overload]
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, "float32")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_no_row_counts(reduction: Any) -> None:
+    x = da.from_array(np.ones((4, 3)), chunks=(2, 2))
+    found = dask.compute(
+        *sce_dask.cross_entropy_with_grad(x, np.full(4, -100), reduction=reduction, on_empty="zero"), scheduler="sync"
+    )
+    assert found[0] == 0
+    assert (found[1] == 0).all()
+
+
+def test_on_empty_raise_is_an_error_of_the_task() -> None:
+    x = da.from_array(np.ones((4, 3)), chunks=(2, 2))
+    with pytest.raises(ValueError, match="no row counts towards the mean"):
+        sce_dask.cross_entropy(x, np.full(4, -100), on_empty="raise").compute(scheduler="sync")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"logits": np.ones((4, 3))}, TypeError, "must be a dask.array.Array"),
+        ({"targets": np.zeros(3, int)}, ValueError, r"targets of shape \(3,\) does not fit"),
+        ({"targets": da.zeros(4, dtype=int, chunks=1)}, ValueError, "must be chunked as the logits are"),
+        ({"axis": 2}, ValueError, "axis 2 is out of range"),
+        ({"reduction": "max"}, ValueError, "reduction='max' is not known"),
+        ({"denominator": 2.0, "reduction": "sum"}, ValueError, "denominator goes with"),
+        ({"sample_weight": np.ones(5)}, ValueError, "sample_weight of shape"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_once(change: dict[str, Any], kind: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"logits": da.ones((4, 3), chunks=(2, 2)), "targets": np.zeros(4, int)}
+    with pytest.raises(kind, match=message):
+        sce_dask.cross_entropy(**(arguments | change))
+
+
+def test_no_task_holds_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 0
+    partial = sce_dask.shards.partial
+
+    def watched(x: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal largest
+        largest = max(largest, x.size)
+        return partial(x, *arguments, **options)
+
+    monkeypatch.setattr(sce_dask.shards, "partial", watched)
+    x = da.random.default_rng(0).standard_normal((64, 64), chunks=(8, 16))
+    sce_dask.cross_entropy(x, np.zeros(64, int)).compute(scheduler="sync")
+    assert largest == 8 * 16
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_gives_the_same_bits(tmp_path: Path) -> None:
+    """An array four times the workers' memory, from a memory map; a worker is killed in the middle."""
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    n_rows, n_classes = 16_384, 8192  # 512 MiB of float32
+    path = tmp_path / "logits.npy"
+    stored = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, n_classes))
+    random = np.random.default_rng(0)
+    for first in range(0, n_rows, 1024):
+        stored[first : first + 1024] = random.standard_normal((1024, n_classes), np.float32)
+    stored.flush()
+    labels = random.integers(0, n_classes, n_rows)
+
+    def lazy() -> Any:
+        blocks = [
+            [
+                da.from_delayed(_read(path, first, begin), (1024, 2048), np.float32)
+                for begin in range(0, n_classes, 2048)
+            ]
+            for first in range(0, n_rows, 1024)
+        ]
+        loss, grad = sce_dask.cross_entropy_with_grad(da.block(blocks), labels, label_smoothing=0.1)
+        return loss, (grad * grad).sum()
+
+    expected = dask.compute(*lazy(), scheduler="sync")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit="256MiB", protocol="tcp://", dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        futures = client.compute(lazy())
+        victim = next(iter(cluster.workers.values())).pid
+        deadline = time.monotonic() + 60
+        while not any(client.has_what().values()) and time.monotonic() < deadline:  # until the first results are there
+            time.sleep(0.01)
+        os.kill(victim, signal.SIGKILL)
+        assert tuple(client.gather(futures)) == expected
+    whole = sce.cross_entropy(np.asarray(stored), labels, label_smoothing=0.1)
+    assert_close(expected[0], whole, "float32")
+
+
+def _read(path: Path, first: int, begin: int) -> Any:
+    return dask.delayed(_block, pure=True)(str(path), first, begin)
+
+
+def _block(path: str, first: int, begin: int) -> Any:
+    return np.array(np.load(path, mmap_mode="r")[first : first + 1024, begin : begin + 2048])
