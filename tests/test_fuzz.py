@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import wrong_backends
 from softmax_ce import checks, staging
 from softmax_ce.choice.profile import files
-from softmax_ce.choice.profile import format as profile_format
+from softmax_ce.documents import parts
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.report import record
 from softmax_ce_bench.terminal import options
@@ -118,7 +118,7 @@ def _writes_beside(original: Callable[..., None]) -> Callable[..., None]:
         ("overlaps", checks, "same_memory", lambda a, b: False, "refused, though nothing overlaps"),
         ("anything", checks, "check_flag", lambda name, value: bool(value), "no argument is named"),
         ("profiles", files, "_depth", lambda data: 1 // (len(data) % 7), "ZeroDivisionError"),
-        ("profiles", profile_format, "validate", lambda record: None, "Error"),
+        ("profiles", parts, "_check_size", lambda *_: None, "IndexError"),
         ("records", record, "_check_cell", lambda *_: None, "Error"),
         ("arrays", workloads, "checks", None, "AttributeError"),
         ("options", options.Counts, "convert", lambda self, value, *_: tuple(map(int, value.split(","))), "ValueError"),

@@ -146,6 +146,7 @@ def hostile_run():
     """Every string of a record is markup, but for those that mean something."""
     whole = record.as_dict(grid_run())
     kept = {"schema", "kind", "status", "fastest", "operations", "ceiling", "loop", "dtype", "targets", "results"}
+    kept |= {"weight", "reduction", "operation"}
 
     def spoil(value, key=""):
         if isinstance(value, dict):
@@ -338,7 +339,9 @@ def test_any_value_that_can_be_read_can_be_drawn():
     values: tuple[Any, ...] = (None, 0, -1, 1e300, 1e-300, 10**15, "", "x" * 500, "$\\frac{", "字", [])
     rng = np.random.default_rng(0)
     drawn = 0
-    for path in (kinds[k] for k in rng.permutation(len(kinds))[:40]):  # a page takes a second
+    for path in (kinds[k] for k in rng.permutation(len(kinds))):
+        if drawn == 8:  # a page takes a second
+            break
         for value in (values[k] for k in rng.permutation(len(values))[:1]):
             broken = json.loads(json.dumps(whole))
             inner = broken

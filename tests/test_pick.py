@@ -25,8 +25,7 @@ from helpers import known, run_python
 from softmax_ce import profile, registry
 from softmax_ce.choice import fingerprint
 from softmax_ce.choice.profile import files
-from softmax_ce.choice.profile.format import MOST_DISTINCT
-from softmax_ce.choice.profile.schema import schema
+from softmax_ce.choice.profile.format import FORMAT, MOST_DISTINCT
 from softmax_ce_bench import cli, compare
 from softmax_ce_bench import pick as picking
 from softmax_ce_bench.compare.request import RequestError, of_shapes
@@ -461,7 +460,7 @@ def test_from_measuring_to_production(pick, stored, tmp_path):
     assert result.exit_code == 0, result.output
     assert f"Profile written to {path}" in result.output
     record = json.loads(path.read_text())
-    jsonschema.Draft202012Validator(schema()).validate(record)
+    jsonschema.Draft202012Validator(FORMAT.json_schema()).validate(record)
     chosen = profile.load(path)
     assert profile.as_dict(chosen) == record
     assert chosen.fingerprint == fingerprint.collect()
@@ -606,7 +605,7 @@ def test_a_profile_goes_to_a_pipe_or_to_standard_output(pick, contaminated, tmp_
     asked = ("--shapes", "16x10", "--op", "forward", "--allow", "numpy,cython", "--output")
     result = pick(*asked, "-")
     assert result.exit_code == 3, result.output
-    jsonschema.Draft202012Validator(schema()).validate(json.loads(result.stdout))
+    jsonschema.Draft202012Validator(FORMAT.json_schema()).validate(json.loads(result.stdout))
     assert [(cell["rows"], cell["classes"]) for cell in json.loads(result.stdout)["cells"]] == [(16, 10)]
     assert "CONTAMINATED" in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -616,7 +615,7 @@ def test_a_profile_goes_to_a_pipe_or_to_standard_output(pick, contaminated, tmp_
     reader = Reader(pipe)
     result = pick(*asked, pipe)
     assert result.exit_code == 3
-    jsonschema.Draft202012Validator(schema()).validate(json.loads(reader.all()))
+    jsonschema.Draft202012Validator(FORMAT.json_schema()).validate(json.loads(reader.all()))
     assert pipe.is_fifo()
 
 

@@ -9,10 +9,10 @@ import os
 import re
 import socket
 import threading
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast
 
 import jsonschema
 import numpy as np
@@ -56,38 +56,6 @@ def stored(tmp_path):
 # The format
 
 
-def test_the_schema_is_one_and_a_record_conforms_to_it():
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    jsonschema.Draft202012Validator(SCHEMA).validate(record.as_dict(full_run()))
-
-
-def test_the_schema_and_the_model_have_the_same_fields():
-    found = {}
-
-    def visit(kind):
-        hints = get_type_hints(kind)
-        found[kind] = {field.name for field in fields(kind)}
-        for hint in hints.values():
-            for inner in (hint, *get_args(hint), *(deep for each in get_args(hint) for deep in get_args(each))):
-                if is_dataclass(inner) and inner not in found:
-                    visit(inner)
-
-    visit(Run)
-    described = [set(part["properties"]) for part in (SCHEMA, *SCHEMA["$defs"].values())]
-    assert len(found) == len(described)
-    for names in found.values():
-        assert names in described
-    for part in (SCHEMA, *SCHEMA["$defs"].values()):
-        assert part["additionalProperties"] is False
-        assert set(part["required"]) == set(part["properties"])
-
-
-def test_every_field_is_described():
-    for part in (SCHEMA, *SCHEMA["$defs"].values()):
-        for name, field in part["properties"].items():
-            assert "const" in field or "$ref" in field or "description" in field or name == "median", name
-
-
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -129,20 +97,21 @@ def test_a_record_that_json_cannot_hold_is_no_text():
 
 DEEP = "[" * 100_000
 HOSTILE = [
-    ("", "is no record: it is empty"),
-    ("{", "is not JSON, or not all of it is there"),
-    ("[1]", "it is no record of a comparison"),
-    ('{"schema": "softmax-ce/info", "version": 1}', "it is no record of a comparison"),
-    (DEEP, "nested too deeply"),
+    ("", "it is empty"),
+    ("{", "it is not JSON, or not all of it is there"),
+    ("[1]", "it is [1]; must be an object"),
+    ('{"schema": "softmax-ce/info", "version": 1}', "schema is 'softmax-ce/info'; must be 'softmax-ce/compare'"),
+    (DEEP, "it is nested deeper than 32 levels"),
     (
         '{"schema": "softmax-ce/compare", "version": 1}',
-        "version 1; this softmax-ce reads versions 2 and 3",
+        "its version is 1; this release reads 2 and 3: measure again",
     ),
-    ('{"schema": "softmax-ce/compare", "version": {}}', "its format is version unknown"),
-    ('{"schema": "softmax-ce/compare", "version": true}', "its format is version True"),
-    ('{"schema": "softmax-ce/compare", "version": 2}', "date is missing"),
-    ('{"schema": NaN}', "NaN is not JSON"),
-    (b"\xff\xfe\x00", "is not JSON"),
+    ('{"schema": "softmax-ce/compare", "version": {}}', "its version is {}; this release reads 2 and 3\n"),
+    ('{"schema": "softmax-ce/compare", "version": true}', "its version is true; this release reads 2 and 3\n"),
+    ('{"schema": "softmax-ce/compare", "version": 2}', "it lacks 'date'"),
+    ('{"schema": NaN}', "NaN is not a JSON number"),
+    ('{"schema": "softmax-ce/compare", "schema": 1}', "a field occurs twice"),
+    (b"\xff\xfe\x00", "it is not UTF-8"),
 ]
 
 
@@ -161,21 +130,36 @@ def test_a_file_that_is_no_record_is_refused_in_one_line(tmp_path, content, mess
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda r: r.update(seconds="long"), "seconds must be a number, not 'long'"),
-        (lambda r: r.update(seconds=True), "seconds must be a number, not True"),
-        (lambda r: r.update(seconds=10**400), "seconds is too large"),
-        (lambda r: r.update(cells={}), "cells must be a list, not dict"),
-        (lambda r: r["cells"][0].update(rounds=19), "there must be 19 times, one a round"),
-        (lambda r: r["cells"][0].update(rounds=1.5), "cells[0].rounds must be a whole number, not 1.5"),
-        (lambda r: r["machine"].update(colour="red"), "machine.'colour' is not a field of the format"),
+        (lambda r: r["machine"].pop("cpu"), "machine lacks 'cpu'"),
+        (
+            lambda r: r["cells"][0]["operations"].update(sideways=1),
+            "has a key that is 'sideways'; must be 'forward'",
+        ),
+        (
+            lambda r: r["cells"][0]["control"]["ratio"].update(low=2.0),
+            "cells[0].control.ratio is no interval of positive numbers",
+        ),
+        (lambda r: r.update(seconds="long"), "seconds is 'long'; must be a number"),
+        (lambda r: r.update(seconds=True), "seconds is true; must be a number"),
+        (lambda r: r.update(seconds=10**400), "; must be at least 0 and at most 1.79"),
+        (lambda r: r.update(cells={}), "cells is {}; must be a list"),
+        (lambda r: r["cells"][0].update(rounds=19), "cells[0], control: there are 20 times; must be 19, one a round"),
+        (lambda r: r["cells"][0].update(rounds=1.5), "cells[0].rounds is 1.5; must be a whole number"),
+        (
+            lambda r: r["machine"].update(colour="red"),
+            "machine has an unknown field 'colour'; its fields are 'cpu'",
+        ),
         (lambda r: r["cells"][0]["entries"].pop(0), "cells[0].entries must have each candidate once, 'numpy' among"),
         (lambda r: r["cells"][0]["entries"][1].update(name="zz"), "'zz' is not among the candidates"),
-        (lambda r: r["cells"][0]["entries"][1].update(status="best"), "'best' is not a status"),
+        (
+            lambda r: r["cells"][0]["entries"][1].update(status="best"),
+            "status is 'best'; must be 'ranked'",
+        ),
         (lambda r: r["cells"][0]["operations"]["fused"].update(fastest=["zz"]), "the fastest in fused is not among"),
         (lambda r: r["cells"][0]["operations"]["fused"].update(fastest=["c"]), "the fastest in fused has no times"),
         (
             lambda r: r["cells"][0]["entries"][0]["timings"]["fused"]["seconds"].__setitem__(3, -1.0),
-            "numpy fused: there must be 20 times, one a round, all of them positive",
+            "cells[0].entries[0].timings['fused'].seconds[3] is -1.0; must be above 0",
         ),
     ],
 )
@@ -466,16 +450,16 @@ def test_a_name_of_any_characters_is_measured_recorded_and_shown(tmp_path, monke
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("/dev/zero", "/dev/zero is a device, not a file"),
+        ("/dev/zero", "/dev/zero: it is a device, not a file"),
         ("/dev/null", "is a device, not a file"),
         ("/dev/random", "is a device, not a file"),
-        ("link", "link is a device, not a file"),
-        ("folder", "folder is a folder, not a file"),
-        ("pipe", "pipe is no record: it is empty"),
-        ("socket", "socket cannot be read"),
-        ("loop", "loop cannot be read"),
-        ("empty", "empty is no record: it is empty"),
-        ("sparse", "sparse is larger than any record"),
+        ("link", "link: it is a device, not a file"),
+        ("folder", "folder: it is a folder, not a file"),
+        ("pipe", "pipe: it is empty"),
+        ("socket", "socket: it cannot be read"),
+        ("loop", "loop: it cannot be read"),
+        ("empty", "empty: it is empty"),
+        ("sparse", "sparse: it is larger than 256 MiB"),
         ("a" * 300, "cannot be read: File name too long"),
     ],
 )
@@ -519,7 +503,7 @@ def test_a_pipe_without_end_is_refused(monkeypatch):
     monkeypatch.setattr(record, "LARGEST", 1000)
     ours, theirs = os.pipe()
     os.write(theirs, b" " * 2000)
-    with pytest.raises(record.RecordError, match="is larger than any record: more than 1000 bytes"):
+    with pytest.raises(record.RecordError, match="it is larger than 1000 bytes"):
         record.load(Path(f"/dev/fd/{ours}"))
     os.close(ours)
     os.close(theirs)

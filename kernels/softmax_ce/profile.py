@@ -7,13 +7,16 @@ again. The rules are in docs/reference/profile.md.
 
 from softmax_ce.choice.auto import reload
 from softmax_ce.choice.profile.errors import ProfileError, ProfileWarning
-from softmax_ce.choice.profile.format import Cell, Measured, Profile, as_dict, load, save
+from softmax_ce.choice.profile.fleet import merge
+from softmax_ce.choice.profile.format import as_dict, load, load_fleet, save
 from softmax_ce.choice.profile.grid import Grid, Neighbourhood
+from softmax_ce.choice.profile.model import Cell, Fleet, Measured, Profile
 from softmax_ce.choice.profile.selector import Selector
 from softmax_ce.choice.profile.where import default_path
 
 __all__ = [
     "Cell",
+    "Fleet",
     "Grid",
     "Measured",
     "Neighbourhood",
@@ -24,6 +27,8 @@ __all__ = [
     "as_dict",
     "default_path",
     "load",
+    "load_fleet",
+    "merge",
     "reload",
     "save",
 ]

@@ -25,15 +25,15 @@ _SHAPES = ((1, 1), (1, 5), (7, 33), (1000, 3), (64, 10**6), (2**40, 2**40))
 
 
 def cases() -> st.SearchStrategy[Any]:
-    """Return the strategy for cases: the damage, and whether strict mode is on."""
-    return st.fixed_dictionaries({"damage": mutations.recipes(), "strict": st.booleans()})
+    """Return the strategy for cases: the damage, whether strict mode is on, and whether there are several machines."""
+    return st.fixed_dictionaries({"damage": mutations.recipes(), "strict": st.booleans(), "fleet": st.booleans()})
 
 
 def check(case: dict[str, Any]) -> None:
     """Load and follow one damaged profile."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "profile.json")
-        path.write_bytes(mutations.damaged(_whole(), case["damage"]))
+        path.write_bytes(mutations.damaged(_whole(case["fleet"]), case["damage"]))
         reads = _check_loading(path)
         _check_following(path, case["strict"], reads)
 
@@ -41,12 +41,14 @@ def check(case: dict[str, Any]) -> None:
 def _check_loading(path: Path) -> bool:
     """Return whether it can be read. A profile that is read can be written and read again."""
     try:
+        fleet = profile.load_fleet(path)
+        assert profile.load_fleet(profile.save(fleet, path.with_name("fleet.json"))) == fleet
+    except ProfileError as error:
+        _check_message(str(error), path)
+    try:
         found = profile.load(path)
     except ProfileError as error:
-        message = str(error)
-        assert message.startswith(f"profile {path}: "), f"the message does not name the file: {message}"
-        assert message.isprintable(), f"the message is not one line of text: {message!r}"
-        assert len(message) < 2000, f"the message has {len(message)} characters"
+        _check_message(str(error), path)
         return False
     again = path.with_name("again.json")
     profile.save(found, again)
@@ -59,6 +61,12 @@ def _check_loading(path: Path) -> bool:
                 chosen = selector.grid(key).around(rows, classes).choice
                 assert chosen is None or chosen in found.order, f"{chosen!r} is chosen"
     return True
+
+
+def _check_message(message: str, path: Path) -> None:
+    assert message.startswith(f"profile {path}: "), f"the message does not name the file: {message}"
+    assert message.isprintable(), f"the message is not one line of text: {message!r}"
+    assert len(message) < 2000, f"the message has {len(message)} characters"
 
 
 def _check_following(path: Path, strict: bool, reads: bool) -> None:
@@ -100,8 +108,8 @@ def _environment(path: Path, strict: bool) -> Iterator[None]:
 
 
 @cache
-def _whole() -> dict[str, Any]:
-    """Return a small valid profile of this machine with every kind of cell."""
+def _whole(fleet: bool) -> dict[str, Any]:
+    """Return a small valid profile of this machine with every kind of cell, or a fleet that has it."""
     import profiles as made  # of the tests: profiles by formula
 
     cells = (
@@ -109,4 +117,8 @@ def _whole() -> dict[str, Any]:
         *made.grid((8,), (5, 50), made.CROSSING, dtype="float64", operation="forward", threads=2),
         made.cell(3, 7, {"numpy": 1e-5, "naive": 1e-6}, dtype="bfloat16", rejected={"naive": "not stable"}),
     )
-    return profile.as_dict(made.profile(cells, notes={"rounds": 30, "quiet": True, "why": None}))
+    ours = made.profile(cells, notes={"rounds": 30, "quiet": True, "why": None})
+    if not fleet:
+        return profile.as_dict(ours)
+    other = made.profile(cells[:2], fingerprint={**ours.fingerprint, "cpu": "another", "settings": {"NUMBA_OPT": "1"}})
+    return profile.as_dict(profile.Fleet(sections=(other, ours)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -17,7 +16,9 @@ import click
 from rich.console import Console
 
 from softmax_ce import profile
+from softmax_ce.choice import fingerprint
 from softmax_ce.choice.profile import files, where
+from softmax_ce.choice.profile.format import text as profile_text
 from softmax_ce_bench import pick as picking
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.request import RequestError
@@ -41,6 +42,7 @@ from softmax_ce_bench.terminal.options import (
     profiled_operations,
 )
 from softmax_ce_bench.terminal.outputs import CommandOutputs, Destination, OutputFile
+from softmax_ce_bench.terminal.profiles import stored_fleet
 
 CONTAMINATED = 3
 _FILE = OutputFile()
@@ -112,12 +114,13 @@ def _moved(option: str, command: str) -> Callable[[Any], Any]:
     help="Backends in the order in which they win ties.  [default: simplest dependency first]",
 )
 @click.option("--output", type=_FILE, help="File to write the profile to.  [default: the file that calls follow]")
+@click.option("--append", is_flag=True, help="Keep the sections of other machines that the file holds.")
 @click.option("--dry-run", is_flag=True, help="Write nothing.")
 @click.option("--force", is_flag=True, help="Replace a profile even if the session was contaminated.")
 @_moved("--check", "check")
 @_moved("--explain", "explain")
 def pick(
-    output: Destination | None, dry_run: bool, force: bool, logits: Path | None, targets: Path | None,
+    output: Destination | None, append: bool, dry_run: bool, force: bool, logits: Path | None, targets: Path | None,
     shapes: tuple[tuple[int, int], ...] | None, sets: tuple[str, ...] | None, dtypes: tuple[str, ...] | None,
     threads: tuple[int, ...] | None, operations: tuple[str, ...] | None, time_budget: float | None, **settings: Any,
 ) -> None:  # fmt: skip
@@ -125,7 +128,8 @@ def pick(
     backend= then follow it.
 
     A backend is eligible if it passes the conformance checks and its results on the workload itself are correct. The
-    simpler dependency wins a tie. To look at a stored profile or measure it again, use `softmax-ce profile`.
+    simpler dependency wins a tie. With --append, one file holds a section for each of several machines. To look at a
+    stored profile or measure it again, use `softmax-ce profile`.
 
     The exit code is 0, 2 if something is wrong, and 3 if the session was contaminated, in which case an existing
     profile is kept.
@@ -134,6 +138,8 @@ def pick(
     target = output.path if output is not None else where.default_path()
     if output is None and not dry_run:
         _check_default(target)
+    if append:
+        _others(output, target)  # now: a file that cannot be read is no use after the measurement
     request = picking.PickRequest(
         sources=_sources(logits, targets, shapes, sets, dtypes),
         dtypes=dtypes or ("float32",),
@@ -166,9 +172,10 @@ def pick(
             markup=False, soft_wrap=True,
         )  # fmt: skip
     elif output is not None and output.is_stdout:
-        outputs.write("--output", lambda: json.dumps(profile.as_dict(chosen), indent=1) + "\n")
+        outputs.write("--output", lambda: profile_text(chosen))
     else:
-        _write(chosen, None if output is None else output.path, shown_on)
+        others = _others(output, target) if append else ()
+        _write(profile.Fleet(sections=(*others, chosen)), None if output is None else output.path, shown_on)
     outputs.close()
     if contaminated:
         sys.exit(CONTAMINATED)
@@ -220,7 +227,17 @@ def _sources(
     return grids.distinct((*found, *planning.of_shapes(shapes or (), dtypes)))
 
 
-def _write(chosen: profile.Profile, output: Path | None, shown_on: Console) -> None:
+def _others(output: Destination | None, target: Path | None) -> tuple[profile.Profile, ...]:
+    """Return the sections of other machines and builds in the file that is to be written."""
+    if output is not None and output.is_stdout:
+        raise Refused("--append adds to a file; --output - has none")
+    if target is None or not os.path.lexists(target):
+        return ()
+    here = fingerprint.collect()
+    return tuple(each for each in stored_fleet(target)[0].sections if fingerprint.differences(each.fingerprint, here))
+
+
+def _write(chosen: profile.Fleet, output: Path | None, shown_on: Console) -> None:
     try:
         path = profile.save(chosen, output)
     except profile.ProfileError as error:

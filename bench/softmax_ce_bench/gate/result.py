@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from softmax_ce.documents import plain
 from softmax_ce_bench.gate.cells import GateCell
 from softmax_ce_bench.gate.decision import Exit, Found, Verdict
 from softmax_ce_bench.measure.machine import Machine
-from softmax_ce_bench.measure.plain import plain
 from softmax_ce_bench.measure.stats import Ratio
 
 SCHEMA = "softmax-ce/gate"

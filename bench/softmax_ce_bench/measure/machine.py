@@ -7,16 +7,18 @@ import platform
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import softmax_ce as sce
 from softmax_ce import threads
 from softmax_ce.choice import auto, fingerprint
+from softmax_ce.documents import Limits
 from softmax_ce_bench.measure import git
 
 SCHEMA = "softmax-ce/info"
 SCHEMA_VERSION = 1
 
+_Number = Annotated[int, Limits(minimum=1)]
 _PACKAGES = ("numpy", "numba", "llvmlite", "cython", "scipy", "scikit-learn")
 _VARIABLES = (
     "OMP_NUM_THREADS",
@@ -30,11 +32,38 @@ _VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine and the versions of a run."""
+    """Where a run was made, and with what.
+
+    `softmax-ce diff` compares runs only if cpu, instruction_sets, cpus_installed and os agree.
+
+    Attributes
+    ----------
+    cpu : str
+        The processor's name, as the system calls it.
+    instruction_sets : tuple of str
+        Its vector instruction sets, by the names that Linux gives them.
+    cpus_available : int
+        CPUs that the process might use: affinity, a container's quota, OMP_NUM_THREADS.
+    cpus_installed : int or None
+        CPUs of the machine; None if the system does not say.
+    os : str
+        System, kernel and C library.
+    thread_variables : dict
+        The environment variables that set numbers of threads, as far as they were set.
+    python : str
+        Version and implementation.
+    softmax_ce : str
+        The version of softmax-ce.
+    commit : str or None
+        The git commit of the checkout that was measured, followed by "+" if files differed from it; None for an
+        installed package.
+    packages : dict
+        Package -> version; None: not installed.
+    """
 
     cpu: str
     instruction_sets: tuple[str, ...]
-    cpus_available: int
+    cpus_available: _Number
     cpus_installed: int | None
     os: str
     thread_variables: dict[str, str]

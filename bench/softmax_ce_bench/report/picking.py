@@ -52,7 +52,7 @@ def _tables(found: Profile) -> list[RenderableType]:
     """Return a table for each dtype, operation and number of threads, and the cost of following the profile."""
     parts: list[RenderableType] = []
     for group in _groups(found.cells):
-        parts += ["", _title(group[0]), _cells(found, group)]
+        parts += ["", title(group[0]), _cells(found, group)]
     return [*parts, "", *_regrets(found)]
 
 
@@ -107,7 +107,8 @@ def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     return [sorted(group, key=lambda cell: (cell.rows, cell.classes)) for group in found.values()]
 
 
-def _title(cell: Cell) -> Text:
+def title(cell: Cell) -> Text:
+    """Return the heading of a table: its operation, dtype and number of threads."""
     threads = "threads chosen by size" if cell.threads is None else f"{cell.threads} thread{'s' * (cell.threads > 1)}"
     return Text(f"{cell.operation}, {cell.dtype}, {threads}", style="bold")
 
@@ -272,15 +273,15 @@ def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Neigh
     predicted = [cost(around.costs[name]) if name in around.costs else "-" for name in names]
     table.add_section()
     table.add_row(f"{around.rows} x {around.classes}", "", Text(choice, style="bold green"), *predicted)
-    title = _title(what)
-    title.append(f": {choice} for {asked[0]} x {asked[1]}")
+    said = title(what)
+    said.append(f": {choice} for {asked[0]} x {asked[1]}")
     if (around.rows, around.classes) != asked:
-        title.append(f", which counts as {around.rows} x {around.classes}")
+        said.append(f", which counts as {around.rows} x {around.classes}")
     rejected = [
         Text(f"  {name} may not win{'' if len(where) == len(around.cells) else ' at ' + words.listed(where)}: {reason}")
         for (name, reason), where in notes.items()
     ]
-    return Group("", title, table, Text(f"  {_rule(stored, around)}"), *rejected)
+    return Group("", said, table, Text(f"  {_rule(stored, around)}"), *rejected)
 
 
 def _rule(stored: Profile, around: Neighbourhood) -> str:

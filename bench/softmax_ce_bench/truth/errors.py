@@ -4,32 +4,63 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE
+from softmax_ce.documents import INFINITE, Limits
+from softmax_ce_bench.measure.operations import GRAD, LOSS, NORMALIZERS, TABLE
 from softmax_ce_bench.truth.oracle import limits_of
+
+_Error = Annotated[float, INFINITE]
 
 
 @dataclass(frozen=True, slots=True)
 class NormalizerErrors:
-    """The worst errors of a normalizer on the checked rows."""
+    """The worst errors of a normalizer on the checked rows.
 
-    over_bound: float
-    ulp: float
+    Attributes
+    ----------
+    over_bound : float
+        Worst error of an entry over its bound: at most 1 is right for a backend.
+    ulp : float
+        Worst error of an entry, in units in the last place of its dtype at the true value.
+    """
+
+    over_bound: _Error
+    ulp: _Error
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """The worst errors on the checked rows."""
+    """The worst errors on the checked rows, against a reference in extended precision.
 
-    over_bound: float
-    loss_over_bound: float
-    grad_over_bound: float
-    loss_ulp: float
-    grad_ulp: float
-    normalizers: dict[str, NormalizerErrors] = field(default_factory=dict)
+    Attributes
+    ----------
+    over_bound : float
+        The largest of the next two and of those of the normalizers.
+    loss_over_bound : float
+        Worst error of the loss over its proven bound: at most 1 is right for a backend. Backends: of each row's loss.
+        Peers: of the mean over the checked rows. The bound of a peer, of which nothing is declared, is that of a kernel
+        whose exp and log are within 4 ULP and which sums one by one; a peer beyond it is less accurate, and rejected
+        only if it is off by more than 1e-4.
+    grad_over_bound : float
+        Worst error of an entry of the gradient over its bound.
+    loss_ulp : float
+        Worst error of the loss, in units in the last place of its dtype at the true value.
+    grad_ulp : float
+        Worst error of an entry of the gradient, in units in the last place of its dtype at the true value. An
+        entry with probability e**-d may be off by d units, since the logit's difference from the maximum is rounded.
+    normalizers : dict
+        Normalizer -> the worst errors of its result; those of settings.operations that the candidate has.
+    """
+
+    over_bound: _Error
+    loss_over_bound: _Error
+    grad_over_bound: _Error
+    loss_ulp: _Error
+    grad_ulp: _Error
+    normalizers: dict[Annotated[str, Limits(enum=NORMALIZERS)], NormalizerErrors] = field(default_factory=dict)
 
     def over_bound_of(self, operation: str) -> float:
         """Return the worst error over its bound, of what an operation computes; infinity if it was not checked."""

@@ -224,7 +224,7 @@ def _follower(path: Path, strict: bool) -> Follower:
         raise ProfileError(
             f"profile {path}: it is for another machine or build: {differences[0]}"
             + (f"; these differ too: {others}" if others else "")
-            + ". To measure again: softmax-ce pick"
+            + ". To measure here: softmax-ce pick; with --append, the file keeps what it holds"
         )
 
     def default() -> Backend:

@@ -13,8 +13,8 @@ from softmax_ce.functional import cross_entropy_with_grad
 
 if TYPE_CHECKING:  # imported by the first call that needs a profile
     from softmax_ce.choice.profile.follow import Follower
-    from softmax_ce.choice.profile.format import Cell
     from softmax_ce.choice.profile.grid import Neighbourhood
+    from softmax_ce.choice.profile.model import Cell
     from softmax_ce.problem import Problem
 
 # For each operation, whether it computes the loss, and whether it computes the gradient.

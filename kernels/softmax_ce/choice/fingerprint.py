@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import machinery, metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
 from softmax_ce import threads
 from softmax_ce._version import __version__
+from softmax_ce.documents.parts import Limits
 from softmax_ce.variables import word
 
 # The environment variables that change which code the backends run. OMP_NUM_THREADS is part of cpus_available.
@@ -39,6 +39,50 @@ _VECTOR_SETS = ("sse4_2", "avx", "f16c", "fma", "avx2", "asimd")
 _VECTOR_FAMILIES = ("avx512", "amx", "sve")
 # Linux's numbers for a processor: in a virtual machine, two generations often have the same model name.
 _IDENTITY = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
+
+
+_Text = Annotated[str, Limits(maxLength=1000)]
+_Count = Annotated[int, Limits(minimum=1, maximum=1_000_000)]
+
+
+class Fingerprint(TypedDict):
+    """A machine and build, for which a profile is valid.
+
+    Attributes
+    ----------
+    cpu : str
+        The system's name for the processor, and its numbers.
+    instruction_sets : list of str
+        Its vector instruction sets.
+    cpus_installed : int
+        The system's count of CPUs.
+    cpus_available : int
+        The CPUs that the process may use. They do not identify the machine.
+    os : str
+        The operating system and the architecture, without the release.
+    python, numpy : str
+        The version.
+    numba : str or None
+        The version; None if it is not installed.
+    softmax_ce : str
+        The version.
+    kernels : str
+        A SHA-256 hash over the backends' files.
+    settings : dict
+        The environment variables that change which code runs, as far as they are set.
+    """
+
+    cpu: _Text
+    instruction_sets: Annotated[list[Annotated[str, Limits(maxLength=100)]], Limits(maxItems=1000)]
+    cpus_installed: _Count
+    cpus_available: _Count
+    os: _Text
+    python: _Text
+    numpy: _Text
+    numba: _Text | None
+    softmax_ce: _Text
+    kernels: _Text
+    settings: Annotated[dict[str, Annotated[str, Limits(maxLength=10_000)]], Limits(maxProperties=100)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +104,16 @@ class Difference:
         return f"{self.field} is {_short(self.here)} here and {_short(self.stored)} in the profile"
 
 
-def collect() -> dict[str, Any]:
+def collect() -> Fingerprint:
     """Return the fingerprint of this machine and build, in plain values that JSON can hold.
 
     No backend is loaded. The call takes milliseconds, most of them for the hash, which is computed once in a process.
-
-    Returns
-    -------
-    dict
-        cpu, instruction_sets, cpus_installed, cpus_available, os, python, numpy, numba, softmax_ce, kernels (a
-        hash over the backends' files), settings (the environment variables that change what runs).
     """
     return {
         "cpu": _cpu(),
         "instruction_sets": list(instruction_sets()),
         "cpus_installed": _cpus_installed(),
-        _ALLOWANCE: threads.available_cpus(),
+        "cpus_available": threads.available_cpus(),
         "os": f"{platform.system()} {platform.machine()}",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "numpy": np.__version__,
@@ -86,7 +124,7 @@ def collect() -> dict[str, Any]:
     }
 
 
-def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
+def differences(stored: Mapping[str, object], here: Mapping[str, object]) -> list[Difference]:
     """Return every field in which two fingerprints differ, except cpus_available.
 
     The number of CPUs that a process may use does not identify the machine: a worker under ``taskset``, joblib or
@@ -107,7 +145,7 @@ def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[Diff
     return [pair for pair in pairs if pair.stored != pair.here]
 
 
-def _value(fingerprint: Mapping[str, Any], field: str) -> Any:
+def _value(fingerprint: Mapping[str, object], field: str) -> Any:
     value = fingerprint.get(field)
     if field == "settings" and isinstance(value, Mapping):  # empty counts as unset; older profiles stored it
         return {name: said for name, said in value.items() if said != ""}
@@ -144,6 +182,8 @@ def cpu_model() -> str:
     """Return the system's name for the processor."""
     name = _cpuinfo().get("model name") or _cpuinfo().get("Model", "")
     if not name and platform.system() == "Darwin":
+        import subprocess  # here: it would add 2 ms to the first call that follows a profile
+
         asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         name = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     return name or platform.processor() or platform.machine()

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import select
 import stat
 from contextlib import suppress
@@ -15,44 +14,53 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce.choice.profile.errors import ProfileError
+from softmax_ce.documents import DocumentError
 
-MOST_BYTES = 8 << 20  # some 6000 cells with four backends each, which take a second to parse
-MOST_DEPTH = 32  # a profile needs 6
+MOST_BYTES = 8 << 20  # of a profile: some 6000 cells with four backends each, which take a second to parse
+MOST_DEPTH = 32  # a record needs 9
 
 # A string, closed or not. The pattern is possessive and cannot fail, so that no input takes quadratic time.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)', re.DOTALL)
 
 
-def read_json(path: Path) -> Any:
-    """Return the plain values of an untrusted JSON file.
+def read_json(path: Path, most_bytes: int | None = None, *, pipes: bool = False) -> Any:
+    """Return the plain values of an untrusted JSON file. Nothing in it is executed.
 
-    Only a regular file of at most 8 MiB is read, never a device or a pipe, which could block. Nothing in it is
-    executed. NaN, infinities, duplicate fields and deep nesting are errors.
+    NaN, infinities, duplicate fields and deep nesting are errors.
+
+    Parameters
+    ----------
+    path : Path
+    most_bytes : int, optional
+        The largest size that is read; by default 8 MiB.
+    pipes : bool
+        Also read a pipe to its end. By default, only a regular file is read. A device is never read: it could block.
 
     Raises
     ------
-    ProfileError
+    DocumentError
         The file cannot be used. The message says why; it does not have the path, which the caller knows.
     """
     try:
-        data = _read_regular(path)
-    except ProfileError:
+        data = _read(path, MOST_BYTES if most_bytes is None else most_bytes, pipes)
+    except DocumentError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ProfileError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise DocumentError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not data:
+        raise DocumentError("it is empty")
     if _depth(data) > MOST_DEPTH:  # before the parser, whose recursion may overflow a stack with a raised limit
-        raise ProfileError(f"it is nested deeper than {MOST_DEPTH} levels")
+        raise DocumentError(f"it is nested deeper than {MOST_DEPTH} levels")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ProfileError(f"it is not UTF-8: byte {data[error.start]:#04x} at position {error.start}") from error
+        raise DocumentError(f"it is not UTF-8: byte {data[error.start]:#04x} at position {error.start}") from error
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except ProfileError:
+    except DocumentError:
         raise
     except (ValueError, RecursionError) as error:
-        raise ProfileError(f"it is not JSON: {error}") from error
+        raise DocumentError(f"it is not JSON, or not all of it is there: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -172,6 +180,8 @@ def _create(path: Path) -> int:
 
 
 def _beside(path: Path) -> Path:
+    import secrets  # here: readers do without
+
     start = os.fsdecode(os.fsencode(path.name)[:100])  # a name has at most 255 bytes
     return path.with_name(f".{start}.{secrets.token_hex(8)}.part")
 
@@ -210,25 +220,33 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _read_regular(path: Path) -> bytes:
+def _read(path: Path, most_bytes: int, pipes: bool) -> bytes:
     # Checked before it is opened, since opening may block or act on a device, and again after, in case it has changed.
-    _check_regular(os.stat(path))
+    _check_kind(os.stat(path), most_bytes, pipes)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
-        _check_regular(os.fstat(handle))
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ProfileError(f"it is larger than {MOST_BYTES >> 20} MiB")
+        _check_kind(os.fstat(handle), most_bytes, pipes)
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(handle, True)
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise DocumentError(f"it is larger than {_size(most_bytes)}")
     return data
 
 
-def _check_regular(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
-        raise ProfileError(f"it is {kind}, not a file")
-    if found.st_size > MOST_BYTES:
-        raise ProfileError(f"it is larger than {MOST_BYTES >> 20} MiB ({found.st_size} bytes)")
+def _check_kind(found: os.stat_result, most_bytes: int, pipes: bool) -> None:
+    """Check that this is a file of a size that is read, or a pipe."""
+    is_pipe = stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode)
+    if not (stat.S_ISREG(found.st_mode) or (pipes and is_pipe)):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device" if pipes else "a pipe, socket or device"
+        raise DocumentError(f"it is {kind}, not a file")
+    if found.st_size > most_bytes:
+        raise DocumentError(f"it is larger than {_size(most_bytes)} ({found.st_size} bytes)")
+
+
+def _size(most_bytes: int) -> str:
+    return f"{most_bytes >> 20} MiB" if most_bytes >= 1 << 20 else f"{most_bytes} bytes"
 
 
 def _depth(data: bytes) -> int:
@@ -241,9 +259,9 @@ def _depth(data: bytes) -> int:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ProfileError("a field occurs twice in one object")
+        raise DocumentError("a field occurs twice in one object")
     return found
 
 
 def _refuse_constant(name: str) -> None:
-    raise ProfileError(f"{name} is not a JSON number")
+    raise DocumentError(f"{name} is not a JSON number")

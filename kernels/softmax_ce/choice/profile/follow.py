@@ -11,8 +11,8 @@ import numpy as np
 
 from softmax_ce import registry
 from softmax_ce.choice.profile.errors import ProfileError
-from softmax_ce.choice.profile.format import Profile
 from softmax_ce.choice.profile.grid import Grid
+from softmax_ce.choice.profile.model import Profile
 from softmax_ce.choice.profile.selector import Key, Selector
 from softmax_ce.contract import Backend
 from softmax_ce.dtypes import compute_dtype

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from softmax_ce.choice.profile.format import Cell, Profile
+from softmax_ce.choice.profile.model import Cell, Profile
 
 STEPS = 4  # each entry has the figures of a shape at most 9 % away in either direction
 

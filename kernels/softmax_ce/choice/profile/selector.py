@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from softmax_ce.choice.profile.format import Cell, Profile
 from softmax_ce.choice.profile.grid import Grid
+from softmax_ce.choice.profile.model import Cell, Profile
 
 # An operation that was not measured uses the cells of one that was: eligibility is the same for all three.
 _STANDS_IN = {
