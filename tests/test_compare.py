@@ -350,7 +350,7 @@ def test_options_reach_every_call_and_the_reference(options, text):
 
 
 def test_the_same_cell_twice_and_weights_that_do_not_fit_are_refused():
-    with pytest.raises(RequestError, match="small 60x40 float32, 1 thread is asked for twice"):
+    with pytest.raises(RequestError, match="small 60x40 float32, 1 thread is given twice"):
         compare.run(small_plan(sources=(source(), source())))
     with pytest.raises(RequestError, match=r"there are 40 classes in small 60x40 float32, .* the shape \(39,\)"):
         compare.run(small_plan(options=CallOptions(weight="file"), weight=np.ones(39)))
@@ -360,7 +360,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_anything_is_allocated(m
     monkeypatch.setattr(memory, "available", lambda: 22 * 10**9)
     monkeypatch.setattr(workloads, "synthetic", None)  # would raise
     huge = source(Shape("huge", 1_000_000, 100_000, "too large"))
-    said = r"huge 1000000x100000 float32 needs about 1.2 TB \(logits and gradient 400 GB each\), and 22 GB are free"
+    said = r"huge 1000000x100000 float32 needs about 1.2 TB \(logits and gradient 400 GB each\), and 22 GB is free"
     with pytest.raises(RequestError, match=said):
         compare.run(small_plan(sources=(huge,)))
 
@@ -597,7 +597,7 @@ def test_peers_are_left_out_where_they_cannot_take_part(monkeypatch):
     run, workers = peers_run(options=CallOptions(label_smoothing=0.1))
     scipy = entry_of(run.cells[0], "scipy")
     assert (scipy.status, workers) == ("skipped", [])
-    assert scipy.reason == "peers are called without options here: label-smoothing"
+    assert scipy.reason == "peers are called without options: label-smoothing"
     run, _ = peers_run(dtype="float16")
     assert entry_of(run.cells[0], "scipy").reason.endswith("not float16")
     sklearn = CompareRequest((), (source(),), peers=("sklearn",), operations=("softmax",), threads=(1,), seconds=600.0)
@@ -824,7 +824,7 @@ def test_who_is_wrong_is_never_fastest():
         ),
         (made({"numpy": 1.0, "b": 2.99, "a": 3.0}), "a and b tie in every operation"),
         (made({"numpy": 1.0, "a": 0.5}), "numpy is fastest in every operation"),
-        (made({"numpy": 1.0}, rejected=("numpy",)), "no candidate is right here"),
+        (made({"numpy": 1.0}, rejected=("numpy",)), "no candidate is correct here"),
         (made({"numpy": 1.0}, rounds=3), "too few rounds (3) to tell; a longer --time-budget gives more"),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_file_cut_short_is_an_error(tmp_path: Path, lost: str) -> None:
     _write(tmp_path, 1, "0 1", 1_000)
     file = tmp_path / "counts.1"
     file.write_text(file.read_text().replace(lost, ""))
-    with pytest.raises(BuildError, match=r"counts\.1: callgrind has not written what it counted there"):
+    with pytest.raises(BuildError, match=r"counts\.1: it lacks the counts of callgrind"):
         instructions.read([file])
 
 
@@ -86,7 +86,7 @@ def test_a_calls_own_instructions_without_those_of_the_counting(
 def test_a_cell_that_was_not_counted_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instructions, "available", lambda: None)
     monkeypatch.setattr(instructions, "_run", lambda *_: None)
-    with pytest.raises(BuildError, match="callgrind has not counted every cell"):
+    with pytest.raises(BuildError, match="callgrind did not count every cell"):
         instructions.count(_pair(tmp_path), [TINY], tmp_path)
 
 

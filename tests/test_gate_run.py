@@ -272,7 +272,7 @@ def test_few_cells_get_more_passes(count, expected):
 
 def test_a_head_that_computes_something_wrong_is_an_error_and_not_timed(pair, tmp_path):
     edited(pair[1], "_backends/shifted.py", "np.log1p(rest)", "1.001 * np.log1p(rest)")
-    with pytest.raises(BuildError, match=r"head is wrong.*numpy.*loss.*times what rounding explains"):
+    with pytest.raises(BuildError, match=r"head computes wrong results.*numpy.*loss.*times what rounding explains"):
         compared(pair, tmp_path)
 
 
@@ -284,7 +284,7 @@ def test_a_base_that_is_wrong_is_said_to_be_left_out(pair, tmp_path):
     result = compared(pair, tmp_path, ("numpy", "cython"))
     assert {each.cell.backend for each in result.cells} == {"cython"}
     assert len(result.notes) == len(SMALL) * 3
-    assert all("base is wrong" in note for note in result.notes)
+    assert all("base computes wrong results" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_what_is_missing_is_named(project, tmp_path):
     (tmp_path / "asv.conf.json").write_text((project / "asv.conf.json").read_text())
     with pytest.raises(HistoryError, match=r"nothing is stored in .*results; `make asv` measures"):
         read(tmp_path / "asv.conf.json", MACHINE)
-    with pytest.raises(HistoryError, match="machine 'theirs'; of these there is: ours"):
+    with pytest.raises(HistoryError, match="machine 'theirs'; there are results for ours"):
         read(project / "asv.conf.json", "theirs")
 
 
@@ -206,7 +206,7 @@ def test_the_command_prints_the_steps_and_draws(project, tmp_path):
 def test_the_command_says_what_is_wrong(project, tmp_path):
     result = CliRunner().invoke(main, ["--machine", "theirs", "--config", str(project / "asv.conf.json")])
     assert result.exit_code == 2
-    assert "nothing is stored of a machine 'theirs'" in result.output
+    assert "nothing is stored for a machine 'theirs'" in result.output
     result = CliRunner().invoke(main, ["--machine", MACHINE, "--config", str(project / "asv.conf.json"),
                                        "--figure", str(tmp_path / "none" / "a.svg")])  # fmt: skip
     assert result.exit_code == 2

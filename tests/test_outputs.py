@@ -244,8 +244,8 @@ OWN = ("--logits", "logits.npy", "--targets", "labels.npy")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--json", ""), "a file's name is not empty; - is standard output"),
-        (("--html", ""), "a file's name is not empty; - is standard output"),
+        (("--json", ""), "a file's name cannot be empty; - is standard output"),
+        (("--html", ""), "a file's name cannot be empty; - is standard output"),
         (("--json", "."), "--json . cannot be written: it is a folder"),
         (("--json", "folder"), "--json folder cannot be written: it is a folder"),
         (("--json", "to-folder"), "it is a folder"),
@@ -268,9 +268,9 @@ OWN = ("--logits", "logits.npy", "--targets", "labels.npy")
         (("--json", "-", "--markdown", "-"), "--markdown -: --json names the same file"),
         (("--json", "-", "--html", "/dev/stdout"), "--html /dev/stdout: --json names the same file"),
         (("--json", "/dev/stdout", "--html", "/dev/fd/1"), "names the same file"),
-        ((*OWN, "--json", "logits.npy"), "--json logits.npy: it is a file that is read"),
-        ((*OWN, "--html", "labels.npy"), "it is a file that is read"),
-        ((*OWN, "--weight", "weight.npy", "--markdown", "weight.npy"), "it is a file that is read"),
+        ((*OWN, "--json", "logits.npy"), "--json logits.npy: it is an input file"),
+        ((*OWN, "--html", "labels.npy"), "it is an input file"),
+        ((*OWN, "--weight", "weight.npy", "--markdown", "weight.npy"), "it is an input file"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused(compare, monkeypatch, scene, options, said):
@@ -287,7 +287,7 @@ def test_the_record_that_is_shown_is_not_overwritten():
     Path("run.json").write_text(RECORD, encoding="utf-8")
     result = CliRunner().invoke(cli.main, ["show", "run.json", "--markdown", "./run.json"])
     assert result.exit_code == 2
-    assert "it is a file that is read" in result.stderr
+    assert "it is an input file" in result.stderr
     assert Path("run.json").read_text(encoding="utf-8") == RECORD
 
 

@@ -393,7 +393,7 @@ def test_the_tables_say_what_was_found(report: run.RooflineRun) -> None:
     assert "numba forward is not timed: its loss is 1, right is 2" in shown
     assert "100 µs 70.0 µs 1.43x (1.40–1.50) 20.0 µs" in shown
     assert "OpenMP: none here" in shown
-    assert "so not measured: grid/one/1024x1000" in shown
+    assert "Not measured, since the time was up (--time-budget): grid/one/1024x1000" in shown
     assert "abc1234+" in shown
     assert "differs from itself by 0.0% in the median session and 5.0% in the worst" in shown
 

@@ -115,7 +115,7 @@ def test_own_soft_labels(files):
         (np.zeros((4, 2)), np.zeros(4), r"integer"),
         (np.zeros((4, 2), complex), np.zeros(4, int), r"^\S*logits.npy: logits must be floats"),
         (np.zeros((4, 2), np.longdouble), np.zeros(4, int), r"^\S*logits.npy: .*" + str(np.dtype(np.longdouble))),
-        (np.zeros((4, 2)), np.array([0, 1, 255, 0], np.uint8), r"target 255 .*; label rows .* ignored -100$"),
+        (np.zeros((4, 2)), np.array([0, 1, 255, 0], np.uint8), r"target 255 .*; label the rows to ignore -100$"),
     ],
 )
 def test_arrays_that_do_not_fit(files, logits, targets, message):

@@ -141,8 +141,8 @@ def _table(found: Sequence[HeldOut]) -> Table:
 @click.command()
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option("--time-budget", type=Duration(), default=60.0, show_default=True, help="For the held-out shapes.")
-@click.option("--shapes", type=Shapes(), default=HELD_OUT, help="Held-out shapes.  [default: fourteen]")
+@click.option("--time-budget", type=Duration(), default=60.0, show_default=True, help="Time for the held-out shapes.")
+@click.option("--shapes", type=Shapes(), default=HELD_OUT, help="Shapes to hold out.  [default: fourteen]")
 def main(first: Path, second: Path, time_budget: float, shapes: tuple[tuple[int, int], ...]) -> None:
     """Ask FIRST, a profile, about shapes that it does not have, and measure them; then compare it with SECOND, a
     second pick on the same machine.
@@ -159,7 +159,7 @@ def main(first: Path, second: Path, time_budget: float, shapes: tuple[tuple[int,
     unseen = tuple(shape for shape in shapes if shape not in known)
     measured = pick(PickRequest(sources=tuple(planning.of_shapes(unseen, dtypes)), seconds=time_budget))
     if measured.profile is None:
-        raise Refused("too little time: not one held-out cell has a winner")
+        raise Refused("too little time: no held-out cell has a winner")
     found = held_out(one, measured.profile.cells)
     agreed = agreement(one, other)
     shown_on = console()
@@ -183,7 +183,7 @@ def report(
     regrets = [each.regret for each in found]
     above = sum(each > WANTED_REGRET for each in regrets)
     lines: list[RenderableType] = [
-        Text("Held-out shapes: what a profile without them has run, against the best there", style="bold"),
+        Text("Held-out shapes: the choice of a profile without them, against the best", style="bold"),
         _table(found),
         "",
         f"Regret over {len(found)} held-out cells: mean {mean_regret(found):.1%}, median {median(regrets):.1%}, worst "
@@ -192,8 +192,8 @@ def report(
     for each in regret.of_single(measured.cells, TIME):
         lines.append(f"  {each.name} for everything: mean {each.mean:.1%}, worst {each.worst:.1%}")
     lines.append(
-        f"Two picks of {len(one.cells)} cells: {agreed.same} of {agreed.clear} that are a tie in neither have the same "
-        f"winner; so have {agreed.half_same} of {agreed.half} that are a tie in one; {agreed.ties} are a tie in both."
+        f"Two picks of {len(one.cells)} cells: {agreed.same} of {agreed.clear} that tie in neither have the same "
+        f"winner, as have {agreed.half_same} of {agreed.half} that tie in one; {agreed.ties} tie in both."
     )
     return lines
 

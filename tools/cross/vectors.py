@@ -80,7 +80,7 @@ def write(path: Path, info: BackendInfo | None = None, more: Iterable[Case] = ()
     path : Path
         Written anew.
     info : BackendInfo, optional
-        Whose declared accuracy the bounds are for; by default that of the compiled backend.
+        The backend whose declared accuracy the bounds assume; by default the compiled one.
     more : iterable of Case, optional
         Beside those of the suite.
     """

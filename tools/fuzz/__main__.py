@@ -17,11 +17,15 @@ _LINES = 25  # of a traceback
 
 
 @click.command()
-@click.option("--time", "seconds", type=Duration(), default="5m", show_default=True, help="For all of it.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Repeats a run.  [default: drawn, and printed]")
-@click.option("--only", type=Several(*(one.name for one in properties.ALL)), help="Some of the properties.")
+@click.option("--time", "seconds", type=Duration(), default="5m", show_default=True, help="Time for the whole search.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), help="Seed, to repeat a run.  [default: random, and printed]"
+)
+@click.option(
+    "--only", type=Several(*(one.name for one in properties.ALL)), help="Properties to search.  [default: all]"
+)
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=kept.FOLDER, show_default=True,
-              help="Where failing cases are kept.")  # fmt: skip
+              help="Folder for the cases that fail.")  # fmt: skip
 def main(seconds: float, seed: int | None, only: tuple[str, ...] | None, folder: Path) -> None:
     """Fuzz the public functions and the readers of files.
 
@@ -31,7 +35,7 @@ def main(seconds: float, seed: int | None, only: tuple[str, ...] | None, folder:
     console = Console(highlight=False, soft_wrap=True)
     chosen = [one for one in properties.ALL if not only or one.name in only]
     seed = secrets.randbelow(2**32) if seed is None else seed
-    console.print(f"seed {seed}; this run again: make fuzz SEED={seed}")
+    console.print(f"seed {seed}; to repeat this run: make fuzz SEED={seed}")
     found = 0
     try:
         found += _replay(console, folder)

@@ -57,7 +57,7 @@ def check(case: dict[str, Any]) -> None:
 def _check_error(error: Exception, expected: Expected) -> None:
     message = str(error)
     if type(error) is not expected.error:
-        raise AssertionError(f"{type(error).__name__} and not {expected.error.__name__}: {message}") from error
+        raise AssertionError(f"{type(error).__name__} instead of {expected.error.__name__}: {message}") from error
     assert any(name in message for name in expected.named), f"the message names none of {expected.named}: {message}"
     assert message.replace("\n", "").isprintable(), f"the message has control characters: {message!r}"
 

@@ -90,7 +90,7 @@ def explore(
     seconds, examples : optional
         Either, or both.
     before : callable
-        Told each case before it is tried.
+        Called with each case before it is tried.
     shrink : bool
         Look for a smaller case once one has failed.
     """

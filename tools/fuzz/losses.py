@@ -64,7 +64,7 @@ def _check_form(call: RandomCall, name: str, array: Any) -> None:
     assert np.shape(array) == shape, f"{name} has shape {np.shape(array)}, not {shape}"
     assert array.dtype == dtype, f"{name} has dtype {array.dtype}, not {dtype}"
     buffer = call.arguments.get({"loss": "out", "grad": "grad_out", "lse": "lse_out"}[name])
-    assert buffer is None or array is buffer, f"{name} is another object than the buffer"
+    assert buffer is None or array is buffer, f"{name} is not the buffer that was given"
     assert buffer is not None or isinstance(array, np.ndarray if shape else np.generic), f"{name} is {type(array)}"
 
 

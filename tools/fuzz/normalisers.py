@@ -74,7 +74,7 @@ def _check_backend(case: dict[str, Any], info: BackendInfo, x: Any, truth: oracl
 
     assert np.shape(found) == right_shape, f"{name} has shape {np.shape(found)}, not {right_shape}"
     assert found.dtype == right_dtype, f"{name} has dtype {found.dtype}, not {right_dtype}"
-    assert found is options.get("out", found), f"{name} is another object than the buffer"
+    assert found is options.get("out", found), f"{name} is not the buffer that was given"
     flat = np.asarray(found).reshape(-1) if name == "logsumexp" else np.moveaxis(found, axis, -1).reshape(x.shape)
     assert_same_bits(flat, np.asarray(plain), f"{name} of {info.name}, against the plain call")
     for one in rooms:

@@ -30,7 +30,7 @@ def check(case: dict[str, Any]) -> None:
     try:
         found = kind.convert(case["typed"], None, None)
     except click.UsageError as error:
-        assert error.message, "a usage error without a word"
+        assert error.message, "a usage error without a message"
         return
     assert holds(found), f"{case['typed']!r} is taken for {found!r}"
     assert isinstance(found, str) or kind.convert(found, None, None) == found, "a value is not taken as it is"

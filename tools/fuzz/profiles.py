@@ -52,7 +52,7 @@ def _check_loading(path: Path) -> bool:
         return False
     again = path.with_name("again.json")
     profile.save(found, again)
-    assert profile.load(again) == found, "what was read is not what is read after writing it"
+    assert profile.load(again) == found, "a value that was read changes when it is written and read again"
     selector = profile.Selector(found, 2)
     for dtype, operation in (("float32", "fused"), ("float64", "forward"), ("bfloat16", "backward")):
         key = selector.key(dtype, dtype.replace("bfloat16", "float32"), operation, None)
@@ -78,7 +78,7 @@ def _check_following(path: Path, strict: bool, reads: bool) -> None:
             loss, grad = sce.cross_entropy_with_grad(_LOGITS, _LABELS)
             explanation = str(sce.explain(_LOGITS, _LABELS))
         except ProfileError:
-            assert strict, "a call failed over its profile, though not in strict mode"
+            assert strict, "a call failed because of its profile, without strict mode"
             return
     assert reads or not strict, "a profile that cannot be read was passed over in strict mode"
     assert reads or told, "a profile that cannot be read was passed over in silence"

@@ -21,11 +21,11 @@ class Property:
     summary : str
         For the table.
     cases : strategy
-        Of values that JSON holds.
+        The strategy for cases, which are values that JSON can hold.
     check : callable
         Raises on a case of which the property does not hold; NotApplicable on one of which it says nothing.
     share : float
-        Of the time, relative to the others'.
+        The share of the time relative to other properties.
     """
 
     name: str

@@ -37,7 +37,9 @@ def check(case: dict[str, Any]) -> None:
             assert message.isprintable(), f"the message is not one line of text: {message!r}"
             assert len(message) < 2000, f"the message has {len(message)} characters"
             return
-    assert record.from_dict(record.as_dict(run)) == run, "what was read is not what is read after writing it"
+    assert record.from_dict(record.as_dict(run)) == run, (
+        "a value that was read changes when it is written and read again"
+    )
     _print(comparison.whole(run, verbose=case["verbose"]))
     markdown.whole(run)
     for before, after in ((run, _whole()), (_whole(), run)):

@@ -54,7 +54,7 @@ def search(
     Parameters
     ----------
     name : str
-        Of the property.
+        The name of the property.
     seed : int
     seconds : float
         The time to search, beside what starting takes.
@@ -65,7 +65,7 @@ def search(
     hang : float
         Seconds after which a case is taken to hang.
     on_progress : callable
-        Told every now and then how many cases were begun.
+        Called now and then with the number of cases that were started.
     """
     arguments = [name, str(seed), str(seconds)] + ([] if case is None else [json.dumps(case)])
     start = time.monotonic()

@@ -24,13 +24,17 @@ FOLDER = Path("build/gate-credentials")
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True,
-              help="Where the builds and the runs are kept, to go on with.")  # fmt: skip
+              help="Folder for the builds and the runs, from which a later run continues.")  # fmt: skip
 @click.option("--time-budget", type=Duration(), default="1h", show_default=True, metavar="TIME",
-              help="Of this invocation; a later one goes on.")  # fmt: skip
-@click.option("--scale", type=click.IntRange(1), default=1, show_default=True, help="So many times as many runs.")
+              help="Time for this run; a later run continues.")  # fmt: skip
+@click.option(
+    "--scale", type=click.IntRange(1), default=1, show_default=True, help="Multiply the number of runs by this."
+)
 @click.option("--publish/--no-publish", default=None,
-              help="Write docs/measurements/gate.md and its pictures.  [default: once all runs are there]")  # fmt: skip
-@click.option("--repository", type=click.Path(path_type=Path), default=Path(), help="The checkout.  [default: this]")
+              help="Write docs/measurements/gate.md and its pictures.  [default: once all runs are done]")  # fmt: skip
+@click.option(
+    "--repository", type=click.Path(path_type=Path), default=Path(), help="The checkout to build.  [default: this one]"
+)
 def main(folder: Path, time_budget: float, scale: int, publish: bool | None, repository: Path) -> None:
     """Measure the gate's false alarms and its power on this machine: the last commit against itself, and against
     builds that are slower on purpose."""
@@ -42,7 +46,10 @@ def main(folder: Path, time_budget: float, scale: int, publish: bool | None, rep
         store = Store(folder / "runs.jsonl", _about(source.commit))
     except (BuildError, StoreError) as error:
         raise Refused(str(error)) from None
-    with interruptible(f"What was measured is in {store.path}; the same command goes on."), progress(shown_on) as shown:
+    with (
+        interruptible(f"The runs so far are in {store.path}. Use the same command to continue."),
+        progress(shown_on) as shown,
+    ):
         bar = Bar(shown)
         try:
             sites = campaign.prepare(source, folder.resolve(), bar.draw)
@@ -57,7 +64,7 @@ def main(folder: Path, time_budget: float, scale: int, publish: bool | None, rep
         except (BuildError, page.PageError) as error:
             raise Refused(str(error)) from None
     if not complete:
-        shown_on.print("The time is up before all are there: the same command goes on.")
+        shown_on.print("The time is up before all runs are complete. Use the same command to continue.")
 
 
 def _about(commit: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Arm:
         Keys of `BUILDS`.
     runs : int
     share : float
-        Of injected work, where a side has it.
+        The share of injected work, if a side has it.
     loaded : bool
         With a busy neighbour.
     mutants : tuple of BuildMutant

@@ -32,7 +32,7 @@ def publish(summary: Summary, about: dict[str, Any], date: str, broken: str, pag
     """
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise PageError(f"{page}: {BEGIN} and {END} must stand there once each")
+        raise PageError(f"{page}: {BEGIN} and {END} must occur once each")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     machine = (

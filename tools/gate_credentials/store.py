@@ -77,7 +77,7 @@ class Store:
         first, *_ = self._lines()
         if first != {"format": FORMAT, **about}:
             differ = [name for name in about if first.get(name) != about[name]] or ["format"]
-            raise StoreError(f"{path} holds runs with another {', '.join(differ)}: remove it, or name another folder")
+            raise StoreError(f"{path} has runs with another {', '.join(differ)}: remove it, or name another folder")
 
     def add(self, arm: Arm, result: GateResult) -> None:
         """Add a run."""

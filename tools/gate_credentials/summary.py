@@ -59,7 +59,7 @@ class ArmOutcome:
     ----------
     arm : Arm
     slower, inconclusive : Rate
-        Of its runs: exit codes 1 and 3.
+        The runs with exit codes 1 and 3.
     seconds, longest : float
         Median and most of a run's measuring.
     drift : float
@@ -90,7 +90,7 @@ class Power:
         The least, the median and the largest of the cells' true ratios, from all rounds of all runs.
     cells : int
     real : Rate
-        Of cells in real runs, both measurements.
+        Cells in real runs, with both measurements.
     resampled : float
         The same, resampled: the mean over the cells. NaN where there is nothing to resample.
     worst : float
@@ -118,9 +118,9 @@ class Summary:
     disturbed : int
         Runs that were to be alone on the machine and were not; they count nowhere else.
     false_alarms, near, unsure : Rate
-        Of resampled A/A suites: called slower in two measurements, in the first of them, and without a conclusion.
+        Resampled A/A suites that are called slower in two measurements or in the first, or have no conclusion.
     false_cells : Rate
-        Of cells in real A/A runs.
+        Cells in real A/A runs.
     alike : ndarray
         Every cell's median log ratio in every real A/A run.
     by_backend : tuple of Power
@@ -132,7 +132,7 @@ class Summary:
     curve : tuple of (float, float, float)
         True slowdown, power of the median cell and of the worst cell, resampled from the A/A runs' scatter.
     mutants : tuple of Power
-        Of the cells that became slower by what is claimed to be found, or more.
+        Cells that became slower by the claimed slowdown or more.
     concerned : tuple of (int, float, float, float)
         For each mutant: how many cells it concerns, their least, median and largest ratio.
     """

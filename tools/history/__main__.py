@@ -18,14 +18,14 @@ WIDTH = 140  # of tables in a file or a pipe
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--machine", required=True, help="The name that results were stored under: make asv's MACHINE.")
+@click.option("--machine", required=True, help="Name that the results are stored under: MACHINE of `make asv`.")
 @click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), default="asv.conf.json",
-              show_default=True, help="asv's configuration, in the root of a checkout.")  # fmt: skip
+              show_default=True, help="Configuration of asv, in the root of a checkout.")  # fmt: skip
 @click.option("--figure", type=click.Path(path_type=Path, dir_okay=False),
               help="Also draw the main cells into this file: .png, .svg or .pdf.")  # fmt: skip
-@click.option("--all", "every", is_flag=True, help="Steps of every cell, not of the figure's alone.")
+@click.option("--all", "every", is_flag=True, help="Print the steps of every cell, not only of those in the figure.")
 @click.option("--least", type=click.FloatRange(min=0, min_open=True), default=LEAST, show_default=True,
-              help="Leave out changes by less: 0.05 is 5 %.")  # fmt: skip
+              help="Leave out smaller changes: 0.05 is 5 %.")  # fmt: skip
 def main(machine: str, config: Path, figure: Path | None, every: bool, least: float) -> None:
     """The steps in the speed of the commits that asv has measured."""
     check_folder("--figure", figure)

@@ -115,6 +115,6 @@ def caption(history: History) -> str:
     dates = " to ".join(dict.fromkeys(f"{moment:%Y-%m-%d}" for moment in (when[0], when[-1])))
     return (
         f"{machine.get('cpu', '')}, {machine.get('num_cpu', '?')} CPUs, {system}; {versions}; {dates}; "
-        f"one thread but where two are named. Points: asv's medians, bands: their 99 % intervals, "
+        f"one thread unless two are named. Points: asv's medians, bands: their 99 % intervals, "
         f"numbers: steps that asv's detector finds."
     )

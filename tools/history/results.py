@@ -116,7 +116,7 @@ def read(config_file: Path, machine: str) -> History:
     Returns
     -------
     History
-        Of the environment with the most commits, where a machine has several. Commits that are in no branch any
+        The results of the environment with the most commits, if there are several. Commits that are in no branch any
         more are left out.
 
     Raises
@@ -133,7 +133,7 @@ def read(config_file: Path, machine: str) -> History:
         raise HistoryError(f"nothing is stored in {config.results_dir}; `make asv` measures") from error
     known = sorted(path.parent.name for path in Path(config.results_dir).glob("*/machine.json"))
     if machine not in known:
-        raise HistoryError(f"nothing is stored of a machine {machine!r}; of these there is: {', '.join(known)}")
+        raise HistoryError(f"nothing is stored for a machine {machine!r}; there are results for {', '.join(known)}")
     stored = list(iter_results_for_machine(config.results_dir, machine))
     order = get_repo(config).get_revisions([each.commit_hash for each in stored])
     stored = [each for each in stored if each.commit_hash in order]

@@ -26,11 +26,13 @@ _NUMBA_SAMPLE = 100  # each is compiled anew: seconds
     help="Begin no mutant after this: 90s, 20m, 2h.",
 )
 @click.option("--report", is_flag=True, help="Begin no mutant, and report what is known.")
-@click.option("--only", default="", help="Sources whose name has this in it.")
-@click.option("--sample", default=0, help="So many of the Python mutants, by chance. 0: all; of Numba's 100.")
-@click.option("--seed", default=1, show_default=True, help="Of the order in which they are tried.")
-@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Copies of the tree to work in at once.")
-@click.option("--fresh", is_flag=True, help="Forget what was found before.")
+@click.option("--only", default="", help="Judge only sources whose name contains this.")
+@click.option(
+    "--sample", default=0, help="Number of Python mutants to judge, chosen at random.  [default: all, and 100 of Numba]"
+)
+@click.option("--seed", default=1, show_default=True, help="Seed of the order.")
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Number of copies of the tree to work in.")
+@click.option("--fresh", is_flag=True, help="Forget earlier verdicts.")
 def main(part: str, seconds: float, report: bool, only: str, sample: int, seed: int, jobs: int, fresh: bool) -> None:
     """Mutation testing of softmax_ce, in copies of the tree below build/mutation.
 

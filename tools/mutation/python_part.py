@@ -139,7 +139,7 @@ def run(
     Parameters
     ----------
     numba : bool
-        Those of the Numba backend, which is compiled anew for each; else all others.
+        If True, judge the mutants of the Numba backend, which is compiled anew for each; else all others.
     seconds : float
         No mutant is begun after this.
     only : str
@@ -147,12 +147,12 @@ def run(
     sample : int
         0: all.
     seed : int
-        Of the order, so that a run that is cut short has judged a random sample.
+        The seed of the order, so that an interrupted run has judged a random sample.
     jobs : int
         Trees worked in at once.
     results : Results
     say : callable
-        Told of progress.
+        Called with a line for each step.
 
     Returns
     -------
@@ -225,7 +225,7 @@ def _work(
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
-        say("interrupted: what was judged is kept")
+        say("interrupted: the verdicts so far are kept")
         stop.set()
         for thread in threads:
             thread.join()

@@ -70,7 +70,7 @@ class Server:
         self._stream.flush()
         answer = self._stream.readline()
         if not answer:
-            raise RuntimeError(f"the {self._kind} worker is gone: see {self._log.name}")
+            raise RuntimeError(f"the {self._kind} worker has ended: see {self._log.name}")
         verdict = MutantVerdict(**json.loads(answer))
         if verdict.outcome == "error":
             raise RuntimeError(f"the {self._kind} worker cannot run the tests: {verdict.how}")

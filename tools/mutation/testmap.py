@@ -103,7 +103,7 @@ class TestMap:
     Parameters
     ----------
     records : iterable of Path
-        As from :func:`record`.
+        The files that :func:`record` returns.
 
     Attributes
     ----------

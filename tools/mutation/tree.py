@@ -24,7 +24,7 @@ class Tree:
     Parameters
     ----------
     name : str
-        Of its folder below ``build/mutation``; what was there is replaced.
+        The name of its folder below ``build/mutation``. An existing folder is replaced.
 
     Attributes
     ----------

@@ -37,16 +37,18 @@ class _RooflineProgress(run.SessionListener):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="Fewer cells, in about a minute.")
+@click.option("--quick", is_flag=True, help="Measure fewer cells, in about a minute.")
 @click.option("--json", "json_file", type=OutputFile(), help="Also write a record here.")  # fmt: skip
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False),
               help="Also draw figures into this folder.")  # fmt: skip
 @click.option("--only", multiple=True, metavar="GLOB", help="Sessions to run, such as 'copy/*'; may be repeated.")
-@click.option("--time-budget", type=click.FloatRange(min=0), help="Seconds in all.  [default: 300; quick: 60]")
+@click.option(
+    "--time-budget", type=click.FloatRange(min=0), help="Seconds for the whole run.  [default: 300; quick: 60]"
+)
 @click.option("--array-mb", type=click.FloatRange(min=0.1), default=machine.ARRAY_MB, show_default=True,
-              help="Largest logits, in 10^6 bytes.")  # fmt: skip
+              help="Size of the largest logits in 10^6 bytes.")  # fmt: skip
 @click.option("--isa", type=click.Choice((instruction_set.AVX2, instruction_set.AVX512)),
-              help="Hold all backends and libraries to it.  [default: the best of this CPU]")  # fmt: skip
+              help="Instruction set that all are limited to.  [default: the best of this CPU]")  # fmt: skip
 @click.option("--list", "listing", is_flag=True, help="List the sessions, and measure nothing.")
 def main(
     quick: bool,

@@ -25,7 +25,7 @@ class AxisCase:
     ----------
     shape : tuple of int
     axis : int
-        Of the classes; not the last.
+        The class axis, which is not the last one.
     dtype : str
     operation : str
         A key of :data:`softmax_ce_bench.measure.operations.TABLE`.

@@ -46,7 +46,7 @@ class TimedCall:
     new : bool
         The results are allocated in the call.
     threads : int or None
-        In place of the session's.
+        The number of threads to use instead of the session's.
     """
 
     who: str
@@ -85,9 +85,9 @@ class SharedWorkload:
     workload : Workload
         Hard labels.
     truth : ReferenceResult
-        Of the plain call.
+        The reference of the plain call.
     threads : int or None
-        As for :func:`softmax_ce.cross_entropy`.
+        The number of threads, as in :func:`softmax_ce.cross_entropy`.
     clock : callable
     """
 

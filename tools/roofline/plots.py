@@ -24,7 +24,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
     Parameters
     ----------
     record : dict
-        As from :func:`tools.roofline.record.as_dict`.
+        A record, as :func:`tools.roofline.record.as_dict` returns it.
     folder : Path
         Made if it is not there.
 

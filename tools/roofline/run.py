@@ -113,7 +113,7 @@ class RooflineRun:
     plan : RooflineRequest
     scope : Scope
     machine : dict
-        As from :func:`softmax_ce_bench.measure.machine.facts`, with the peers' versions, the caches and the
+        The facts of :func:`softmax_ce_bench.measure.machine.facts`, with the peers' versions, the caches and the
         instruction set.
     date : str
         When it began: ISO 8601, UTC.
@@ -193,7 +193,7 @@ def run(report: RooflineRun, listener: SessionListener | None = None, clock: Clo
     """Measure into the report. If this is interrupted, the report is complete up to the last session."""
     listener = listener or SessionListener()
     for name in report.scope.backends:
-        listener.stage(f"compiling {name}, if it must be", 0.0)
+        listener.stage(f"compiling {name}, if necessary", 0.0)
         with suppress(Exception):  # whatever it raised, it will raise again when it is checked, and be rejected
             sce.get_backend(name).warmup()
     todo = chosen(report)
@@ -248,7 +248,7 @@ def _one(
 ) -> SessionResult | None:
     """Judge and time one session. Return None if no result in it is correct."""
     begin = clock()
-    progress("making the numbers")
+    progress("making the workload")
     shared: SharedWorkload | AxisWorkload
     if session.axis is None:
         shared = SharedWorkload(*_numbers(session.shape, session.dtype), session.threads, clock)

@@ -66,7 +66,7 @@ class Session:
         None: all cores, as the kernels choose.
     candidates : tuple of TimedCall
     comparisons : tuple of Comparison
-        Of these candidates.
+        The comparisons of these candidates.
     complete : bool
         For the figures: one session for each number of classes.
     axis : AxisCase or None
@@ -144,7 +144,7 @@ class GridShape:
     Attributes
     ----------
     rows, classes : int
-        Of the logits in float32, on a last-level cache of 32 MiB where it is to be beyond that.
+        The shape of the float32 logits. Large shapes are for a last-level cache of 32 MiB.
     large : bool
         Beyond the caches: the rows are those that fill the array.
     quick, all_cores : bool

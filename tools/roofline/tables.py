@@ -23,7 +23,7 @@ from tools.roofline.sessions import ZIPF_CLASSES
 MOST_CELLS = 5  # listed for a goal that is missed
 _TITLES = {
     False: "Goals, our results into preallocated buffers",
-    True: "The same, our results allocated in the call",
+    True: "Goals, our results allocated in the call",
 }
 Record = dict[str, Any]
 
@@ -108,7 +108,7 @@ def ceiling_table(record: Record) -> Group:
     table = _table("GB/s", *(">" + loops.get(name, name).replace(" ", "\n", 1) for name in names))
     for session in copies:
         table.add_row(session["key"], *(_rate(session, name) for name in names))
-    note = "Read and forward move the logits once, the others read them and write as much: 10⁹ bytes a second of those."
+    note = "10⁹ bytes per second. Read and forward move the logits once; the others also write as many bytes."
     return _titled("The machine's limits, in the same rounds", table, note)
 
 
@@ -136,7 +136,7 @@ def pool_table(record: Record) -> Group:
                 cells += [duration(row[name]), gain, f"{1e6 * cost:.1f} µs"]
         table.add_row(duration(row["work"]), *cells)
     note = (
-        "A chain of multiplications in C, cut as a kernel's rows are. Cost: the time beyond half of the work. OpenMP: "
+        "A chain of multiplications in C, split as a kernel's rows are. Cost: the time beyond half the work. OpenMP: "
     )
     note += pool["why_no_openmp"] or "the same chain under gcc -fopenmp, compiled for this, called back to back."
     return _titled("The cost of waking a second thread: the same work on one thread and on two", table, note)
@@ -156,7 +156,9 @@ def _absent(record: Record) -> Iterator[Text]:
     if facts["ceilings_why_unavailable"]:
         yield Text(f"The copy and read loops are not available: {facts['ceilings_why_unavailable']}")
     if record["left_out"]:
-        yield Text(f"Out of time (--time-budget), and so not measured: {', '.join(record['left_out'])}", style="yellow")
+        yield Text(
+            f"Not measured, since the time was up (--time-budget): {', '.join(record['left_out'])}", style="yellow"
+        )
     for peer in facts["peers"]:
         if peer["why_missing"]:
             yield Text(f"{peer['title']} is {peer['why_missing']}. To get it: make peers, or {peer['how_to_get']}")
@@ -182,24 +184,24 @@ def method(record: Record) -> str:
     """Return machine, versions, threads, rounds, control drift, and what the numbers mean."""
     facts = record["machine"]
     size = facts["array_bytes"] / facts["cache_bytes"]
-    capped = "" if size >= machine.OUT_OF_CACHE * 0.999 else ", held down by --array-mb"
+    capped = "" if size >= machine.OUT_OF_CACHE * 0.999 else ", limited by --array-mb"
     sentences = [
         f"{provenance(record)}.",
         f"Out of cache: logits of {facts['array_bytes'] / 1e6:.3g} MB, {size:.2g} × the last-level cache of "
-        f"{facts['cache_bytes'] / 2**20:.0f} MiB{capped}; their gradient as much again. All cores: as each side "
-        f"chooses by size, up to {record['settings']['cores']} threads. One thread: the peers are held to one CPU.",
+        f"{facts['cache_bytes'] / 2**20:.0f} MiB{capped}; the gradient has the same size. All cores: as each side "
+        f"chooses by size, up to {record['settings']['cores']} threads. One thread: the peers are limited to one CPU.",
         f"Logits are normal with standard deviation {WIDTH:g}, so that exp underflows; labels from {ZIPF_CLASSES} "
         "classes on follow Zipf's law. Ours writes into buffers whose pages are there; each peer is called as its "
         "users call it, in a process of its own:",
         *(f"  {peer['title']}: {peer['includes']}." for peer in facts["peers"] if not peer["why_missing"]),
-        f"Instruction set (ISA): {facts['isa']}; this CPU can run {', '.join(facts['isas'])}. --isa holds all to "
-        "a lower one.",
-        "Every candidate's mean loss and rows of its result are checked against float64 before it is timed; then "
-        "each runs once a round in shuffled order, a sample at least "
-        f"{duration(record['settings']['sample_seconds'])} long.",
+        f"Instruction set (ISA): {facts['isa']}; this CPU can run {', '.join(facts['isas'])}. --isa limits all "
+        "of them to a lower one.",
+        "Every candidate's mean loss and rows of its result are checked against float64 before it is timed. Then "
+        "each runs once per round in shuffled order. A sample lasts at least "
+        f"{duration(record['settings']['sample_seconds'])}.",
         "A cell is one shape: the median of the paired ratios, and for the worst cell of a goal the "
         f"{CONFIDENCE:.0%} bootstrap interval over the rounds. The verdict is the worst cell's, by the median; with a "
-        "question mark where the interval has both. Of axes that are not the last, the median cell has a goal too.",
+        "question mark if the interval contains the limit. For other class axes, the median cell has a goal too.",
         ELSEWHERE,
         _rounds(record),
     ]

@@ -18,10 +18,10 @@ def main() -> int:
     """Return 0, or 1 if something is wrong, in which case the fault is printed and nothing is written."""
     parser = argparse.ArgumentParser(prog="python -m tools.wheels")
     commands = parser.add_subparsers(dest="command", required=True)
-    building = commands.add_parser("build", help="build an sdist, and a wheel for each Python; check and run them")
+    building = commands.add_parser("build", help="build an sdist and a wheel for each Python, and check and run them")
     building.add_argument("folder", type=Path)
     building.add_argument("pythons", nargs="+", metavar="PYTHON")
-    checking = commands.add_parser("check", help="look into wheels that were built elsewhere")
+    checking = commands.add_parser("check", help="check wheels that were built elsewhere")
     checking.add_argument("wheels", nargs="+", type=Path, metavar="WHEEL")
     asked = parser.parse_args()
     try:
@@ -64,7 +64,7 @@ def _build(folder: Path, pythons: list[str]) -> None:
 def _check(wheels: list[Path]) -> None:
     sources = contents.checked_in()
     if sources is None:
-        raise Wrong("what belongs into a wheel is known in a checkout, and this is none")
+        raise Wrong("the contents of a wheel can be checked only in a checkout, and this is none")
     for wheel in wheels:
         _none(_wheel_faults(wheel, sources))
         _say(wheel, "as it should be")

@@ -95,7 +95,7 @@ def _metadata_faults(metadata: Message) -> Iterator[str]:
     needed = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
     always = [str(requirement) for requirement in needed if "extra ==" not in str(requirement.marker or "")]
     if [Requirement(text).name for text in always] != ["numpy"]:
-        yield f"it needs {', '.join(always) or 'nothing'}, where NumPy alone is promised"
+        yield f"it needs {', '.join(always) or 'nothing'}, but only NumPy is promised"
     if metadata["License-Expression"] != "BSD-3-Clause":
         yield f"its licence is {metadata['License-Expression']}"
     if not str(metadata["Requires-Python"]).startswith(">=3.11"):

@@ -64,7 +64,7 @@ def backends(no_extension: bool) -> list[str]:
     assert numba is None or "No module named 'numba'" in numba, numba
     if no_extension:
         why = missing.pop("cython", None)
-        assert why is not None, "the Cython backend is there, where no compiler was"
+        assert why is not None, "the Cython backend is available without a compiler"
         assert NO_COMPILER.format(os.environ["CC"]) in why, why
     assert not missing, missing
     return [info.name for info in sce.backends() if info.available]

@@ -78,7 +78,7 @@ def symbols(library: Path) -> list[Function]:
             # Only local symbols follow the source that they are from.
             functions.append(Function(start, start + int(size, 0), name, source if binding == "LOCAL" else ""))
     if not any(function.source for function in functions):
-        raise Wrong(f"{library.name} has no table of symbols: which functions are chosen at run time cannot be told")
+        raise Wrong(f"{library.name} has no table of symbols: the functions that are chosen at run time are unknown")
     return sorted(functions, key=lambda function: function.start)
 
 

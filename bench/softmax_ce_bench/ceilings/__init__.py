@@ -71,7 +71,7 @@ def call(what: str, source: Any, target: Any, threads: int | None = None) -> Cal
     source, target : ndarray
         C-contiguous, not empty, of the same shape and dtype.
     threads : int or None
-        As for :func:`softmax_ce.cross_entropy`.
+        The number of threads, as in :func:`softmax_ce.cross_entropy`.
 
     Returns
     -------

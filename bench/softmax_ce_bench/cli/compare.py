@@ -111,11 +111,11 @@ def compare(
 ) -> None:  # fmt: skip
     """Compare the speed and the error of the backends, and of other libraries that are installed.
 
-    Speed-ups are over the max-shifted formula written in NumPy (over the numpy backend where the formula cannot run),
-    and errors are measured against a high-precision reference. By default, all are run on
-    handwritten digits, to which softmax regression is fitted with each backend's gradient, and on some larger shapes.
-    You can name other sets or shapes, or your own arrays (--logits and --targets). If an output is named -, it goes to
-    standard output, and the tables go to standard error.
+    Speed-ups are relative to the max-shifted formula written in NumPy, or to the numpy backend if the formula cannot
+    run. Errors are measured against a high-precision reference. By default, the workloads are handwritten digits, on
+    which softmax regression is fitted with each backend's gradient, and some larger shapes. You can name other sets or
+    shapes, or your own arrays (--logits and --targets). If an output is named -, it goes to standard output, and the
+    tables go to standard error.
 
     The exit code is 0, or 2 if something is wrong or an output cannot be written.
     """

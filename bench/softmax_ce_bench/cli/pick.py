@@ -75,7 +75,7 @@ def _moved(option: str, command: str) -> Callable[[Any], Any]:
     def refuse(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
         if value is not None:
             words = " ".join(word for word in ("softmax-ce profile", command, value) if word)
-            raise Refused(f"{option} is a command of its own now: {words}")
+            raise Refused(f"{option} is now a command: {words}")
 
     # Whatever follows is its value, if it is not another option: the message then shows the whole command.
     return click.option(
@@ -252,7 +252,7 @@ def _write(chosen: profile.Fleet, output: Path | None, shown_on: Console) -> Non
     variable = where.PROFILE_VARIABLE if output is None and where.file_asked_for() is not None else None
     variable = where.BACKEND_VARIABLE if where.backend_asked_for() is not None else variable
     if variable is not None:
-        lines.append(f"Not where {variable} is set, as it is here: {os.environ[variable]}")
+        lines.append(f"This does not apply where {variable} is set, as it is here: {os.environ[variable]}")
     shown_on.print("", *lines, sep="\n", markup=False, soft_wrap=True)
 
 

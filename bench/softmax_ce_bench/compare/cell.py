@@ -57,7 +57,7 @@ def measure(
     share : float
         Seconds for this cell.
     tell : callable
-        Told what is going on, and the fraction of the cell that is done.
+        Called with the current step and the fraction of the cell that is done.
 
     Returns
     -------

@@ -172,7 +172,7 @@ class Participants:
             reason = why_not(name, ready.workload, ready.options, request.options.reduction, request.operations)
             if reason is None and name not in fitting:
                 needed = memory.needed_by_peer(planned.source.elements, planned.source.dtype)
-                reason = f"its process would need about {memory.size(needed)}, which are not free beside the others"
+                reason = f"its process would need about {memory.size(needed)}, more than is free beside the others"
             if reason is not None:
                 found[name] = reason
         return found
@@ -206,7 +206,7 @@ def why_not(
     """Return why a peer does not take part in a cell, or None."""
     if options or reduction != "mean":
         asked = [option.replace("_", "-") for option in options] + [f"reduction {reduction}"] * (reduction != "mean")
-        return f"peers are called without options here: {', '.join(asked)}"
+        return f"peers are called without options: {', '.join(asked)}"
     peer = peers.BY_NAME[name]
     if not set(operations) & set(peer.operations):
         return f"{peer.title} has no {' or '.join(operations)}"

@@ -43,7 +43,7 @@ class Source:
     files : tuple of two Paths, or None
         The user's own arrays.
     ignore_index : int
-        Of those.
+        The label of their rows to ignore.
     """
 
     set: str
@@ -115,7 +115,7 @@ class CompareRequest:
     peers : tuple of str
         Installed ones.
     operations : tuple of str
-        Of `LOSSES`.
+        Names from the table of operations.
     threads : tuple of int or None
         Each as for :func:`softmax_ce.cross_entropy`.
     seconds : float
@@ -186,7 +186,7 @@ class CompareRequest:
         keys = [cell.key for cell in self.cells]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
-            raise RequestError(f"{twice} is asked for twice")
+            raise RequestError(f"{twice} is given twice")
         for source in self.sources:
             if self.weight is not None and self.weight.shape != (source.shape.classes,):
                 raise RequestError(
@@ -200,7 +200,7 @@ class CompareRequest:
                 each = memory.size(memory.array(source.elements, source.dtype))
                 raise RequestError(
                     f"{source.text} needs about {memory.size(needed)} (logits and gradient {each} each), "
-                    f"and {memory.size(free)} are free"
+                    f"and {memory.size(free)} is free"
                 )
 
     def peers_that_fit(self, source: Source) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ def of_shapes(shapes: tuple[tuple[int, int], ...], dtypes: tuple[str, ...], *, s
     """Return wide logits of the given shapes, in each dtype."""
     for dtype in dtypes:
         for rows, classes in shapes:
-            yield Source("shapes", Shape(f"{rows}x{classes}", rows, classes, "a shape as asked for"), dtype, soft)
+            yield Source("shapes", Shape(f"{rows}x{classes}", rows, classes, "a requested shape"), dtype, soft)
 
 
 def own(logits: Path, targets: Path, ignore_index: int = workloads.IGNORE_INDEX) -> Source:

@@ -100,7 +100,7 @@ def run(
     found = started(request)
     listener.started(found)
     for name in request.names:
-        listener.stage(f"compiling {name}, if it must be", 0.0, budget.left)
+        listener.stage(f"compiling {name}, if necessary", 0.0, budget.left)
         with suppress(Exception):  # whatever it raised, it will raise again when it is checked, and be rejected
             sce.get_backend(name).warmup({source.dtype for source in request.sources} | {"float64"})
     if not request.counts_loading:
@@ -189,7 +189,7 @@ class _Sequence:
                 try:
                     if ready is None or ready[0] is not planned.source:
                         ready = None  # the last workload's arrays go first
-                        self._tell(f"{planned.source.shape.name}: making the numbers")
+                        self._tell(f"{planned.source.shape.name}: making the workload")
                         ready = planned.source, PreparedWorkload(self._request, planned.source.maker(fit))
                     self._measure(planned, ready[1], todo)
                 except OutOfTime:
@@ -216,7 +216,7 @@ class _Sequence:
     def _leave_out(self, planned: PlannedCell) -> None:
         least = self._budget.least(planned.source.elements, self._labels())
         left = max(0.0, self._budget.left)
-        reason = f"the time was up: it takes {least:.0f} s at least, and {left:.0f} s were left"
+        reason = f"the time was up: it takes at least {least:.0f} s, and {left:.0f} s were left"
         self._run.not_measured.append(NotMeasured(planned.key, reason))
 
     def _labels(self) -> list[str]:

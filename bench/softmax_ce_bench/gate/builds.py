@@ -131,7 +131,7 @@ def make(sources: Sequence[tuple[BuildSource, Path]], edits: Sequence[Sequence[E
     ----------
     sources : sequence of (BuildSource, Path)
     edits : sequence of sequence of Edit
-        Of each source, if any.
+        The edit of each source, or None.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def apply(edit: Edit, tree: Path) -> None:
     path = tree / edit.file
     text = path.read_text(encoding="utf-8")
     if edit.old and text.count(edit.old) != 1:
-        raise BuildError(f"{edit.file}: {edit.old!r} stands there {text.count(edit.old)} times, not once")
+        raise BuildError(f"{edit.file}: {edit.old!r} occurs {text.count(edit.old)} times, not once")
     path.write_text(text.replace(edit.old, edit.new) if edit.old else text + edit.new, encoding="utf-8")
 
 

@@ -32,7 +32,7 @@ def backends(session: BuildTimer, build: Build) -> dict[str, tuple[str | None, b
     except ProcessError as error:
         raise BuildError(f"{build.side} cannot be imported: {error}") from None
     if not str(file).startswith(str(build.site)):
-        raise BuildError(f"{build.side}: {file} was imported in place of the build in {build.site}")
+        raise BuildError(f"{build.side}: {file} was imported instead of the build in {build.site}")
     return dict(found)
 
 

@@ -74,11 +74,11 @@ class Found:
     ratio : Ratio
         Median of head's time over base's, with its interval.
     p_slower : float
-        Of the sign test against a ratio of `SLOWER` or less.
+        The p-value of the sign test against a ratio of `SLOWER` or less.
     p_clean : float
-        Of the sign test against a ratio of `RULED_OUT` or more.
+        The p-value of the sign test against a ratio of `RULED_OUT` or more.
     p_different : float
-        Of the two-sided sign test against equal times.
+        The p-value of the two-sided sign test against equal times.
     call : Look
     look : int
         Which one this was, from 1.
@@ -124,7 +124,7 @@ def judge(base: ArrayLike, head: ArrayLike, look: int = 1, cells: int = 1, seed:
     cells : int
         In the run.
     seed : int
-        Of the interval's bootstrap.
+        The seed of the interval's bootstrap.
     """
     logs = np.log(np.asarray(head)) - np.log(np.asarray(base))
     call = Look(int(calls(logs[None], look, cells)[0]))

@@ -106,7 +106,7 @@ def read(files: Iterable[Path]) -> dict[tuple[int, int], int]:
         what = re.search(r"^desc: Trigger: Client Request: (\d+) (\d+)$", text, re.MULTILINE)
         total = re.search(r"^totals: (\d+)$", text, re.MULTILINE)
         if what is None or total is None:
-            raise BuildError(f"{file.name}: callgrind has not written what it counted there")
+            raise BuildError(f"{file.name}: it lacks the counts of callgrind")
         counts[int(what[1]), int(what[2])] = int(total[1])
     return counts
 
@@ -115,7 +115,7 @@ def _per_call(counts: dict[tuple[int, int], int], key: int, calls: int) -> float
     try:
         return (counts[key, 2 * calls] - counts[key, calls]) / calls
     except KeyError:
-        raise BuildError("callgrind has not counted every cell") from None
+        raise BuildError("callgrind did not count every cell") from None
 
 
 def _run(

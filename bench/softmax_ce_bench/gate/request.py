@@ -22,7 +22,7 @@ class GateRequest:
     workloads : tuple of (Shape, dtype)
     operations : tuple of str
     rounds : int
-        Of each measurement, before the first look.
+        The rounds of each measurement before the first look.
     seconds : float or None
         For measuring. Building and checking come before. None: the first rounds of all cells take what they take, and
         cells that are not clear yet go on for as long again.

@@ -26,10 +26,10 @@ class CellResult:
         Seconds a call, one a round, of the first measurement.
     first : Found
     second : Found or None
-        Of the second measurement, which only a cell has that the first called slower.
+        The result of the second measurement, which only cells have that the first called slower.
     verdict : Verdict
     instructions : tuple of two floats, or None
-        Of base and head, a call; None where they were not counted.
+        Instructions per call of base and head, or None if they were not counted.
     """
 
     cell: GateCell

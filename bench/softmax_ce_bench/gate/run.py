@@ -151,7 +151,7 @@ class _Measuring:
             if not todo:
                 return
             done = min(1.0, (now - begin) / (soft - begin)) if soft > begin else 1.0
-            self._round(todo, "going on with what is not clear yet", done, max(0.0, soft - now))
+            self._round(todo, "measuring the cells that are not clear yet", done, max(0.0, soft - now))
 
     def _todo(self, is_late: bool) -> list[GateCell]:
         """Return the cells that are not clear.
@@ -208,17 +208,19 @@ def _checked(
         elif name in request.backends:
             raise BuildError(f"backend {name!r} cannot be compared: base: {why_base}")
         else:
-            notes.append(f"{name}: not compared, since base has none: {why_base}")
+            notes.append(f"{name}: not compared, since base does not have it: {why_base}")
     wanted = cells.of(names, request.workloads, request.operations)
     session = BuildTimer(pair, wanted, folder, request.seed)
     reference = Reference(session)
     wrong_in_base, wrong_in_head = (reference.complaints(build, wanted) for build in pair)
     for cell, reason in wrong_in_head.items():
         if cell not in wrong_in_base:
-            raise BuildError(f"head is wrong, and so is not timed: {cell.backend} on {cell.workload_text}: {reason}")
+            raise BuildError(
+                f"head computes wrong results and is not timed: {cell.backend} on {cell.workload_text}: {reason}"
+            )
     for cell, reason in wrong_in_base.items():
-        notes.append(f"{cell.text}: not compared, since base is wrong there: {reason}")
+        notes.append(f"{cell.text}: not compared, since base computes wrong results there: {reason}")
     todo = [cell for cell in wanted if cell not in wrong_in_base]
     if not todo:
-        raise BuildError("the two builds have no backend in common that is right: nothing can be compared")
+        raise BuildError("no backend is correct in both builds: nothing can be compared")
     return session, todo, notes

@@ -73,7 +73,7 @@ class BuildTimer:
     folder : Path
         Where the workloads are put, for the processes to read.
     seed : int
-        Of the orders.
+        The seed of the orders.
     """
 
     def __init__(self, builds: tuple[Build, Build], cells: Sequence[GateCell], folder: Path, seed: int = 0) -> None:

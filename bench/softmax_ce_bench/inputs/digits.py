@@ -66,7 +66,7 @@ class Fit:
     accuracy : float
         The fraction of held-out digits recognised.
     logits : ndarray, shape (1797, 10)
-        Of all digits, in the order of :func:`load`.
+        The logits of all digits in the order of :func:`load`.
     """
 
     backend: str
@@ -109,13 +109,13 @@ def fit(
     Parameters
     ----------
     backend : str
-        Whose loss and gradient are used.
+        The backend that computes the loss and the gradient.
     dtype : {"float64", "float32"}
-        Of everything.
+        The dtype of all arrays.
     threads : int, optional
         Handed to the backend.
     steps : int
-        Of gradient descent.
+        The number of steps of gradient descent.
     on_step : callable, optional
         Called with the number of steps done.
 

@@ -262,7 +262,7 @@ def from_files(logits_file: str | Path, targets_file: str | Path, ignore_index: 
     try:
         checks.check_targets(problem, targets, ignore_index)
     except (TypeError, ValueError, IndexError) as error:
-        hint = f"; label rows that are to be ignored {ignore_index}" if isinstance(error, IndexError) else ""
+        hint = f"; label the rows to ignore {ignore_index}" if isinstance(error, IndexError) else ""
         raise WorkloadError(f"{targets_file} does not fit {logits_file}: {error}{hint}") from None
     return Workload(Path(logits_file).name, "your own arrays", logits, targets)
 

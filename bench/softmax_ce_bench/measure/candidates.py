@@ -20,7 +20,7 @@ class SharedArrays:
     ----------
     workload : Workload
     reduction : str
-        Of the calls.
+        The reduction of the calls.
     buffers : Buffers, optional
         Those of another workload of this shape and dtype, to be shared too.
     """
@@ -38,7 +38,7 @@ class SharedArrays:
         allocate : bool
             The call makes its results, in place of writing into the buffers.
         **options
-            Of the call, the backend's name and the number of threads among them.
+            The options of the call, including the backend's name and the number of threads.
         """
         buffers = None if allocate else self.buffers
         return operations.call(sce, operation, self.workload.logits, self.workload.targets, buffers, **options)

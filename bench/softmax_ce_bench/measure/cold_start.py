@@ -145,9 +145,9 @@ def measure(
     processes : int
         Rounds: fresh processes a backend, and twice as many where it compiles on first use.
     seed : int
-        Of the order within the rounds.
+        The seed of the order within the rounds.
     run : callable
-        In place of :func:`fresh_process`.
+        The function to use instead of :func:`fresh_process`.
 
     Returns
     -------

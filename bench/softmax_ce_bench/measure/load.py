@@ -78,7 +78,7 @@ def is_crowded(others: float | None, threads: int) -> bool:
     Parameters
     ----------
     others : float or None
-        As from :func:`cpus_of_others`.
+        The result of :func:`cpus_of_others`.
     threads : int
         That were at work, at most.
     """

@@ -114,11 +114,11 @@ def call(
     operation : str
         A key of `TABLE`.
     logits, targets : ndarray
-        Targets are left out where the operation takes none.
+        The targets are left out if the operation takes none.
     buffers : Buffers, optional
-        None: the results are allocated in the call.
+        If None, the call allocates its results.
     **options
-        Of the public function. The reduction is left out where there is none.
+        Options of the public function. Those that the operation does not take are left out.
 
     Returns
     -------

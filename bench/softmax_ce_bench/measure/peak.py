@@ -43,7 +43,7 @@ def measure(
     threads : int or None
     operation : str
     options : dict
-        Of the call.
+        The options of the call.
     allocate : bool
         A backend makes its results in the call, in place of writing into buffers.
 

@@ -167,7 +167,7 @@ class PeerService:
         variant : str
             Empty: the workload replaces everything that was loaded; else it is kept beside that under this name.
         options : mapping, optional
-            Of the call.
+            The options of the call.
         """
         if not variant:
             self._prepared = {}  # the last workload's arrays go first

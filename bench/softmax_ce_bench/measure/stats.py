@@ -60,7 +60,7 @@ def paired_ratio(numerator: ArrayLike, denominator: ArrayLike, *, seed: int = 0,
     numerator, denominator : array_like, shape (rounds,)
         Positive times; entry k of both was measured in round k.
     seed : int
-        Of the bootstrap.
+        The seed of the bootstrap.
     resamples : int
         Bootstrap resamples of the rounds.
 

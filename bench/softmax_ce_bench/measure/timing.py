@@ -130,7 +130,7 @@ def measure(
     most_seconds : float
         After `seconds` it goes on until there are rounds enough for an interval, but not beyond this.
     seed : int
-        Of the order within the rounds.
+        The seed of the order within the rounds.
     sample_seconds : float
         A sample is at least about this long.
     most_rounds : int
@@ -138,7 +138,7 @@ def measure(
     on_round : callable, optional
         Called after each round with the fraction done, in [0, 1].
     control : callable, optional
-        In place of :func:`frozen_control`.
+        The function to use instead of :func:`frozen_control`.
     clock : callable
         Seconds, as from :func:`time.perf_counter`.
 

@@ -41,7 +41,7 @@ class Peer:
     operations : tuple of str
         What it has, of :data:`softmax_ce_bench.measure.operations.TABLE`.
     dtypes : tuple of str
-        Of the logits that it is called with.
+        The dtypes of logits that it accepts.
     options : tuple of str
         Those of softmax_ce's options that it knows.
     in_process : bool
@@ -97,7 +97,7 @@ PEERS = (
         "torch",
         "PyTorch",
         "F.cross_entropy and autograd.grad: the autograd graph, a new array of log-probabilities and a new gradient; "
-        "torch.softmax and its kin: new results",
+        "torch.softmax, log_softmax and logsumexp: new results",
         "torch",
         ("torch",),
         _EXTRA,
@@ -132,7 +132,7 @@ PEERS = (
         "scipy",
         "SciPy",
         "special.log_softmax, its exponential, labels and mean by NumPy: new arrays at each step; one thread; "
-        "special's own normalizers",
+        "the normalizers of special",
         "scipy",
         ("scipy",),
         _EXTRA,

@@ -37,7 +37,7 @@ def screen(
         None: every backend.
     deny : tuple of str
     tell : callable
-        Told what is going on.
+        Called with a text for each step.
 
     Returns
     -------

@@ -45,7 +45,7 @@ def cold_starts(names: Iterable[str], run: cold_start.Runner = cold_start.fresh_
     ----------
     names : iterable of str
     run : callable
-        In place of :func:`softmax_ce_bench.measure.cold_start.fresh_process`.
+        The function to use instead of :func:`softmax_ce_bench.measure.cold_start.fresh_process`.
 
     Returns
     -------

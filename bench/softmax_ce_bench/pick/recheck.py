@@ -37,7 +37,7 @@ class CellCheck:
     outcome : {"holds", "loses", "unsure"}
     reason : str
     best : str or None
-        Whose cost is the least now.
+        The backend with the least cost now.
     ratio : Ratio or None
         The stored winner's cost over the best one's.
     """

@@ -24,7 +24,7 @@ class MaxError:
     ----------
     value : float
     unit : {"bound", "ulp"}
-        Of the proven error bound, or in units in the last place of the result.
+        A fraction of the proven error bound, or units in the last place of the result.
     """
 
     value: float
@@ -49,23 +49,23 @@ class PickRequest:
     Attributes
     ----------
     sources : tuple of Source
-        Empty: a grid of shapes that fits the time.
+        The workloads. If empty, a grid of shapes that fits the time.
     dtypes : tuple of str
-        Of that grid.
+        The dtypes of the default grid.
     operations : tuple of str
     threads : tuple of int or None
-        As calls are given it.
+        The numbers of threads that calls are given.
     seconds : float
-        For everything but cold starts.
+        The time for everything except cold starts.
     counts_loading : bool
-        False: the seconds begin once the backends have been loaded and compiled.
+        If False, the time starts once the backends have been loaded and compiled.
     objective : {"time", "memory", "coldstart"}
     also : tuple of str
-        Of "memory" and "coldstart": to be measured beside the objective.
+        Further objectives to measure: "memory" or "coldstart".
     max_error : MaxError or None
-        None: what the proven bound allows.
+        If None, the proven bound is the limit.
     allow : tuple of str or None
-        None: every backend.
+        The backends that may win, or None for all.
     deny : tuple of str
     order : tuple of str
         Backends that are simpler than the others; the rest follow in :func:`simplest_first`.

@@ -55,7 +55,7 @@ def pick(
     ----------
     request : PickRequest
     listener : Listener, optional
-        As of :func:`softmax_ce_bench.compare.run`.
+        Receives the progress, as in :func:`softmax_ce_bench.compare.run`.
     clock : callable
         Seconds.
 
@@ -109,7 +109,7 @@ def pick(
 def load(dtypes: Iterable[str], listener: compare.Listener) -> None:
     """Load the backends, and compile them if necessary, before the time starts."""
     for info in sce.backends():
-        listener.stage(f"compiling {info.name}, if it must be", 0.0, float("inf"))
+        listener.stage(f"compiling {info.name}, if necessary", 0.0, float("inf"))
         if info.available:
             with suppress(Exception):  # whatever it raised, it will raise again when it is checked
                 sce.get_backend(info.name).warmup({*dtypes, "float32", "float64"})

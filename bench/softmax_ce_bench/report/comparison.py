@@ -41,7 +41,7 @@ def fit_table(run: Run) -> Group:
         table.add_row(escape(fit.backend), f"{fit.final_loss:.6f}", f"{fit.accuracy:.1%}", difference, over)
         if not fit.passed:
             right = "an accuracy of at least 93%, and at most 1 over the bound"
-            notes.append(Text(f"  {fit.backend} fails; right is {right}", "red"))
+            notes.append(Text(f"  {fit.backend} fails; a correct backend has {right}", "red"))
     title = f"Softmax regression on handwritten digits: {run.fits[0].steps} steps of gradient descent, float64"
     caption = "  loss curve: largest relative difference; over bound: over what rounding explains"
     return _titled(title, table, *notes, Text(caption, style="dim"))
@@ -51,7 +51,7 @@ def cell_table(run: Run, cell: ComparedCell, *, verbose: bool = False) -> Group:
     """Return a table of one cell's times, speed-ups and errors. If verbose, it has every operation and candidate."""
     notes = [Text(f"  {_note(entry)}", style=_STYLES.get(entry.status, "")) for entry in cell.entries if entry.reason]
     if not cell.telling_rows:
-        said = f"none of the {cell.checked_rows} checked rows has a finite result and counts; this compares nothing"
+        said = f"none of the {cell.checked_rows} checked rows counts and has a finite result, so nothing is compared"
         notes.append(Text(f"  Warning: {said}", style="bold red"))
     table = _long_table(run, cell) if verbose else _short_table(run, cell)
     return _titled(title(cell), table, *notes)
@@ -192,9 +192,9 @@ def cold_table(run: Run) -> Group:
     where = next((start.peak_memory_cell for start in run.cold_starts if start.peak_memory_cell), None)
     base = run.settings.base
     caption = [
-        "  In fresh processes, NumPy being imported already; the first call is of 1 x 10 and loads the backend.",
-        f"  even after: {operation} calls until a start slower than {base}'s is made up for, nothing being cached / "
-        "with compiled code in its cache.",
+        "  Measured in fresh processes with NumPy imported. The first call has 1 x 10 logits and loads the backend.",
+        f"  even after: {operation} calls until a start slower than {base}'s has paid off, with nothing cached / "
+        "with compiled code in the cache.",
     ]
     if where:
         caption.append(

@@ -111,8 +111,8 @@ def compare(before: Run, after: Run, *, force: bool = False, threshold: float = 
     differing = _differing(_hardware(before.machine), _hardware(after.machine), HARDWARE)
     if differing and not force:
         raise DifferenceError(
-            f"they are from different machines, where times mean nothing side by side: {'; '.join(differing)}. "
-            "--force compares them nevertheless"
+            f"they are from different machines, whose times cannot be compared: {'; '.join(differing)}. "
+            "--force compares them anyway"
         )
     if before.settings.results != after.settings.results:
         raise DifferenceError(
@@ -124,12 +124,12 @@ def compare(before: Run, after: Run, *, force: bool = False, threshold: float = 
     if both and not common:
         counts = f"{before.machine.cpus_available} and {after.machine.cpus_available}"
         raise DifferenceError(
-            f"they could use {counts} CPUs, and none of their common cells has a number of threads that both could "
-            "run: --threads fixes it"
+            f"they could use {counts} CPUs, and no common cell has a number of threads that both could run: "
+            "fix it with --threads"
         )
     changes = [change for key in common for change in _changes(olds[key], news[key], threshold)]
     if not changes:
-        raise DifferenceError("they have nothing in common: no candidate was timed in the same cell of both")
+        raise DifferenceError("no candidate was timed in the same cell of both")
     timed_before, timed_after = _timed(before), _timed(after)
     return RunDifference(
         tuple(changes),
@@ -278,7 +278,7 @@ def table(difference: RunDifference, threshold: float = THRESHOLD) -> Group:
         said = ", ".join(difference.other_cpus)
         lines.append(Text(f"Not compared, since the two runs could use different numbers of CPUs: {said}."))
     if difference.versions:
-        lines.append(Text(f"What differs (first and second): {'; '.join(difference.versions)}."))
+        lines.append(Text(f"Differences (first and second): {'; '.join(difference.versions)}."))
     if difference.contaminated:
         which = words.listed(difference.contaminated)
         lines.append(Text(f"INCONCLUSIVE: {which} is contaminated; run again when the machine is quiet.", "bold red"))
@@ -294,5 +294,5 @@ def finding(difference: RunDifference, threshold: float = THRESHOLD) -> str:
     """Return in one sentence what has changed."""
     count = {verdict: sum(change.verdict == verdict for change in difference.changes) for verdict in (SLOWER, FASTER)}
     if not any(count.values()):
-        return f"None of {len(difference.changes)} timings has changed by {threshold:.0%} or more."
+        return f"None of the {len(difference.changes)} timings has changed by {threshold:.0%} or more."
     return f"Of {len(difference.changes)} timings {count[SLOWER]} are slower and {count[FASTER]} faster."

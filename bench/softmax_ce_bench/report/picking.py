@@ -159,7 +159,11 @@ def _regrets(stored: Profile) -> list[Text]:
     lines = [Text("Regret: cost over the best eligible backend's, mean and worst over the cells", style="bold")]
     singles = regret.of_single(stored.cells, stored.objective)
     for found in (regret.of_profile(stored.cells, stored.objective), *singles[:1]):
-        who = "the profile (ties go to the simpler)" if found.name == "profile" else f"{found.name} for everything"
+        who = (
+            "the profile (ties go to the simpler backend)"
+            if found.name == "profile"
+            else f"{found.name} for everything"
+        )
         worst = f"{found.worst:.1%} at {_named(found.where)}" if found.worst > 0 else "none"
         lines.append(Text(f"  {who}: {found.mean:.1%}; worst {worst}"))
     if not singles:
@@ -189,10 +193,10 @@ def _legend(rounds: Iterable[int], tie: float, order: Sequence[str], drift: floa
     span = f"{distinct[0]} to {distinct[-1]}" if len(distinct) > 1 else f"{distinct[0]}"
     said = (
         f"Medians of {span} interleaved rounds, ± half of the 95% interval. (tie), =: the interval of the paired "
-        f"ratio reaches 1, or the gap is below {tie:.0%}; the simplest wins, in the order "
+        f"ratio reaches 1, or the gap is below {tie:.0%}; the simplest of them wins, in the order "
         f"{', '.join(order)}. x: may not win."
     )
-    return said if drift is None else f"{said} The control differs from itself by {drift:.1%} at most."
+    return said if drift is None else f"{said} The control differs from itself by at most {drift:.1%}."
 
 
 def _stored_machine(found: Profile) -> str:
@@ -210,7 +214,7 @@ def rechecked(stored: Profile, found: Recheck) -> Group:
     parts: list[RenderableType] = [""]
     for outcome, heading, style in (
         (LOSES, f"Stored winners that lose by more than {LOSS:.0%} now", "bold red"),
-        (UNSURE, "Cells that cannot be told", "yellow"),
+        (UNSURE, "Cells without a verdict", "yellow"),
     ):
         verdicts = losers(found.of(outcome))
         if verdicts:
@@ -254,7 +258,7 @@ def explained(stored: Profile, asked: tuple[int, int], what: Cell, around: Neigh
         One of those that stand for the call: its dtype, operation and threads.
     around : Neighbourhood
     """
-    choice = around.choice or "nobody: the safe default runs"
+    choice = around.choice or "none: the safe default runs"
     names = [name for name in stored.order if any(_figure(cell.of(name), stored.objective) for cell, _ in around.cells)]
     table = plain_table()
     for heading in ("rows x classes", "weight"):
@@ -299,7 +303,7 @@ def standing(stored: Profile, path: str, differences: Sequence[Difference]) -> G
     """Return where a profile comes from, and whether it is followed here."""
     origin = Text(f"\nProfile {path} of {stored.date}, by: {stored.command}", overflow="fold")
     if not differences:
-        return Group(origin, Text("Its fingerprint is this machine's and build's."))
+        return Group(origin, Text("Its fingerprint matches this machine and build."))
     return Group(
         origin,
         Text("It is not followed here, because it comes from another machine or build:", style="bold red"),

@@ -22,7 +22,7 @@ def printable(value: T) -> T:
     Returns
     -------
     any
-        Of the same type. Each character that cannot be printed is an escape sequence as in Python: ``\\x1b``,
+        A value of the same type. Each character that cannot be printed is an escape sequence as in Python: ``\\x1b``,
         ``\\n``, ``\\u202e``. A byte of a name that is not UTF-8 is ``\\xff``.
 
     Examples

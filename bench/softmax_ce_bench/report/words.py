@@ -19,7 +19,7 @@ def finding(cell: ComparedCell, base: str) -> str:
         return f"too few rounds ({cell.rounds}) to tell; a longer --time-budget gives more"
     by_operation = {operation: facts.fastest for operation, facts in cell.operations.items()}
     if not any(by_operation.values()):
-        return "no candidate is right here"
+        return "no candidate is correct here"
     speedups = {(e.name, o): timing.speedup.median for e in cell.entries for o, timing in e.timings.items()}
     # Operations with one outcome share a clause.
     clauses: dict[tuple[str, ...], list[str]] = {}
@@ -137,21 +137,20 @@ def provenance(run: Run) -> list[str]:
         f"{settings.confidence:.0%} bootstrap interval. *: fastest, or tied with it (intervals overlap, or the gap is "
         f"below {settings.tie:.0%}).",
         f"The control, one NumPy kernel under two names, differs from itself by "
-        f"{drift(run)} at most. A sample lasts "
+        f"at most {drift(run)}. A sample lasts "
         f"{duration(settings.sample_seconds)} or more, of which the timer takes "
         f"{duration(max(cell.timer_overhead for cell in cells))}.",
         _ceilings(run),
-        f"error / bound: the worst error over the proven bound, right up to 1, against extended precision, on drawn "
-        f"rows of at most {settings.checked_elements:,} elements. ULP: that of the loss, of the gradient, and of "
-        f"each normalizer, in units in the last place.",
+        f"error / bound: the worst error over the proven bound, at most 1 if correct, against extended precision, on "
+        f"random rows of at most {settings.checked_elements:,} elements. ULP: the worst error of the loss, of the "
+        f"gradient, and of each normalizer, in units in the last place.",
     ]
     measured = {entry.name for cell in cells for entry in cell.entries if entry.timings}
     peers = [c for c in run.candidates if c.kind == PEER and c.name in measured]
     if peers:
         said.append(
-            "Peers run in processes of their own, numpy-written in this one; of their arithmetic nothing is declared, "
-            "so that they may exceed the bound and are rejected where they are off by more than 1e-4. What their times "
-            "include:"
+            "Peers run in processes of their own, numpy-written in this one. Their arithmetic is not known, so they "
+            "may exceed the bound; they are rejected if they are off by more than 1e-4. What their times include:"
         )
         said += [f"  {candidate.name}: {candidate.includes}." for candidate in peers]
     return said
@@ -175,7 +174,7 @@ def missing_peers(run: Run) -> list[str]:
         return []
     ways = dict.fromkeys(candidate.how_to_get for candidate in missing)
     titles = listed([candidate.title for candidate in missing])
-    return [f"Not installed, and so not compared: {titles}", f"To get them: {'; '.join(ways)}"]
+    return [f"Not installed and not compared: {titles}", f"To get them: {'; '.join(ways)}"]
 
 
 def break_even(start: ColdStart, cell: str, operation: str) -> str:

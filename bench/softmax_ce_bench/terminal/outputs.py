@@ -56,7 +56,7 @@ class OutputFile(click.ParamType):  # type: ignore[type-arg]  # generic since cl
             return value
         name = os.fspath(value)
         if not name:
-            self.fail("a file's name is not empty; - is standard output", param, ctx)
+            self.fail("a file's name cannot be empty; - is standard output", param, ctx)
         if name.endswith(("/", os.sep)):
             self.fail(f"{printable(name)} names a folder, not a file", param, ctx)
         return Destination(name)
@@ -189,7 +189,7 @@ def _taken(read: Iterable[Path | None]) -> dict[Any, str]:
     taken: dict[Any, str] = {}
     for path in read:
         if path is not None and (key := _key(Destination(os.fspath(path)))) is not None:
-            taken[key] = "it is a file that is read"
+            taken[key] = "it is an input file"
     for number, name in _STANDARD.items():
         with suppress(OSError):
             found = os.fstat(number)

@@ -37,7 +37,7 @@ def check(file: Path | None, time_budget: float | None, force: bool) -> None:
         said = "; ".join(map(str, differences))
         raise Refused(
             f"profile {path} is not followed here: {said}. Run softmax-ce pick to "
-            "measure anew, or add --force to check it nevertheless"
+            "measure anew, or add --force to check it anyway"
         )
     seconds = SECONDS if time_budget is None else time_budget
     shown_on = console()

@@ -31,7 +31,7 @@ def part(run: Run) -> Part:
     """Return the picture, or the reason why there is none."""
     found = _points(run)
     if not found:
-        return Part("accuracy", _TITLE, (), "No errors were taken: a longer --time-budget leaves time for them.")
+        return Part("accuracy", _TITLE, (), "No errors were measured: a longer --time-budget leaves time for them.")
     known, operation = marks(run), rated(run)
     names = [candidate.name for candidate in run.candidates if any(point.name == candidate.name for point in found)]
     wrong = [name for name in names if any(p.name == name and p.slower is None for p in found)]
@@ -75,8 +75,8 @@ def part(run: Run) -> Part:
         axes.legend(drawn, names, known, line=False)
         shown = svg.inline(drawn, "accuracy", _TITLE, _description(found, names))
     caption = (
-        "Each mark is one candidate on one workload; left is faster, lower is more accurate. Up to 1 a backend is "
-        "right; of other libraries no bound is known, and they are held against that of a plain kernel."
+        "Each mark is one candidate on one workload; left is faster, lower is more accurate. A backend is "
+        "correct up to 1. Other libraries have no known bound and are compared with that of a plain kernel."
     )
     if wrong:
         caption += " At the right are results so wrong that they were not timed: rejected, whatever their speed."

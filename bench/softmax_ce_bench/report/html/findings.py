@@ -104,7 +104,9 @@ def _peers(run: Run, told: list[ComparedCell]) -> str:
             said.append(f"{candidate.title} {_span(ratios)}")
     if not said:
         return ""
-    return f"Other libraries, which allocate their results, take so many times as long as {best[0]}: {'; '.join(said)}."
+    return (
+        f"Other libraries, which allocate their results, take this many times as long as {best[0]}: {'; '.join(said)}."
+    )
 
 
 def _errors(run: Run) -> str:

@@ -57,10 +57,10 @@ def picture(result: GateResult) -> Picture:
         low, high = panel.get_xlim()
         panel.set_xlim(min(low, 1 - _LEAST), max(high, 1 + _LEAST))
         panel.grid(visible=False, axis="y")
-        panel.set_xlabel(f"head / base; shown to be right of the dashed line ({SLOWER:.3g}), twice: slower")
+        panel.set_xlabel(f"head / base; slower: shown twice to be right of the dashed line ({SLOWER:.3g})")
         shown = svg.inline(drawn, "forest", title, gating.sentence(result))
     caption = (
-        "Medians over rounds of the paired ratios, with their 95% intervals. The control, first, is the same kernel on "
-        "both sides: beyond the band around 1 nothing else is to be believed."
+        "Medians over rounds of the paired ratios, with their 95% intervals. The control comes first and is the "
+        "same kernel on both sides. If it lies outside the band around 1, do not trust the other cells."
     )
     return Picture("figure-forest", title, caption, shown)

@@ -33,7 +33,9 @@ def part(run: Run) -> Part:
         names = _choosable(run, each)
         if len(names) > 1:
             drawn.append(_regrets(run, each, names, k))
-    return Part("maps", "Who is fastest where, and what one choice for all costs", drawn, "" if drawn else _MISSING)
+    return Part(
+        "maps", "The fastest candidate by shape, and the cost of one backend for all", drawn, "" if drawn else _MISSING
+    )
 
 
 def _is_map(each: Slice) -> bool:
@@ -111,7 +113,7 @@ def _winners(run: Run, each: Slice, number: int) -> Picture:
                 met.update(names)
                 _draw_winner(panel, *grid.place(shape), names, known)
                 if operation == rated(run):
-                    said.append(f"{shape[0]} rows, {shape[1]} classes: {words.listed(names) if names else 'nobody'}")
+                    said.append(f"{shape[0]} rows, {shape[1]} classes: {words.listed(names) if names else 'none'}")
         handles = [
             Patch(facecolor=mark.colour, alpha=0.4, label=mark.label) for name, mark in known.items() if name in met
         ]
@@ -120,7 +122,7 @@ def _winners(run: Run, each: Slice, number: int) -> Picture:
         key, title = f"winners-{number}", f"Fastest by rows and classes: {each.title}"
         shown = svg.inline(drawn, key, title, f"Fastest in {rated(run)}. {'; '.join(said)}.")
     caption = (
-        f"The fastest of those that are right. Hatched: a tie, which names all that tie (intervals overlap, "
+        f"The fastest correct candidate. Hatched: a tie, with the names of all that tie (intervals overlap, "
         f"or the gap is below {run.settings.tie:.0%}). A dot: not measured."
     )
     return Picture(f"figure-{key}", title, caption + _several(grid), shown)
@@ -176,7 +178,7 @@ def _regrets(run: Run, each: Slice, names: Sequence[str], number: int) -> Pictur
         key, title = f"regret-{number}", f"Regret of one backend for all: {operation}, {each.title}"
         shown = svg.inline(drawn, key, title, f"Slower than the fastest. {'; '.join(said)}.")
     caption = (
-        "What each backend takes longer than the fastest of all candidates that are right; 0% where it is the "
+        "The extra time of each backend over the fastest correct candidate: 0% if it is the "
         "fastest, 3x where it takes three times as long. "
         "wrong: rejected there. A dot: not measured."
     )
@@ -199,6 +201,5 @@ def _percent(regret: float) -> str:
 def _several(grid: _Map, more: str = "") -> str:
     if all(len(cells) == 1 for cells in grid.cells.values()):
         return ""
-    return (
-        f" Some squares stand for several workloads of one shape{more or '; who is not fastest in all is not named'}."
-    )
+    more = more or " and name only who is fastest in all of them"
+    return f" Some squares stand for several workloads of one shape{more}."

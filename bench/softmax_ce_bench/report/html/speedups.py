@@ -20,7 +20,7 @@ def part(run: Run) -> Part:
     cells = [cell for cell in run.cells if _others(run, [cell])][:_MOST_CELLS]
     title = f"Speed-up over {base}"
     if not cells:
-        missing = f"No candidate but {base} was timed: --backend and --peers say whom to measure beside it."
+        missing = f"Only {base} was timed: --backend and --peers name others to measure beside it."
         return Part("speedups", title, (), missing)
     names = _others(run, cells)
     known = marks(run)

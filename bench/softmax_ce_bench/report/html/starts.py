@@ -16,8 +16,8 @@ from softmax_ce_bench.report.html.palette import colour, marks, short
 from softmax_ce_bench.report.html.picture import Part, Picture
 from softmax_ce_bench.report.html.selection import can_be_drawn, timing
 
-_MISSING = "It was not measured, or nothing came of it: --cold-start measures it, in fresh processes."
-_NO_MEMORY = "Peak memory is known on Linux alone, and was not measured: --cold-start measures it, in fresh processes."
+_MISSING = "There are no figures: --cold-start measures them, in fresh processes."
+_NO_MEMORY = "Peak memory was not measured, and is known on Linux only: --cold-start measures it, in fresh processes."
 _SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}  # bytes
 _CALLS = 1e6
 
@@ -127,8 +127,8 @@ def _first_calls(run: Run, starts: list[ColdStart]) -> Picture:
         )
         shown = svg.inline(drawn, "starts", title, f"{said}.")
     caption = (
-        "Fresh processes in which NumPy is imported already; the first call is of 1 x 10 and loads the backend, or "
-        "compiles it. cached: in a later process, which finds compiled code on disk. Logarithmic."
+        "Measured in fresh processes with NumPy imported. The first call has 1 x 10 logits and loads or compiles the "
+        "backend. cached: in a later process, which finds compiled code on disk. Logarithmic."
     )
     return Picture("figure-starts", title, caption, shown)
 
@@ -152,7 +152,7 @@ def _break_even(run: Run, starts: list[ColdStart]) -> Picture | None:
         return None
     by_size = sorted(timed, key=lambda cell: cell.inputs.rows * cell.inputs.classes)
     cells = [by_size[0], by_size[-1]] if len(by_size) > 1 else by_size
-    title = f"Whole time after so many {operation} calls"
+    title = f"Total time after a number of {operation} calls"
     with svg.style():
         drawn = svg.figure(4.1 * len(cells) + 0.4, 3.9)
         panels = drawn.subplots(1, len(cells), squeeze=False)[0]
@@ -208,7 +208,7 @@ def _said(run: Run, starts: list[ColdStart], cells: list[ComparedCell], operatio
         ]
         if each:
             said.append(
-                f"On {words.label(run, cell)} a slower start than {run.settings.base}'s is made up for: "
+                f"On {words.label(run, cell)}, a start slower than {run.settings.base}'s pays off: "
                 f"{', '.join(each)} calls"
             )
     return f"{'. '.join(said)}." if said else "Import, first call and later calls added up."

@@ -68,7 +68,7 @@ def fastest(run: Run) -> PageTable:
         ]
         rows.append(row)
     headings = ("workload", "what it stands for", *operations, "rounds", "control drift")
-    caption = "Who is fastest, in each operation; = joins those that tie."
+    caption = "The fastest candidates of each operation; = joins ties."
     return PageTable("fastest", caption, headings, frozenset((len(headings) - 2, len(headings) - 1)), rows)
 
 
@@ -126,8 +126,8 @@ def excluded(run: Run) -> PageTable | None:
     ]
     if not rows:
         return None
-    caption = "Not ranked, and why."
-    return PageTable("excluded", caption, ("candidate", "workload", "what became of it", "reason"), frozenset(), rows)
+    caption = "Candidates that are not ranked, and why."
+    return PageTable("excluded", caption, ("candidate", "workload", "outcome", "reason"), frozenset(), rows)
 
 
 def starts(run: Run) -> PageTable | None:
@@ -156,8 +156,8 @@ def starts(run: Run) -> PageTable | None:
     )
     headings = ("candidate", "import", "first call, cold", "first call, cached", "peak memory", *after)
     caption = (
-        f"Before the first call. even after: {operation} calls until a start slower than {run.settings.base}'s is "
-        "made up for, nothing being cached / with compiled code in its cache."
+        f"Before the first call. even after: {operation} calls until a start slower than {run.settings.base}'s has "
+        "paid off, with nothing cached / with compiled code in the cache."
     )
     return PageTable("starts", caption, headings, frozenset(range(1, len(headings))), rows)
 
