@@ -22,7 +22,8 @@ from softmax_ce.contract import Backend
 from softmax_ce.fold import NO_LABEL, NO_MASS, ONE_CLASS, ONE_ROW
 
 _FLOAT64 = np.dtype(np.float64)
-_NO_MASS, _ONE = NO_MASS[_FLOAT64], ONE_CLASS[_FLOAT64]
+_NO_MASS: Any = NO_MASS[_FLOAT64]
+_ONE: Any = ONE_CLASS[_FLOAT64]
 
 _SMALL = 2.0**-19  # below this part of the cross-entropy, the difference of two is not accurate enough for a float32
 _CHUNK = 1 << 13  # elements of a polynomial at a time: they stay in L1
@@ -134,7 +135,8 @@ class Blocks:
         # p and t have the same sum. What is left of their difference is an error that all delta share, taken out here.
         surplus = _sums(difference)
         kl = np.maximum(_sums(terms) - 0.5 * surplus * surplus, 0.0)
-        difference -= (t + difference) * surplus[:, None]
+        difference -= t * surplus[:, None]
+        difference /= (1 + surplus)[:, None]
         if some_masked:
             far = ~(kl < np.inf) & ~((x == -np.inf) & (t > 0)).any(axis=1)
             if far.any():

@@ -72,7 +72,7 @@ def _reduce(problem: Problem, factors: Factors, outputs: Outputs, out: Any, tota
     return out
 
 
-def _check_others(problem: Problem, target_logits: Any, axis: Any) -> Rows:
+def _check_others(problem: Problem, target_logits: Any, axis: Any) -> Any:
     """Return the target logits, which must have the logits' shape, as rows, and add them to the problem."""
     others = checks.check_logits(target_logits, axis, "target_logits")
     if others.source.shape != problem.source.shape:
@@ -101,13 +101,13 @@ def _check_buffers(
 
 
 def _run(
-    chosen: Backend, problem: Problem, others: Rows, factors: Factors, temperature: float, outputs: Outputs,
+    chosen: Backend, problem: Problem, others: Any, factors: Factors, temperature: float, outputs: Outputs,
     threads: int | None,
 ) -> None:  # fmt: skip
     """Compute every row, in blocks that are shared among threads."""
     if problem.n_rows == 0:
         return
-    logits = problem.logits
+    logits: Any = problem.logits
     grad = None if outputs.grad is None else Rows(outputs.grad, problem.axis, problem.compute)
     by = next((rows for rows in (logits, others, grad) if rows is not None and rows.direct is None), logits)
 

@@ -112,7 +112,7 @@ class Transformed:
         with np.errstate(all="ignore"):
             if self.softcap is not None:
                 grad *= slope
-        if self.leaves_out:
+        if self.leaves_out and loss is not None:  # without a loss, there are no targets
             self._blank(start, stop, loss[start:stop], grad)
 
     def _blank(self, start: int, stop: int, loss: Any, grad: Any) -> None:

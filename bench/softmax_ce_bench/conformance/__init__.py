@@ -5,7 +5,19 @@
 AssertionError when the backend is wrong, and returns the worst error over its bound that it saw.
 """
 
-from softmax_ce_bench.conformance import accuracy, bad_input, edges, kernels, known_cases, layouts, limits, relations
+from softmax_ce_bench.conformance import (
+    accuracy,
+    bad_input,
+    divergences,
+    edges,
+    hessians,
+    kernels,
+    known_cases,
+    layouts,
+    limits,
+    relations,
+    transforms,
+)
 from softmax_ce_bench.conformance.harness import (
     CHECKS,
     AssertionsOff,
@@ -20,4 +32,16 @@ from softmax_ce_bench.conformance.harness import (
 __all__ = ["CHECKS", "AssertionsOff", "Check", "Result", "Subject", "count_checks", "run_checks", "select"]
 
 # Importing the modules filled CHECKS, in this order.
-_MODULES = (known_cases, accuracy, edges, relations, layouts, bad_input, kernels, limits)
+_MODULES = (
+    known_cases,
+    accuracy,
+    edges,
+    relations,
+    layouts,
+    bad_input,
+    kernels,
+    transforms,
+    hessians,
+    divergences,
+    limits,
+)

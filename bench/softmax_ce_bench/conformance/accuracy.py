@@ -41,9 +41,9 @@ def wide_spreads(subject: Subject) -> float:
 @check(dtypes=NATIVE, stable=None)
 def many_equal_terms(subject: Subject) -> float:
     """A quarter of a million of them: in one running sum, roundings that all point the same way would add up."""
-    x = np.full((4, 1 << 18), [[-0.3], [-1.1], [-1.7], [-2.3]])
+    x = np.full((2, 1 << 18), [[-0.3], [-1.7]])
     x[:, 5] = 0
-    return judge_all(subject, subject.array(x), [5, 0, 5, 0], "equal terms")
+    return judge_all(subject, subject.array(x), [5, 0], "equal terms")
 
 
 @check(stable=None)

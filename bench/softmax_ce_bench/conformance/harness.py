@@ -77,6 +77,10 @@ class Subject:
     def both(self, logits: Any, targets: Any, **options: Any) -> Any:
         return sce.cross_entropy_with_grad(logits, targets, **{"reduction": "none", **options}, **self.where)
 
+    def all_three(self, logits: Any, targets: Any, **options: Any) -> Any:
+        """Loss, gradient and Hessian's diagonal."""
+        return sce.cross_entropy_with_hessian(logits, targets, **{"reduction": "none", **options}, **self.where)
+
     def truth(self, logits: Any, targets: Any, **options: Any) -> tuple[oracle.Truth, oracle.Bounds]:
         """The reference for (N, C) logits, and what this subject may be off by."""
         truth = oracle.evaluate(logits, targets, **options)
@@ -269,13 +273,22 @@ def _worst_entry(result: Any, truth: Any, bound: Any) -> str:
 
 
 def judge_all(subject: Subject, logits: Any, targets: Any, what: str, **options: Any) -> float:
-    """Loss, gradient and log-sum-exp of one call against the oracle."""
+    """Loss, gradient, Hessian and log-sum-exp against the oracle; a cap has no Hessian."""
     loss, grad, lse = subject.both(logits, targets, return_lse=True, **options)
     truth, bound = subject.truth(logits, targets, **options)
-    return max(
+    worst = max(
         judge(subject, loss, truth.loss, bound.loss, f"loss, {what}"),
         judge(subject, grad, truth.grad, bound.grad, f"gradient, {what}"),
         judge(subject, lse, truth.lse, bound.lse, f"log-sum-exp, {what}"),
+    )
+    if options.get("softcap") is not None:
+        return worst
+    loss, grad, hess = subject.all_three(logits, targets, **options)
+    return max(
+        worst,
+        judge(subject, loss, truth.loss, bound.loss, f"loss beside the Hessian, {what}"),
+        judge(subject, grad, truth.grad, bound.grad, f"gradient beside the Hessian, {what}"),
+        judge(subject, hess, truth.hess, bound.hess, f"Hessian, {what}"),
     )
 
 

@@ -64,11 +64,11 @@ class Truth:
     weight, gain : ndarray, shape (N,)
         r and r * v.
     z_loss : float
-    slope : ndarray, shape (N, C)
+    slope : ndarray, shape (N, C), or (1, 1) for all
         The derivative of the transformed logits by those that were given.
     scale : float
         `logit_scale`.
-    moved, slope_error : ndarray, shape (N, C)
+    moved, slope_error : ndarray, shape (N, C), or (1, 1) for all
         In units of roundoff, what rounding may move a transformed logit by, and the relative error of its slope.
     broken, counts : ndarray of bool, shape (N,)
     """
@@ -157,7 +157,8 @@ def evaluate(
         y = (at, label[at])
         rest = total - mass + 2 * z_loss * lse
         grad[y] = gain[at] * (rest[at] * p[y] - mass[at] * (others.sum(axis=1) / s)[at] - (target[y] - mass[at]))
-        grad, hess = np.where(part, grad * slope, 0 * slope), hess * (logit_scale * logit_scale)
+        grad, hess = grad * slope, hess * (logit_scale * logit_scale)
+        grad[~part] = 0 * slope[0, 0]
         nan = arithmetic.array([np.nan])[0]
         loss[broken], grad[broken], hess[broken], p[broken] = nan, nan, nan, nan
         log_p = -(gap + log_sum[:, None])
@@ -180,15 +181,17 @@ def _transform(
     x: Array, scale: float, softcap: float | None, part: Array, arithmetic: Arithmetic
 ) -> tuple[Array, Array, Array, Array]:
     """The transformed logits, their slope, what rounding may move them by, and the slope's relative error, in units."""
-    still = np.zeros(x.shape)
+    still = np.zeros((1, 1))
+    if softcap is None and scale == 1.0:
+        return x, arithmetic.array(np.ones((1, 1))), still, still
     if softcap is None:
         size = np.abs(np.where(np.isfinite(x.astype(np.float64)), x, 0)).astype(np.float64) * scale
-        return x * scale, np.full(x.shape, arithmetic.array(scale)), 2 * size if scale != 1.0 else still, still
+        return x * scale, arithmetic.array(np.full((1, 1), scale)), 2 * size, still
     cap = arithmetic.array(softcap)
     reach = x * scale / cap
-    less = arithmetic.expm1(-2 * np.abs(reach))  # exp(-2 |x / c|) - 1
-    tanh = np.where(reach < 0, 1, -1) * less / (2 + less)
-    sech2 = 4 * (1 + less) / ((2 + less) * (2 + less))
+    q, less = arithmetic.exp(-2 * np.abs(reach)), arithmetic.expm1(-2 * np.abs(reach))
+    tanh = np.where(reach < 0, 1, -1) * less / (1 + q)
+    sech2 = 4 * q / ((1 + q) * (1 + q))
     size = np.abs(np.where(np.isfinite(reach.astype(np.float64)), reach, 0)).astype(np.float64)
     moved = softcap * ((sech2 * size).astype(np.float64) * 2 + np.abs(tanh).astype(np.float64) * (TANH + 2))
     none = arithmetic.array(-np.inf)

@@ -67,7 +67,9 @@ _NUMBERS = ("z_loss", "scale")
 
 def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted: bool) -> Bounds:
     t = {
-        name: np.asarray(getattr(truth, name)).astype(np.longdouble) for name in Truth.__slots__ if name not in _NUMBERS
+        name: np.asarray(getattr(truth, name)).astype(np.longdouble, copy=False)
+        for name in Truth.__slots__
+        if name not in _NUMBERS
     }
     limits: Any = np.finfo(real)
     u, tiny = float(limits.eps) / 2, float(limits.smallest_subnormal)
@@ -88,11 +90,13 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     q, far = _others(p, gap), _others(np.where(p > 0, p * np.where(p > 0, gap, 0), 0), gap)
     away = np.where(q > 0, far / np.where(q > 0, q, 1), 0)  # the mean of d over the other classes
     # What the rounding of transformed logits adds, to first order, with room for the second.
-    moved = np.where(p > 0, u * t["moved"], 0)
-    moved = moved * np.exp(2 * moved.max(axis=1, keepdims=True))
-    shared = (p * moved).sum(axis=1)
-    moved_p = p * (q * moved + _others(p * moved, gap))
-    lse, softmax = lse + shared, softmax + moved_p
+    is_moved = t["moved"].any()
+    moved = moved_p = np.zeros((1, 1), np.longdouble)
+    if is_moved:
+        moved = np.where(p > 0, u * t["moved"], 0)
+        moved = moved * np.exp(2 * moved.max(axis=1, keepdims=True))
+        moved_p = p * (q * moved + _others(p * moved, gap))
+        lse, softmax = lse + (p * moved).sum(axis=1), softmax + moved_p
     log_softmax = lse[:, None] + moved + u * np.abs(np.where(np.isfinite(gap), 2 * gap + log_sum[:, None], 0)) + floor
 
     # Loss. One number from the label, the tighter of two where the label has the largest logit.
@@ -115,14 +119,14 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     loss = np.where(hard_only, mass * np.where(tight, np.minimum(one, small), one), loss)
     z_loss = abs(truth.z_loss)  # in a mean, where it is weighed against the rest, of either sign
     z = z_loss * (2 * np.abs(t["lse"]) * lse + 4 * u * t["lse"] ** 2)
-    by_logit = np.where(p > 0, np.abs((signed + 2 * truth.z_loss * t["lse"])[:, None] * p - target) * moved, 0)
-    loss = np.where(weight > 0, weight * (loss + z + by_logit.sum(axis=1)), 0) + 2 * u * np.abs(t["loss"]) + tiny
+    if is_moved:
+        z = z + np.where(p > 0, np.abs(signed[:, None] * p - target) * moved, 0).sum(axis=1)
+    loss = np.where(weight > 0, weight * (loss + z), 0) + 2 * u * np.abs(t["loss"]) + tiny
 
     # Gradient: K p - T everywhere, and at a hard label from the other classes' share q.
     gain = np.abs(t["gain"])[:, None]
     pull = np.abs(signed + 2 * truth.z_loss * t["lse"])[:, None]
     d_pull = (u * (a_sum + 4) * total + 2 * z_loss * lse)[:, None]
-    d_pull = d_pull + (2 * z_loss * shared)[:, None]
     grad = pull * softmax + p * d_pull + 4 * u * (pull * p + np.abs(target))
     if shifted:
         at = np.flatnonzero(label >= 0)
@@ -131,7 +135,6 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
         others = np.abs(signed - label_mass + 2 * truth.z_loss * t["lse"])
         some = (total > mass) | (truth.z_loss != 0)
         there = mass * q_bound + others * softmax[rows, label] + p[rows, label] * d_pull[:, 0] * some
-        there += 2 * z_loss * p[rows, label] * shared
         there += 4 * u * (others * p[rows, label] + np.abs(target[rows, label] - label_mass))
         grad[y] = there[at]
     grad = gain * t["slope"] * (grad + floor) + u * (1 + t["slope_error"]) * np.abs(t["grad"]) + tiny
@@ -140,7 +143,7 @@ def _bounds(truth: Truth, accuracy: Accuracy, real: Any, dtype: Any, *, shifted:
     z = 2 * z_loss * p * p
     hess = p * q * u * (np.where(p > 0, shift, 0) + away + 2 * drift[:, None] + 8 * e_exp + 2 * a_sum + 10)
     hess += np.abs(q - p) * moved_p + 2 * tiny + (0 if shifted else p * (softmax + u))  # unshifted: 1 - p
-    hess = pull * hess + p * q * d_pull + 2 * z * (spread + q * moved + _others(p * moved, gap))
+    hess = pull * hess + p * q * d_pull + 2 * z * spread + 4 * z_loss * p * moved_p
     hess += 6 * u * (pull * p * q + z)
     hess = gain * truth.scale**2 * (hess + floor) + u * np.abs(t["hess"]) + tiny
     if dtype != real:
