@@ -75,14 +75,14 @@ def test_each_compiled_function_names_its_counterpart() -> None:
 @pytest.mark.parametrize(
     ("docstring", "fault"),
     [
-        ("Return it.\n\nC: sum_row in rows_kernel.h", None),
-        ("Return it.\n\nC: within load_columns and store_columns in rows_lanes.h", None),
+        ("Return it.\n\nC: sum_row in rows_pipeline.h", None),
+        ("Return it.\n\nC: within load_columns and store_columns in lanes_memory.h", None),
         ("Return it.\n\nC: none, since", None),
         ("Return it.\n\nC: none", "names no function in C"),
-        ("Return it. C: sum_row in rows_kernel.h", "names no function in C"),
+        ("Return it. C: sum_row in rows_pipeline.h", "names no function in C"),
         ("Return it.\n\nC: sum_row in rows.c", "there is no rows.c"),
         ("Return it.\n\nC: sum_roe in rows_kernel.h", "rows_kernel.h does not define ['sum_roe']"),
-        ("Return it.\n\nC: end_line in rows_kernel.h", "rows_kernel.h does not define ['end_line']"),  # a call
+        ("Return it.\n\nC: flush_line in rows_pipeline.h", "rows_pipeline.h does not define ['flush_line']"),  # a call
     ],
 )
 def test_a_wrong_counterpart_is_found(docstring: str, fault: str | None) -> None:

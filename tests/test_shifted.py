@@ -76,11 +76,11 @@ def test_of_equal_maxima_one_is_left_out(classes, dtype):
 
 def test_exponentials_are_computed_in_the_gradient_unless_it_is_the_logits():
     x, _ = ties(np.float32, 9, 5)
-    assert shifted._room(x, np.empty_like(x), 0, 9) is None
+    assert shifted._scratch(x, np.empty_like(x), 0, 9) is None
     for grad in (x, x[:], None):
-        room = shifted._room(x, grad, 0, 9)
-        assert room.shape == (9, 5)
-        assert not np.may_share_memory(room, x)
+        scratch = shifted._scratch(x, grad, 0, 9)
+        assert scratch.shape == (9, 5)
+        assert not np.may_share_memory(scratch, x)
 
 
 def test_labels_are_read_once():

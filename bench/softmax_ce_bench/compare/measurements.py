@@ -55,7 +55,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CallOptions:
     """What every call was given beside logits and targets; as for softmax_ce.cross_entropy.
 
     Attributes
@@ -203,7 +203,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ComparedCell:
     """All candidates on one workload, with one number of threads.
 
     Attributes
@@ -247,7 +247,7 @@ class Cell:
 
     key: str
     inputs: Inputs
-    options: Options
+    options: CallOptions
     threads: Number | None
     checked_rows: Count
     telling_rows: Count

@@ -7,7 +7,8 @@ from typing import Any
 
 from softmax_ce.tuning import NUMPY_BLOCK_ELEMENTS
 
-_ROW = 16  # what a row's own numbers weigh beside its classes, in elements: several float64 vectors at a time
+# The scratch that a row needs beside its classes, in elements: several float64 numbers.
+_ROW = 16
 
 
 def step_of(start: int, stop: int, classes: int, block: int = NUMPY_BLOCK_ELEMENTS) -> int:

@@ -1,15 +1,14 @@
-"""NumPy with the row maximum m pulled out: p = exp(x - m) / s, loss = (m - x_y) + log s.
+"""The formula in NumPy with the row maximum m subtracted: p = exp(x - m) / s, loss = (m - x_y) + log s.
 
-Written after the rules that keep log-sum-exp accurate (Blanchard, Higham and Higham, IMA J. Numer.
-Anal. 2021): one maximum of each row is left out of the sum, so that log s = log1p(s - 1) is right when
-one class takes nearly everything; the gradient at the label is built from the sum of the other
-classes, never as p_y - 1.
+It follows the rules that keep log-sum-exp accurate (Blanchard, Higham and Higham, IMA J. Numer. Anal. 2021). One
+maximum of each row is left out of the sum, so log s = log1p(s - 1) is accurate if one class takes nearly everything.
+The gradient at the label is computed from the sum over the other classes, never as p_y - 1.
 
-Passes over memory: the logits are read once and the gradient written once, a block of rows at a time.
-Within the caches a block is gone over five times: argmax, difference, exp, sum, product. Smoothing and
-soft targets take three to six more. Scratch: one block where the exponentials cannot have the gradient's
-own memory, and up to two for smoothing and soft targets. Sums over classes are NumPy's pairwise ones in
-R, and so are log s and what the label's gradient is made of; with options, what is one number a row is float64.
+Passes over memory: the logits are read once and the gradient is written once, a block of rows at a time. Within the
+caches there are five passes over a block: argmax, difference, exp, sum and product. Smoothing and soft targets take
+three to six more. Scratch: one block if the exponentials cannot be in the gradient's memory, and up to two for
+smoothing and soft targets. Sums over classes are pairwise, in R, and so are log s and the terms of the gradient at the
+label. With options, numbers that exist once a row are float64.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from softmax_ce.reduction import total_of
 
 _UINT64 = np.dtype(np.uint64)
 _SMALL = 1 << 12  # elements
-# Entering np.errstate takes 0.6 us. A context holds the same setting, and is copied in a sixth of that. Only NumPy runs
-# in it. A signal handler that comes meanwhile does not see the program's context variables.
+# Entering np.errstate takes 0.6 us, and copying a context with the same setting a sixth of that. Only NumPy runs in the
+# copy. A signal handler that runs meanwhile does not see the program's context variables.
 _QUIET = contextvars.Context()
 _QUIET.run(np.seterr, all="ignore")
 
@@ -38,59 +37,64 @@ def hard(
     loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
     """Compute the loss, gradient and log-sum-exp for hard labels: see softmax_ce.contract."""
-    classes = logits.shape[1]
-    is_one = _is_one(label_mass)
-    some_massless = not is_one and not label_mass.all()
-    room = _room(logits, grad, start, stop)
+    classes, is_one = logits.shape[1], _is_one(label_mass)
+    scratch = _scratch(logits, grad, start, stop)
     is_plain = (
         is_one and base_mass is None and not (base_total or z_loss) and row_max is None and log_sum is None
         and _is_one(row_weight) and not 0 <= ignore_index < classes
     )  # fmt: skip
     for rows in row_blocks(start, stop, classes):
         out = None if grad is None else grad[rows]
-        e: Any = out if room is None else room[: rows.stop - rows.start]
-        if is_plain:
-            y = _classes_at(rows_of(labels, rows), classes)
-            if y is not None:
-                first, one = np.arange(0, e.size, classes), np.ones(len(e), e.dtype)
-                frame = _Frame(first, one, rows_of(upstream, rows).astype(e.dtype))
-                _plain_rows(logits[rows], y, frame, None if loss is None else loss[rows], out, e)
-                continue
-        row = _Block(logits[rows], e)
+        e: Any = out if scratch is None else scratch[: rows.stop - rows.start]
+        y = _classes_at(rows_of(labels, rows), classes) if is_plain else None
+        if y is not None:
+            first, one = np.arange(0, e.size, classes), np.ones(len(e), e.dtype)
+            frame = _Frame(first, one, rows_of(upstream, rows).astype(e.dtype))
+            _plain_rows(logits[rows], y, frame, None if loss is None else loss[rows], out, e)
+            continue
+        block = _Block(logits[rows], e)
         y, counts = _read(rows_of(labels, rows), classes, ignore_index)
-        at = y + row.first
-        gap = row.flat[at]  # x_y - m
-        spread = None if base_mass is None or loss is None else row.cost(base_mass)
-        row.exponentiate(out is not None)
-        row.write_lse(row_max, log_sum, rows)
+        at = y + block.first
+        gap = block.flat[at]  # x_y - m
+        spread = None if base_mass is None or loss is None else block.cost(base_mass)
+        block.exponentiate(out is not None)
+        block.write_lse(row_max, log_sum, rows)
         if loss is None and out is None:
             continue
         weight, gain, counts = _factors(row_weight, upstream, rows, counts)
         mass: Any = 1.0 if is_one else _at(label_mass, y)
         if loss is not None:
-            value = row.log_sum - gap if is_one else mass * row.log_sum + row.label_cost(mass, gap, y)
+            value = block.log_sum - gap if is_one else mass * block.log_sum + block.label_cost(mass, gap, y)
             if spread is not None:
-                value += spread + base_total * row.log_sum
-            row.write_loss(value, z_loss, weight, counts, loss[rows])
+                value += spread + base_total * block.log_sum
+            block.write_loss(value, z_loss, weight, counts, loss[rows])
         if out is not None:
-            at_label = row.minus_others(at)
-            # Without mass, the label is a class like the others.
-            own = np.flatnonzero(np.broadcast_to(mass, at.shape)) if some_massless else slice(None)
-            if base_mass is not None or base_total or z_loss:  # masses of either sign may sum to 0
-                pull = row.pull(base_total, z_loss)
-                at_label = (mass * at_label.astype(np.float64) + pull * row.flat[at]) / (1 + row.rest)
-                at_label = gain * (at_label if base_mass is None else at_label - _at(base_mass, y))
-                row.write_grad(mass + pull, gain, base_mass, out)
-                out.reshape(-1)[at[own]] = at_label[own].astype(out.dtype)
-            else:
-                row.flat[at[own]] = at_label[own]
-                share = (gain if is_one else gain * mass).astype(out.dtype) / (1 + row.rest)
-                np.multiply(row.e, share[:, None], out)
+            _write_label_grad(block, y, at, mass, base_mass, base_total, z_loss, gain, out)
             _blank(counts, out)
 
 
+def _write_label_grad(
+    block: _Block, y: Any, at: Any, mass: Any, base_mass: Any, base_total: float, z_loss: float, gain: Any, out: Any
+) -> None:  # fmt: skip
+    """Write the gradient of a block with labels y, which lie at `at` in the flat block and have this mass."""
+    at_label = block.minus_others(at)
+    # Without mass, the label is a class like the others.
+    has_mass = isinstance(mass, float) or mass.all()
+    own = slice(None) if has_mass else np.flatnonzero(np.broadcast_to(mass, at.shape))
+    if base_mass is not None or base_total or z_loss:  # masses of either sign may sum to 0
+        pull = block.pull(base_total, z_loss)
+        at_label = (mass * at_label.astype(np.float64) + pull * block.flat[at]) / (1 + block.rest)
+        at_label = gain * (at_label if base_mass is None else at_label - _at(base_mass, y))
+        block.write_grad(mass + pull, gain, base_mass, out)
+        out.reshape(-1)[at[own]] = at_label[own].astype(out.dtype)
+    else:
+        block.flat[at[own]] = at_label[own]
+        share = (gain * mass).astype(out.dtype) / (1 + block.rest)
+        np.multiply(block.e, share[:, None], out)
+
+
 def plain(logits: Any, labels: Any, divisor: float, loss: Any, grad: Any, reduced: bool) -> float | None:
-    """A small call without any option: see softmax_ce.contract."""
+    """Compute a small call without any option: see softmax_ce.contract."""
     return _QUIET.copy().run(_plain, logits, labels, divisor, loss, grad, reduced)
 
 
@@ -108,7 +112,7 @@ def _plain(logits: Any, labels: Any, divisor: float, loss: Any, grad: Any, reduc
 
 
 def _classes_at(labels: Any, classes: int) -> Any:
-    """A copy of the labels, which another thread may change; None if one is not a class."""
+    """Return a copy of the labels, which another thread may change, or None if one is not a class."""
     y = labels.copy()
     return y if _are_classes(y, classes) else None
 
@@ -119,15 +123,15 @@ def _are_classes(y: Any, classes: int) -> bool:
 
 
 class _Frame(NamedTuple):
-    """Vectors with an entry a row, for blocks of one shape."""
+    """Vectors with an entry for each row, for blocks of one shape."""
 
-    first: Any  # where a row begins in the flat block
-    one: Any  # R: as long as what it is added to, since one entry for all rows takes twice as long
+    first: Any  # where the row begins in the flat block
+    one: Any  # 1 in R; adding one entry for all rows would take twice as long
     gain: Any  # R
 
 
 def _frame(rows: int, classes: int, divisor: float, dtype: Any) -> _Frame:
-    """What all calls of one shape have in common. Nobody writes into it."""
+    """Return the frame of all calls of one shape. It is never written to."""
     gain = np.full(rows, 1.0 / divisor).astype(dtype)
     return _Frame(np.arange(0, rows * classes, classes), np.ones(rows, dtype), gain)
 
@@ -137,11 +141,11 @@ _kept_frame = functools.lru_cache(64)(_frame)  # 1.5 MiB at most
 
 
 def _plain_rows(x: Any, y: Any, frame: _Frame, loss: Any, out: Any, e: Any) -> None:
-    """The loss and the gradient of a block without any option, whose labels are classes.
+    """Compute the loss and the gradient of a block without any option, whose labels are classes.
 
-    The steps of :class:`_Block` and their bits, in one piece: a small block takes the time of some thirty calls of
-    NumPy, and half as much again if each has a Python function around it. So there are few, and of the cheap kinds:
-    no arithmetic between dtypes, which casts by pieces, no sum along an axis, no number beside an array.
+    These are the steps of :class:`_Block`, with their bits, in one function. A small block takes the time of some
+    thirty NumPy calls, and half as much again if each is in a Python function. So the calls are few, and of the cheap
+    kinds: no arithmetic between dtypes, which casts piece by piece, no sum along an axis, no number with an array.
     """
     first, one, gain = frame
     at_top = _top_of(x, first)
@@ -171,38 +175,46 @@ def soft(
 ) -> None:  # fmt: skip
     """Compute the loss, gradient and log-sum-exp for soft labels: see softmax_ce.contract."""
     as_given = _is_one(target_scale)
-    room = _room(logits, grad, start, stop)
+    scratch = _scratch(logits, grad, start, stop)
     for rows in row_blocks(start, stop, logits.shape[1]):
         out = None if grad is None else grad[rows]
-        row = _Block(logits[rows], out if room is None else room[: rows.stop - rows.start])
+        block = _Block(logits[rows], out if scratch is None else scratch[: rows.stop - rows.start])
         target = targets[rows] if as_given else targets[rows] * target_scale
         if base_mass is not None:
             target = target + base_mass
-        cost = None if loss is None else row.cost(target)
-        row.exponentiate(out is not None)
-        row.write_lse(row_max, log_sum, rows)
+        cost = None if loss is None else block.cost(target)
+        block.exponentiate(out is not None)
+        block.write_lse(row_max, log_sum, rows)
         if loss is None and out is None:
             continue
         weight, gain, counts = _factors(row_weight, upstream, rows, None)
-        total = row.sum(target.reshape(-1))
+        total = block.sum(target.reshape(-1))
         if cost is not None:
-            row.write_loss(cost + total * row.log_sum, z_loss, weight, counts, loss[rows])
+            block.write_loss(cost + total * block.log_sum, z_loss, weight, counts, loss[rows])
         if out is not None:
-            row.write_grad(row.pull(total, z_loss), gain, target, out)
+            block.write_grad(block.pull(total, z_loss), gain, target, out)
             _blank(counts, out)
 
 
 class _Block:
-    """A block of rows with the maximum m out.
+    """A block of rows, from whose logits the row maximum m is subtracted.
 
-    x and e are (rows, C) R, flat is e as one vector; of what has one entry a row, first says where the row begins
-    in flat, and at_top where its maximum is.
+    Attributes
+    ----------
+    x : ndarray, shape (rows, C)
+        The logits.
+    e, flat : ndarray, shape (rows, C) and (rows * C,)
+        x - m, and later exp(x - m), in one memory.
+    first, at_top : ndarray, shape (rows,)
+        Where each row begins in `flat`, and where its maximum is.
+    top, rest, log_sum : ndarray, shape (rows,)
+        m, s - 1 and log s.
     """
 
     __slots__ = ("at_top", "e", "first", "flat", "log_sum", "rest", "top", "x")
 
     def __init__(self, x: Any, e: Any) -> None:
-        """Leave x - m in e."""
+        """Compute x - m into e."""
         classes = x.shape[1]
         first = np.arange(0, x.size, classes)
         at_top = _top_of(x, first)
@@ -212,11 +224,11 @@ class _Block:
         self.first, self.at_top, self.top = first, at_top, top
 
     def sum(self, terms: Any) -> Any:
-        """Sums over the classes of a flat block: pairwise, as sum(axis=1), but for few classes twice as fast."""
+        """Return the sums over the classes of a flat block, pairwise. For few classes, sum(axis=1) is half as fast."""
         return np.add.reduceat(terms, self.first).astype(np.float64)
 
     def cost(self, target: Any) -> Any:
-        """sum_j T_j (m - x_j) with 0 * inf = 0; before :meth:`exponentiate`."""
+        """Return sum_j T_j (m - x_j) with 0 * inf = 0. Call it before :meth:`exponentiate`."""
         if target.size == 1:
             terms, cost = None, self.sum(self.flat) * -float(target.item())
         else:
@@ -232,7 +244,7 @@ class _Block:
         return cost
 
     def label_cost(self, mass: Any, gap: Any, y: Any) -> Any:
-        """mass * (m - x_y) with 0 * inf = 0."""
+        """Return mass * (m - x_y) with 0 * inf = 0."""
         cost = -mass * gap
         if np.isfinite(cost).all():
             return cost
@@ -240,10 +252,10 @@ class _Block:
         return np.where(mass != 0, 2 * (mass * half), 0.0)
 
     def exponentiate(self, all_of_them: bool) -> None:
-        """Leave exp(x - m) in e, at the maximum too where all of them are wanted."""
+        """Compute exp(x - m) into e. The entry at the maximum is only right if `all_of_them` is true."""
         zero = self.flat[self.at_top]
         np.exp(self.flat, self.flat)
-        # 0, or NaN with a NaN, a +inf or nothing above -inf in the row: then whatever comes of it is NaN.
+        # 0; or NaN if the row has a NaN or +inf, or only -inf. All that follows is NaN then.
         self.flat[self.at_top] = zero
         self.rest = np.add.reduceat(self.flat, self.first)  # s - 1
         self.log_sum = np.log1p(self.rest).astype(np.float64)
@@ -251,14 +263,14 @@ class _Block:
             self.flat[self.at_top] = 1
 
     def minus_others(self, at: Any) -> Any:
-        """e_y - s, without cancellation: e_y - 1 is 0 where the label is the maximum, else both have one sign."""
+        """Return e_y - s without cancellation: e_y - 1 is 0 if the label is the maximum, else negative like -rest."""
         value = self.flat[at]
         value -= 1
         value -= self.rest
         return value
 
     def pull(self, total: Any, z_loss: float) -> Any:
-        """What multiplies p beside the label's mass: total + 2 * z_loss * lse."""
+        """Return the factor of p without the label's mass: total + 2 * z_loss * lse."""
         return total + 2 * z_loss * (self.top + self.log_sum) if z_loss else total
 
     def write_lse(self, row_max: Any, log_sum: Any, rows: slice) -> None:
@@ -277,7 +289,7 @@ class _Block:
         _blank(counts, loss)
 
     def write_grad(self, share: Any, gain: Any, target: Any, grad: Any) -> None:
-        """gain * (share * p - T). The difference first: with one class it is exactly 0."""
+        """Write gain * (share * p - T). The difference comes first, because for one class it is exactly 0."""
         share = share / (1 + self.rest)
         if target is None:
             np.multiply(self.e, (gain * share).astype(grad.dtype)[:, None], grad)
@@ -289,7 +301,7 @@ class _Block:
 
 
 def _top_of(x: Any, first: Any) -> Any:
-    """Where each row's maximum is in the flat block: the first of equal ones, or a NaN."""
+    """Return where each row's maximum is in the flat block: the first of equal ones, or a NaN."""
     classes = x.shape[1]
     if 16 < classes < 64 and x.size > _SMALL:  # fewer than argmax takes at a time: it would go one by one
         top = np.maximum.reduceat(x.ravel(), first)
@@ -313,12 +325,12 @@ def _is_one(factor: Any) -> bool:
 
 
 def _at(by_class: Any, y: Any) -> Any:
-    """The labels' entries of what has one a class, or one for all."""
+    """Return the labels' entries of an array with one entry for each class, or one for all."""
     return (by_class if len(by_class) == 1 else by_class[y]).astype(np.float64)
 
 
-def _room(logits: Any, grad: Any, start: int, stop: int) -> Any:
-    """A scratch for a block's exponentials; None where they can be in the gradient's own memory."""
+def _scratch(logits: Any, grad: Any, start: int, stop: int) -> Any:
+    """Return a scratch for the exponentials of a block, or None if they can be in the gradient's memory."""
     if grad is not None and not np.may_share_memory(grad, logits):
         return None
     classes = logits.shape[1]
@@ -326,7 +338,7 @@ def _room(logits: Any, grad: Any, start: int, stop: int) -> Any:
 
 
 def _read(labels: Any, classes: int, ignore_index: int) -> tuple[Any, Any]:
-    """A block's labels, read once, 0 for those that do not count; and which do, None where all do."""
+    """Return a copy of the labels, with 0 for those that do not count, and which do count, or None if all do."""
     y = labels.copy()
     if _are_classes(y, classes) and not (0 <= ignore_index < classes and (y == ignore_index).any()):
         return y, None
@@ -336,7 +348,7 @@ def _read(labels: Any, classes: int, ignore_index: int) -> tuple[Any, Any]:
 
 
 def _factors(row_weight: Any, upstream: Any, rows: slice, counts: Any) -> tuple[Any, Any, Any]:
-    """A block's row weights, None where all are 1; these times upstream; and which rows count, None where all do."""
+    """Return the row weights (None if all are 1), these times upstream, and which rows count (None if all do)."""
     weight, gain = rows_of(row_weight, rows), rows_of(upstream, rows)
     if _is_one(weight):
         weight = None
@@ -351,7 +363,7 @@ def _factors(row_weight: Any, upstream: Any, rows: slice, counts: Any) -> tuple[
 
 
 def _cost_in_halves(x: Any, top: Any, target: Any) -> Any:
-    """sum_j T_j (m - x_j) with 0 * inf = 0, in halves so that huge logits do not overflow on the way."""
+    """Return sum_j T_j (m - x_j) with 0 * inf = 0, from halves, so that huge logits do not overflow on the way."""
     half = x * x.dtype.type(0.5)
     np.subtract(0.5 * top[:, None], half, out=half)
     half *= target

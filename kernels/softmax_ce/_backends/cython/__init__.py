@@ -11,7 +11,7 @@ from typing import Any
 
 from softmax_ce import tuning
 from softmax_ce._backends.cython.library import load
-from softmax_ce.contract import ShortCalls, StridedKernels, TeamKernels
+from softmax_ce.contract import HessianKernels, ShortCalls, StridedKernels, TeamKernels
 
 _kernels = load("softmax_ce._backends.cython._kernels")
 
@@ -24,6 +24,7 @@ short = ShortCalls(
     _kernels.short_cross_entropy, _kernels.short_softmax, _kernels.short_log_softmax, _kernels.short_logsumexp
 )
 log_softmax = _kernels.log_softmax
+hessian = HessianKernels(_kernels.hard_hessian, _kernels.soft_hessian)
 team = TeamKernels(_kernels.hard_team, _kernels.soft_team, _kernels.log_softmax_team)
 
 _tuning = tuning.for_isa(_kernels.selected())

@@ -9,6 +9,9 @@ from softmax_ce.contract import HardKernel, SoftKernel, Team
 hard: HardKernel
 soft: SoftKernel
 
+hard_hessian: Callable[..., None]
+soft_hessian: Callable[..., None]
+
 hard_team: Callable[..., Team]
 soft_team: Callable[..., Team]
 

@@ -71,6 +71,7 @@ cdef extern from "rows.h" nogil:
         ptrdiff_t upstream_step
         void *loss
         void *grad
+        void *hess
         void *row_max
         void *log_sum
         const sce_strided *strided
@@ -78,6 +79,7 @@ cdef extern from "rows.h" nogil:
         int log_output
         ptrdiff_t keep
         int stream
+        int stream_hess
 
     ctypedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) noexcept nogil
 
@@ -202,6 +204,32 @@ def soft(
     cdef sce_call call
     cdef bint wide = _soft(&call, logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
                            loss, grad, row_max, log_sum)
+    _run(&call, wide, start, stop)
+
+
+def hard_hessian(
+    logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+    loss, grad, hess, row_max, log_sum, start, stop,
+):
+    """Compute a hard-label call with the diagonal of the Hessian: see softmax_ce.contract.HessianKernels."""
+    cdef sce_call call
+    cdef bint wide = _hard(&call, logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight,
+                           upstream, loss, grad, row_max, log_sum)
+    if hess is not None:
+        _set_hess(&call, wide, hess)
+    _run(&call, wide, start, stop)
+
+
+def soft_hessian(
+    logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+    loss, grad, hess, row_max, log_sum, start, stop,
+):
+    """Compute a soft-label call with the diagonal of the Hessian: see softmax_ce.contract.HessianKernels."""
+    cdef sce_call call
+    cdef bint wide = _soft(&call, logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+                           loss, grad, row_max, log_sum)
+    if hess is not None:
+        _set_hess(&call, wide, hess)
     _run(&call, wide, start, stop)
 
 
@@ -372,6 +400,18 @@ cdef void _set_grad(sce_call *call, void *grad, ptrdiff_t size) noexcept:
     call.keep = keep_bytes
     if grad != call.logits:
         call.stream = SCE_STREAM_SHARED if size >= shared_stream_bytes else size >= stream_bytes
+
+
+cdef int _set_hess(sce_call *call, bint wide, hess) except -1:
+    """Set where the diagonal of the Hessian is written, and whether past the caches."""
+    call.hess = _output[double](hess) if wide else _output[float](hess)
+    call.keep = keep_bytes
+    call.stream_hess = cnp.PyArray_NBYTES(hess) >= stream_bytes
+    return 0
+
+
+cdef void *_output(real[:, ::1] matrix) except NULL:
+    return &matrix[0, 0]
 
 
 cdef const void *_matrix(const real[:, ::1] matrix) except NULL:

@@ -127,10 +127,11 @@ INLINE void load_rows(const sce_call *call, const void *from, ptrdiff_t i, ptrdi
         load_columns(x, classes, n, whole, column);
 }
 
-/* Store the gradient of rows i to i + n, except those in `fallback`. */
-INLINE void store_rows(const sce_call *call, ptrdiff_t i, ptrdiff_t n, ptrdiff_t whole, V *column, unsigned fallback) {
+/* Store rows i to i + n of the gradient or the Hessian, except those in `fallback`. */
+INLINE void store_rows(const sce_call *call, void *to, ptrdiff_t i, ptrdiff_t n, ptrdiff_t whole, V *column,
+                       unsigned fallback) {
     const ptrdiff_t step = call->column_step, classes = call->classes;
-    real *g = (real *)call->grad + (step ? i : i * classes);
+    real *g = (real *)to + (step ? i : i * classes);
     if (!__builtin_constant_p(classes))
         store_any_rows(g, step, classes, n, whole, column, fallback);
     else if (step)
@@ -177,6 +178,13 @@ NOINLINE void fallback_row(const sce_call *call, ptrdiff_t i, enum mode mode) {
     if (call->grad)
         for (ptrdiff_t j = 0; j < classes; j++)
             ((real *)call->grad)[i + j * step] = x[j];
+}
+
+/* Compute rows of a block, a bit each from row i on, with the row kernel. */
+INLINE void fallback_rows(const sce_call *call, ptrdiff_t i, unsigned fallback, enum mode mode) {
+    for (ptrdiff_t r = 0; fallback; r++, fallback >>= 1)
+        if (fallback & 1)
+            fallback_row(call, i + r, mode);
 }
 
 #endif

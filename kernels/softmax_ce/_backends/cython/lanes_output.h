@@ -2,14 +2,8 @@
 #ifndef SOFTMAX_CE_LANES_OUTPUT_H
 #define SOFTMAX_CE_LANES_OUTPUT_H
 
+#include "lanes_hessian.h"
 #include "lanes_sums.h"
-
-/* Compute rows of a block, a bit each from row i on, with the row kernel. */
-INLINE void fallback_rows(const sce_call *call, ptrdiff_t i, unsigned fallback, enum mode mode) {
-    for (ptrdiff_t r = 0; fallback; r++, fallback >>= 1)
-        if (fallback & 1)
-            fallback_row(call, i + r, mode);
-}
 
 /* Return the losses. Rows whose loss is not finite are added to `fallback`. */
 INLINE V losses_of_block(const sce_call *call, const block *b, V lse, unsigned *fallback, enum mode mode) {
@@ -80,7 +74,7 @@ INLINE void put_at_labels(const sce_call *call, const block *b, ptrdiff_t i, ptr
 
 /* Third step: write the block's outputs. `original` is the caller's call, which fallback rows use. */
 INLINE void finish_block(const sce_call *call, const sce_call *original, block *b, ptrdiff_t i, ptrdiff_t n,
-                         enum mode mode, int is_selected) {
+                         enum mode mode, int is_selected, int has_hess) {
     const unsigned lanes = n == W ? ~0u >> (32 - W) : (1u << n) - 1;
     const V lse = v_add(b->top, b->log_sum);
     unsigned fallback = b->fallback, fallback_grad = 0;
@@ -88,16 +82,20 @@ INLINE void finish_block(const sce_call *call, const sce_call *original, block *
         fallback = not_finite(lse);
         for (ptrdiff_t j = 0; j < call->classes; j++)
             b->column[j] = v_sub(v_sub(b->column[j], b->top), b->log_sum);
-        store_rows(call, i, n, b->whole, b->column, fallback & lanes);
+        store_rows(call, call->grad, i, n, b->whole, b->column, fallback & lanes);
         fallback_rows(original, i, fallback & lanes, mode);
         return;
     }
     const V loss = losses_of_block(call, b, lse, &fallback, mode);
+    const V gain = call->grad || has_hess ? row_gain(call, b->weight, i, n) : v_set(0);
+    if (has_hess) {
+        b->fallback = fallback;
+        hessian_of_block(call, original, b, i, n, gain, lse, lanes, mode);
+    }
     if (call->grad) {
         V at_label;
-        const V gain = row_gain(call, b->weight, i, n);
         fallback_grad = gradient_of_block(call, b, gain, lse, &at_label, mode, is_selected) & ~fallback;
-        store_rows(call, i, n, b->whole, b->column, (fallback | fallback_grad) & lanes);
+        store_rows(call, call->grad, i, n, b->whole, b->column, (fallback | fallback_grad) & lanes);
         if (mode != SOFT && !is_selected)
             put_at_labels(call, b, i, n, at_label, fallback | fallback_grad);
     }
@@ -111,7 +109,7 @@ INLINE void finish_block(const sce_call *call, const sce_call *original, block *
     if (fallback_grad & lanes) {
         /* The bits of a loss may not depend on whether a gradient is wanted. */
         sce_call rest = *original;
-        rest.loss = rest.row_max = rest.log_sum = NULL;
+        rest.loss = rest.hess = rest.row_max = rest.log_sum = NULL;
         fallback_rows(&rest, i, fallback_grad & lanes, mode);
     }
 }

@@ -93,12 +93,13 @@ typedef struct {
     ptrdiff_t row_weight_step;
     const double *upstream;
     ptrdiff_t upstream_step;
-    void *loss, *grad, *row_max, *log_sum; /* NULL: not wanted */
+    void *loss, *grad, *hess, *row_max, *log_sum; /* NULL: not wanted; hess: the diagonal of the Hessian */
     const sce_strided *strided;            /* replaces logits, targets and grad, unless NULL */
     const sce_transform *transform;        /* of a strided call; NULL: none */
     sce_tiles *tiles;                      /* scratch of a strided call; NULL: sce_run allocates it */
     ptrdiff_t column_step;                 /* entries from class to class where rows lie side by side; else 0 */
     int stream;                            /* whether the gradient bypasses the caches: 0, 1 or SCE_STREAM_SHARED */
+    int stream_hess;                       /* whether the Hessian does */
     int log_output;                        /* nonzero: grad receives log-probabilities; no labels, no row factors */
     ptrdiff_t keep;                        /* rows of at most so many bytes keep their exponentials for the gradient */
     sce_chunk *chunks;                     /* scratch: two entries for each chunk of a row */

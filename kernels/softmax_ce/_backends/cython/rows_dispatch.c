@@ -81,7 +81,7 @@ int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrd
     sce_chunk few[2 * 16];
     char on_stack[SCE_ON_STACK + 2 * SCE_LINE];
     const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK, bytes = call->classes * itemsize;
-    const int is_kept = call->grad && !call->log_output && bytes <= call->keep;
+    const int is_kept = (call->grad || call->hess) && !call->log_output && bytes <= call->keep;
     /* Whole vectors are written, beyond the last class too. */
     char *kept = is_kept ? (bytes <= SCE_ON_STACK ? on_stack : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;
     call->exps = is_kept ? kept + (-(uintptr_t)kept & (SCE_LINE - 1)) : NULL;

@@ -14,7 +14,7 @@
 /* Compute `count` blocks step by step, so that the logarithm and divisions of one overlap with the other's work.
  * `is_selected` is a constant: see SELECTED. */
 INLINE void lane_group(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, int count, ptrdiff_t n, ptrdiff_t whole,
-                       enum mode mode, int is_selected) {
+                       enum mode mode, int is_selected, int has_hess) {
     sce_call own = *call; /* a local copy: the compiler knows that no store to an output changes it */
     own.classes = classes;
     if (classes < 1)
@@ -29,24 +29,24 @@ INLINE void lane_group(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, int
     for (int k = 0; k < count; k++)
         invert_sums(&b[k]);
     for (int k = 0; k < count; k++)
-        finish_block(&own, call, &b[k], i + k * W, n, mode, is_selected);
+        finish_block(&own, call, &b[k], i + k * W, n, mode, is_selected, has_hess);
 }
 
 /* The rows after the last whole group. */
-INLINE void last_lanes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum mode mode) {
+INLINE void last_lanes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum mode mode, int has_hess) {
     const ptrdiff_t whole = whole_rows(call->classes);
     for (ptrdiff_t n; i < stop; i += n) {
         n = stop - i < W ? stop - i : W;
-        lane_group(call, call->classes, i, 1, n, n == W ? whole : 0, mode, 0);
+        lane_group(call, call->classes, i, 1, n, n == W ? whole : 0, mode, 0, has_hess);
     }
 }
 
 /* Compute groups of `count` blocks while there are enough rows, and return the first row that remains. */
 INLINE ptrdiff_t lane_groups(const sce_call *call, ptrdiff_t classes, ptrdiff_t i, ptrdiff_t stop, int count,
-                             enum mode mode, int is_selected) {
+                             enum mode mode, int is_selected, int has_hess) {
     const ptrdiff_t whole = whole_rows(classes);
     for (; i + count * W <= stop; i += count * W)
-        lane_group(call, classes, i, count, W, whole, mode, is_selected);
+        lane_group(call, classes, i, count, W, whole, mode, is_selected, has_hess);
     return i;
 }
 
@@ -55,11 +55,16 @@ INLINE ptrdiff_t lane_groups(const sce_call *call, ptrdiff_t classes, ptrdiff_t 
  * block. */
 #define LANES_OF(name, classes, count, mode, is_selected)                                                              \
     NOINLINE ptrdiff_t name(const sce_call *call, ptrdiff_t i, ptrdiff_t stop) {                                       \
-        return lane_groups(call, classes, i, stop, count, mode, is_selected);                                          \
+        return lane_groups(call, classes, i, stop, count, mode, is_selected, 0);                                       \
     }
 #define LAST_OF(name, mode)                                                                                            \
     NOINLINE void name(const sce_call *call, ptrdiff_t i, ptrdiff_t stop) {                                            \
-        last_lanes(call, i, stop, mode);                                                                               \
+        last_lanes(call, i, stop, mode, 0);                                                                            \
+    }
+#define HESSIAN_LANES_OF(name, classes, count, mode, is_selected)                                                      \
+    NOINLINE void name(const sce_call *call, ptrdiff_t i, ptrdiff_t stop) {                                            \
+        i = lane_groups(call, classes, i, stop, count, mode, is_selected, 1);                                          \
+        last_lanes(call, i, stop, mode, 1);                                                                            \
     }
 #if defined(REAL_F32)
 LANES_OF(two_classes, 2, PAIR, ONE_LABEL, 1)
@@ -76,6 +81,26 @@ LAST_OF(last_one_label, ONE_LABEL)
 LAST_OF(last_label_and_base, LABEL_AND_BASE)
 LAST_OF(last_soft, SOFT)
 LAST_OF(last_log_probs, LOG_PROBS)
+#if defined(REAL_F32)
+HESSIAN_LANES_OF(hessian_ten, 10, PAIR, ONE_LABEL, 1)
+#endif
+HESSIAN_LANES_OF(hessian_selected, call->classes, PAIR, ONE_LABEL, 1)
+HESSIAN_LANES_OF(hessian_one_label, call->classes, 1, ONE_LABEL, 0)
+HESSIAN_LANES_OF(hessian_label_and_base, call->classes, 1, LABEL_AND_BASE, 0)
+HESSIAN_LANES_OF(hessian_soft, call->classes, 1, SOFT, 0)
+
+static void few_classes_with_hessian(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum mode mode) {
+    if (mode == SOFT)
+        hessian_soft(call, i, stop);
+    else if (mode == LABEL_AND_BASE)
+        hessian_label_and_base(call, i, stop);
+#if defined(REAL_F32)
+    else if (call->classes == 10)
+        hessian_ten(call, i, stop);
+#endif
+    else
+        (call->classes <= SELECTED ? hessian_selected : hessian_one_label)(call, i, stop);
+}
 
 static void few_classes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum mode mode) {
     if (mode == SOFT) {
@@ -105,7 +130,9 @@ static void few_classes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum 
 
 /* Compute contiguous rows, or a tile of strided.h. */
 static void contiguous_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
-    if (call->classes <= LANES)
+    if (call->classes <= LANES && call->hess)
+        few_classes_with_hessian(call, start, stop, mode_of(call));
+    else if (call->classes <= LANES)
         few_classes(call, start, stop, mode_of(call));
     else
         rows_one_by_one(call, start, stop, mode_of(call));

@@ -15,6 +15,7 @@
 #ifndef SOFTMAX_CE_ROWS_PIPELINE_H
 #define SOFTMAX_CE_ROWS_PIPELINE_H
 
+#include "rows_hessian.h"
 #include "rows_output.h"
 #include "rows_sums.h"
 
@@ -180,6 +181,8 @@ INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row,
             *loss = counts ? (real)NAN : 0;
         if (grad)
             fill(grad, call->classes, counts ? (real)NAN : 0, format);
+        if (call->hess)
+            fill((real *)call->hess + i * call->classes, call->classes, counts ? (real)NAN : 0, SCE_REAL);
         return 0;
     }
     if (loss) {
@@ -206,6 +209,8 @@ INLINE void one_row(pipeline *pipe, ptrdiff_t i, ptrdiff_t label, double mass, c
     const real x_label = label >= 0 ? entry_at(call->logits, i * call->classes + label, format) : 0;
     real *e = call->exps ? call->exps : pipe->scratch;
     const sce_sums row = sum_row(pipe, i, e, call->exps != NULL, t, mode, format);
+    if (call->hess && mode != LOG_PROBS && format == SCE_REAL && counts && !row.degenerate)
+        hessian_of_row(call, i, &row, pipe->chunks[0], call->exps, mode == SOFT ? row.mass : mass + call->base_total);
     if (write_scalars(call, i, &row, mass, x_label, counts, mode, format))
         begin_gradient(pipe, i, &row, label, mass, x_label, call->exps, t, mode, format);
 }

@@ -34,7 +34,7 @@ def _element_bytes(dtype: Any) -> int:
 def columns_at(typingctx: Any, p: Any) -> Any:
     """Return a pointer to numbers as one to vectors, each of which holds one class of several rows.
 
-    C: block in rows_lanes.h
+    C: block in lanes_sums.h
     """
     column = Vector(p.dtype, _REGISTERS * register_bytes() // _element_bytes(p.dtype))
     result = types.CPointer(column)
@@ -165,7 +165,7 @@ def _over_rows(*, storing: bool) -> Any:
     def move(columns: Any, p: Any, classes: int) -> None:
         """Move `classes` entries of as many rows as a column has lanes.
 
-        C: load_columns and store_columns in rows_lanes.h
+        C: load_columns and store_columns in lanes_memory.h
         """
         unit = unit_of(p)
         if classes >= unit:

@@ -37,7 +37,7 @@ _merged: Any = njit(error_model="numpy", inline="always")  # see kernels.py
 
 
 class Group(NamedTuple):
-    """Rows that are computed together, as many as a vector has lanes, or fewer. C: block in rows_lanes.h."""
+    """Rows that are computed together, as many as a vector has lanes, or fewer. C: block in lanes_sums.h."""
 
     x: Any  # the first row's logits
     soft: Any  # the first row's soft labels, or null
@@ -49,7 +49,7 @@ class Group(NamedTuple):
 
 
 class GroupScratch(NamedTuple):
-    """The scratch for a group. C: block in rows_lanes.h."""
+    """The scratch for a group. C: block in lanes_sums.h."""
 
     columns: Any  # a vector for each class: logits, then exponentials, then the gradient
     soft: Any  # the soft labels, likewise
@@ -57,7 +57,7 @@ class GroupScratch(NamedTuple):
 
 
 class GroupSums(NamedTuple):
-    """The sums over the rows of a group: vectors with an entry a row. C: block in rows_lanes.h."""
+    """The sums over the rows of a group: vectors with an entry a row. C: block in lanes_sums.h."""
 
     top: Any  # the largest logit
     x_label: Any
@@ -75,7 +75,7 @@ class GroupSums(NamedTuple):
 def is_few(classes: int, w: int, soft: bool) -> bool:
     """Return whether rows are computed in groups; w is the lanes of a vector.
 
-    C: LANES in vec_avx2.h
+    C: LANES in vec_baseline.h
     """
     most = FEW_CLASSES.soft if soft else FEW_CLASSES.float32 if w > 8 else FEW_CLASSES.float64
     return classes <= most
@@ -85,7 +85,7 @@ def is_few(classes: int, w: int, soft: bool) -> bool:
 def load_rows(columns: Any, p: Any, classes: int, count: int, rows: Any) -> None:
     """Load `count` rows at p into columns. If they are fewer than the lanes, `rows` is a copy, so none is read beyond.
 
-    C: load_columns in rows_lanes.h
+    C: load_columns in lanes_memory.h
     """
     lanes = lanes_of(columns)
     if count < lanes:
@@ -101,7 +101,7 @@ def load_rows(columns: Any, p: Any, classes: int, count: int, rows: Any) -> None
 def store_rows(columns: Any, p: Any, classes: int, wanted: int, rows: Any) -> None:
     """Store the rows that have a bit in `wanted` at p.
 
-    C: store_columns in rows_lanes.h
+    C: store_columns in lanes_memory.h
     """
     lanes = lanes_of(columns)
     if wanted == (1 << lanes) - 1:
@@ -118,7 +118,7 @@ def store_rows(columns: Any, p: Any, classes: int, wanted: int, rows: Any) -> No
 def _store_each(p: Any, group: Any, value: Any) -> None:
     """Store one entry for each row of the group, unless p is null.
 
-    C: within finish_block in rows_lanes.h
+    C: within finish_block in lanes_output.h
     """
     if not is_null(p):
         if group.size == lanes_of(value):
@@ -131,7 +131,7 @@ def _store_each(p: Any, group: Any, value: Any) -> None:
 def not_finite(v: Any) -> int:
     """Return a bit for each lane that is not finite.
 
-    C: not_finite in rows_lanes.h
+    C: not_finite in lanes_sums.h
     """
     return ~as_bits(v - v == 0.0)
 
@@ -140,7 +140,7 @@ def not_finite(v: Any) -> int:
 def _target(t: Any, soft: Any, j: int) -> Any:
     """Return T of class j in each row, without the mass of a hard label.
 
-    C: lane_target in rows_lanes.h
+    C: lane_target in lanes_sums.h
     """
     v = filled(soft, 0.0)
     if not is_null(t.soft):
@@ -154,7 +154,7 @@ def _target(t: Any, soft: Any, j: int) -> Any:
 def _prefetch_columns(group: Any, out: Any, classes: int, j: int) -> None:
     """Prefetch lines of the next group's logits, and of the gradient at `out`: hardware follows fewer streams.
 
-    C: prefetch_columns in rows_lanes.h
+    C: prefetch_columns in lanes_sums.h
     """
     lanes = lanes_of(group.label)
     for entry in range(j * lanes, (j + 1) * lanes, lanes_of(group.x)):
@@ -167,7 +167,7 @@ def _prefetch_columns(group: Any, out: Any, classes: int, j: int) -> None:
 def _maxima_and_labels(classes: int, group: Any, t: Any, columns: Any) -> Any:
     """Return each row's largest logit, the logit at its label, and the mass there.
 
-    C: begin_block in rows_lanes.h
+    C: begin_block in lanes_sums.h
     """
     top = columns[0]
     index = x_label = filled(columns, 0.0)
@@ -187,7 +187,7 @@ def _maxima_and_labels(classes: int, group: Any, t: Any, columns: Any) -> Any:
 def _exp_of(columns: Any, j: int, top: Any, ties: Any) -> Any:
     """Replace the logits of class j by exp(x - top), scaled. Return these with 0 at the maxima, which `ties` counts.
 
-    C: exps_of_columns in rows_lanes.h
+    C: exps_of_columns in lanes_sums.h
     """
     v = columns[j]
     e = exp(v - top)
@@ -200,7 +200,7 @@ def _exp_of(columns: Any, j: int, top: Any, ties: Any) -> Any:
 def _sum_exponentials(classes: int, group: Any, top: Any, out: Any, columns: Any) -> Any:
     """Return how many logits of each row equal the largest one, and the sum of exp over the others, scaled.
 
-    C: sum_block in rows_lanes.h
+    C: sum_block in lanes_sums.h
     """
     ties = filled(columns, 0.0)
     total = widen(ties)
@@ -226,7 +226,7 @@ def _sum_exponentials(classes: int, group: Any, top: Any, out: Any, columns: Any
 def _sum_targets(classes: int, group: Any, top: Any, t: Any, scratch: Any) -> Any:
     """Return the sum of T, the sum of T * (top - x) / 2, and T at the label, for each row. The columns hold logits.
 
-    C: sum_columns in rows_lanes.h
+    C: sum_columns in lanes_sums.h
     """
     at_label = index = filled(scratch.columns, 0.0)
     mass = cost = widen(index)
@@ -243,7 +243,7 @@ def _sum_targets(classes: int, group: Any, top: Any, t: Any, scratch: Any) -> An
 def _losses(group: Any, sums: Any, z_loss: float) -> Any:
     """Return the losses. They are not finite if a logit is NaN or +inf, or if all are -inf, because 0 * inf is NaN.
 
-    C: losses_of_block in rows_lanes.h
+    C: losses_of_block in lanes_output.h
     """
     value = sums.mass * ((sums.top - sums.x_label) + sums.log_s)
     value = value + fma(sums.spread, sums.log_s, sums.cost)
@@ -259,7 +259,7 @@ def _write_columns(classes: int, group: Any, sums: Any, t: Any, z_loss: float, s
 
     The formulas are those of `_at_label` and `write_gradient` in rows.py.
 
-    C: gradient_of_block in rows_lanes.h
+    C: gradient_of_block in lanes_output.h
     """
     columns, gain = scratch.columns, group.gain
     has_target = not (is_null(t.soft) and is_null(t.base))
@@ -291,7 +291,7 @@ def _write_columns(classes: int, group: Any, sums: Any, t: Any, z_loss: float, s
 def _sums_of(classes: int, group: Any, t: Any, base_total: float, out: Any, scratch: Any) -> Any:
     """Return the GroupSums, and replace the logits in the columns by exponentials.
 
-    C: sum_block in rows_lanes.h
+    C: sum_block in lanes_sums.h
     """
     columns = scratch.columns
     hard = is_null(t.soft)
@@ -318,7 +318,7 @@ def begin_group(classes: int, group: Any, t: Any, base_total: float, outputs: An
 
     The columns then hold exponentials.
 
-    C: begin_block and sum_block in rows_lanes.h
+    C: begin_block and sum_block in lanes_sums.h
     """
     load_rows(scratch.columns, group.x, classes, group.size, scratch.rows)
     left = as_bits(group.weight == 0.0)
@@ -340,7 +340,7 @@ def finish_group(
     overflow on the way. Of those in the second mask, only the gradient is left: a loss may not depend on whether a
     gradient is wanted.
 
-    C: finish_block in rows_lanes.h
+    C: finish_block in lanes_output.h
     """
     every = (1 << group.size) - 1
     loss = _losses(group, sums, z_loss)
@@ -359,7 +359,7 @@ def finish_group(
 def _factors(call: Any, first: int, count: int, like: Any) -> Any:
     """Return the weights of `count` rows, and weight * upstream, each rounded once.
 
-    C: row_gain in rows_lanes.h
+    C: row_gain in lanes_sums.h
     """
     ones = widen(filled(like, 1.0))
     if call.weight_step == 0 and call.upstream_step == 0:
@@ -374,7 +374,7 @@ def _factors(call: Any, first: int, count: int, like: Any) -> Any:
 def group_of(call: Any, first: int, count: int, columns: Any) -> Any:
     """Return the group of `count` rows from row `first` on.
 
-    C: select_labels in rows_lanes.h
+    C: select_labels in lanes_sums.h
     """
     zero = filled(columns, 0.0)
     label = filled(columns, -1.0)

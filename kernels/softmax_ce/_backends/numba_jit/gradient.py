@@ -132,7 +132,7 @@ def stream_head(pending: Any, e: Any, scratch: Any) -> None:
 def _write_head(grad: Any, head: int, held: int, value: Any, scratch: Any) -> None:
     """Write the first `head` entries of a row, after the `held` entries of the row before.
 
-    C: put_in_line in rows_output.h
+    C: append_to_line in rows_output.h
     """
     if held > 0:
         store(scratch.line, held, value)  # entries beyond the line stay in the scratch
@@ -185,7 +185,7 @@ def stream_rest(pending: Any, e: Any, j: int, n: int, first: int, scratch: Any) 
 def write_pending(pending: Any, e: Any, scratch: Any) -> int:
     """Stream a whole pending row while no other row is summed. Return the number of entries in the scratch's line.
 
-    C: write_chunks in rows_kernel.h
+    C: write_chunks in rows_pipeline.h
     """
     stream_head(pending, e, scratch)
     held = 0
@@ -196,10 +196,10 @@ def write_pending(pending: Any, e: Any, scratch: Any) -> int:
 
 
 @_function
-def end_line(grad: Any, classes: int, held: int, line: Any) -> None:
+def flush_line(grad: Any, classes: int, held: int, line: Any) -> None:
     """Write the `held` entries that end the last row.
 
-    C: end_line in rows_output.h
+    C: flush_line in rows_output.h
     """
     if held > 0:
         store_first(grad, classes - held, held, load(line, 0))
@@ -250,7 +250,7 @@ def write_row(row: Any, t: Any, held: int, next_row: Any, scratch: Any) -> int:
 
     `held` entries of the row before are in the line. If `next_row` is null, no row follows, and the line is written.
 
-    C: write_chunks in rows_kernel.h
+    C: write_chunks in rows_pipeline.h
     """
     w = lanes_of(row.grad)
     has_target = not (is_null(t.soft) and is_null(t.base))
@@ -317,7 +317,7 @@ def _write_tail(row: Any, t: Any, has_target: bool, j: int, k: int, stop: int, n
 def fill_row(grad: Any, classes: int, value: float, line: Any, held: int) -> None:
     """Set a row of the gradient to one value, and write the `held` entries of the row before.
 
-    C: fill in rows_kernel.h
+    C: fill in rows_pipeline.h
     """
     if held > 0:
         store_first(grad, -held, held, load(line, 0))

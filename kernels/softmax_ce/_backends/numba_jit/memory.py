@@ -178,7 +178,7 @@ def _masked_store(builder: Any, value: Any, place: Any, align: int, mask: Any) -
 def load(typingctx: Any, p: Any, offset: Any) -> Any:
     """Return the vector at p[offset].
 
-    C: v_load in vec_avx2.h
+    C: v_load in vec_baseline.h
     """
     vector = vector_at(p)
 
@@ -210,7 +210,7 @@ def load_first(typingctx: Any, p: Any, offset: Any, count: Any, fill: Any) -> An
 def store(typingctx: Any, p: Any, offset: Any, value: Any) -> Any:
     """Store a vector at p[offset].
 
-    C: v_store in vec_avx2.h
+    C: v_store in vec_baseline.h
     """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -239,7 +239,7 @@ def store_first(typingctx: Any, p: Any, offset: Any, count: Any, value: Any) -> 
 def stream(typingctx: Any, p: Any, offset: Any, value: Any) -> Any:
     """Store a vector at p[offset], past the caches. The address must be a multiple of 64 bytes.
 
-    C: v_stream in vec_avx2.h
+    C: v_stream in vec_baseline.h
     """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -284,7 +284,7 @@ def prefetch(typingctx: Any, p: Any, offset: Any) -> Any:
 def prefetch_to_write(typingctx: Any, p: Any, offset: Any) -> Any:
     """Prefetch the cache line at p[offset], to write it. Any address is allowed.
 
-    C: prefetch_columns in rows_lanes.h, by __builtin_prefetch
+    C: prefetch_columns in lanes_sums.h, by __builtin_prefetch
     """
     return types.void(p, types.intp), lambda context, builder, sig, args: _prefetch(context, builder, *args, 1)
 
@@ -293,7 +293,7 @@ def prefetch_to_write(typingctx: Any, p: Any, offset: Any) -> Any:
 def one_each(typingctx: Any, p: Any, step: Any, offset: Any, count: Any, like: Any) -> Any:
     """Return `count` entries from p[offset] on, one in each lane of `like`. If step is 0, p[0] is in every lane.
 
-    C: row_factor in rows_lanes.h
+    C: row_factor in lanes_sums.h
     """
     vector = Vector(p.dtype, like.lanes)
 

@@ -13,9 +13,9 @@ from softmax_ce._backends.numba_jit.arithmetic import exp, exp_scale
 from softmax_ce._backends.numba_jit.gradient import (
     GradientRow,
     PendingGradient,
-    end_line,
     entries_to_line,
     fill_row,
+    flush_line,
     set_factors,
     write_pending,
     write_row,
@@ -43,7 +43,7 @@ class RowScratch(NamedTuple):
 
 
 class Pipeline(NamedTuple):
-    """What the work on one row leaves to the next. C: pipeline in rows_kernel.h."""
+    """What the work on one row leaves to the next. C: pipeline in rows_pipeline.h."""
 
     top: ChunkMax  # of its first chunk
     held: int  # entries of the gradient in the scratch's line
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 def _whole_lines(entries: int, w: int) -> int:
     """Return the number of entries, rounded up to whole lines of w.
 
-    C: SCE_ROW_ROOM in rows.h
+    C: SCE_KEPT_ROW_BYTES in rows.h
     """
     return (entries + w - 1) // w * w
 
@@ -100,7 +100,7 @@ def scratch_at(p: Any, classes: int, streamed: bool, keeps: bool) -> Any:
 def new_pipeline(p: Any) -> Any:
     """Return what the first row finds.
 
-    C: new_pipeline in rows_kernel.h
+    C: new_pipeline in rows_pipeline.h
     """
     return Pipeline(ChunkMax(np.nan, 0), 0, PendingGradient(null_if(True, p), 0, 1, -1, 0.0, 0, 0))
 
@@ -109,20 +109,20 @@ def new_pipeline(p: Any) -> Any:
 def finish_pipeline(pipeline: Any, grad: Any, classes: int, scratch: Any) -> None:
     """Write the pending gradient and the unfinished line, after the last row, whose gradient is `grad`.
 
-    C: write_chunks in rows_kernel.h
+    C: write_chunks in rows_pipeline.h
     """
     held = pipeline.held
     if not is_null(pipeline.pending.grad):
         held = write_pending(pipeline.pending, scratch.e, scratch)
     if held > 0:
-        end_line(grad, classes, held, scratch.line)
+        flush_line(grad, classes, held, scratch.line)
 
 
 @_inlined
 def row_at(call: Any, i: int) -> Any:
     """Return row i of a call.
 
-    C: label_of in rows_kernel.h
+    C: label_of in rows_pipeline.h
     """
     t = call.targets
     label, mass = -1, 0.0
@@ -143,7 +143,7 @@ def row_at(call: Any, i: int) -> Any:
 def target_mass(call: Any, row: Any, sums: Any) -> float:
     """Return the sum of T over all classes, a in softmax_ce.contract.
 
-    C: within write_scalars in rows_kernel.h
+    C: within write_scalars in rows_pipeline.h
     """
     return row.mass + call.base_total if is_null(row.t.soft) else sums.mass
 
@@ -152,7 +152,7 @@ def target_mass(call: Any, row: Any, sums: Any) -> float:
 def _loss(call: Any, row: Any, sums: Any, log_s: float, x_label: float) -> float:
     """Return the loss of a row that counts. It is NaN if the log of the sum is, or if the maximum is infinite.
 
-    C: write_scalars in rows_kernel.h
+    C: write_scalars in rows_pipeline.h
     """
     if not (-np.inf < sums.top < np.inf):
         return np.nan
@@ -169,7 +169,7 @@ def _loss(call: Any, row: Any, sums: Any, log_s: float, x_label: float) -> float
 def _at_label(call: Any, row: Any, sums: Any, x_label: float, z_pull: float) -> float:
     """Return the gradient at the label, from the other classes' share: p - 1 would cancel as p approaches 1.
 
-    C: begin_gradient in rows_kernel.h
+    C: begin_gradient in rows_pipeline.h
     """
     s = 1 + sums.rest
     e_label = first_lane(widen(exp(filled(row.x, x_label) - filled(row.x, sums.top)))) / exp_scale(row.x)
@@ -186,7 +186,7 @@ def write_gradient(
 ) -> Any:  # fmt: skip
     """Write the gradient of a row that counts, or defer it. Return how many entries are held, and what is pending.
 
-    C: begin_gradient in rows_kernel.h
+    C: begin_gradient in rows_pipeline.h
     """
     x, classes, e = row.x, call.classes, scratch.e
     z_pull = 2 * call.z_loss * (sums.top + log_s) if call.z_loss != 0 else 0.0
@@ -199,8 +199,8 @@ def write_gradient(
     step = chunk_of(x, classes)
     for first in range(0, classes, step):
         k = first // step
-        down = 1.0 if scratch.tops[k] == sums.top else math.exp(scratch.tops[k] - sums.top)
-        set_factors(scratch.factors, k, factor * down, exp_scale(x))
+        rescale = 1.0 if scratch.tops[k] == sums.top else math.exp(scratch.tops[k] - sums.top)
+        set_factors(scratch.factors, k, factor * rescale, exp_scale(x))
     if is_deferred:
         return 0, PendingGradient(grad, classes, step, label, at_label, entries_to_line(grad), held)
     written = GradientRow(x, e, grad, classes, step, gain, label, at_label)
@@ -212,7 +212,7 @@ def write_gradient(
 def write_scalars(call: Any, outputs: Any, row: Any, sums: Any, log_s: float, counts: bool, x_label: float) -> None:
     """Write the outputs that have one entry a row.
 
-    C: write_scalars in rows_kernel.h
+    C: write_scalars in rows_pipeline.h
     """
     if not is_null(outputs.row_max):
         outputs.row_max[row.i] = sums.top
@@ -226,7 +226,7 @@ def write_scalars(call: Any, outputs: Any, row: Any, sums: Any, log_s: float, co
 def skip_row(outputs: Any, row: Any, classes: int, pipeline: Any, scratch: Any) -> Any:
     """Write zeros for a row that does not count and whose log-sum-exp is not wanted. Return the new pipeline.
 
-    C: within one_row in rows_kernel.h
+    C: within one_row in rows_pipeline.h
     """
     held = pipeline.held
     if not is_null(outputs.loss):
@@ -242,7 +242,7 @@ def skip_row(outputs: Any, row: Any, classes: int, pipeline: Any, scratch: Any) 
 def _one_row(call: Any, outputs: Any, i: int, pipeline: Any, next_row: Any, scratch: Any) -> Any:
     """Compute row i. Return the pipeline for the next row, which begins at `next_row`; null after the last.
 
-    C: one_row in rows_kernel.h
+    C: one_row in rows_pipeline.h
     """
     row, classes = row_at(call, i), call.classes
     x, hard = row.x, is_null(row.t.soft)
@@ -257,13 +257,13 @@ def _one_row(call: Any, outputs: Any, i: int, pipeline: Any, next_row: Any, scra
     sums, next_max, held = sum_row(x, classes, top, scratch.e, next_row, row.t, out, pipeline.pending, scratch)
     if is_null(pipeline.pending.grad):
         held = pipeline.held
-    broken = not (-np.inf < sums.top < np.inf) or sums.rest != sums.rest
-    log_s = math.log1p(sums.rest) if not broken else np.nan if sums.rest != sums.rest else 0.0
+    degenerate = not (-np.inf < sums.top < np.inf) or sums.rest != sums.rest
+    log_s = math.log1p(sums.rest) if not degenerate else np.nan if sums.rest != sums.rest else 0.0
     write_scalars(call, outputs, row, sums, log_s, counts, x_label)
     pending = new_pipeline(x).pending
     if is_null(grad):
         return Pipeline(next_max, 0, pending)
-    if not counts or broken:
+    if not counts or degenerate:
         fill_row(grad, classes, np.nan if counts else 0.0, scratch.line, held)
         return Pipeline(next_max, 0, pending)
     held, pending = write_gradient(call, row, sums, log_s, x_label, grad, held, is_deferred, next_row, scratch)
@@ -274,7 +274,7 @@ def _one_row(call: Any, outputs: Any, i: int, pipeline: Any, next_row: Any, scra
 def rows(call: Any, outputs: Any, scratch: Any, start: int, stop: int) -> None:
     """Compute rows [start, stop), one after the other.
 
-    C: all_rows in rows_kernel.h
+    C: all_rows in rows_pipeline.h
     """
     pipeline = new_pipeline(call.logits)
     for i in range(start, stop):

@@ -62,7 +62,10 @@ _merged: Any = njit(error_model="numpy", inline="always")  # see kernels.py
 
 
 class Coefficients(NamedTuple):
-    """Vectors from which the Hessian follows: exponential * by * (constant + slope * p) * then."""
+    """Vectors from which the Hessian follows: exponential * by * (constant + slope * p) * then.
+
+    C: hessian_scales in rows_hessian.h
+    """
 
     inverse: Any  # p = exponential * inverse
     by: Any  # this and `then` are the two factors of an exponential, as in `set_factors`
@@ -76,7 +79,7 @@ class Coefficients(NamedTuple):
 def _hessian(e: Any, c: Any) -> Any:
     """Return a vector of the Hessian, given exponentials and their Coefficients.
 
-    C: none, only Numba computes it in a kernel
+    C: hessian_of in rows_hessian.h
     """
     p = e * c.inverse
     value = fma((e * c.by) * fma(c.slope, p, c.constant), c.then, 0.0)
@@ -90,7 +93,7 @@ def _hessian(e: Any, c: Any) -> Any:
 def _write_chunk(e: Any, out: Any, n: int, c: Any, streamed: bool) -> None:
     """Write the Hessian of a chunk of n classes.
 
-    C: none, only Numba computes it in a kernel
+    C: write_hessian in rows_hessian.h
     """
     w, j = lanes_of(e), 0
     if streamed:
@@ -111,7 +114,7 @@ def _write_chunk(e: Any, out: Any, n: int, c: Any, streamed: bool) -> None:
 def _write_hessian(call: Any, row: Any, sums: Any, log_s: float, out: Any, streamed: bool, scratch: Any) -> None:
     """Write the Hessian of a row that counts to `out`. The factors of its chunks in the scratch are overwritten.
 
-    C: none, only Numba computes it in a kernel
+    C: hessian_of_row in rows_hessian.h
     """
     x, classes = row.x, call.classes
     s, twice = 1 + sums.rest, 2 * call.z_loss
@@ -124,10 +127,10 @@ def _write_hessian(call: Any, row: Any, sums: Any, log_s: float, out: Any, strea
     step = chunk_of(x, classes)
     for first in range(0, classes, step):
         k = first // step
-        down = 1.0 if scratch.tops[k] == sums.top else math.exp(scratch.tops[k] - sums.top)
-        set_factors(scratch.factors, k, gain * size * down / s, exp_scale(x))
+        rescale = 1.0 if scratch.tops[k] == sums.top else math.exp(scratch.tops[k] - sums.top)
+        set_factors(scratch.factors, k, gain * size * rescale / s, exp_scale(x))
         by, then = filled(x, scratch.factors[2 * k]), filled(x, scratch.factors[2 * k + 1])
-        inverse = filled(x, down / s / exp_scale(x))
+        inverse = filled(x, rescale / s / exp_scale(x))
         coefficients = Coefficients(
             inverse, by, then, filled(x, constant), filled(x, slope), filled(x, at_top)
         )  # fmt: skip
@@ -138,7 +141,7 @@ def _write_hessian(call: Any, row: Any, sums: Any, log_s: float, out: Any, strea
 def _fill(out: Any, classes: int, value: float, scratch: Any) -> None:
     """Set a row of the Hessian to one value, unless it is null.
 
-    C: fill in rows_kernel.h
+    C: fill in rows_pipeline.h
     """
     if not is_null(out):
         fill_row(out, classes, value, scratch.line, 0)
@@ -150,7 +153,7 @@ def _one_row(
 ) -> Any:  # fmt: skip
     """Compute row i, as `_one_row` in rows.py does, and its Hessian unless `hess` is null. Return the pipeline.
 
-    C: one_row in rows_kernel.h
+    C: one_row in rows_pipeline.h
     """
     row, classes = row_at(call, i), call.classes
     x, out = row.x, null_if(is_null(hess), at(hess, i * call.classes))
@@ -164,10 +167,10 @@ def _one_row(
     lines = null_if(streamed, out)
     sums, next_max, _ = sum_row(x, classes, top, scratch.e, next_row, row.t, lines, pipeline.pending, scratch)
     held = pipeline.held
-    broken = not (-np.inf < sums.top < np.inf) or sums.rest != sums.rest
-    log_s = math.log1p(sums.rest) if not broken else np.nan if sums.rest != sums.rest else 0.0
+    degenerate = not (-np.inf < sums.top < np.inf) or sums.rest != sums.rest
+    log_s = math.log1p(sums.rest) if not degenerate else np.nan if sums.rest != sums.rest else 0.0
     write_scalars(call, outputs, row, sums, log_s, counts, x_label)
-    if not counts or broken:
+    if not counts or degenerate:
         value = np.nan if counts else 0.0
         _fill(out, classes, value, scratch)
         if not is_null(grad):
@@ -184,7 +187,7 @@ def _one_row(
 def _rows(call: Any, outputs: Any, hess: Any, streamed: bool, scratch: Any, start: int, stop: int) -> None:
     """Compute rows [start, stop), one after the other.
 
-    C: all_rows in rows_kernel.h
+    C: all_rows in rows_pipeline.h
     """
     pipeline = new_pipeline(call.logits)
     for i in range(start, stop):
@@ -203,7 +206,7 @@ def _hessian_of_group(classes: int, group: Any, sums: Any, z_loss: float, column
 
     Returns a bit for each row with a factor that is beyond the format. It is left to `_one_row`.
 
-    C: none, only Numba computes it in a kernel
+    C: hessian_of_block in lanes_hessian.h
     """
     unscale = 1 / exp_scale(group.x)
     twice = filled(columns, 2 * z_loss)
@@ -256,7 +259,7 @@ def _groups(call: Any, outputs: Any, hess: Any, p: Any, start: int, stop: int) -
 def _few_classes(call: Any, outputs: Any, hess: Any, p: Any, start: int, stop: int) -> None:
     """Compute rows [start, stop) in groups, and the rows that are left by these one by one. The scratch is at p.
 
-    C: few_classes in rows_lanes.h
+    C: few_classes_with_hessian in rows_lanes.h
     """
     grad_alone = Outputs(null_if(True, p), outputs.grad, null_if(True, p), null_if(True, p))
     scratch = scratch_at(p, call.classes, False, True)
@@ -310,7 +313,7 @@ def hard_hessian_rows(
 ) -> None:  # fmt: skip
     """Compute what `HessianKernels.hard` in softmax_ce.contract does, with a Hessian that is not None.
 
-    C: _hard in _kernels.pyx
+    C: hard_hessian in _kernels.pyx
     """
     classes, scale, base = logits.shape[1], pointer(label_mass), pointer(base_mass)
     targets = Targets(null_if(True, scale), scale, step_of(label_mass), base, step_of(base_mass))
@@ -328,7 +331,7 @@ def soft_hessian_rows(
 ) -> None:  # fmt: skip
     """Compute what `HessianKernels.soft` in softmax_ce.contract does, with a Hessian that is not None.
 
-    C: _soft in _kernels.pyx
+    C: soft_hessian in _kernels.pyx
     """
     classes = logits.shape[1]
     no_labels = np.empty(0, np.int64)

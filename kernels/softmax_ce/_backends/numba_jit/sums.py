@@ -68,7 +68,7 @@ class RowSums(NamedTuple):
 def chunk_of(x: Any, classes: int) -> int:
     """Return the classes of a chunk: as few chunks as CHUNK allows, of equal length but the last, which may be shorter.
 
-    C: chunk_size in rows_kernel.h
+    C: chunk_size in rows_pipeline.h
     """
     chunks = (classes + CHUNK - 1) // CHUNK
     block = 4 * lanes_of(x)
@@ -252,8 +252,8 @@ def _with_chunk(row: Any, top: float, rest: float) -> Any:
     one, others = 0.0 if row.top == -np.inf else 1.0, 0.0 if top == -np.inf else 1.0
     if top > row.top:
         return RowSums(top, rest + (one + row.rest) * math.exp(row.top - top), row.mass, row.cost)
-    down = 1.0 if top == row.top else math.exp(top - row.top)
-    return RowSums(row.top, row.rest + (others + rest) * down, row.mass, row.cost)
+    rescale = 1.0 if top == row.top else math.exp(top - row.top)
+    return RowSums(row.top, row.rest + (others + rest) * rescale, row.mass, row.cost)
 
 
 @_inlined
@@ -275,7 +275,7 @@ def _with_targets(row: Any, shift: float, mass: float, cost: float, chunk_shift:
 def has_nan(x: Any, n: int) -> bool:
     """Return whether one of n entries is NaN.
 
-    C: broken_log_sum in rows_kernel.h
+    C: degenerate_log_sum in rows_pipeline.h
     """
     found = False
     for j in range(n):
@@ -289,7 +289,7 @@ def sum_row(x: Any, classes: int, top: Any, e: Any, next_row: Any, t: Any, out: 
 
     `top` is the ChunkMax of this row's first chunk. `next_row` may be null.
 
-    C: sum_row in rows_kernel.h
+    C: sum_row in rows_pipeline.h
     """
     has_target = not (is_null(t.soft) and is_null(t.base))
     row = RowSums(-np.inf, 0.0, 0.0, 0.0)

@@ -153,7 +153,7 @@ def lanes_of(typingctx: Any, p: Any) -> Any:
 def filled(typingctx: Any, p: Any, value: Any) -> Any:
     """Return a vector of the type at a pointer with `value` in every lane.
 
-    C: v_set in vec_avx2.h
+    C: v_set in vec_baseline.h
     """
     vector = vector_at(p)
     return vector(p, vector), lambda context, builder, sig, args: args[1]
@@ -163,7 +163,7 @@ def filled(typingctx: Any, p: Any, value: Any) -> Any:
 def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
     """Return x * y + z, rounded once if the CPU has such an instruction.
 
-    C: v_fma in vec_avx2.h
+    C: v_fma in vec_baseline.h
     """
     vector = next(a for a in (x, y, z) if isinstance(a, Vector))
 
@@ -190,7 +190,7 @@ def where(typingctx: Any, mask: Any, x: Any, y: Any) -> Any:
 def maximum(typingctx: Any, x: Any, y: Any) -> Any:
     """Return the larger one of each lane, or y if one of them is NaN. This is one instruction of x86.
 
-    C: v_max in vec_avx2.h
+    C: v_max in vec_baseline.h
     """
     vector = next(a for a in (x, y) if isinstance(a, Vector))
 
@@ -321,7 +321,7 @@ def max_lanes(typingctx: Any, x: Any) -> Any:
 def first_lane(typingctx: Any, x: Any) -> Any:
     """Return lane 0.
 
-    C: raised_exp_at in rows_kernel.h
+    C: raised_exp_at in rows_pipeline.h
     """
     return x.dtype(x), lambda context, builder, sig, args: builder.extract_element(args[0], I32(0))
 
