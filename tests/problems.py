@@ -20,7 +20,7 @@ class RandomProblem:
     def columns(self, first: int, stop: int) -> tuple[Any, Any, dict[str, Any]]:
         """Return what a shard of the classes is given."""
         options = dict(self.options)
-        if np.ndim(options.get("where")) == 2:
+        if np.ndim(options.get("where", 0)) == 2:
             options["where"] = options["where"][:, first:stop]
         targets = self.targets if self.hard else self.targets[:, first:stop]
         return self.logits[:, first:stop], targets, options
@@ -34,7 +34,7 @@ def random_problem(seed: int, dtype: Any, most_classes: int = 60) -> RandomProbl
     options: dict[str, Any] = {}
     hard = bool(random.random() < 0.6)
     if hard:
-        targets = random.integers(0, n_classes, n_rows)
+        targets: Any = random.integers(0, n_classes, n_rows)
     else:
         targets = random.random((n_rows, n_classes)).astype(dtype)
         targets /= targets.sum(1, keepdims=True)

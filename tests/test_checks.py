@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
-from softmax_ce import checks, fold, weights
+from softmax_ce import checks, fold, tuning, weights
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce.reduction import mean
 from softmax_ce.staging import Rows
 
 INT64 = np.iinfo(np.int64)
-BLOCK = checks._CHECK_BLOCK
+BLOCK = tuning.STAGED_ELEMENTS
 
 
 @pytest.mark.parametrize(

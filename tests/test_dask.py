@@ -18,6 +18,7 @@ dask = pytest.importorskip("dask", reason="Dask is not installed: pip install 's
 da = pytest.importorskip("dask.array")
 
 from softmax_ce import dask as sce_dask  # noqa: E402
+from softmax_ce import shards  # noqa: E402
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -96,14 +97,14 @@ def test_what_does_not_fit_is_refused_at_once(change: dict[str, Any], kind: type
 
 def test_no_task_holds_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
-    partial = sce_dask.shards.partial
+    partial = shards.partial
 
     def watched(x: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal largest
         largest = max(largest, x.size)
         return partial(x, *arguments, **options)
 
-    monkeypatch.setattr(sce_dask.shards, "partial", watched)
+    monkeypatch.setattr(shards, "partial", watched)
     x = da.random.default_rng(0).standard_normal((64, 64), chunks=(8, 16))
     sce_dask.cross_entropy(x, np.zeros(64, int)).compute(scheduler="sync")
     assert largest == 8 * 16

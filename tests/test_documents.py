@@ -263,7 +263,7 @@ def test_every_field_of_a_format_is_required_and_described(each: Format[Any]) ->
 
 
 # What takes the place of a value: of another type, or out of range. Not 1.0 for 1, which the reader alone refuses.
-OTHERS = (None, True, 0, 1, -1, 10**30, 0.5, -0.5, "", "x", "fused", "red", [], {}, [1], {"a": 1})
+OTHERS: tuple[Any, ...] = (None, True, 0, 1, -1, 10**30, 0.5, -0.5, "", "x", "fused", "red", [], {}, [1], {"a": 1})
 
 
 def places_of(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -279,7 +279,10 @@ def a_record() -> Any:
     return json.loads(record.as_text(record.as_dict(full_run())))
 
 
-EXAMPLES = {"a record": (record.FORMAT, a_record()), "a toy": (TOY, json.loads(as_text(TOY.plain(WHOLE))))}
+EXAMPLES: dict[str, tuple[Any, Any]] = {
+    "a record": (record.FORMAT, a_record()),
+    "a toy": (TOY, json.loads(as_text(TOY.plain(WHOLE)))),
+}
 PLACES = {
     name: [place for place in places_of(value) if place not in ((), ("version",))]
     for name, (_, value) in EXAMPLES.items()

@@ -284,7 +284,19 @@ def test_explain_takes_the_section_of_this_machine(tmp_path: Path) -> None:
 def test_pick_appends_a_section_and_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "fleet.json"
     profile.save(machine("Alpha"), path)
-    asked = ("pick", "--shapes", "4x10", "--op", "forward", "--time-budget", "2s", "--threads", "1", "--allow", "numpy")
+    asked: tuple[str, ...] = (
+        "pick",
+        "--shapes",
+        "4x10",
+        "--op",
+        "forward",
+        "--time-budget",
+        "2s",
+        "--threads",
+        "1",
+        "--allow",
+        "numpy",
+    )
     asked = (*asked, "--force", "--append", "--output")
     for _ in range(2):  # the second time, its own section is replaced
         result = CliRunner().invoke(cli.main, [*asked, str(path)])

@@ -114,6 +114,7 @@ def test_reductions_and_weights(backend: str) -> None:
     rng = np.random.default_rng(7)
     x, z = rng.standard_normal((2, 6, 5))
     rows, grads = sce.kl_divergence_with_grad(x, z, reduction="none", backend=backend)
+    reduction: Any
     for weight in (None, rng.uniform(0, 2, 6), rng.uniform(-1, 2, 6)):
         w = np.ones(6) if weight is None else weight
         given: dict[str, Any] = {"sample_weight": weight, "backend": backend}
@@ -216,7 +217,7 @@ def test_the_largest_numbers(backend: str, dtype: str) -> None:
 def test_bits_do_not_depend_on_threads_cuts_or_strides(backend: str) -> None:
     rng = np.random.default_rng(9)
     for dtype in (np.float32, np.float64, np.float16):
-        x = (3 * rng.standard_normal((60, 700))).astype(dtype)
+        x: Any = (3 * rng.standard_normal((60, 700))).astype(dtype)
         noise = np.where(np.arange(60) % 3 == 0, 1e-4, 1.0)[:, None]
         z = (x + noise * rng.standard_normal(x.shape)).astype(dtype)
         x[5, 3] = z[5, 3] = -np.inf
@@ -319,7 +320,7 @@ def test_a_backend_without_float64_is_refused() -> None:
     def kernel(*_: Any) -> None: ...
 
     info = BackendInfo("single", "single", dtypes=("float32",))
-    registry.register(SimpleNamespace(BACKEND=info, hard=kernel, soft=kernel))  # type: ignore[arg-type]
+    registry.register(SimpleNamespace(BACKEND=info, hard=kernel, soft=kernel))
     try:
         with pytest.raises(ValueError, match="computed in float64, but backend 'single' computes float32 only"):
             sce.kl_divergence(X, X, backend="single")

@@ -124,11 +124,11 @@ def test_one_row_without_a_batch() -> None:
 def test_buffers_are_what_is_returned() -> None:
     random = np.random.default_rng(4)
     hidden, weight, bias = random.standard_normal((6, 3)), random.standard_normal((5, 3)), np.zeros(5)
-    buffers = np.full((6, 3), np.nan), np.full((5, 3), np.nan), np.full(5, np.nan)
+    buffers: Any = np.full((6, 3), np.nan), np.full((5, 3), np.nan), np.full(5, np.nan)
     labels = [0, 1, 2, 3, 4, -100]
     names = "grad_hidden_out", "grad_linear_weight_out", "grad_linear_bias_out"
     found = sce.linear_cross_entropy_with_grad(
-        hidden, weight, labels, linear_bias=bias, **dict(zip(names, buffers, strict=True))
+        hidden, weight, labels, linear_bias=bias, **dict[str, Any](zip(names, buffers, strict=True))
     )
     expected = sce.linear_cross_entropy_with_grad(hidden, weight, labels, linear_bias=bias)
     for buffer, one, other in zip(buffers, found[1:], expected[1:], strict=True):

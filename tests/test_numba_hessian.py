@@ -10,6 +10,7 @@ import pytest
 
 import softmax_ce as sce
 from conftest import available
+from softmax_ce import hessian as composed
 from softmax_ce import threads
 from softmax_ce.contract import HessianKernels
 
@@ -126,7 +127,7 @@ def test_no_bit_depends_on_cuts_threads_or_what_else_is_wanted(
     whole = outputs_for(x)
     hessian.hard(*arguments, *whole, 0, rows)
     plain = outputs_for(x)
-    sce.get_backend("numba").hard(*arguments, *plain[:2], *plain[3:], 0, rows)
+    sce.get_backend("numba").hard(*arguments, *plain[:2], *plain[3:], 0, rows)  # type: ignore[call-arg]
     for k in (0, 1, 3, 4):
         np.testing.assert_array_equal(whole[k], plain[k])  # the bits of the kernel without a Hessian
     cut = outputs_for(x)
@@ -232,9 +233,7 @@ def test_without_a_hessian_the_other_kernels_run(
 
 
 def test_the_public_function_uses_the_kernels(hessian: HessianKernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softmax_ce import run
-
-    monkeypatch.setattr(run.hessian, "compose", lambda *given: pytest.fail("composed in place of computed"))
+    monkeypatch.setattr(composed, "compose", lambda *given: pytest.fail("composed in place of computed"))
     x = logits_of(5, 10, "float64")
     _, _, hess = sce.cross_entropy_with_hessian(x, np.arange(5), backend="numba", reduction="sum")
     own = outputs_for(x)[2]

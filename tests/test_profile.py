@@ -205,8 +205,8 @@ def test_the_reader_and_jsonschema_agree(place: tuple[Any, ...], action: str, ot
         replace(ORDINARY, cells=()),
         replace(ORDINARY, objective="luck"),
         replace(ORDINARY, notes={"x": float("nan")}),
-        replace(ORDINARY, notes={"x": object()}),
-        replace(ORDINARY, fingerprint={}),
+        replace(ORDINARY, notes={"x": object()}),  # type: ignore[dict-item]
+        replace(ORDINARY, fingerprint={}),  # type: ignore[typeddict-item]
         replace(ORDINARY, order=("numpy",)),
         replace(ORDINARY, cells=(cell(1, 10, {"numpy": float("inf")}),)),
         replace(ORDINARY, cells=(cell(0, 10, {"numpy": 1.0}),)),

@@ -237,7 +237,7 @@ def test_a_missing_file_is_told_if_it_was_asked_for(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("field", [field for field in fingerprint.collect() if field != "cpus_available"])
 def test_a_profile_from_elsewhere_is_named_with_the_field(field: str, follow: Any, monkeypatch: Any) -> None:
-    here = fingerprint.collect()
+    here: Any = fingerprint.collect()
     changed: Any = here[field]
     if isinstance(changed, dict):
         changed = {**changed, "SOFTMAX_CE_ISA": "mmx"}

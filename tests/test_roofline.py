@@ -24,6 +24,7 @@ import clocks
 import softmax_ce as sce
 from helpers import known
 from softmax_ce import threads as pool
+from softmax_ce import tuning
 from softmax_ce.choice import fingerprint
 from softmax_ce_bench import ceilings, peers
 from softmax_ce_bench.inputs import workloads
@@ -417,7 +418,7 @@ def test_the_figures_are_drawn(report: run.RooflineRun, tmp_path: Any) -> None:
 
 def test_the_last_level_cache_is_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
     for reported, largest in (({1: 32 << 10, 3: 32 << 20, 2: 1 << 20}, 32 << 20), ({}, None)):
-        monkeypatch.setattr(machine.tuning, "reported_caches", lambda reported=reported: reported)
+        monkeypatch.setattr(tuning, "reported_caches", lambda reported=reported: reported)
         assert machine.last_level_cache() == largest
 
 

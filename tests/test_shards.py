@@ -42,7 +42,7 @@ def gradient(problem: RandomProblem, cuts: list[int], total: shards.Partial, **h
     for first, stop in spans(problem.logits.shape[1], cuts):
         logits, targets, options = problem.columns(first, stop)
         where = options.get("where")
-        where = where if np.ndim(where) == 2 else None
+        where = None if where is None or where.ndim == 1 else where
         parts.append(shards.grad(logits, targets, total, first_class=first, where=where, **how))
     return np.concatenate(parts, axis=1)
 

@@ -152,8 +152,11 @@ class _Graph:
         self.is_hard = targets is None or np.shape(targets) == self.row_shape
         self.targets = self._cut("targets", targets, whole=not self.is_hard)
         self.sample_weight = self._cut("sample_weight", options.pop("sample_weight", None))
-        self.grad_output = grad_output if np.ndim(grad_output) == 0 else self._cut("grad_output", grad_output)
-        by_logit = np.ndim(options.get("where")) > 1
+        self.grad_output = (
+            grad_output if grad_output is None or np.ndim(grad_output) == 0 else self._cut("grad_output", grad_output)
+        )
+        where = options.get("where")
+        by_logit = where is not None and np.ndim(where) > 1
         self.where = self._cut("where", options.pop("where"), whole=True) if by_logit else None
         self.options = dask.delayed({"threads": 1, **options}, pure=True)  # sent once, not with every block
         self.mean = self._mean(options) if reduction == "mean" and self.denominator is None else None

@@ -78,7 +78,7 @@ def _check_others(problem: Problem, target_logits: Any, axis: Any) -> Any:
     if others.source.shape != problem.source.shape:
         raise ValueError(f"target_logits must have the logits' shape {problem.source.shape}, got {others.source.shape}")
     problem.targets = others.source
-    return others.logits
+    return others.logits  # nothing has transformed them
 
 
 def _check_buffers(

@@ -14,7 +14,7 @@ from typing import Any
 from softmax_ce import documents
 from softmax_ce.choice.profile import files
 from softmax_ce.documents import DocumentError, Format
-from softmax_ce_bench.compare.result import Cell, Run
+from softmax_ce_bench.compare.result import ComparedCell, Run
 
 SCHEMA_FILE = Path(__file__).with_name("compare.schema.json")
 LARGEST = 256 << 20  # bytes; a run of a hundred cells takes a few megabytes
@@ -79,7 +79,7 @@ def load(path: Path) -> Run:
         raise RecordError(f"record {path}: {error}") from None
 
 
-def _check_cell(cell: Cell, names: set[str], base: str, where: str) -> None:
+def _check_cell(cell: ComparedCell, names: set[str], base: str, where: str) -> None:
     """Check what the types cannot say, and the tables rely on."""
     entries = {entry.name: entry for entry in cell.entries}
     if len(entries) != len(cell.entries) or base not in entries:

@@ -14,8 +14,7 @@ from softmax_ce.fold import NO_LABEL, NO_MASS, ONE_ROW, Factors
 from softmax_ce.problem import Problem, counted
 from softmax_ce.shards.rows import Piece, Tables, Totals, label_gradient, share, sums
 from softmax_ce.staging import Rows
-
-_STAGED = 1 << 16  # elements in a block: logits, targets and gradient stay in L2
+from softmax_ce.tuning import STAGED_ELEMENTS
 
 
 class Shard:
@@ -197,7 +196,7 @@ class Shard:
         problem = self.problem
 
         def task(start: int, stop: int) -> None:
-            for first, last in problem.logits.blocks(start, stop, _STAGED):
+            for first, last in problem.logits.blocks(start, stop, STAGED_ELEMENTS):
                 work(first, last)
 
         if problem.n_rows:

@@ -12,7 +12,7 @@ from softmax_ce.choice.profile.format import text as profile_text
 from softmax_ce_bench.report import fleet as report
 from softmax_ce_bench.report.printable import printable
 from softmax_ce_bench.terminal.console import Refused
-from softmax_ce_bench.terminal.outputs import Destination, OutputFile, Outputs
+from softmax_ce_bench.terminal.outputs import CommandOutputs, Destination, OutputFile
 from softmax_ce_bench.terminal.profiles import stored_fleet
 
 
@@ -27,7 +27,7 @@ def merge(files: tuple[Path, ...], output: Destination) -> None:
     The exit code is 0, or 2 if a PROFILE cannot be read, two sections of one machine have no different dates, or OUTPUT
     cannot be written.
     """
-    outputs = Outputs({"--output": output})
+    outputs = CommandOutputs({"--output": output})
     stored = [stored_fleet(file)[0] for file in files]
     try:
         fleet, replaced = profile.merge(chain.from_iterable(each.sections for each in stored))
