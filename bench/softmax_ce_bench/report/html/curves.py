@@ -12,7 +12,7 @@ from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import Mark, colour, marks
-from softmax_ce_bench.report.html.picture import Part, Picture
+from softmax_ce_bench.report.html.picture import Picture, PictureGroup
 from softmax_ce_bench.report.html.selection import (
     MOST_SLICES,
     Slice,
@@ -30,14 +30,14 @@ _MISSING = (
 )
 
 
-def part(run: Run) -> Part:
+def part(run: Run) -> PictureGroup:
     """Return the pictures, or the reason why there are none."""
     operation = rated(run)
     drawn: list[Picture] = []
     wanted = [(each, panels) for each in slices(run) if (panels := _panels(run, each, operation))]
     for k, (each, panels) in enumerate(wanted[:MOST_SLICES]):
         drawn += [_picture(run, each, panels, operation, k, is_rate=is_rate) for is_rate in (False, True)]
-    return Part("curves", "Time and rate against classes", drawn, "" if drawn else _MISSING)
+    return PictureGroup("curves", "Time and rate against classes", drawn, "" if drawn else _MISSING)
 
 
 def _panels(run: Run, each: Slice, operation: str) -> list[list[ComparedCell]]:

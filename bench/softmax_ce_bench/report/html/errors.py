@@ -12,7 +12,7 @@ from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour, marks, short
-from softmax_ce_bench.report.html.picture import Part, Picture
+from softmax_ce_bench.report.html.picture import Picture, PictureGroup
 from softmax_ce_bench.report.html.selection import can_be_drawn, timing
 
 _TITLE = "Accuracy against time"
@@ -27,11 +27,13 @@ class _Point:
     slower: float | None
 
 
-def part(run: Run) -> Part:
+def part(run: Run) -> PictureGroup:
     """Return the picture, or the reason why there is none."""
     found = _points(run)
     if not found:
-        return Part("accuracy", _TITLE, (), "No errors were measured: a longer --time-budget leaves time for them.")
+        return PictureGroup(
+            "accuracy", _TITLE, (), "No errors were measured: a longer --time-budget leaves time for them."
+        )
     known, operation = marks(run), rated(run)
     names = [candidate.name for candidate in run.candidates if any(point.name == candidate.name for point in found)]
     wrong = [name for name in names if any(p.name == name and p.slower is None for p in found)]
@@ -80,7 +82,7 @@ def part(run: Run) -> Part:
     )
     if wrong:
         caption += " At the right are results so wrong that they were not timed: rejected, whatever their speed."
-    return Part("accuracy", _TITLE, [Picture("figure-accuracy", _TITLE, caption, shown)])
+    return PictureGroup("accuracy", _TITLE, [Picture("figure-accuracy", _TITLE, caption, shown)])
 
 
 def _dress_wrong(panel: Axes, found: list[_Point], wrong: list[str]) -> None:

@@ -13,7 +13,7 @@ from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import BINS, Mark, colour, marks, short
-from softmax_ce_bench.report.html.picture import Part, Picture
+from softmax_ce_bench.report.html.picture import Picture, PictureGroup
 from softmax_ce_bench.report.html.selection import MOST_SLICES, Slice, regrets, slices
 
 _EDGES = (0.03, 0.10, 0.30, 1.0)  # of the regret's colours
@@ -24,7 +24,7 @@ _MISSING = (
 )
 
 
-def part(run: Run) -> Part:
+def part(run: Run) -> PictureGroup:
     """Return the pictures, or the reason why there are none."""
     drawn = []
     wanted = [each for each in slices(run) if _is_map(each)]
@@ -33,7 +33,7 @@ def part(run: Run) -> Part:
         names = _choosable(run, each)
         if len(names) > 1:
             drawn.append(_regrets(run, each, names, k))
-    return Part(
+    return PictureGroup(
         "maps", "The fastest candidate by shape, and the cost of one backend for all", drawn, "" if drawn else _MISSING
     )
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from softmax_ce_bench.compare.result import Run
 from softmax_ce_bench.report import comparison, templates, words
 from softmax_ce_bench.report.html import curves, errors, findings, maps, speedups, starts, tables
-from softmax_ce_bench.report.html.picture import Part
+from softmax_ce_bench.report.html.picture import PictureGroup
 from softmax_ce_bench.report.printable import printable
 
 _HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ def page(run: Run) -> str:
     )
 
 
-def parts(run: Run) -> list[Part]:
+def parts(run: Run) -> list[PictureGroup]:
     """Return all pictures, or the option that measures what they need."""
     return [
         curves.part(run), speedups.part(run), maps.part(run), errors.part(run), starts.memory_part(run),

@@ -29,7 +29,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PictureGroup:
     """Pictures that belong together, or the reason why there are none.
 
     Attributes

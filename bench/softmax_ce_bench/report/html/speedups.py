@@ -8,20 +8,20 @@ from softmax_ce_bench.compare.result import ComparedCell, Run
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour, marks, short
-from softmax_ce_bench.report.html.picture import Part, Picture
+from softmax_ce_bench.report.html.picture import Picture, PictureGroup
 from softmax_ce_bench.report.html.selection import drawn_names, ends, timing
 
 _MOST_CELLS = 30
 
 
-def part(run: Run) -> Part:
+def part(run: Run) -> PictureGroup:
     """Return the picture, or the reason why there is none."""
     base, operations = run.settings.base, run.settings.operations
     cells = [cell for cell in run.cells if _others(run, [cell])][:_MOST_CELLS]
     title = f"Speed-up over {base}"
     if not cells:
         missing = f"Only {base} was timed: --backend and --peers name others to measure beside it."
-        return Part("speedups", title, (), missing)
+        return PictureGroup("speedups", title, (), missing)
     names = _others(run, cells)
     known = marks(run)
     shown = [operation for operation in operations if drawn_names(run, cells, [operation])]
@@ -56,7 +56,7 @@ def part(run: Run) -> Part:
     )
     if len(run.cells) > len(cells):
         caption += f" {len(cells)} of {len(run.cells)} workloads are drawn."
-    return Part("speedups", title, [Picture("figure-speedup", title, caption, shown_svg)])
+    return PictureGroup("speedups", title, [Picture("figure-speedup", title, caption, shown_svg)])
 
 
 def _others(run: Run, cells: Sequence[ComparedCell]) -> list[str]:

@@ -13,7 +13,7 @@ from softmax_ce_bench.report import words
 from softmax_ce_bench.report.comparison import rated
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour, marks, short
-from softmax_ce_bench.report.html.picture import Part, Picture
+from softmax_ce_bench.report.html.picture import Picture, PictureGroup
 from softmax_ce_bench.report.html.selection import can_be_drawn, timing
 
 _MISSING = "There are no figures: --cold-start measures them, in fresh processes."
@@ -22,13 +22,13 @@ _SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}  # bytes
 _CALLS = 1e6
 
 
-def memory_part(run: Run) -> Part:
+def memory_part(run: Run) -> PictureGroup:
     """Return the picture of peak memory, or the reason why there is none."""
     title = "Peak memory"
     found = [(start, start.peak_memory) for start in run.cold_starts if start.peak_memory is not None]
     found = [(start, size) for start, size in found if 0 <= size < 1e18]
     if not found:
-        return Part("memory", title, (), _NO_MEMORY)
+        return PictureGroup("memory", title, (), _NO_MEMORY)
     known = marks(run)
     cell = next((each for each in run.cells if each.key == found[0][0].peak_memory_cell), None)
     one_gradient = _gradient(cell)
@@ -66,7 +66,7 @@ def memory_part(run: Run) -> Part:
     )
     if one_gradient:
         caption += " Dotted: the size of one gradient."
-    return Part("memory", title, [Picture("figure-memory", title, caption, shown)])
+    return PictureGroup("memory", title, [Picture("figure-memory", title, caption, shown)])
 
 
 def _gradient(cell: ComparedCell | None) -> int | None:
@@ -79,14 +79,14 @@ def _unit(largest: float) -> tuple[str, float]:
     return next(((name, one) for name, one in (("GB", 1e9), ("MB", 1e6)) if largest >= one), ("kB", 1e3))
 
 
-def cold_part(run: Run) -> Part:
+def cold_part(run: Run) -> PictureGroup:
     """Return the pictures of cold start and break-even, or the reason why there are none."""
     title = "Cold start and break-even"
     starts = [start for start in run.cold_starts if _is_whole(start)]
     if not starts:
-        return Part("cold", title, (), _MISSING)
+        return PictureGroup("cold", title, (), _MISSING)
     even = _break_even(run, starts)
-    return Part("cold", title, [_first_calls(run, starts), *([even] if even else [])])
+    return PictureGroup("cold", title, [_first_calls(run, starts), *([even] if even else [])])
 
 
 def _is_whole(start: ColdStart) -> bool:
