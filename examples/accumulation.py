@@ -3,8 +3,8 @@
     python examples/accumulation.py
 
 The mean over a micro-batch divides by its own number of counted rows. Micro-batches rarely count equally many rows,
-since padding is ignored, so the mean of their means is not the mean of the batch. `denominator` replaces each one's own
-number by that of the whole batch. The losses and gradients then add up to those of one large call.
+since padding is ignored, so the mean of their means is not the mean of the batch. `denominator` replaces the number
+of each by that of the whole batch. The losses and gradients then add up to those of one large call.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python examples/ladder.py --rows 64 --classes 32000
 
 Each version computes the mean loss and its gradient, is checked against float64, and is then timed. The versions take
-turns round by round, so that all of them see the same machine; the ratios are paired within the rounds.
+turns round by round, so that all see the same machine. Ratios are paired within the rounds.
 """
 
 from __future__ import annotations

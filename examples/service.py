@@ -4,7 +4,7 @@
     python examples/service.py --profile profile.json --port 8000
     curl -s localhost:8000 -d '{"logits": [[5, 2, -1, 3]], "labels": [0]}'
 
-Before its first request a worker says which profile to follow, refuses to start with one from another machine, loads
+Before its first request, a worker sets the profile to follow, refuses to start with one from another machine, loads
 the backends that the profile names, and lets them compile.
 """
 

@@ -49,7 +49,7 @@ class HeldOut:
     cell : Cell
         As measured there.
     followed : str
-        What the profile, made without it, has run.
+        The backend that runs by a profile made without it.
     regret : float
         Its time over the least there, less 1.
     """

@@ -78,11 +78,11 @@ def write(path: Path, info: BackendInfo | None = None, more: Iterable[Case] = ()
     Parameters
     ----------
     path : Path
-        Written anew.
+        The file, which is overwritten.
     info : BackendInfo, optional
         The backend whose declared accuracy the bounds assume; by default the compiled one.
     more : iterable of Case, optional
-        Beside those of the suite.
+        Further cases, in addition to those of the suite.
     """
     more = tuple(more)
     info = info or next(one for one in sce.backends() if one.name == "cython")

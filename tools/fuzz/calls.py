@@ -133,7 +133,7 @@ class RandomCall:
     entry : str
         The public function.
     arguments : dict
-        What it is given, `logits` and `targets` among it.
+        Its arguments, including `logits` and `targets`.
     rooms : dict
         The memory behind arrays that are given, by argument.
     outer : tuple of int

@@ -35,7 +35,7 @@ class GuardedArray:
     Attributes
     ----------
     view : ndarray
-        What a call is given.
+        The array that a call is given.
     """
 
     view: Any

@@ -19,11 +19,11 @@ class Property:
     ----------
     name : str
     summary : str
-        For the table.
+        The description in the table.
     cases : strategy
         The strategy for cases, which are values that JSON can hold.
     check : callable
-        Raises on a case of which the property does not hold; NotApplicable on one of which it says nothing.
+        Raises if the property does not hold for a case, or NotApplicable if it does not apply.
     share : float
         The share of the time relative to other properties.
     """

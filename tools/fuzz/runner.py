@@ -61,7 +61,7 @@ def search(
     case : JSON value, optional
         The one to replay.
     command : sequence of str, optional
-        What starts the worker.
+        The command that starts the worker.
     hang : float
         Seconds after which a case is taken to hang.
     on_progress : callable

@@ -23,7 +23,7 @@ class Progress:
     Parameters
     ----------
     folder : Path
-        In which the file lies; it is made if it is not there.
+        The folder of the file, which is made if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:

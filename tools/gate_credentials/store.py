@@ -40,9 +40,9 @@ class GateRun:
     disturbed : bool
         Whether it was to be alone on the machine, and was not. Kept, and counted apart.
     logs : dict
-        From a cell to log(head / base), one a round of the first measurement.
+        log(head / base) of each cell, one per round of the first measurement.
     verdicts : dict
-        From a cell to a :class:`softmax_ce_bench.gate.decision.Verdict`.
+        The :class:`softmax_ce_bench.gate.decision.Verdict` on each cell.
     """
 
     arm: str
@@ -62,7 +62,7 @@ class Store:
     ----------
     path : Path
     about : dict
-        What all runs must have in common: commit, machine, settings.
+        The facts that all runs must have in common: commit, machine, settings.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ class Summary:
     alike : ndarray
         Every cell's median log ratio in every real A/A run.
     by_backend : tuple of Power
-        For each level, backend and operation.
+        The power for each level, backend and operation.
     by_level : tuple of Power
     by_slowdown : tuple of (float, float, Rate)
         Least and largest slowdown as measured over all runs of an arm; and how many of such cells, in all real runs
@@ -134,7 +134,7 @@ class Summary:
     mutants : tuple of Power
         Cells that became slower by the claimed slowdown or more.
     concerned : tuple of (int, float, float, float)
-        For each mutant: how many cells it concerns, their least, median and largest ratio.
+        The number of cells that each mutant concerns, and their least, median and largest ratio.
     """
 
     loaded: bool

@@ -18,9 +18,9 @@ def describe(name: str, home: Path) -> Path:
     Parameters
     ----------
     name : str
-        What ``asv run --machine`` will be given.
+        The name for ``asv run --machine``.
     home : Path
-        What HOME will be when asv runs. Made where it is missing.
+        The value of HOME when asv runs. The folder is made if it does not exist.
 
     Returns
     -------

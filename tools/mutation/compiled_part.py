@@ -34,7 +34,7 @@ class HandMadeMutant:
     text, new : str
         Code that stands there exactly once, and what replaces it. Comments and layout do not count.
     fault : str
-        What it stands for.
+        The fault that the change stands for.
     isa, real : str
         Which of a header's users is built with it: instruction set (empty: the best that runs here) and type.
     first : tuple of str

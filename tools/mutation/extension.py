@@ -30,7 +30,7 @@ class Extension:
     Parameters
     ----------
     tree : Tree
-        Where the sources are.
+        The tree that contains the sources.
 
     Attributes
     ----------

@@ -41,11 +41,11 @@ class Mutant:
     text : str
         The first of these lines, stripped.
     start, stop : int
-        Where the replaced bytes lie in the source's UTF-8.
+        The range of the replaced bytes in the source's UTF-8.
     after : str
-        What they are replaced by.
+        The text that replaces them.
     change : str
-        What is changed, in one line.
+        A description of the change in one line.
     within : tuple of str
         Names of the classes and functions around it, outermost first.
     in_body : bool

@@ -25,9 +25,9 @@ class Goal:
     Attributes
     ----------
     key : str
-        What comparisons refer to.
+        The name that comparisons refer to.
     case : str
-        What is compared, in words.
+        The comparison in words.
     limits : mapping
         Instruction set -> limit. One that is not named has AVX2's.
     at_least : bool
@@ -35,7 +35,7 @@ class Goal:
     unit : str
         "x" for a ratio of two times; else that of an absolute time.
     against : str
-        What it is a ratio to, in words.
+        The denominator of the ratio, in words.
     by_median : bool
         The median of the cells is judged, in place of the worst.
     """

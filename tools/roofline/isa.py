@@ -37,7 +37,7 @@ def variables(isa: str, environment: Mapping[str, str] = os.environ) -> dict[str
     isa : {"avx2", "avx512"}
         AVX-512 restricts no other library: it is the best that there is.
     environment : mapping
-        What is set already: XLA's other flags are kept.
+        The variables that are set already. XLA's other flags are kept.
 
     Returns
     -------

@@ -26,7 +26,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
     record : dict
         A record, as :func:`tools.roofline.record.as_dict` returns it.
     folder : Path
-        Made if it is not there.
+        The folder for the figures. It is made if it does not exist.
 
     Returns
     -------

@@ -46,7 +46,7 @@ class RooflineRequest:
     quick : bool
         Fewer cells.
     seconds : float
-        For everything after the backends have been loaded.
+        The time for everything after the backends have been loaded.
     array_mb : float
         Largest logits, in 10**6 bytes.
     only : tuple of str

@@ -59,7 +59,7 @@ class Session:
     Attributes
     ----------
     key : str
-        What ``--only`` is matched with.
+        The name that ``--only`` is matched with.
     shape : Shape
     dtype : str
     threads : int or None
@@ -68,7 +68,7 @@ class Session:
     comparisons : tuple of Comparison
         The comparisons of these candidates.
     complete : bool
-        For the figures: one session for each number of classes.
+        Whether it is drawn in the figures: one session for each number of classes.
     axis : AxisCase or None
         More axes than two; `shape` has its positions as rows.
     """
@@ -119,7 +119,7 @@ class Scope:
     array_bytes : int
         The logits of a case that is to be out of cache.
     large_bytes : int
-        From here on a case is out of cache.
+        The size from which a case is out of cache.
     quick : bool
     """
 

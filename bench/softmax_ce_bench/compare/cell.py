@@ -66,7 +66,7 @@ def measure(
     Raises
     ------
     OutOfTime
-        Before one round was complete.
+        The time was up before one round was complete.
     """
     begin = budget.clock()
     here = Participants(request, planned, ready, processes)

@@ -36,7 +36,7 @@ def measure(run: Run, name: str, planned: PlannedCell, memory: Callable[[], int 
     planned : PlannedCell
         The cell on which `memory` measures.
     memory : callable
-        Gives the peak memory in bytes, or None where it is not known.
+        Returns the peak memory in bytes, or None if it is not known.
     """
     is_peer = run.candidate(name).kind == PEER
     ahead = is_peer or sce.get_backend(name).info.ahead_of_time
@@ -122,7 +122,7 @@ def memory_of(
         Makes the workload.
     name : str
     operation : str, optional
-        By default the fused call, if that is among the request's.
+        The operation to call. By default the fused one, if the request has it.
 
     Returns
     -------

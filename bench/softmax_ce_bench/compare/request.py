@@ -119,7 +119,7 @@ class CompareRequest:
     threads : tuple of int or None
         Each as for :func:`softmax_ce.cross_entropy`.
     seconds : float
-        For everything.
+        The time for everything.
     counts_loading : bool
         False: the seconds begin once the backends have been loaded and compiled.
     options : CallOptions
@@ -132,9 +132,9 @@ class CompareRequest:
     cold_start : bool or None
         Measure what happens before the first call; None: if there is time left.
     command : tuple of str
-        For the record.
+        The command line, for the record.
     base : str
-        What speed-ups are relative to: `BASE`, or a peer in this process that takes part in every cell.
+        The candidate that speed-ups are relative to: `BASE`, or a peer in this process that takes part in every cell.
     """
 
     backends: tuple[str, ...]

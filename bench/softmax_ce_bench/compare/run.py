@@ -88,7 +88,7 @@ def run(
     Raises
     ------
     RequestError
-        Before anything is allocated.
+        The request cannot be met. Nothing was allocated.
     """
     request.check()
     budget = Budget(request.seconds, clock)

@@ -165,7 +165,7 @@ def apply(edit: Edit, tree: Path) -> None:
     Raises
     ------
     BuildError
-        What is to be replaced does not stand there exactly once.
+        The text to replace does not occur exactly once.
     """
     path = tree / edit.file
     text = path.read_text(encoding="utf-8")

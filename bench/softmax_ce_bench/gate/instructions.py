@@ -60,7 +60,7 @@ def count(builds: tuple[Build, Build], cells: Sequence[GateCell], folder: Path) 
     cells : sequence of GateCell
         That both builds compute right: nothing is checked.
     folder : Path
-        In which a folder `instructions` is made, for the workloads and callgrind's files.
+        The folder in which a folder `instructions` is made, for the workloads and callgrind's files.
 
     Returns
     -------

@@ -53,13 +53,13 @@ class GateResult:
     started : str
         Date and time, UTC.
     seconds : float
-        What the measuring took.
+        The time that measuring took.
     control : Ratio
         The frozen control in head's processes over base's, over all rounds.
     control_rounds : int
     cells : tuple of CellResult
     notes : tuple of str
-        What was left out, and why.
+        The cells and backends that were left out, with the reasons.
     exit : Exit
     out_of_time : bool
         Whether some cell was not clear yet when the time was up.

@@ -107,7 +107,7 @@ class _Measuring:
     Attributes
     ----------
     of : dict
-        From a cell to its measurements: one, or two if the first called it slower.
+        The measurements of each cell: one, or two if the first called it slower.
     control : pair of lists
         The control's times in base's and in head's processes.
     """

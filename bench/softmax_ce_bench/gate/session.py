@@ -71,7 +71,7 @@ class BuildTimer:
         Base and head.
     cells : sequence of GateCell
     folder : Path
-        Where the workloads are put, for the processes to read.
+        The folder for the workloads, which the processes read.
     seed : int
         The seed of the orders.
     """

@@ -32,7 +32,7 @@ class Workload:
     ----------
     name : str
     regime : str
-        What it stands for, in a few words.
+        The use that it stands for, in a few words.
     logits : ndarray, shape (N, C)
     targets : ndarray
         (N,) hard labels, or (N, C) soft ones.
@@ -75,7 +75,7 @@ class Shape:
     name : str
     rows, classes : int
     regime : str
-        What it stands for, in a few words.
+        The use that it stands for, in a few words.
     padding : int
         Classes at the end that are masked with -inf.
     zipf : bool

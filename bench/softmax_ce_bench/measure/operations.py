@@ -1,8 +1,8 @@
 """The operations that are measured, and the one builder of their calls.
 
 A row of `TABLE` is all that a new operation needs: commands, gate, suites, roofline and reports go by the table. A call
-is the public function with its arguments bound and nothing around it, and its buffers are arrays as a user makes them:
-what is timed is what a user's own call takes.
+is the public function with its arguments bound and nothing around it, and its buffers are arrays as a user makes them.
+Its time is therefore that of a user's own call.
 
 This file needs NumPy alone, and can be loaded by its path. It does not import softmax_ce: a process that holds another
 build hands that over.
@@ -28,11 +28,11 @@ class Operation:
     Attributes
     ----------
     name : str
-        What commands and records call it.
+        Its name in commands and records.
     function : str
         Its name in softmax_ce.
     computes : tuple of str
-        What it returns, in that order, by the names of :class:`softmax_ce_bench.truth.oracle.Truth`.
+        The results that it returns, in order, by the names of :class:`softmax_ce_bench.truth.oracle.Truth`.
     buffers : mapping
         Keyword of each buffer that it can be given -> what that holds: `LOSS`, `ARRAY` or `ROWS`.
     takes_targets : bool

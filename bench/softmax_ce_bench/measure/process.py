@@ -70,7 +70,7 @@ class Child:
     Attributes
     ----------
     cpu_seconds : float
-        What the process had used when it gave its last answer.
+        The CPU time that the process had used at its last answer.
     """
 
     def __init__(self, launch: Callable[[], Launched], name: str = "", seconds: float | None = None) -> None:
@@ -179,7 +179,7 @@ def command(
     words : sequence of str
         The command. The number of a file descriptor is added.
     *arguments : str
-        What follows that number.
+        The arguments that follow that number.
     environment : mapping
         All variables of the process.
     folder : Path

@@ -30,9 +30,9 @@ class Prepared:
         Operation, as of :data:`softmax_ce_bench.measure.operations.TABLE` -> function without arguments. A library that
         has no gradient without the loss computes both for "backward".
     result : callable
-        Computes, and gives the loss and the gradient, in the logits' shape, as NumPy has them.
+        Returns the loss, and the gradient in the logits' shape as a NumPy array.
     as_array : callable
-        What the call of a normalizer returns -> as NumPy has it.
+        Converts the result of a normalizer to a NumPy array.
     """
 
     calls: Mapping[str, Call]

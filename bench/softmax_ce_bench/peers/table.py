@@ -26,26 +26,26 @@ class Peer:
     ----------
     name : str
     title : str
-        As its users call it.
+        Its name among its users.
     includes : str
-        What a call's time covers beside the arithmetic: allocation, copies, dispatch.
+        The parts of a call's time beside the arithmetic: allocation, copies, dispatch.
     distribution : str
-        What holds its version.
+        The distribution whose version is shown.
     modules : tuple of str
-        What must be importable.
+        The modules that must be importable.
     how_to_get : str
     prepare : callable
         (logits, targets, threads, **options) -> Prepared: see :mod:`softmax_ce_bench.peers.adapters`.
     soft_targets, ignored_rows : bool
-        Whether it knows soft labels, and labels of -100.
+        Whether it supports soft labels, and labels of -100.
     operations : tuple of str
-        What it has, of :data:`softmax_ce_bench.measure.operations.TABLE`.
+        The operations that it has, of :data:`softmax_ce_bench.measure.operations.TABLE`.
     dtypes : tuple of str
         The dtypes of logits that it accepts.
     options : tuple of str
-        Those of softmax_ce's options that it knows.
+        The options of softmax_ce that it supports.
     in_process : bool
-        It runs in this process: it brings no threads along, and needs no copy of the arrays.
+        Whether it runs in this process. It then has no threads of its own and needs no copy of the arrays.
     """
 
     name: str

@@ -62,7 +62,7 @@ def seconds(grid: ShapeGrid, dtypes: int, threads: int, labels: list[str], memor
     dtypes, threads : int
         How many of each.
     labels : list of str
-        What is timed in a round.
+        The names of the calls that are timed in a round.
     memories : int
         Measurements of memory in a cell.
     """

@@ -82,7 +82,7 @@ def recheck(
     ----------
     stored : Profile
     seconds : float
-        For everything but compiling and cold starts.
+        The time for everything except compiling and cold starts.
     listener : Listener, optional
     clock : callable
 

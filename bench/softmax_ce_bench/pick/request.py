@@ -71,7 +71,7 @@ class PickRequest:
         Backends that are simpler than the others; the rest follow in :func:`simplest_first`.
     command : str
     notes : dict
-        For the profile.
+        Notes for the profile.
     """
 
     sources: tuple[Source, ...] = ()

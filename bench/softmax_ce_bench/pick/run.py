@@ -66,7 +66,7 @@ def pick(
     Raises
     ------
     RequestError
-        Before anything is measured.
+        The request cannot be met. Nothing was measured.
     AssertionsOff
         Python runs with -O, under which nothing can be checked.
     """

@@ -43,7 +43,7 @@ class Change:
     before, after : float
         Median seconds a call.
     ratio : Ratio
-        After over before, each over its own control: above 1 is slower.
+        The ratio of after to before, each over its own control. Above 1 is slower.
     verdict : str
         `SLOWER`, `FASTER`, `SAME` or `UNSURE`.
     """
@@ -70,7 +70,7 @@ class RunDifference:
         Cells of both that are not compared: their number of threads follows, or exceeds, CPUs that only one run could
         use.
     versions : tuple of str
-        What differs in software, in words.
+        The differences in software, in words.
     contaminated : tuple of str
         Which runs are.
     """

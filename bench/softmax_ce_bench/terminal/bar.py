@@ -36,7 +36,7 @@ class Bar:
     Parameters
     ----------
     shown : Progress
-        Where it is.
+        The display that contains the bar.
     """
 
     def __init__(self, shown: Progress) -> None:
@@ -51,13 +51,13 @@ class Bar:
         Parameters
         ----------
         text : str
-            What is being done.
+            The current step.
         done : float
             The fraction that is done.
         left : float
             Seconds left; not finite where that is not known.
         stage : str, optional
-            What has to change for it to be drawn at once, in place of `text`.
+            The value whose change draws the bar at once, instead of `text`.
         """
         stage = text if stage is None else stage
         now = time.monotonic()

@@ -108,7 +108,7 @@ class CommandOutputs:
         Returns
         -------
         Destination or None
-            Where it was written; None where it was not.
+            The place it was written to, or None if it was not written.
         """
         where = self._wanted.get(option)
         if where is None:

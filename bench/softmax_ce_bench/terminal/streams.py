@@ -54,7 +54,7 @@ def guarded() -> Iterator[_Raw]:
     Yields
     ------
     raw
-        What standard output is written to; its `error` says why that failed, once it is flushed.
+        The stream behind standard output. Once it is flushed, its `error` says why writing failed.
     """
     before = sys.stdout, sys.stderr
     raws, texts = zip(*(_guard(stream, number) for number, stream in enumerate(before, 1)), strict=True)

@@ -18,7 +18,7 @@ class Picture:
         Its id in the page.
     title : str
     caption : str
-        What it shows and how to read it.
+        A text that says what the picture shows and how to read it.
     svg : Markup
     """
 

@@ -19,7 +19,7 @@ class Slice:
     Attributes
     ----------
     title : str
-        What they share: dtype, kind of targets, options, threads.
+        The properties that the cells share: dtype, kind of targets, options, threads.
     cells : tuple of ComparedCell
     """
 

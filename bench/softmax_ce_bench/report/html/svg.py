@@ -74,7 +74,7 @@ def inline(drawn: Figure, key: str, title: str, description: str) -> Markup:
     key : str
         Put before every id, which must be unique in the page.
     title, description : str
-        For those who do not see it.
+        The text for readers who do not see the picture.
     """
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="svg", metadata=_NO_METADATA, transparent=True)
