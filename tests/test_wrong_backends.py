@@ -5,13 +5,14 @@ Each wrong backend meets the check that must notice it, and no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 import wrong_backends
+import wrong_formulas
 from softmax_ce import registry, weights
 from softmax_ce_bench import conformance
 
@@ -34,6 +35,8 @@ NOTICED_BY = {
     "SumOfSizes": "reductions",
     "CancelledBase": "every_option",
     "RowsOfTheCall": "rows_are_independent",
+    "HessianByDifference": "confident_hessian_is_not_zero",
+    "HessianWithoutTheZTerm": "hessian_of_the_z_loss",
 }
 
 
@@ -52,25 +55,48 @@ def failures(backend: wrong_backends.CorrectBackend) -> dict[str, str]:
     return {result.check: result.message for result in results if not result.passed}
 
 
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have the suite run these checks alone."""
+    meant = [check for check in conformance.CHECKS if check.name in names]
+    assert len(meant) == len(names)
+    monkeypatch.setattr(conformance.harness, "CHECKS", meant)
+
+
 def test_the_correct_backend_passes() -> None:
     assert failures(wrong_backends.CorrectBackend()) == {}
+
+
+def test_a_correct_backend_with_hessian_kernels_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [check.name for check in conformance.CHECKS if "hessian" in check.name]
+    only(monkeypatch, *own, "every_option", "extreme_values", "classes_left_out", "scaled_and_capped_logits")
+    assert failures(wrong_backends.WithHessian()) == {}
 
 
 @pytest.mark.parametrize("wrong", wrong_backends.WRONG, ids=lambda wrong: wrong.__name__)
 def test_a_wrong_backend_is_rejected(
     wrong: type[wrong_backends.CorrectBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (meant,) = (check for check in conformance.CHECKS if check.name == NOTICED_BY[wrong.__name__])
-    monkeypatch.setattr(conformance.harness, "CHECKS", [meant])
-    assert meant.name in failures(wrong())
+    noticed_by = NOTICED_BY[wrong.__name__]
+    only(monkeypatch, noticed_by)
+    assert noticed_by in failures(wrong())
+
+
+@pytest.mark.parametrize(("formula", "noticed_by"), wrong_formulas.NOTICED_BY)
+def test_a_wrong_formula_of_the_shell_is_rejected(
+    formula: Callable[[pytest.MonkeyPatch], None], noticed_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, noticed_by)
+    formula(monkeypatch)
+    assert noticed_by in failures(wrong_backends.CorrectBackend())
 
 
 def test_a_denominator_of_absolute_weights_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the backend: a mean that divides by the sum of the weights' absolute values."""
     exact = weights._sum
     monkeypatch.setattr(weights, "_sum", lambda terms, powers: exact([np.abs(terms[0])], powers))
-    found = failures(wrong_backends.CorrectBackend())
-    assert {"reductions", "weights_that_nearly_cancel", "no_row_counts"} <= set(found)
+    noticed_by = "reductions", "weights_that_nearly_cancel", "no_row_counts"
+    only(monkeypatch, *noticed_by)
+    assert set(failures(wrong_backends.CorrectBackend())) == set(noticed_by)
 
 
 def test_every_wrong_backend_has_its_check() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from softmax_ce._backends._rows import row_blocks, rows_of
-from softmax_ce.contract import Accuracy, BackendInfo, pairwise
+from softmax_ce.contract import Accuracy, BackendInfo, HessianKernels, pairwise
 
 _ACCURACY = {"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}
 
@@ -64,6 +64,14 @@ class CorrectBackend:
     def label_mass(self, mass: Any) -> Any:
         return mass
 
+    def complement(self, p: Any, others: Any) -> Any:
+        """Return 1 - p from the share of the other classes."""
+        return others
+
+    def z_curve(self, z_loss: float, p: Any) -> Any:
+        """Return the part of the Hessian that the slope of lse adds."""
+        return 2 * z_loss * p * p
+
     def soft_cost(self, target: Any, gap: Any) -> Any:
         return np.where(target != 0, target * gap, 0.0).sum(axis=1)
 
@@ -72,7 +80,7 @@ class CorrectBackend:
     def hard(
         self, logits: Any, labels: Any, ignore_index: int, label_mass: Any, base_mass: Any, base_total: float,
         z_loss: float, row_weight: Any, upstream: Any,
-        loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
+        loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int, hess: Any = None,
     ) -> None:  # fmt: skip
         classes = logits.shape[1]
         for rows in row_blocks(start, stop, classes):
@@ -102,11 +110,12 @@ class CorrectBackend:
                 grad,
                 row_max,
                 log_sum,
+                hess,
             )
 
     def soft(
         self, logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any,
-        upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int,
+        upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any, start: int, stop: int, hess: Any = None,
     ) -> None:  # fmt: skip
         classes = logits.shape[1]
         for rows in row_blocks(start, stop, classes):
@@ -120,12 +129,12 @@ class CorrectBackend:
             nothing = np.zeros(count)
             self._rows(
                 logits, rows, target, total, nothing, None, z_loss, weight != 0, weight, upstream,
-                loss, grad, row_max, log_sum,
+                loss, grad, row_max, log_sum, hess,
             )  # fmt: skip
 
     def _rows(
         self, logits: Any, rows: slice, target: Any, spread: Any, mass: Any, label: Any, z_loss: float, counts: Any,
-        weight: Any, upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any,
+        weight: Any, upstream: Any, loss: Any, grad: Any, row_max: Any, log_sum: Any, hess: Any,
     ) -> None:  # fmt: skip
         with np.errstate(all="ignore"):
             x = self.rows(logits, rows)
@@ -150,10 +159,19 @@ class CorrectBackend:
                 value += np.where(mass != 0, self.label_loss(mass, top, log_s, x_label), 0.0)
                 value += z_loss * lse * lse if z_loss else 0.0
                 loss[rows] = np.where(counts, np.where(broken, np.nan, weight * value), 0.0)
-            if grad is not None:
+            if grad is not None or hess is not None:
                 gain = self.gain(weight, np.broadcast_to(rows_of(upstream, rows), len(x)))
                 p = e.astype(float) / s[:, None]
                 z_pull = self.z_pull(z_loss, lse) if z_loss else 0.0
+            if hess is not None:
+                share = (s[:, None] - e) / s[:, None]
+                share[np.arange(len(x)), x.argmax(axis=1)] = others / s
+                h = (mass + spread + z_pull)[:, None] * p * self.complement(p, share) + self.z_curve(z_loss, p)
+                h *= gain[:, None]
+                h[broken] = np.nan
+                h[~counts] = 0.0
+                self.rows(hess, rows)[...] = h
+            if grad is not None:
                 rest = (spread + z_pull)[:, None] * p - target
                 g = gain[:, None] * (mass[:, None] * p + rest)
                 if label is not None:
@@ -163,6 +181,17 @@ class CorrectBackend:
                 g[broken] = np.nan
                 g[~counts] = 0.0
                 self.rows(grad, rows)[...] = g
+
+
+class WithHessian(CorrectBackend):
+    """A correct backend whose kernels compute the Hessian too."""
+
+    @property
+    def hessian(self) -> HessianKernels:
+        return HessianKernels(
+            lambda *given: self.hard(*given[:11], *given[12:], hess=given[11]),
+            lambda *given: self.soft(*given[:9], *given[10:], hess=given[9]),
+        )
 
 
 class MaximumOfTheArray(CorrectBackend):
@@ -287,6 +316,20 @@ class RowsOfTheCall(CorrectBackend):
         return np.log1p(others) * (1 + 2.0**-22 * (len(others) % 2))
 
 
+class HessianByDifference(WithHessian):
+    """The Hessian is p (1 - p), which cancels as p approaches 1."""
+
+    def complement(self, p: Any, others: Any) -> Any:
+        return (1 - p.astype(np.float32)).astype(float)
+
+
+class HessianWithoutTheZTerm(WithHessian):
+    """The Hessian lacks what the slope of lse adds: 2 * z_loss * p**2."""
+
+    def z_curve(self, z_loss: float, p: Any) -> Any:
+        return 0.0
+
+
 WRONG = [
     MaximumOfTheArray,
     SumBeforeDifference,
@@ -305,4 +348,6 @@ WRONG = [
     SumOfSizes,
     CancelledBase,
     RowsOfTheCall,
+    HessianByDifference,
+    HessianWithoutTheZTerm,
 ]
