@@ -33,7 +33,7 @@ def naive(logits: Any, labels: Any, grad: Any) -> float:
 
 
 def shifted(logits: Any, labels: Any, grad: Any) -> float:
-    """2. The row maximum pulled out: nothing overflows."""
+    """2. The row maximum is subtracted, so nothing overflows."""
     rows = np.arange(len(logits))
     d = logits - logits.max(axis=1, keepdims=True)
     e = np.exp(d)

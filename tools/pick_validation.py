@@ -144,11 +144,11 @@ def _table(found: Sequence[HeldOut]) -> Table:
 @click.option("--time-budget", type=Duration(), default=60.0, show_default=True, help="Time for the held-out shapes.")
 @click.option("--shapes", type=Shapes(), default=HELD_OUT, help="Shapes to hold out.  [default: fourteen]")
 def main(first: Path, second: Path, time_budget: float, shapes: tuple[tuple[int, int], ...]) -> None:
-    """Ask FIRST, a profile, about shapes that it does not have, and measure them; then compare it with SECOND, a
-    second pick on the same machine.
+    """Measure the choices of the profile FIRST at shapes that it does not have, then compare it with SECOND, a second
+    pick on the same machine.
 
-    Exits with 0 when the mean regret is at most 5% and the picks agree on at least 95% of the cells that are ties in
-    neither, with 1 when not, with 2 when a profile cannot be read, with 3 when a session was contaminated.
+    The exit code is 0 if the mean regret is at most 5% and the picks agree on at least 95% of the cells that tie in
+    neither, 1 if not, 2 if a profile cannot be read, and 3 if a session was contaminated.
     """
     try:
         one, other = profile.load(first), profile.load(second)

@@ -29,8 +29,8 @@ _LINES = 25  # of a traceback
 def main(seconds: float, seed: int | None, only: tuple[str, ...] | None, folder: Path) -> None:
     """Fuzz the public functions and the readers of files.
 
-    Cases kept from earlier runs come first. Exits with 0 when nothing was found, with 1 when something was, with 130
-    when interrupted before anything was found.
+    Cases that earlier runs have kept are tried first. The exit code is 0 if nothing was found, 1 if something was, and
+    130 after an interrupt before anything was found.
     """
     console = Console(highlight=False, soft_wrap=True)
     chosen = [one for one in properties.ALL if not only or one.name in only]

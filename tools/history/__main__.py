@@ -27,7 +27,7 @@ WIDTH = 140  # of tables in a file or a pipe
 @click.option("--least", type=click.FloatRange(min=0, min_open=True), default=LEAST, show_default=True,
               help="Leave out smaller changes: 0.05 is 5 %.")  # fmt: skip
 def main(machine: str, config: Path, figure: Path | None, every: bool, least: float) -> None:
-    """The steps in the speed of the commits that asv has measured."""
+    """Print the steps in the speed of the commits that asv has measured."""
     check_folder("--figure", figure)
     try:
         history = read(config, machine)

@@ -34,10 +34,10 @@ _NUMBA_SAMPLE = 100  # each is compiled anew: seconds
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Number of copies of the tree to work in.")
 @click.option("--fresh", is_flag=True, help="Forget earlier verdicts.")
 def main(part: str, seconds: float, report: bool, only: str, sample: int, seed: int, jobs: int, fresh: bool) -> None:
-    """Mutation testing of softmax_ce, in copies of the tree below build/mutation.
+    """Run mutation tests of softmax_ce in copies of the tree below build/mutation.
 
-    A run that is cut short, by --time or by Ctrl-C, goes on where it was the next time. Exit code 0: at least 95 % of
-    the Python mutants that were tried are killed, and every one of the table; 1: not; 2: an error.
+    After an interrupt, by --time or Ctrl-C, the next run continues. The exit code is 0 if at least 95 % of the Python
+    mutants that were tried and all mutants of the table are killed, 1 if not, and 2 after an error.
     """
     results = Results(fresh=fresh)
     seconds = 0.0 if report else seconds

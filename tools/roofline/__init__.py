@@ -1,7 +1,7 @@
-"""How far the kernels are from what the machine allows, and from their peers: ``python -m tools.roofline``.
+"""Compare the kernels with what the machine allows, and with other libraries: ``python -m tools.roofline``.
 
-goals.py says what is wanted, sessions.py on which shapes it is measured, candidates.py what is timed; run.py does it,
-and record.py is what tables and figures are made of.
+goals.py holds the goals, sessions.py the shapes, and candidates.py the calls that are timed. run.py measures, and
+record.py holds the results for tables and figures.
 
 Sessions are not cells of ``softmax-ce compare``, although both time, judge and talk to other libraries by the same
 modules of `measure` and `truth`. A session pairs calls within a round that differ in options, dtype, buffers, threads

@@ -60,7 +60,7 @@ def main(
     isa: str | None,
     listing: bool,
 ) -> None:
-    """How far the kernels are from what the machine allows, and from their peers."""
+    """Compare the kernels with what the machine allows, and with other libraries."""
     if isa is not None and not listing:
         hold_to(isa)
     outputs = CommandOutputs({"--json": json_file})

@@ -20,7 +20,7 @@ from softmax_ce_bench.measure.operations import NORMALIZERS, TABLE
 from softmax_ce_bench.measure.peer_process import PeerProcesses, PeerSampler
 from softmax_ce_bench.measure.process import ProcessError
 from softmax_ce_bench.measure.timing import Call, Sampler
-from softmax_ce_bench.truth.judge import Judge, Verdict, raised
+from softmax_ce_bench.truth.judge import Judge, Judgement, raised
 
 _SERIAL_IN_PEERS = 1 << 15  # elements: PyTorch's grain, below which it works on one thread
 
@@ -72,7 +72,7 @@ class Participants:
         self, request: CompareRequest, planned: PlannedCell, ready: PreparedWorkload, processes: PeerProcesses
     ) -> None:
         self._request, self._planned, self._ready, self._processes = request, planned, ready, processes
-        self.verdicts: dict[str, Verdict] = {}
+        self.verdicts: dict[str, Judgement] = {}
         self.samplers: dict[tuple[str, str], Sampler] = {}
         self.skipped = self._skipped()
         self.loops, self.why_no_loops = self._loops()
@@ -147,7 +147,7 @@ class Participants:
             if self.verdicts[name][1] is None:
                 self.samplers |= {(name, o): PeerSampler(processes[name], o) for o in self._operations_of(name)}
 
-    def _verdict(self, name: str) -> Verdict:
+    def _verdict(self, name: str) -> Judgement:
         rows = np.arange(self._ready.judge.subset.shape[0])
         child = self._processes[name]
         try:

@@ -23,7 +23,7 @@ from softmax_ce_bench.pick.request import BOUND, MEMORY, TIME, ULP, MaxError, Pi
 LOSS = 0.10  # of a stored winner: more is reported
 HOLDS, LOSES, UNSURE = "holds", "loses", "unsure"
 
-Group = tuple[tuple[int | None, ...], tuple[str, ...]]  # threads and operations that some shapes have in common
+SourceGroup = tuple[tuple[int | None, ...], tuple[str, ...]]  # threads and operations that some shapes have in common
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def _was_eligible(cell: profile.Cell, name: str) -> bool:
     return one is not None and one.rejected is None
 
 
-def _groups(stored: profile.Profile) -> dict[Group, tuple[Source, ...]]:
+def _groups(stored: profile.Profile) -> dict[SourceGroup, tuple[Source, ...]]:
     """Return the sources by threads and operations. Each group is one comparison."""
     sets = str(stored.notes.get("sets") or "").split(",")
     by_shape: dict[tuple[int, int, str, int | None], set[str]] = {}
@@ -207,7 +207,7 @@ def _groups(stored: profile.Profile) -> dict[Group, tuple[Source, ...]]:
     for (rows, classes, dtype, threads), found in by_shape.items():
         operations = tuple(operation for operation in LOSSES if operation in found)
         by_source.setdefault((rows, classes, dtype), {}).setdefault(operations, []).append(threads)
-    groups: dict[Group, list[Source]] = {}
+    groups: dict[SourceGroup, list[Source]] = {}
     for key, of_source in by_source.items():
         for operations, threads_of in of_source.items():
             groups.setdefault((tuple(threads_of), operations), []).append(grids.again(*key, sets))

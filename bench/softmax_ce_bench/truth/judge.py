@@ -16,7 +16,7 @@ from softmax_ce_bench.truth import oracle, reference
 from softmax_ce_bench.truth.errors import Errors, NormalizerErrors, worst_ulp
 
 CHECKED_ELEMENTS = 200_000  # in extended precision, at most: the oracle takes its time
-Verdict = tuple[Errors | None, str | None]  # the worst errors, and why a candidate is rejected
+Judgement = tuple[Errors | None, str | None]  # the worst errors, and why a candidate is rejected
 # Of a library nothing is declared. What a plain implementation may do: exp and log within 4 ULP, one running sum.
 UNDECLARED = BackendInfo("undeclared", "", accuracy={name: Accuracy() for name in ("float32", "float64")})
 
@@ -37,7 +37,7 @@ class Judge:
         self._truth = oracle.evaluate(self.subset.logits, self.subset.targets, **options)
         self.telling_rows = int((self._truth.counts & ~self._truth.broken).sum())
 
-    def backend(self, name: str, threads: int | None, wanted: Iterable[str] = ()) -> Verdict:
+    def backend(self, name: str, threads: int | None, wanted: Iterable[str] = ()) -> Judgement:
         """Return a backend's worst errors, and why it is rejected, if it is.
 
         Parameters
