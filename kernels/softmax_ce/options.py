@@ -57,6 +57,22 @@ class DaskOptions(LossOptions, total=False):
     """The options of the losses on Dask arrays. Those with an entry for each row or logit may be Dask arrays."""
 
 
+class ParallelOptions(TypedDict, total=False):
+    """The options of :func:`softmax_ce.torch.vocab_parallel_cross_entropy`."""
+
+    weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    denominator: float | None
+    on_empty: OnEmpty
+    logit_scale: float
+    softcap: float | None
+    where: ArrayLike | None
+    backend: str | None
+
+
 class LinearOptions(TypedDict, total=False):
     """The options of :func:`softmax_ce.linear_cross_entropy`."""
 

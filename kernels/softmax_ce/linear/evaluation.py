@@ -24,7 +24,7 @@ from softmax_ce.transform import apply
 
 def evaluate_linear(
     hidden: Any, weight: Any, bias: Any, targets: Any, options: Options, backend: str | None, memory: Any,
-    want_grad: bool, buffers: Gradients,
+    want_grad: bool, buffers: Gradients, make_layer: Any = Layer,
 ) -> Any:  # fmt: skip
     """Return the loss, the gradients if they are wanted, the log-sum-exp and what is correct, in this order."""
     size = budget.parse(memory)
@@ -53,7 +53,7 @@ def evaluate_linear(
         gradients.weight[...] = 0
         if bias is not None:
             gradients.bias[...] = 0
-    layer = Layer(hidden, weight, bias, whole.compute, plan.columns)
+    layer = make_layer(hidden, weight, bias, whole.compute, plan.columns)
     LinearRun(layer, whole, options, factors, chosen, outputs, gradients, plan).on(rows)
     results = [evaluation.reduce_rows(whole, factors, outputs, options, total)]
     if gradients is not None:

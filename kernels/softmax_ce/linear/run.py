@@ -178,7 +178,7 @@ class LinearRun:
         # BLAS writes to rows that follow each other; these are computed in memory of their own.
         place = np.atleast_2d(gradients.hidden)
         at = np.unravel_index(np.r_[rows], place.shape[:-1])
-        part = np.zeros_like(hidden) if is_first_shard else place[at]
+        part = np.empty((len(hidden), place.shape[-1]), grad.dtype) if is_first_shard else place[at]
         self.layer.add_grad_hidden(grad, first, stop, part, is_first_shard)
         place[at] = part
 

@@ -11,7 +11,15 @@ than the kernels save.
 """
 
 from softmax_ce.torch.buffers import release_buffers
+from softmax_ce.torch.linear import linear_cross_entropy
 from softmax_ce.torch.loss import cross_entropy
 from softmax_ce.torch.module import CrossEntropyLoss
+from softmax_ce.torch.parallel import vocab_parallel_cross_entropy
 
-__all__ = ["CrossEntropyLoss", "cross_entropy", "release_buffers"]
+__all__ = [
+    "CrossEntropyLoss",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "release_buffers",
+    "vocab_parallel_cross_entropy",
+]

@@ -50,7 +50,7 @@ class Call(NamedTuple):
 
 def loss_alone(input: Any, target: Any, weight: Any, call: Call) -> Any:
     """Return the loss."""
-    return _tensor(sce.cross_entropy(rows(input), rows(target), **call.given(weight)), call.loss_dtype)
+    return as_tensor(sce.cross_entropy(rows(input), rows(target), **call.given(weight)), call.loss_dtype)
 
 
 def loss_and_gradient(input: Any, target: Any, weight: Any, call: Call) -> tuple[Any, Any]:
@@ -58,7 +58,7 @@ def loss_and_gradient(input: Any, target: Any, weight: Any, call: Call) -> tuple
     x = rows(input)
     memory, out = _memory(x)
     loss, grad = sce.cross_entropy_with_grad(x, rows(target), grad_out=out, **call.given(weight))
-    return _tensor(loss, call.loss_dtype), _gradient_tensor(grad if memory is None else memory)
+    return as_tensor(loss, call.loss_dtype), _gradient_tensor(grad if memory is None else memory)
 
 
 def gradient(upstream: Any, input: Any, target: Any, weight: Any, call: Call) -> Any:
@@ -71,12 +71,16 @@ def gradient(upstream: Any, input: Any, target: Any, weight: Any, call: Call) ->
     return _gradient_tensor(grad if memory is None else memory)
 
 
+def as_array(tensor: Any) -> Any:
+    """Return the memory of a tensor as an array."""
+    if tensor.dtype is torch.bfloat16:
+        return tensor.detach().view(torch.int16).numpy().view(BFLOAT16)
+    return tensor.numpy(force=True)  # what is forced is to leave autograd's graph
+
+
 def rows(tensor: Any) -> Any:
     """Return the memory of a tensor as an array, with the classes of logits and soft labels on the last axis."""
-    if tensor.dtype is torch.bfloat16:
-        array = tensor.detach().view(torch.int16).numpy().view(BFLOAT16)
-    else:
-        array = tensor.numpy(force=True)  # what is forced is to leave autograd's graph
+    array = as_array(tensor)
     if array.ndim <= 2 or tensor.dtype in LABELS:
         return array
     return array.transpose(0, *range(2, array.ndim), 1)
@@ -102,6 +106,7 @@ def _gradient_tensor(grad: Any) -> Any:
     return tensor if grad.ndim <= 2 else tensor.movedim(-1, 1)
 
 
-def _tensor(loss: Any, dtype: Any) -> Any:
+def as_tensor(loss: Any, dtype: Any) -> Any:
+    """Return a loss as a tensor of this dtype."""
     tensor = torch.from_numpy(np.asarray(loss))
     return tensor if tensor.dtype is dtype else tensor.to(dtype)

@@ -1,0 +1,155 @@
+"""The loss of logits whose classes are divided among the processes of a group, as Megatron divides a vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.autograd.function import once_differentiable
+
+from softmax_ce import shards
+from softmax_ce.options import ParallelOptions, Reduction
+from softmax_ce.shards.rows import Piece
+from softmax_ce.torch.call import as_array, as_tensor
+
+# What a process tells the others about each row; None is not sent. All are float64.
+_FIELDS = ("top", "rest", "cost", "mass", "count", "spread_cost", "spread_mass")
+
+
+def vocab_parallel_cross_entropy(
+    logits_shard: Any,
+    target: Any,
+    group: Any = None,
+    *,
+    reduction: Reduction = "none",
+    **options: Unpack[ParallelOptions],
+) -> Any:
+    """Return the cross-entropy of logits whose classes are divided among processes.
+
+    Parameters
+    ----------
+    logits_shard : Tensor, shape (..., width)
+        This process's classes, on the last axis. The processes have them in the order of their ranks. The widths may
+        differ.
+    target : Tensor
+        The labels, of all classes, shape (...), the same in every process. Or this process's columns of soft labels.
+    group : ProcessGroup, optional
+        The processes, by default all. Its backend must support CPU tensors, as gloo does.
+    reduction : {"none", "mean", "sum"}, default "none"
+        As in Megatron, each row's loss is returned by default.
+    **options
+        Those of :func:`softmax_ce.cross_entropy`: `weight` (of all classes), `sample_weight`, `ignore_index`,
+        `label_smoothing`, `z_loss`, `denominator`, `on_empty`, `logit_scale`, `softcap`, `where` and `backend`. They
+        must be the same in every process.
+
+    Returns
+    -------
+    Tensor
+        The loss, the same in every process; of the logits' dtype, or float32 for 16-bit logits.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        As from :func:`softmax_ce.cross_entropy`. If one process raises an error, all do.
+
+    Notes
+    -----
+    The processes exchange a few numbers for each row, in three collectives. The loss of the same shards has the same
+    bits in every process and every run.
+    """
+    return _VocabParallel.apply(logits_shard, target, group, reduction, options)
+
+
+class _VocabParallel(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Any, target: Any, group: Any, reduction: str, options: dict[str, Any]
+    ) -> Any:  # fmt: skip
+        x, y = as_array(logits), as_array(target)
+        first, n_classes = _place(x.shape[-1], group)
+        total = _total(x, y, first, n_classes, group, {**options, "reduction": reduction})
+        ctx.save_for_backward(logits, target)
+        ctx.total, ctx.first, ctx.where = total, first, options.get("where")
+        loss = shards.loss(total)
+        return as_tensor(loss, torch.float64 if total.dtype == np.float64 else torch.float32)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: Any) -> Any:
+        logits, target = ctx.saved_tensors
+        where = ctx.where if ctx.total.pieces[0].masked else None
+        grad = shards.grad(
+            as_array(logits), as_array(target), ctx.total, first_class=ctx.first, where=where,
+            grad_output=upstream.double().numpy(), threads=torch.get_num_threads(),
+        )  # fmt: skip
+        found = torch.from_numpy(grad.view(np.int16) if logits.dtype is torch.bfloat16 else grad)
+        return found.view(logits.dtype), None, None, None, None
+
+
+def _place(width: int, group: Any) -> tuple[int, int]:
+    """Return the first class of this process, and the number of all classes."""
+    widths = _gathered(torch.tensor([width]), group).flatten().tolist()
+    rank = distributed.get_rank(group)
+    return sum(widths[:rank]), sum(widths)
+
+
+def _gathered(tensor: Any, group: Any) -> Any:
+    """Return the tensors of all processes, in the order of their ranks."""
+    parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(parts, tensor, group=group)
+    return torch.stack(parts)
+
+
+def _total(x: Any, y: Any, first: int, n_classes: int, group: Any, options: dict[str, Any]) -> shards.Partial:
+    """Return the Partial of all classes."""
+    own, error = None, None
+    try:
+        own = shards.partial(x, y, first_class=first, n_classes=n_classes, threads=torch.get_num_threads(), **options)
+    except (ValueError, TypeError, IndexError) as raised:
+        error = raised
+    # No process may wait for one that has raised an error, nor for rows that another does not have.
+    rows = -1 if own is None else len(own.pieces[0].top)
+    states = _gathered(torch.tensor([rows, first, first + x.shape[-1]]), group).tolist()
+    if error is not None:
+        raise error
+    assert own is not None
+    _check(states)
+    sent = torch.from_numpy(np.stack(_numbers(own)))
+    received = _gathered(sent, group).numpy()
+    return _assembled(own, received, [(begin, stop) for _, begin, stop in states])
+
+
+def _check(states: list[list[int]]) -> None:
+    counts = [rows for rows, _, _ in states]
+    if min(counts) < 0:
+        failed = [rank for rank, rows in enumerate(counts) if rows < 0]
+        raise ValueError(f"the arguments of rank {', '.join(map(str, failed))} were refused; its own error says why")
+    if min(counts) != max(counts):
+        raise ValueError(f"the processes have different numbers of rows: {counts}")
+
+
+def _numbers(own: shards.Partial) -> list[Any]:
+    """Return what the others need of this process's Partial."""
+    (piece,) = own.pieces
+    vectors = [getattr(piece, name) for name in _FIELDS]
+    if own.label_logit is not None:
+        vectors.append(own.label_logit)
+    return [np.asarray(vector, np.float64) for vector in vectors if vector is not None]
+
+
+def _assembled(own: shards.Partial, received: Any, spans: list[tuple[int, int]]) -> shards.Partial:
+    """Return the Partial of all processes from the numbers that they sent."""
+    (mine,) = own.pieces
+    names = [name for name in _FIELDS if getattr(mine, name) is not None]
+    pieces = [
+        Piece(begin, stop, **dict(zip(names, numbers, strict=False)), masked=mine.masked)
+        for (begin, stop), numbers in zip(spans, received, strict=True)
+    ]
+    label_logit = own.label_logit
+    if label_logit is not None:
+        for numbers in received:
+            label_logit = np.where(np.isnan(label_logit), numbers[len(names)], label_logit)
+    return replace(own, pieces=tuple(pieces), label_logit=label_logit)
