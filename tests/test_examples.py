@@ -262,3 +262,19 @@ def test_what_the_guide_to_other_libraries_shows(code: str) -> None:
             pytest.skip(f"{library} is not installed")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", ["linear-layer", "several-machines"])
+def test_what_a_guide_shows_runs_from_top_to_bottom(page: str) -> None:
+    """Up to the first block whose library is missing."""
+    available("numpy")
+    text = LIBRARIES.with_name(f"{page}.md").read_text(encoding="utf-8")
+    code = []
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        libraries = set(re.findall(r"^(?:import|from) (torch|dask)", block, re.MULTILINE))
+        if any(importlib.util.find_spec(library) is None for library in libraries):
+            break
+        code.append(block)
+    assert code
+    done = subprocess.run([sys.executable, "-c", "".join(code)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

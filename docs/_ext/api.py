@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Group -> what its names begin with; the first group that fits takes a name, the last one takes the rest.
 GROUPS = {
-    "Losses and gradients": ("cross_entropy", "kl_divergence"),
+    "Losses and gradients": ("cross_entropy", "kl_divergence", "linear_cross_entropy"),
     "Softmax and its logarithms": ("softmax", "log_softmax", "logsumexp"),
     "Backends": ("backends", "get_backend", "Backend", "explain"),
     "More": ("",),
@@ -19,6 +19,8 @@ GROUPS = {
 # Public modules below softmax_ce, where they exist, with the sentence that introduces them.
 MODULES = {
     "profile": "Profiles: read, written and followed. :doc:`/reference/profile` explains the file.",
+    "shards": "Classes in shards. :doc:`/how-to/several-machines` shows their use.",
+    "dask": "The losses on Dask arrays. :doc:`/how-to/several-machines` shows their use.",
     "xgboost": "An objective and a metric for XGBoost. :doc:`/how-to/xgboost` shows their use.",
     "lightgbm": "An objective and a metric for LightGBM. :doc:`/how-to/lightgbm` shows their use.",
     "sklearn": "A loss for scikit-learn. :doc:`/how-to/scikit-learn` shows its use.",

@@ -38,7 +38,6 @@ __all__ = [
     "linear_cross_entropy_with_grad",
     "log_softmax",
     "logsumexp",
-    "shards",
     "softmax",
 ]
 
