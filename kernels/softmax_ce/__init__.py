@@ -16,7 +16,6 @@ from softmax_ce.normalize import log_softmax, logsumexp, softmax
 from softmax_ce.registry import BackendUnavailableError, backends, get_backend
 
 if TYPE_CHECKING:
-    from softmax_ce import shards
     from softmax_ce.choice.explanation import explain
     from softmax_ce.linear import linear_cross_entropy, linear_cross_entropy_with_grad
 

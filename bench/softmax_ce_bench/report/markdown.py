@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 
 from softmax_ce_bench.compare.result import ComparedCell, Run
-from softmax_ce_bench.report import comparison, words
+from softmax_ce_bench.report import comparison, machines, words
+from softmax_ce_bench.report.machines import SideBySide
 from softmax_ce_bench.report.printable import printable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|])")
@@ -30,6 +31,25 @@ def whole(run: Run) -> str:
     for line in words.provenance(run):
         parts += [f"- {_safe(line.strip())}" if line.startswith("  ") else f"{_safe(line)}\n"]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def side_by_side(found: SideBySide) -> str:
+    """Return the records of several machines as Markdown."""
+    found = printable(found)
+    parts = ["# softmax-ce comparison, machines side by side", ""]
+    parts += [f"**{_safe(line)}**\n" for line in machines.verdicts(found)]
+    for operation in found.operations:
+        names = found.timed(operation)
+        for what in (machines.SPEEDUP, machines.TIME):
+            title = _safe(machines.heading(found, operation, what))
+            parts += [f"## {title}", "", *_heading("workload", "machine", *map(_safe, names))]
+            for key, machine, cell in found.cells(operation):
+                figures = (_safe(machines.figure(cell, name, operation, what).text) for name in names)
+                parts.append(_row((_safe(found.labels[key]), _safe(machine), *figures)))
+            parts.append("")
+    parts += [f"- {_safe(line)}" for line in machines.notes(found)]
+    parts += [f"- {_safe(name)}: {_safe(words.figure_line(run))}" for name, run in found.runs.items()]
+    return "\n".join(parts) + "\n"
 
 
 def _cell(cell: ComparedCell, base: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from softmax_ce_bench.compare.result import Run
+from softmax_ce_bench.report.machines import SideBySide
 
 
 def comparison(run: Run) -> str:
@@ -10,3 +11,10 @@ def comparison(run: Run) -> str:
     from softmax_ce_bench.report import html
 
     return html.page(run)
+
+
+def machines(found: SideBySide) -> str:
+    """Return the records of several machines as an HTML page."""
+    from softmax_ce_bench.report import html
+
+    return html.machines_page(found)

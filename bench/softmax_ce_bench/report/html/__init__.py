@@ -4,6 +4,7 @@ Everything on it comes from the record. Nothing is loaded from elsewhere, and th
 own: strings of a record, which may come from anywhere, are escaped.
 """
 
+from softmax_ce_bench.report.html.machines import page as machines_page
 from softmax_ce_bench.report.html.page import page
 
-__all__ = ["page"]
+__all__ = ["machines_page", "page"]

@@ -1,0 +1,117 @@
+"""The page of several machines: for each operation a panel a machine, and the tables."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from markupsafe import Markup
+
+from softmax_ce_bench.compare.result import Run
+from softmax_ce_bench.report import machines, templates, words
+from softmax_ce_bench.report.html import axes, svg
+from softmax_ce_bench.report.html.palette import colour, marks, short
+from softmax_ce_bench.report.html.picture import Part, Picture
+from softmax_ce_bench.report.html.selection import ends, timing
+from softmax_ce_bench.report.html.tables import Field, Table
+from softmax_ce_bench.report.machines import SideBySide
+from softmax_ce_bench.report.printable import printable
+
+_HERE = Path(__file__).parent
+_MOST_CELLS, _MOST_MACHINES = 30, 6
+
+
+def page(found: SideBySide) -> str:
+    """Return records of several machines as one HTML page that loads nothing."""
+    found = printable(found)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return templates.load(_HERE / "machines.html.jinja").render(
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        names=[*found.runs],
+        warnings=machines.verdicts(found),
+        facts=_facts(found),
+        parts=[_part(found, operation) for operation in found.operations],
+        tables=[_table(found, o, what) for o in found.operations for what in (machines.SPEEDUP, machines.TIME)],
+        notes=machines.notes(found),
+        measured_with=[f"{name}: {words.figure_line(run)}" for name, run in found.runs.items()],
+    )
+
+
+def _facts(found: SideBySide) -> Table:
+    rows = [
+        [Field(text) for text in (
+            name, run.machine.cpu, " ".join(run.machine.instruction_sets) or "(not known)",
+            str(run.machine.cpus_available), run.machine.os, run.machine.softmax_ce, run.date,
+        )]
+        for name, run in found.runs.items()
+    ]  # fmt: skip
+    headings = ("machine", "processor", "instruction sets", "CPUs used", "system", "softmax-ce", "measured")
+    return Table("machines", "The machines.", headings, frozenset((3,)), rows)
+
+
+def _table(found: SideBySide, operation: str, what: str) -> Table:
+    names = found.timed(operation)
+    rows = []
+    for key, machine, cell in found.cells(operation):
+        figures = [machines.figure(cell, name, operation, what) for name in names]
+        fields = [Field(each.text, each.value, "fastest" if each.fastest else "") for each in figures]
+        rows.append([Field(found.labels[key]), Field(machine), *fields])
+    headings = ("workload", "machine", *names)
+    key = f"{operation}-{what}"
+    caption = f"{machines.heading(found, operation, what)}."
+    return Table(key, caption, headings, frozenset(range(2, len(headings))), rows, filtered=len(rows) > 12)
+
+
+def _part(found: SideBySide, operation: str) -> Part:
+    """Return the picture of one operation: a panel for each machine, all with one scale."""
+    title = f"{operation}: speed-up over {short(found.base)}, machine by machine"
+    keys = list(dict.fromkeys(key for key, _, _ in found.cells(operation)))[:_MOST_CELLS]
+    drawn_machines = dict(list(found.runs.items())[:_MOST_MACHINES])
+    points = {name: _points(run, keys, operation) for name, run in drawn_machines.items()}
+    names = [name for name in found.timed(operation) if any(name == each[1] for own in points.values() for each in own)]
+    if not names:
+        return Part(operation, title, (), "No candidate was timed that can be drawn.")
+    known = marks(replace(next(iter(found.runs.values())), candidates=found.candidates))
+    step = 0.8 / len(names)
+    values = [value for own in points.values() for _, _, *each in own for value in each] + [1.0]
+    with svg.style():
+        drawn = svg.figure(2.6 * len(points) + 2.0, 1.2 + len(keys) * max(0.34, 0.115 * len(names) + 0.06))
+        panels = drawn.subplots(1, len(points), sharey=True, squeeze=False)[0]
+        for panel, (machine, own) in zip(panels, points.items(), strict=True):
+            svg.bare(panel)
+            for k in range(0, len(keys), 2):
+                panel.axhspan(k - 0.5, k + 0.5, color=colour("band"), linewidth=0, zorder=0)
+            panel.axvline(1.0, color=colour("ink"), linewidth=1)
+            for k, name, median, low, high in own:
+                mark, y = known[name], k - 0.4 + step * (names.index(name) + 0.5)
+                panel.plot([low, high], [y, y], "-", color=mark.colour, linewidth=1.6)
+                panel.plot(median, y, mark.marker, color=mark.colour, markerfacecolor=mark.face, markersize=4.5)
+            axes.logarithmic(panel.xaxis, axes.short_times, min(values), max(values))
+            panel.grid(visible=False, axis="y")
+            panel.set_title(short(machine), loc="left")
+        axes.at(panels[0].yaxis, range(len(keys)), [short(found.labels[key], 40) for key in keys])
+        panels[0].set_ylim(len(keys) - 0.5, -0.5)
+        axes.legend(drawn, names, known, line=False)
+        shown = svg.inline(drawn, operation, title, f"On {words.listed(list(points))}: {words.listed(names)}.")
+    caption = "Medians of the paired ratios with their intervals, logarithmic; each panel is one machine by itself."
+    if len(points) < len(found.runs):
+        caption += f" {len(points)} of {len(found.runs)} machines are drawn."
+    if len(keys) < len(found.labels):
+        caption += f" {len(keys)} of {len(found.labels)} workloads are drawn."
+    return Part(operation, title, [Picture(f"figure-{operation}", title, caption, shown)])
+
+
+def _points(run: Run, keys: list[str], operation: str) -> list[tuple[int, str, float, float, float]]:
+    """Return the place of a workload, a candidate, its median and interval."""
+    return [
+        (keys.index(cell.key), entry.name, timed.speedup.median, *ends(timed.speedup))
+        for cell in run.cells
+        if cell.key in keys
+        for entry in cell.entries
+        if entry.name != run.settings.base and (timed := timing(cell, entry.name, operation)) is not None
+    ]
