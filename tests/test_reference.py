@@ -74,6 +74,32 @@ def test_losses_a_row_with_an_upstream_vector(options: dict[str, Any]) -> None:
     assert truth.unit == np.abs(upstream[truth.rows]).max()
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"logit_scale": 0.5}, {"softcap": 4.0, "logit_scale": 2.0},
+        {"where": np.arange(7) % 3 > 0, "label_smoothing": 0.1, "weight": WEIGHT}, {"z_loss": 0.01},
+    ],
+)  # fmt: skip
+def test_transformed_logits_and_the_hessian(options: dict[str, Any], soft: bool) -> None:
+    rng = np.random.default_rng(6)
+    logits = 5 * rng.standard_normal((20, 7))
+    targets: Any = rng.choice([1, 2, 4, 5], 20)
+    if soft:
+        targets = np.eye(7)[targets] * 0.5 + 0.5 * (np.arange(7) == 4)
+    truth = reference.evaluate(logits, targets, reduction="none", **options)
+    rows = oracle.evaluate(logits, targets, **options)
+    assert truth.loss == pytest.approx(float(rows.loss.mean()), rel=1e-13)
+    np.testing.assert_allclose(truth.grad, rows.grad[truth.rows].astype(float), rtol=1e-12, atol=1e-15)
+    if "softcap" in options:
+        assert truth.hess is None
+        return
+    np.testing.assert_allclose(truth.hess, rows.hess[truth.rows].astype(float), rtol=1e-12, atol=1e-16)
+    assert truth.complaint(None, truth.grad, hess=truth.hess.astype(np.float32)) is None
+    assert truth.complaint(None, None, hess=truth.hess + 1e-3).startswith("its Hessian at row 0, class 0 is")
+
+
 def test_normalizers_by_hand() -> None:
     logits = np.array([[math.log(3), 0], [0, -np.inf], [0, 0]])
     p = reference.normalized(logits, "softmax")

@@ -97,7 +97,8 @@ class _Run:
     """The computation of one call: its arrays as rows of classes, and the ways to compute a range of rows."""
 
     __slots__ = (
-        "arrays", "as_they_lie", "backend", "factors", "ignore_index", "kernels", "outputs", "problem", "smoothed",
+        "arrays", "as_they_lie", "backend", "factors", "ignore_index", "kernels", "marks", "outputs", "problem",
+        "smoothed", "transforms",
     )  # fmt: skip
 
     def __init__(
@@ -140,25 +141,34 @@ class _Run:
         """Find the kernels that take the arrays in place, if there are any, and the views that they take."""
         self.kernels: Backend | StridedKernels | HessianKernels | None = None
         self.as_they_lie: tuple[Any, ...] = ()
-        backend, given = self.backend, [array for array in self.arrays if array is not None]
+        self.marks = self.outputs.correct is not None  # whether labels are still to be compared after the kernel
+        backend, problem, given = self.backend, self.problem, [array for array in self.arrays if array is not None]
         whole, strided = (backend, backend.strided) if self.outputs.hess is None else (backend.hessian, None)
         if whole is not None and all(array.direct is not None for array in given):
             self.kernels, self.as_they_lie = whole, tuple(array and array.direct for array in self.arrays)
         elif strided is not None and all(array.strided is not None for array in given):
             self.kernels, self.as_they_lie = strided, tuple(array and array.strided for array in self.arrays)
-        elif backend.transformed is not None and self.outputs.hess is None and self.smoothed is None:
-            self._choose_transformed(backend.transformed)
-
-    def _choose_transformed(self, kernels: Any) -> None:
-        """Use the kernels that transform the logits, if they can take all arrays."""
-        transform, outputs, (_, targets, grad, _) = self.problem.transform, self.outputs, self.arrays
-        if transform is None:
+        self.transforms: Any = None  # what transforms logits in the kernel; else NumPy does
+        if backend.transformed is None or self.outputs.hess is not None or self.smoothed is not None:
             return
-        views = transform.rows.strided, targets and targets.strided, grad and grad.strided, None
+        self.transforms = backend.transformed
+        # Labels are compared in the kernel, unless several threads may share a row.
+        if problem.transform is not None or (
+            self.outputs.correct is not None and (problem.n_rows > _FEW_ROWS or self.kernels is None)
+        ):
+            self._choose_transformed()
+
+    def _choose_transformed(self) -> None:
+        """Use the kernels that transform the logits and compare the labels, if they can take all arrays."""
+        transform, (_, targets, grad, _) = self.problem.transform, self.arrays
+        rows: Any = self.problem.logits if transform is None else transform.rows
+        views = rows.strided, targets and targets.strided, grad and grad.strided, None
         if any(array is not None and view is None for array, view in zip(self.arrays, views, strict=True)):
             return
-        if (change := transform.for_kernels()) is not None:
-            self.kernels, self.as_they_lie = kernels(*change, outputs.correct), views
+        change = (1.0, 0.0, None) if transform is None else transform.for_kernels()
+        if change is not None:
+            self.kernels, self.as_they_lie = self.transforms(*change, self.outputs.correct), views
+            self.marks = False
 
     def on(self, threads: int | None) -> None:
         """Compute every row on up to so many threads."""
@@ -168,7 +178,7 @@ class _Run:
             return
         has_team = not isinstance(self.kernels, HessianKernels) and self.kernels.team is not None
         pool.run(self._direct, *size, self._team if has_team else None)
-        if self.outputs.correct is not None and self.problem.transform is None:
+        if self.marks:
             # One entry of each row is read, and the whole row if that does not decide.
             pool.run(lambda start, stop: self._mark(self.as_they_lie[0], start, start, stop), size[0], 1, threads)
 
@@ -195,6 +205,8 @@ class _Run:
             spare = None if room is None else room[: last - first]
             if transform is None:
                 x = logits.load(first, last, widen, scratches[0])
+            elif self.transforms is not None:
+                x = transform.rows.load(first, last, widen, scratches[0])
             else:
                 x = transform.load(first, last, widen, scratches[0], spare)
             t = None if targets is None else targets.load(first, last, widen, scratches[1])
@@ -209,6 +221,11 @@ class _Run:
     def _block(self, x: Any, t: Any, g: Any, h: Any, spare: Any, first: int, last: int) -> None:
         """Compute a block of rows. `spare` is the slope of the cap, or else a scratch."""
         backend, transform, rows, n_rows = self.backend, self.problem.transform, slice(first, last), last - first
+        if transform is not None and self.transforms is not None:
+            marked = None if self.outputs.correct is None else self.outputs.correct[rows]
+            kernels = self.transforms(*transform.for_block(first, last), marked)
+            self._call(kernels, (x, t, g, None), rows, 0, n_rows)
+            return
         if self.smoothed is not None:
             mask = transform.masks.load(first, last)  # type: ignore[union-attr]
             t = target_rows(self.smoothed, mask, t, _rows(self.problem.labels, rows))
@@ -264,6 +281,7 @@ class _Run:
 
 
 _ALL = slice(None)
+_FEW_ROWS = 16
 
 
 def _rows(vector: Any, rows: slice) -> Any:

@@ -74,7 +74,20 @@ class Transformed:
             where = self.masks.strided
             if where is None:
                 return None
-        return 1.0 if self._factor is None else float(self._factor), float(self.softcap or 0.0), where
+        return (*self._numbers, where)
+
+    def for_block(self, start: int, stop: int) -> tuple[float, float, Any]:
+        """Return factor, softcap and mask for a contiguous block of rows [start, stop)."""
+        where = None
+        if self.classes is not None:
+            where = np.broadcast_to(self.classes, (stop - start, self.n_classes))
+        elif self.masks is not None:
+            where = self.masks.load(start, stop)
+        return (*self._numbers, where)
+
+    @property
+    def _numbers(self) -> tuple[float, float]:
+        return 1.0 if self._factor is None else float(self._factor), float(self.softcap or 0.0)
 
     @property
     def leaves_out(self) -> bool:
@@ -112,7 +125,7 @@ class Transformed:
         with np.errstate(all="ignore"):
             if self.softcap is not None:
                 grad *= slope
-        if self.leaves_out and loss is not None:  # without a loss, there are no targets
+        if self.leaves_out and loss is not None:
             self._blank(start, stop, loss[start:stop], grad)
 
     def _blank(self, start: int, stop: int, loss: Any, grad: Any) -> None:
@@ -188,7 +201,7 @@ def _check_range(problem: Problem, name: str, value: float) -> None:
 
 
 def _cap(y: Any, softcap: Any, slope: Any) -> None:
-    """Replace y by softcap * tanh(y), and write sech(y)**2 to `slope`, or 1 if y is NaN.
+    """Replace y by softcap * tanh(y), and write sech(y)**2 to `slope`, or 0 if y is NaN.
 
     The slope is q * (1 + |tanh(y)|)**2 with q = exp(-2|y|), since 1 + |tanh(y)| = 2 / (1 + q). Nothing cancels.
     """
@@ -198,13 +211,13 @@ def _cap(y: Any, softcap: Any, slope: Any) -> None:
         return
     np.absolute(y, out=slope)
     slope *= -2
-    np.fmin(slope, 0, out=slope)
     np.exp(slope, out=slope)
     np.tanh(y, out=y)
     both = np.absolute(y)
     both += 1
     slope *= both
     slope *= both
+    np.fmax(slope, 0, out=slope)  # a row with a NaN may be one that does not count
     y *= softcap
 
 

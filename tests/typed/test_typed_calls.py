@@ -20,7 +20,14 @@ def _kind(result: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "calls", [typed_calls.losses, typed_calls.gradients, typed_calls.divergences, typed_calls.normalizers]
+    "calls",
+    [
+        typed_calls.losses,
+        typed_calls.gradients,
+        typed_calls.hessians,
+        typed_calls.divergences,
+        typed_calls.normalizers,
+    ],
 )
 def test_results_are_what_their_types_say(calls: Callable[[], list[tuple[object, str]]]) -> None:
     results = calls()

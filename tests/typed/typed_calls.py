@@ -28,6 +28,10 @@ def losses() -> list[tuple[object, str]]:
     rows_with_lse = assert_type(
         sce.cross_entropy(logits, labels, reduction="none", return_lse=True), tuple[Array, Array]
     )
+    with_correct = assert_type(sce.cross_entropy(logits, labels, return_correct=True), tuple[Scalar, Array])
+    rows_with_correct = assert_type(
+        sce.cross_entropy(logits, labels, reduction="none", return_correct=True, softcap=30.0), tuple[Array, Array]
+    )
     in_buffer = assert_type(sce.cross_entropy(logits, labels, reduction="none", out=np.empty(4, np.float32)), Array)
     return [
         (mean, "scalar"),
@@ -35,6 +39,8 @@ def losses() -> list[tuple[object, str]]:
         (rows, "array"),
         (with_lse, "scalar array"),
         (rows_with_lse, "array array"),
+        (with_correct, "scalar array"),
+        (rows_with_correct, "array array"),
         (in_buffer, "array"),
     ]
 
@@ -60,6 +66,9 @@ def gradients() -> list[tuple[object, str]]:
     three_of_rows = assert_type(
         sce.cross_entropy_with_grad(logits, labels, reduction="none", return_lse=True), tuple[Array, Array, Array]
     )
+    with_correct = assert_type(
+        sce.cross_entropy_with_grad(logits, labels, return_correct=True, logit_scale=2), tuple[Scalar, Array, Array]
+    )
     grad = assert_type(sce.cross_entropy_grad(logits, labels, threads=1, backend="numpy"), Array)
     grad_and_lse = assert_type(sce.cross_entropy_grad(logits, labels, return_lse=True), tuple[Array, Array])
     return [
@@ -67,17 +76,41 @@ def gradients() -> list[tuple[object, str]]:
         (of_rows, "array array"),
         (three, "scalar array array"),
         (three_of_rows, "array array array"),
+        (with_correct, "scalar array array"),
         (grad, "array"),
         (grad_and_lse, "array array"),
+    ]
+
+
+def hessians() -> list[tuple[object, str]]:
+    """The same for the function that also returns the diagonal of the Hessian."""
+    three = assert_type(sce.cross_entropy_with_hessian(logits, labels), tuple[Scalar, Array, Array])
+    of_rows = assert_type(
+        sce.cross_entropy_with_hessian(logits, labels, reduction="none", hess_out=np.empty((4, 3), np.float32)),
+        tuple[Array, Array, Array],
+    )
+    four = assert_type(
+        sce.cross_entropy_with_hessian(logits, labels, return_lse=True), tuple[Scalar, Array, Array, Array]
+    )
+    four_of_rows = assert_type(
+        sce.cross_entropy_with_hessian(logits, labels, reduction="none", return_correct=True),
+        tuple[Array, Array, Array, Array],
+    )
+    return [
+        (three, "scalar array array"),
+        (of_rows, "array array array"),
+        (four, "scalar array array array"),
+        (four_of_rows, "array array array array"),
     ]
 
 
 def normalizers() -> list[tuple[object, str]]:
     """softmax, log_softmax and logsumexp."""
     p = assert_type(sce.softmax(logits), Array)
+    masked = assert_type(sce.softmax(logits, where=[True, True, False]), Array)
     log_p = assert_type(sce.log_softmax([[0.0, 1.0]], axis=1), Array)
     lse = assert_type(sce.logsumexp(logits, threads=2), Array | Scalar)
-    return [(p, "array"), (log_p, "array"), (lse, "array"), (sce.logsumexp([0.0, 1.0]), "scalar")]
+    return [(p, "array"), (masked, "array"), (log_p, "array"), (lse, "array"), (sce.logsumexp([0.0, 1.0]), "scalar")]
 
 
 def backends() -> None:

@@ -17,7 +17,7 @@ _Error = Annotated[float, INFINITE]
 
 @dataclass(frozen=True, slots=True)
 class NormalizerErrors:
-    """The worst errors of a normalizer on the checked rows.
+    """The worst errors of a normalizer, or of a Hessian, on the checked rows.
 
     Attributes
     ----------

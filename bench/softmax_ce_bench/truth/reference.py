@@ -38,6 +38,8 @@ class ReferenceResult:
         The mean.
     grad : ndarray, shape (len(rows), C)
         Of the mean.
+    hess : ndarray, shape (len(rows), C), or None
+        Likewise; None where it is not known.
     unit : float
         What an error of the gradient is measured in: one over the mean's divisor, in absolute value.
     cancelled : float
@@ -49,8 +51,9 @@ class ReferenceResult:
     grad: Any
     unit: float
     cancelled: float = 1.0
+    hess: Any = None
 
-    def complaint(self, loss: float | None, grad: Any, loss_error: float = 0.0) -> str | None:
+    def complaint(self, loss: float | None, grad: Any, loss_error: float = 0.0, hess: Any = None) -> str | None:
         """Why a result is wrong, or None.
 
         Parameters
@@ -59,23 +62,29 @@ class ReferenceResult:
             The mean; None is not judged.
         grad : ndarray or None
             The rows of the gradient named by `rows`.
+        hess : ndarray or None
+            The same rows of the Hessian.
         loss_error : float
             Relative error that the loss may have beyond `TOLERANCE`: of a library that rounds it to 16 bits.
         """
         allowed = (TOLERANCE + loss_error) * max(self.cancelled, abs(self.loss))
         if loss is not None and not _close(float(loss), self.loss, allowed).all():
             return f"its loss is {float(loss):.6g}, right is {self.loss:.6g}"
-        if grad is None:
-            return None
+        for found, right, what in ((grad, self.grad, "gradient"), (hess, self.hess, "Hessian")):
+            if found is not None and (complaint := self._of_rows(found, right, what)):
+                return complaint
+        return None
+
+    def _of_rows(self, rows: Any, right: Any, what: str) -> str | None:
         allowed = TOLERANCE * self.unit
-        if grad.dtype.itemsize == 2:
-            kind = oracle.limits_of(grad.dtype)
+        if rows.dtype.itemsize == 2:
+            kind = oracle.limits_of(rows.dtype)
             allowed += float(kind.eps) * self.unit + float(kind.smallest_subnormal)
-        found = grad.astype(np.float64)
-        wrong = ~_close(found, self.grad, allowed)
+        found = rows.astype(np.float64)
+        wrong = ~_close(found, right, allowed)
         if wrong.any():
             k, j = np.argwhere(wrong)[0]
-            return f"its gradient at row {self.rows[k]}, class {j} is {found[k, j]:.6g}, right is {self.grad[k, j]:.6g}"
+            return f"its {what} at row {self.rows[k]}, class {j} is {found[k, j]:.6g}, right is {right[k, j]:.6g}"
         return None
 
 
@@ -135,8 +144,11 @@ def evaluate(
     z_loss: float = 0.0,
     reduction: str = "mean",
     grad_output: Any = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    where: Any = None,
 ) -> ReferenceResult:
-    """The reference: the mean loss, and the gradient of that or of what the reduction gives.
+    """The reference: the mean loss, and the gradient and the Hessian of that or of what the reduction gives.
 
     Parameters
     ----------
@@ -149,6 +161,8 @@ def evaluate(
     reduction : {"mean", "none"}
     grad_output : ndarray, shape (N,), optional
         As for :func:`softmax_ce.cross_entropy_with_grad`; the last with reduction "none".
+    logit_scale, softcap, where
+        As there.
 
     Returns
     -------
@@ -165,7 +179,9 @@ def evaluate(
     with np.errstate(all="ignore"):
         for start in range(0, len(counted), step):
             rows = counted[start : start + step]
-            cost, lse = _costs(logits[rows].astype(np.float64), targets[rows], of_class, label_smoothing)
+            part = np.broadcast_to(True if where is None else where, logits.shape)[rows]
+            x = _transformed(logits[rows].astype(np.float64), logit_scale, softcap, part)
+            cost, lse = _costs(x, targets[rows], of_class, label_smoothing, part)
             total += cost.sum()
             squares += (lse * lse).sum() if z_loss else 0.0
         # Of the losses that "none" gives, a caller takes the plain mean.
@@ -186,9 +202,13 @@ def evaluate(
             # The mean divides that term by the rows.
             z_loss=z_loss * divisor / max(len(counted), 1) if of_mean else z_loss,
             grad_output=upstream,
+            logit_scale=logit_scale,
+            softcap=softcap,
+            where=None if where is None else np.broadcast_to(where, logits.shape)[chosen],
             arithmetic=_DOUBLE,
         )
-    return ReferenceResult(chosen, loss, rows_truth.grad, unit, cancelled if of_mean else 1.0)
+    hess = None if softcap is not None else rows_truth.hess
+    return ReferenceResult(chosen, loss, rows_truth.grad, unit, cancelled if of_mean else 1.0, hess)
 
 
 def _chosen(n_rows: int) -> Any:
@@ -196,11 +216,17 @@ def _chosen(n_rows: int) -> Any:
     return np.unique(np.linspace(0, n_rows - 1, ROWS).astype(np.int64))
 
 
-def _costs(x: Any, targets: Any, weight: Any, smoothing: float) -> tuple[Any, Any]:
+def _transformed(x: Any, scale: float, softcap: float | None, part: Any) -> Any:
+    """The logits scaled, capped, and -inf where they are left out."""
+    x = x * scale if softcap is None else softcap * np.tanh(x * (scale / softcap))
+    return np.where(part, x, -np.inf)
+
+
+def _costs(x: Any, targets: Any, weight: Any, smoothing: float, part: Any) -> tuple[Any, Any]:
     """Each row's sum of target times (lse - x), and its log-sum-exp."""
     top = x.max(axis=1)
     lse = top + np.log(np.exp(x - top[:, None]).sum(axis=1))
-    share = weight / x.shape[1]
+    share = np.where(part, weight / np.maximum(part.sum(axis=1, keepdims=True), 1), 0)
     if targets.ndim == 2:
         mass = weight * (1 - smoothing) * targets + smoothing * share
         return np.where(mass != 0, mass * (lse[:, None] - x), 0).sum(axis=1), lse

@@ -225,8 +225,11 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
     sce_tiles *tiles = call->tiles;
     const sce_array *x = &s->logits, *t = &s->targets, *g = &s->grad;
     const ptrdiff_t classes = call->classes, step = classes <= LANES && tiles->side_by_side ? tiles->step : 0;
-    const int t_direct = is_direct(t, step), is_capped = g->data && call->transform && call->transform->softcap != 0;
-    const int x_direct = !call->transform && is_direct(x, step), g_direct = !is_capped && is_direct(g, step);
+    const int t_direct = is_direct(t, step), changed = is_changed(call->transform);
+    real *const slopes = changed && g->data && call->transform->softcap != 0 ? tiles->slopes : NULL;
+    const int x_direct = is_direct(x, step) && !changed, g_direct = is_direct(g, step) && !slopes;
+    /* What is multiplied by slopes is written where it belongs only then, unless it bypasses the caches. */
+    const int g_later = slopes && is_direct(g, step) && !call->stream;
 #if defined(REAL_F32)
     if (!call->transform && IN_ROWS(x->format) && x->direct && (g->data == NULL || (g->format == x->format && g->direct)) &&
         classes > LANES && mode_of(call) == ONE_LABEL) {
@@ -259,16 +262,20 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
             tiles->next_class_stride = x->class_stride;
             tiles->next_item = item_size(x->format);
         }
-        if (!x_direct)
+        const real *from = changed && is_direct(x, step) ? (real *)x->data + first * classes : tiles->tile;
+        if (from == tiles->tile && !x_direct)
             BY_FORMAT(load, x->format)(x, first, last, classes, tiles->tile, tiles->bits, step, 0);
         if (t->data && !t_direct)
             BY_FORMAT(load, t->format)(t, first, last, classes, tiles->targets, tiles->bits, step, 0);
-        if (call->transform)
-            transform_tile(call, first, last, tiles->tile, is_capped ? tiles->slopes : NULL, step);
+        if (changed)
+            transform_rows(call, first, last, from, tiles->tile, slopes, step);
+        if (call->transform && call->transform->correct)
+            mark_correct(call, first, last, block.logits, step);
         contiguous_rows(&block, 0, last - first);
-        if (call->transform && g->data)
-            finish_gradient(call, first, last, block.grad, is_capped ? tiles->slopes : NULL, step);
-        if (g->data && !g_direct)
+        if (changed && g->data)
+            finish_gradient(call, first, last, block.grad, g_later ? (real *)g->data + first * classes : block.grad, slopes,
+                            step);
+        if (g->data && !g_direct && !g_later)
             BY_FORMAT(store, g->format)(g, first, last, classes, tiles->tile, tiles->bits, step, call->stream);
     }
 }
