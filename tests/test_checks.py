@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import softmax_ce as sce
-from softmax_ce import checks, fold, tuning, weights
+from softmax_ce import checks, fold, weights
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce.reduction import mean
 from softmax_ce.staging import Rows
+from softmax_ce.tuning import STAGED_ELEMENTS
 
 INT64 = np.iinfo(np.int64)
-BLOCK = tuning.STAGED_ELEMENTS
+BLOCK = STAGED_ELEMENTS
 
 
 @pytest.mark.parametrize(

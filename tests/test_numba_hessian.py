@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import softmax_ce as sce
 from conftest import available
-from softmax_ce import hessian as composed
 from softmax_ce import threads
 from softmax_ce.contract import HessianKernels
 
@@ -126,8 +125,8 @@ def test_no_bit_depends_on_cuts_threads_or_what_else_is_wanted(
     arguments = hard_arguments(x, labels, Z_LOSS)
     whole = outputs_for(x)
     hessian.hard(*arguments, *whole, 0, rows)
-    plain = outputs_for(x)
-    sce.get_backend("numba").hard(*arguments, *plain[:2], *plain[3:], 0, rows)  # type: ignore[call-arg]
+    plain, hard = outputs_for(x), cast("Any", sce.get_backend("numba").hard)
+    hard(*arguments, *plain[:2], *plain[3:], 0, rows)
     for k in (0, 1, 3, 4):
         np.testing.assert_array_equal(whole[k], plain[k])  # the bits of the kernel without a Hessian
     cut = outputs_for(x)
@@ -233,6 +232,8 @@ def test_without_a_hessian_the_other_kernels_run(
 
 
 def test_the_public_function_uses_the_kernels(hessian: HessianKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    from softmax_ce import hessian as composed
+
     monkeypatch.setattr(composed, "compose", lambda *given: pytest.fail("composed in place of computed"))
     x = logits_of(5, 10, "float64")
     _, _, hess = sce.cross_entropy_with_hessian(x, np.arange(5), backend="numba", reduction="sum")

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 import softmax_ce as sce
 from conftest import available
-from softmax_ce import checks, evaluation, registry, tuning
+from softmax_ce import checks, evaluation, registry
 from softmax_ce.choice import auto
 from softmax_ce.contract import ROW_ELEMENTS
 from softmax_ce.reduction import numpy_total, total_of
 from softmax_ce.threads import sharing_from
+from softmax_ce.tuning import NUMPY_BLOCK_ELEMENTS
 
 FUNCTIONS = (sce.cross_entropy, sce.cross_entropy_with_grad, sce.cross_entropy_grad)
 NORMALISERS = (sce.softmax, sce.log_softmax, sce.logsumexp)
@@ -349,9 +350,7 @@ def test_one_thread_takes_larger_calls(threads: Any, backend: str) -> None:
         found = in_short(sce.cross_entropy_with_grad, x, targets, **options)
         assert_same(found, in_full(sce.cross_entropy_with_grad, x, targets, **options))
     with full_calls() as full:
-        rows = (
-            max(tuning.NUMPY_BLOCK_ELEMENTS, sce.get_backend(backend).info.serial_elements) // (100 + ROW_ELEMENTS) + 1
-        )
+        rows = max(NUMPY_BLOCK_ELEMENTS, sce.get_backend(backend).info.serial_elements) // (100 + ROW_ELEMENTS) + 1
         sce.cross_entropy(*problem(rows, 100), **options)
     assert full
 
@@ -643,9 +642,8 @@ def test_a_backend_s_own_plain_call(shape: tuple[int, int], dtype: Any, plainest
         right_loss, right_grad = np.empty(shape[0], dtype), np.empty(shape, dtype)
         right = by_hard(plainest, logits, targets, divisor, right_loss, right_grad)
         for kinds in itertools.product((None, False, True), (False, True)):
-            reduced = bool(kinds[0])
-            loss: Any = np.empty(shape[0], dtype) if kinds[0] is False else None
-            grad: Any = np.empty(shape, dtype) if kinds[1] else None
+            reduced, loss = kinds[0] or False, np.empty(shape[0], dtype) if kinds[0] is False else None
+            grad = np.empty(shape, dtype) if kinds[1] else None
             found = call(logits, targets, divisor, loss, grad, reduced)
             assert found == (right if reduced else 0.0)
             assert loss is None or loss.tobytes() == right_loss.tobytes()
