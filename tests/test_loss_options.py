@@ -66,7 +66,7 @@ def test_a_scale_of_a_power_of_two_is_scaled_logits(shape: tuple[int, int], dtyp
     x, y = problem(*shape, dtype)
     two = np.array(2, dtype)
     loss, grad, lse = sce.cross_entropy_with_grad(x, y, logit_scale=2, backend=backend, return_lse=True)
-    expected = sce.cross_entropy_with_grad(x * two, y, backend=backend, return_lse=True, grad_output=2.0)
+    expected: Any = sce.cross_entropy_with_grad(x * two, y, backend=backend, return_lse=True, grad_output=2.0)
     assert_same((loss, grad, lse), expected)
     hess = sce.cross_entropy_with_hessian(x, y, logit_scale=0.5, backend=backend)[2]
     expected = sce.cross_entropy_with_hessian(x / two, y, backend=backend, grad_output=0.25)[2]
@@ -204,7 +204,7 @@ def test_the_results_come_in_their_order(backend: str) -> None:
     assert_same(sce.cross_entropy_grad(x, y, **options), (grad, lse, correct))
     assert hess.shape == x.shape
     assert correct.dtype == np.bool_
-    one = sce.cross_entropy(x[0], y[0], return_correct=True, backend=backend)[1]
+    one: Any = sce.cross_entropy(x[0], y[0], return_correct=True, backend=backend)[1]
     assert isinstance(one, np.bool_)
 
 

@@ -97,7 +97,7 @@ def test_transformed_logits_and_the_hessian(options: dict[str, Any], soft: bool)
         return
     np.testing.assert_allclose(truth.hess, rows.hess[truth.rows].astype(float), rtol=1e-12, atol=1e-16)
     assert truth.complaint(None, truth.grad, hess=truth.hess.astype(np.float32)) is None
-    assert truth.complaint(None, None, hess=truth.hess + 1e-3).startswith("its Hessian at row 0, class 0 is")
+    assert str(truth.complaint(None, None, hess=truth.hess + 1e-3)).startswith("its Hessian at row 0, class 0 is")
 
 
 def test_normalizers_by_hand() -> None:

@@ -145,7 +145,7 @@ def test_extra_options_are_softmax_ces() -> None:
         {"z_loss": 0.1, "denominator": torch.tensor(4)},
     ):
         loss = cross_entropy(x, target, **given)
-        plain = {name: float(value) for name, value in given.items()}
+        plain: Any = {name: float(value) for name, value in given.items()}
         expected, grad = sce.cross_entropy_with_grad(x.detach().numpy(), target.numpy(), axis=1, **plain)
         assert loss.item() == float(expected)
         torch.testing.assert_close(torch.autograd.grad(loss, x)[0], torch.from_numpy(grad), rtol=0, atol=0)
@@ -200,8 +200,13 @@ def test_the_number_of_threads_does_not_change_the_bits() -> None:
 
 
 def test_threads_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(sce, "cross_entropy", lambda *_, threads, **__: seen.append(threads) or np.float64(0))
+    seen: list[int] = []
+
+    def watched(*_: Any, threads: int, **__: Any) -> Any:
+        seen.append(threads)
+        return np.float64(0)
+
+    monkeypatch.setattr(sce, "cross_entropy", watched)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))
     assert seen == [3]

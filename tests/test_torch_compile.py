@@ -69,7 +69,7 @@ def test_a_compiled_call_gives_the_same_bits(options: dict[str, Any], monkeypatc
 
 def test_compiled_small_and_transformed_calls_are_pytorchs() -> None:
     x, target = problem()
-    seen = []
+    seen: list[Any] = []
 
     def record(module: Any, _: Any) -> Any:
         seen.extend(str(node.target) for node in module.graph.nodes)

@@ -63,7 +63,13 @@ def test_processes_agree_with_one(world: int, tmp_path: Path) -> None:
     soft /= soft.sum(-1, keepdims=True)
     y = random.integers(0, 42, (3, 5))
     y[1, 2] = -100
-    arrays = {"x": x, "y": y, "soft": soft, "weight": random.random(42), "upstream": random.random((3, 5))}
+    arrays: dict[str, Any] = {
+        "x": x,
+        "y": y,
+        "soft": soft,
+        "weight": random.random(42),
+        "upstream": random.random((3, 5)),
+    }
     np.savez(tmp_path / "arrays.npz", **{**arrays, "upstream": arrays["upstream"].astype(np.float32)})
     store = str(tmp_path / "store")
     program = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
@@ -72,7 +78,7 @@ def test_processes_agree_with_one(world: int, tmp_path: Path) -> None:
     assert [process.wait(120) for process in processes] == [0] * world
     found = [np.load(f"{store}.{rank}.npz") for rank in range(world)]
     for name, options in CASES.items():
-        given = {"reduction": "none", **options}
+        given: dict[str, Any] = {"reduction": "none", **options}
         if "weight" in options:
             given["weight"] = arrays["weight"]
         if given["reduction"] == "none":

@@ -189,8 +189,8 @@ class WithHessian(CorrectBackend):
     @property
     def hessian(self) -> HessianKernels:
         return HessianKernels(
-            lambda *given: self.hard(*given[:11], *given[12:], hess=given[11]),
-            lambda *given: self.soft(*given[:9], *given[10:], hess=given[9]),
+            lambda *given: self.hard(*given[:11], *given[12:], hess=given[11]),  # type: ignore[misc]
+            lambda *given: self.soft(*given[:9], *given[10:], hess=given[9]),  # type: ignore[misc]
         )
 
 

@@ -114,7 +114,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return as_tensor(loss, input.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Any) -> Any:
         input, linear_weight, bias, target = ctx.saved_tensors
         options, memory, backend = ctx.arguments

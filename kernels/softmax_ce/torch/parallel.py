@@ -77,7 +77,7 @@ class _VocabParallel(torch.autograd.Function):
         return as_tensor(loss, torch.float64 if total.dtype == np.float64 else torch.float32)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Any) -> Any:
         logits, target = ctx.saved_tensors
         where = ctx.where if ctx.total.pieces[0].masked else None

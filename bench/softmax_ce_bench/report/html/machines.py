@@ -13,9 +13,9 @@ from softmax_ce_bench.compare.result import Run
 from softmax_ce_bench.report import machines, templates, words
 from softmax_ce_bench.report.html import axes, svg
 from softmax_ce_bench.report.html.palette import colour, marks, short
-from softmax_ce_bench.report.html.picture import Part, Picture
+from softmax_ce_bench.report.html.picture import Picture, PictureGroup
 from softmax_ce_bench.report.html.selection import ends, timing
-from softmax_ce_bench.report.html.tables import Field, Table
+from softmax_ce_bench.report.html.tables import Field, PageTable
 from softmax_ce_bench.report.machines import SideBySide
 from softmax_ce_bench.report.printable import printable
 
@@ -42,7 +42,7 @@ def page(found: SideBySide) -> str:
     )
 
 
-def _facts(found: SideBySide) -> Table:
+def _facts(found: SideBySide) -> PageTable:
     rows = [
         [Field(text) for text in (
             name, run.machine.cpu, " ".join(run.machine.instruction_sets) or "(not known)",
@@ -51,10 +51,10 @@ def _facts(found: SideBySide) -> Table:
         for name, run in found.runs.items()
     ]  # fmt: skip
     headings = ("machine", "processor", "instruction sets", "CPUs used", "system", "softmax-ce", "measured")
-    return Table("machines", "The machines.", headings, frozenset((3,)), rows)
+    return PageTable("machines", "The machines.", headings, frozenset((3,)), rows)
 
 
-def _table(found: SideBySide, operation: str, what: str) -> Table:
+def _table(found: SideBySide, operation: str, what: str) -> PageTable:
     names = found.timed(operation)
     rows = []
     for key, machine, cell in found.cells(operation):
@@ -64,10 +64,10 @@ def _table(found: SideBySide, operation: str, what: str) -> Table:
     headings = ("workload", "machine", *names)
     key = f"{operation}-{what}"
     caption = f"{machines.heading(found, operation, what)}."
-    return Table(key, caption, headings, frozenset(range(2, len(headings))), rows, filtered=len(rows) > 12)
+    return PageTable(key, caption, headings, frozenset(range(2, len(headings))), rows, filtered=len(rows) > 12)
 
 
-def _part(found: SideBySide, operation: str) -> Part:
+def _part(found: SideBySide, operation: str) -> PictureGroup:
     """Return the picture of one operation: a panel for each machine, all with one scale."""
     title = f"{operation}: speed-up over {short(found.base)}, machine by machine"
     keys = list(dict.fromkeys(key for key, _, _ in found.cells(operation)))[:_MOST_CELLS]
@@ -75,7 +75,7 @@ def _part(found: SideBySide, operation: str) -> Part:
     points = {name: _points(run, keys, operation) for name, run in drawn_machines.items()}
     names = [name for name in found.timed(operation) if any(name == each[1] for own in points.values() for each in own)]
     if not names:
-        return Part(operation, title, (), "No candidate was timed that can be drawn.")
+        return PictureGroup(operation, title, (), "No candidate was timed that can be drawn.")
     known = marks(replace(next(iter(found.runs.values())), candidates=found.candidates))
     step = 0.8 / len(names)
     values = [value for own in points.values() for _, _, *each in own for value in each] + [1.0]
@@ -103,7 +103,7 @@ def _part(found: SideBySide, operation: str) -> Part:
         caption += f" {len(points)} of {len(found.runs)} machines are drawn."
     if len(keys) < len(found.labels):
         caption += f" {len(keys)} of {len(found.labels)} workloads are drawn."
-    return Part(operation, title, [Picture(f"figure-{operation}", title, caption, shown)])
+    return PictureGroup(operation, title, [Picture(f"figure-{operation}", title, caption, shown)])
 
 
 def _points(run: Run, keys: list[str], operation: str) -> list[tuple[int, str, float, float, float]]:
