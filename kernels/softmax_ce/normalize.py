@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softmax_ce import checks
+from softmax_ce import checks, registry
 from softmax_ce.choice import auto
 from softmax_ce.contract import Backend, StridedKernels, Team
 from softmax_ce.fold import NO_LABEL, NO_MASS, ONE_ROW, Factors
@@ -58,7 +58,9 @@ def softmax(
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
-    chosen = auto.at_once(backend, False, True, x, axis, threads)
+    chosen = auto.fixed if backend is None else registry.loaded(backend)
+    if chosen is None:
+        chosen = auto.at_once(backend, False, True, x, axis, threads)
     if where is None and chosen is not None and chosen.short is not None:
         result = chosen.short.softmax(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:
@@ -111,7 +113,9 @@ def logsumexp(
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
-    chosen = auto.at_once(backend, False, False, x, axis, threads)
+    chosen = auto.fixed if backend is None else registry.loaded(backend)
+    if chosen is None:
+        chosen = auto.at_once(backend, False, False, x, axis, threads)
     if where is None and chosen is not None and chosen.short is not None:
         result = chosen.short.logsumexp(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:
@@ -163,7 +167,9 @@ def log_softmax(
     ValueError, TypeError
         A shape, dtype or buffer that does not fit.
     """
-    chosen = auto.at_once(backend, False, False, x, axis, threads)
+    chosen = auto.fixed if backend is None else registry.loaded(backend)
+    if chosen is None:
+        chosen = auto.at_once(backend, False, False, x, axis, threads)
     if where is None and chosen is not None and chosen.short is not None:
         result = chosen.short.log_softmax(x, axis, threads, out, serial_below(chosen.info.serial_elements))
         if result is not None:
