@@ -51,8 +51,13 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal --durations=10
 test: $(TESTS) $(COMPILED) ## run all tests, including the examples in the documentation
 	@$(PYTEST) $(ARGS)
 
-trust: $(TESTS) $(COMPILED) ## run the slow tests: other CPUs, huge arrays, C code for every instruction set
+# Every library that softmax_ce is used from is installed. Their own tests, run on our losses, are these:
+INTEGRATIONS := tests/test_torch*.py
+LIBRARIES := torch ml_dtypes
+trust: $(TESTS) $(VENV)/.with-integrations $(COMPILED) ## run the slow tests: other CPUs, huge arrays, every instruction set, other libraries' own tests
+	@$(BIN)/python -c 'import sys, importlib.metadata as m; print(*(f"{name} {m.version(name)}" for name in sys.argv[1:]), sep=", ")' $(LIBRARIES)
 	@$(PYTEST) -m slow $(ARGS)
+	@$(PYTEST) $(INTEGRATIONS) $(ARGS)
 
 docs: $(VENV)/.with-docs ## build the documentation site into build/docs
 	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs $(ARGS)

@@ -44,7 +44,10 @@ def load(name: str) -> ModuleType:
 
 def test_no_example_is_untested() -> None:
     found = sorted(path.name for path in EXAMPLES.iterdir() if path.name != "__pycache__")
-    assert found == ["README.md", "accumulation.py", "backend_package", "ci", "digits.py", "ladder.py", "service.py"]
+    assert found == [
+        "README.md", "accumulation.py", "backend_package", "ci", "digits.py", "ladder.py", "language_model.py",
+        "service.py",
+    ]  # fmt: skip
 
 
 def test_softmax_regression_learns_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +64,14 @@ def test_accumulated_micro_batches_are_the_whole_batch(capsys: pytest.CaptureFix
     one, accumulated, naive = (float(line.split(":")[1].split()[0]) for line in capsys.readouterr().out.splitlines())
     assert accumulated == pytest.approx(one, rel=1e-11)
     assert abs(naive - one) > 1e-3
+
+
+def test_a_language_model_learns_the_same_with_both_losses(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    before, after = load("language_model").main(["--steps", "4", "--rows", "64", "--characters", "1500000"])
+    assert after == pytest.approx(before, rel=1e-5)
+    assert after[-1] < after[0]
+    assert "tokens/s" in capsys.readouterr().out
 
 
 # The ladder

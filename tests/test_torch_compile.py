@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +128,17 @@ def test_the_default_compiler_gives_the_same_bits() -> None:
     assert torch.equal(found, expected)
     grads = [torch.autograd.grad(loss, x)[0] for loss in (found, expected)]
     torch.testing.assert_close(*grads, rtol=0, atol=0)
+
+
+def guides() -> list[Any]:
+    """The code blocks of the guide. Hugging Face's is shown as text."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "how-to" / "pytorch.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 4
+    return [block for block in blocks if "transformers" not in block]
+
+
+@pytest.mark.parametrize("code", guides(), ids=["drop-in", "compile", "accumulation"])
+def test_what_the_guide_shows(code: str) -> None:
+    torch.manual_seed(0)
+    exec(compile(code, "<guide>", "exec"), {})

@@ -30,7 +30,7 @@ class Call(NamedTuple):
     label_smoothing: float
     z_loss: float
     softcap: float | None
-    denominator: float | None
+    denominator: Any  # float or None, or a tensor until the call is made
     backend: str | None
     loss_dtype: Any
 
