@@ -149,3 +149,46 @@ def test_an_output_of_another_type_is_refused():
     x = np.zeros((3, 4), np.float32)
     with pytest.raises(ValueError, match="Buffer dtype mismatch"):
         hard(x, np.zeros(3, np.int64), hess=np.empty((3, 4)))
+
+
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.01}, {"label_smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((700, 2), 1), ((513, 10), 1), ((9, 300), 1), ((2, 21, 9, 11), 1)], ids=str
+)
+def test_layouts_and_narrower_outputs_change_no_bit(shape, axis, soft, options):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=shape) * 4
+    rows = np.moveaxis(x, axis, -1)
+    rows[(0,) * (x.ndim - 1)][0] = np.nan
+    rows[(1,) * (x.ndim - 1)][1] = -np.inf
+    labels_shape = rows.shape[:-1]
+    targets = rng.random(shape) if soft else rng.integers(0, shape[axis], labels_shape)
+    last = np.moveaxis(targets, axis, -1) if soft else targets
+    options = options | {"backend": available("cython"), "reduction": "none"}
+    loss, grad, hess = sce.cross_entropy_with_hessian(rows.copy(), last.copy(), **options)
+    grad, hess = np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
+    for order in "CF":
+        given = x.copy(order=order)
+        narrow = [np.full(shape, 7, np.float32, order) for _ in range(2)]
+        found = sce.cross_entropy_with_hessian(given, targets, axis=axis, **options)
+        as_float = sce.cross_entropy_with_hessian(
+            given, targets, axis=axis, grad_out=narrow[0], hess_out=narrow[1], **options
+        )
+        for got, right in zip((*found, *as_float), (loss, grad, hess) * 2, strict=True):
+            np.testing.assert_array_equal(got, right.astype(got.dtype))
+        for name in ("grad_out", "hess_out"):  # in place
+            over = x.copy(order=order)
+            found = sce.cross_entropy_with_hessian(over, targets, axis=axis, **{name: over}, **options)
+            for got, right in zip(found, (loss, grad, hess), strict=True):
+                np.testing.assert_array_equal(got, right)
+
+
+def test_correct_is_told_before_the_hessian_overwrites_the_logits():
+    x = np.random.default_rng(5).normal(size=(50, 4))
+    labels = x.argmax(axis=1)
+    over = np.asfortranarray(x)
+    *_, correct = sce.cross_entropy_with_hessian(
+        over, labels, hess_out=over, return_correct=True, backend=available("cython")
+    )
+    assert correct.all()

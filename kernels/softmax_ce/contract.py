@@ -187,10 +187,15 @@ class HessianKernels:
     Attributes
     ----------
     hard, soft : callable
+    strided : HessianKernels or None
+        Optional: the same kernels for arrays of any strides, as in `StridedKernels`. For float64 logits, the gradient
+        and the Hessian may each be float32. The Hessian may be the same memory as the logits or the targets, with the
+        same strides.
     """
 
     hard: Callable[..., None]
     soft: Callable[..., None]
+    strided: HessianKernels | None = None
 
 
 ROW_AXES = 4  # the most axes of rows that an array for a strided kernel may have

@@ -133,8 +133,9 @@ class _Run:
         if problem.targets is not None:
             copy = _same(outputs.grad, problem.targets) or _same(outputs.hess, problem.targets)
             targets = Rows(problem.targets, axis, dtype, copy=copy)
-        grad = None if outputs.grad is None else Rows(outputs.grad, axis, dtype)
-        hess = None if outputs.hess is None else Rows(outputs.hess, axis, dtype)
+        narrow = outputs.hess is not None  # as kernels for the Hessian can
+        grad = None if outputs.grad is None else Rows(outputs.grad, axis, dtype, narrow=narrow)
+        hess = None if outputs.hess is None else Rows(outputs.hess, axis, dtype, narrow=narrow)
         return logits, targets, grad, hess
 
     def _choose_kernels(self) -> None:
@@ -143,7 +144,10 @@ class _Run:
         self.as_they_lie: tuple[Any, ...] = ()
         self.marks = self.outputs.correct is not None  # whether labels are still to be compared after the kernel
         backend, problem, given = self.backend, self.problem, [array for array in self.arrays if array is not None]
-        whole, strided = (backend, backend.strided) if self.outputs.hess is None else (backend.hessian, None)
+        whole: Any = backend if self.outputs.hess is None else backend.hessian
+        strided = None if whole is None else whole.strided
+        if self.outputs.hess is not None and self.marks:
+            strided = None  # the Hessian may overwrite the logits, which are needed afterwards
         if whole is not None and all(array.direct is not None for array in given):
             self.kernels, self.as_they_lie = whole, tuple(array and array.direct for array in self.arrays)
         elif strided is not None and all(array.strided is not None for array in given):

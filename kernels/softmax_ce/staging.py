@@ -31,6 +31,8 @@ class Rows:
         The compute dtype.
     copy : bool
         Stage blocks even if a view would do.
+    narrow : bool
+        Strided kernels can write float32 where the compute dtype is float64.
 
     Attributes
     ----------
@@ -42,7 +44,7 @@ class Rows:
 
     __slots__ = ("_dtype", "_format", "_view", "direct", "n_classes", "n_rows", "strided")
 
-    def __init__(self, array: Any, axis: int, dtype: np.dtype[Any], copy: bool = False) -> None:
+    def __init__(self, array: Any, axis: int, dtype: np.dtype[Any], copy: bool = False, narrow: bool = False) -> None:
         array = np.asarray(array)  # a subclass may give * or shapes another meaning, as numpy.matrix does
         last = axis == array.ndim - 1
         self._dtype = dtype
@@ -57,7 +59,8 @@ class Rows:
             self.direct = None
             self._view = _merge_leading(array if last else np.moveaxis(array, axis, -1))
             is_half = array.itemsize == 2 and array.dtype.kind in "fV" and array.dtype.isnative and dtype == np.float32
-            fits = (is_half or array.dtype == dtype) and flags.aligned and self._view.ndim <= ROW_AXES + 1
+            can_narrow = narrow and array.dtype == np.float32
+            fits = (is_half or can_narrow or array.dtype == dtype) and flags.aligned and self._view.ndim <= ROW_AXES + 1
             self.strided = self._view if fits else None
             if is_half:
                 self._format = array.dtype

@@ -24,7 +24,11 @@ short = ShortCalls(
     _kernels.short_cross_entropy, _kernels.short_softmax, _kernels.short_log_softmax, _kernels.short_logsumexp
 )
 log_softmax = _kernels.log_softmax
-hessian = HessianKernels(_kernels.hard_hessian, _kernels.soft_hessian)
+hessian = HessianKernels(
+    _kernels.hard_hessian,
+    _kernels.soft_hessian,
+    HessianKernels(_kernels.hard_hessian_strided, _kernels.soft_hessian_strided),
+)
 team = TeamKernels(_kernels.hard_team, _kernels.soft_team, _kernels.log_softmax_team)
 
 _tuning = tuning.for_isa(_kernels.selected())

@@ -23,6 +23,8 @@ short_softmax: Callable[..., Any]
 short_log_softmax: Callable[..., Any]
 short_logsumexp: Callable[..., Any]
 
+hard_hessian_strided: Callable[..., None]
+soft_hessian_strided: Callable[..., None]
 hard_strided: Callable[..., None]
 soft_strided: Callable[..., None]
 hard_strided_team: Callable[..., Team]

@@ -31,6 +31,7 @@ cdef extern from "rows.h" nogil:
         SCE_REAL
         SCE_F16
         SCE_BF16
+        SCE_F32
 
     ctypedef struct sce_array:
         char *data
@@ -44,6 +45,7 @@ cdef extern from "rows.h" nogil:
         sce_array logits
         sce_array targets
         sce_array grad
+        sce_array hess
         ptrdiff_t itemsize
 
     ctypedef struct sce_transform:

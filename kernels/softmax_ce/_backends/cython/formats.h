@@ -83,6 +83,19 @@ INLINE void to_memory(char *p, ptrdiff_t n, V v, enum sce_format format) {
                 ((uint16_t *)p)[k] = bits[k];
         return;
     }
+#else
+    if (format == SCE_F32) {
+        typedef double doubles __attribute__((vector_size(8 * W)));
+        typedef float floats __attribute__((vector_size(4 * W)));
+        doubles wide;
+        memcpy(&wide, &v, sizeof wide);
+        const floats narrow = __builtin_convertvector(wide, floats);
+        if (n >= W)
+            memcpy(p, &narrow, sizeof narrow);
+        else
+            memcpy(p, &narrow, (size_t)n * sizeof(float));
+        return;
+    }
 #endif
     (void)format;
     store((real *)p, n, v);
@@ -101,6 +114,11 @@ INLINE void stream_to_memory(char *p, V v, enum sce_format format) {
 #endif
         return;
     }
+#else
+    if (format == SCE_F32) { /* half a vector: not worth an instruction of its own */
+        to_memory(p, W, v, format);
+        return;
+    }
 #endif
     (void)format;
     v_stream((real *)p, v);
@@ -116,8 +134,12 @@ INLINE void stream_to_memory(char *p, V v, enum sce_format format) {
 #endif
 
 INLINE ptrdiff_t item_size(enum sce_format format) {
-    return format == SCE_REAL ? (ptrdiff_t)sizeof(real) : (ptrdiff_t)sizeof(uint16_t);
+    return format == SCE_REAL  ? (ptrdiff_t)sizeof(real)
+           : format == SCE_F32 ? (ptrdiff_t)sizeof(float)
+                               : (ptrdiff_t)sizeof(uint16_t);
 }
+
+INLINE int is_half(enum sce_format format) { return format == SCE_F16 || format == SCE_BF16; }
 
 /* The address of entry j of a row, whose type is nominal for 16-bit formats. */
 INLINE real *entry(const void *row, ptrdiff_t j, enum sce_format format) {

@@ -30,7 +30,7 @@ INLINE void hessian_of_block(const sce_call *call, const sce_call *original, con
     for (ptrdiff_t j = classes; j % W; j++)
         hess[j] = v_set(0);
     const unsigned fallback = (b->fallback | not_finite(v_add(scale, z_scale))) & lanes;
-    store_rows(call, call->hess, i, n, b->whole, hess, fallback);
+    store_rows(call, call->hess, i, n, b->whole, hess, 0); /* rows that fall back are overwritten later */
     if (fallback & ~b->fallback) {
         sce_call rest = *original;
         rest.loss = rest.grad = rest.row_max = rest.log_sum = NULL;

@@ -159,7 +159,7 @@ INLINE sce_call call_from(const sce_call *call, ptrdiff_t i) {
 /* Compute one row with the row kernel. A row of a tile is gathered first and scattered afterwards. */
 NOINLINE void fallback_row(const sce_call *call, ptrdiff_t i, enum mode mode) {
     const ptrdiff_t classes = call->classes, step = call->column_step;
-    real x[LANES], t[LANES];
+    real x[LANES], t[LANES], h[LANES];
     if (step == 0) {
         rows_one_by_one(call, i, i + 1, mode);
         return;
@@ -174,10 +174,14 @@ NOINLINE void fallback_row(const sce_call *call, ptrdiff_t i, enum mode mode) {
     one.logits = x;
     one.targets = mode == SOFT ? t : NULL;
     one.grad = call->grad ? x : NULL;
+    one.hess = call->hess ? h : NULL;
     rows_one_by_one(&one, 0, 1, mode);
     if (call->grad)
         for (ptrdiff_t j = 0; j < classes; j++)
             ((real *)call->grad)[i + j * step] = x[j];
+    if (call->hess)
+        for (ptrdiff_t j = 0; j < classes; j++)
+            ((real *)call->hess)[i + j * step] = h[j];
 }
 
 /* Compute rows of a block, a bit each from row i on, with the row kernel. */

@@ -38,7 +38,7 @@ typedef struct {
 
 /* An array with any strides: see strided.h. Strides are in bytes, axes are listed from the outermost. */
 #define SCE_ROW_AXES 4
-enum sce_format { SCE_REAL, SCE_F16, SCE_BF16 };
+enum sce_format { SCE_REAL, SCE_F16, SCE_BF16, SCE_F32 }; /* SCE_F32: a float32 output where R is float64 */
 typedef struct {
     char *data; /* NULL: absent */
     enum sce_format format;
@@ -50,7 +50,7 @@ typedef struct {
 static inline ptrdiff_t sce_distance(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
 
 typedef struct {
-    sce_array logits, targets, grad;
+    sce_array logits, targets, grad, hess;
     ptrdiff_t itemsize; /* of R */
 } sce_strided;
 
@@ -62,6 +62,7 @@ typedef struct {
     ptrdiff_t step;       /* entries from class to class in a tile whose rows lie side by side */
     void *tile, *targets; /* the logits and then the gradient; the soft targets */
     void *slopes;         /* of the cap on the logits */
+    void *hess;           /* the Hessian */
     uint16_t *bits;       /* 16-bit floats that are not cast as they are copied */
     const char *next_tile; /* the next tile's logits in memory, if its rows lie side by side there; else NULL */
     ptrdiff_t next_class_stride, next_item; /* bytes from class to class, and from row to row */
@@ -94,7 +95,7 @@ typedef struct {
     const double *upstream;
     ptrdiff_t upstream_step;
     void *loss, *grad, *hess, *row_max, *log_sum; /* NULL: not wanted; hess: the diagonal of the Hessian */
-    const sce_strided *strided;            /* replaces logits, targets and grad, unless NULL */
+    const sce_strided *strided;            /* replaces logits, targets, grad and hess, unless NULL */
     const sce_transform *transform;        /* of a strided call; NULL: none */
     sce_tiles *tiles;                      /* scratch of a strided call; NULL: sce_run allocates it */
     ptrdiff_t column_step;                 /* entries from class to class where rows lie side by side; else 0 */

@@ -85,6 +85,7 @@ LAST_OF(last_log_probs, LOG_PROBS)
 HESSIAN_LANES_OF(hessian_ten, 10, PAIR, ONE_LABEL, 1)
 #endif
 HESSIAN_LANES_OF(hessian_selected, call->classes, PAIR, ONE_LABEL, 1)
+HESSIAN_LANES_OF(hessian_paired, call->classes, PAIR, ONE_LABEL, 0)
 HESSIAN_LANES_OF(hessian_one_label, call->classes, 1, ONE_LABEL, 0)
 HESSIAN_LANES_OF(hessian_label_and_base, call->classes, 1, LABEL_AND_BASE, 0)
 HESSIAN_LANES_OF(hessian_soft, call->classes, 1, SOFT, 0)
@@ -99,7 +100,9 @@ static void few_classes_with_hessian(const sce_call *call, ptrdiff_t i, ptrdiff_
         hessian_ten(call, i, stop);
 #endif
     else
-        (call->classes <= SELECTED ? hessian_selected : hessian_one_label)(call, i, stop);
+        (call->classes <= SELECTED ? hessian_selected
+         : call->classes <= PAIRED ? hessian_paired
+                                   : hessian_one_label)(call, i, stop);
 }
 
 static void few_classes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum mode mode) {

@@ -67,10 +67,11 @@ sce_tiles *sce_new_tiles(const sce_call *call) {
     const ptrdiff_t line = SCE_LINE / s->itemsize;
     tiles.step = ((tiles.rows + line - 1) / line | 1) * line;
     const size_t entries = (size_t)((tiles.side_by_side ? tiles.step : tiles.rows) * call->classes);
-    const size_t bytes = (entries * (size_t)s->itemsize + SCE_LINE - 1) / SCE_LINE * SCE_LINE;
-    const int halves = s->logits.format != SCE_REAL || s->targets.format != SCE_REAL || s->grad.format != SCE_REAL;
+    const size_t bytes = (entries * (size_t)s->itemsize + SCE_LINE - 1) / SCE_LINE * LINE;
+    const int halves = s->logits.format != SCE_REAL || s->targets.format != SCE_REAL || s->grad.format != SCE_REAL ||
+                       s->hess.format != SCE_REAL;
     const int capped = call->transform && call->transform->softcap != 0 && call->grad;
-    const size_t more = 1 + (s->targets.data != NULL) + (size_t)capped;
+    const size_t more = 1 + (s->targets.data != NULL) + (size_t)capped + (s->hess.data != NULL);
     sce_tiles *made = malloc(sizeof tiles + SCE_LINE + bytes * more + (halves ? entries * sizeof(uint16_t) : 0));
     if (made == NULL)
         return NULL;
@@ -78,6 +79,7 @@ sce_tiles *sce_new_tiles(const sce_call *call) {
     tiles.tile = first + (-(uintptr_t)first & (SCE_LINE - 1));
     tiles.targets = s->targets.data ? (char *)tiles.tile + bytes : NULL;
     tiles.slopes = capped ? (char *)tiles.tile + bytes * (more - 1) : NULL;
+    tiles.hess = s->hess.data ? (char *)tiles.tile + bytes * (more - 1 - (size_t)capped) : NULL;
     tiles.bits = (uint16_t *)((char *)tiles.tile + bytes * more);
     *made = tiles;
     return made;

@@ -25,6 +25,32 @@ def soft_strided(
     _run(&call, wide, start, stop)
 
 
+def hard_hessian_strided(
+    logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
+    loss, grad, hess, row_max, log_sum, start, stop,
+):
+    """Compute a strided hard-label call with the Hessian: see softmax_ce.contract.HessianKernels."""
+    cdef sce_call call
+    cdef sce_strided strided
+    cdef bint wide = _hard_strided(&call, &strided, logits, labels, ignore_index, label_mass, base_mass, base_total,
+                                   z_loss, row_weight, upstream, loss, grad, row_max, log_sum)
+    _set_hess_strided(&call, &strided, hess, logits)
+    _run(&call, wide, start, stop)
+
+
+def soft_hessian_strided(
+    logits, targets, target_scale, base_mass, z_loss, row_weight, upstream,
+    loss, grad, hess, row_max, log_sum, start, stop,
+):
+    """Compute a strided soft-label call with the Hessian: see softmax_ce.contract.HessianKernels."""
+    cdef sce_call call
+    cdef sce_strided strided
+    cdef bint wide = _fill_strided(&call, &strided, logits, targets, target_scale, base_mass, z_loss, row_weight,
+                                   upstream, loss, grad, row_max, log_sum)
+    _set_hess_strided(&call, &strided, hess, logits)
+    _run(&call, wide, start, stop)
+
+
 def hard_strided_team(
     logits, labels, ignore_index, label_mass, base_mass, base_total, z_loss, row_weight, upstream,
     loss, grad, row_max, log_sum, threads, longest,
@@ -103,7 +129,7 @@ cdef int _fill_strided(
     strided.itemsize = size
     _array(&strided.logits, logits, size, rows, classes)
     _array(&strided.targets, targets, size, rows, classes)
-    _array(&strided.grad, grad, size, rows, classes)
+    _array(&strided.grad, grad, size, rows, classes, is_output=True)
     if strided.targets.data == strided.grad.data:
         strided.targets.direct = 0  # a kernel never finds its targets where it writes the gradient
     call.strided = strided
@@ -124,14 +150,30 @@ cdef int _fill_strided(
     return size == sizeof(double)
 
 
-cdef int _array(sce_array *to, cnp.ndarray array, ptrdiff_t size, ptrdiff_t rows, ptrdiff_t classes) except -1:
-    """Where an array (..., C) lies. Nothing for None."""
+cdef int _set_hess_strided(sce_call *call, sce_strided *strided, cnp.ndarray hess, cnp.ndarray logits) except -1:
+    """Set where the diagonal of the Hessian is written, and whether past the caches."""
+    if hess is None:
+        return 0
+    _array(&strided.hess, hess, strided.itemsize, _count_rows(logits), call.classes, is_output=True)
+    if strided.targets.data == strided.hess.data:
+        strided.targets.direct = 0
+    call.hess = strided.hess.data
+    call.keep = keep_bytes
+    call.stream_hess = cnp.PyArray_NBYTES(hess) >= stream_bytes
+    return 0
+
+
+cdef int _array(
+    sce_array *to, cnp.ndarray array, ptrdiff_t size, ptrdiff_t rows, ptrdiff_t classes, bint is_output=False
+) except -1:
+    """Set where an array (..., C) lies; nothing for None. An output may be float32 where R is float64."""
     if array is None:
         return 0
     cdef ptrdiff_t axis, axes = array.ndim - 1, itemsize = cnp.PyArray_ITEMSIZE(array)
     cdef char kind = array.descr.kind
     cdef bint fits = itemsize == size and kind == c"f"
     fits = fits or (itemsize == sizeof(uint16_t) and size == sizeof(float) and (kind == c"f" or kind == c"V"))
+    fits = fits or (is_output and itemsize == sizeof(float) and kind == c"f")
     if (
         not fits or axes > SCE_ROW_AXES or array.shape[axes] != classes
         or cnp.PyArray_SIZE(array) != rows * classes or not cnp.PyArray_ISBEHAVED_RO(array)
@@ -141,7 +183,9 @@ cdef int _array(sce_array *to, cnp.ndarray array, ptrdiff_t size, ptrdiff_t rows
             f"classes here, not shape {np.shape(array)} of {array.dtype}"
         )
     to.data = <char *> cnp.PyArray_DATA(array)
-    to.format = SCE_REAL if itemsize == size else SCE_F16 if kind == c"f" else SCE_BF16
+    to.format = SCE_REAL if itemsize == size else SCE_F32 if itemsize == sizeof(float) else SCE_F16
+    if to.format == SCE_F16 and kind == c"V":
+        to.format = SCE_BF16
     to.class_stride = 0 if classes == 1 else array.strides[axes]
     to.direct = cnp.PyArray_IS_C_CONTIGUOUS(array)
     for axis in range(SCE_ROW_AXES):

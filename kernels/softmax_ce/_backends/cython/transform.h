@@ -6,8 +6,8 @@
 #ifndef SOFTMAX_CE_TRANSFORM_H
 #define SOFTMAX_CE_TRANSFORM_H
 
+#include "boxes.h"
 #include "exp.h"
-#include "formats.h"
 
 #define TANH_SMALL 0.625
 
