@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-from softmax_ce.staging import Rows
-
-if TYPE_CHECKING:
-    from softmax_ce.transform import Transformed
 
 
 @dataclass(slots=True)
@@ -43,12 +38,12 @@ class Problem:
     axis: int
     compute: np.dtype[Any]
     result: np.dtype[Any]
-    logits: Rows | Transformed
+    logits: Any
     row_shape: tuple[int, ...]
     labels: Any = None
     targets: Any = None
     any_ignored: bool = False
-    transform: Transformed | None = None
+    transform: Any = None
 
     @property
     def n_rows(self) -> int:

@@ -231,7 +231,7 @@ class _Run:
             self._call(kernels, (x, t, g, None), rows, 0, n_rows)
             return
         if self.smoothed is not None:
-            mask = transform.masks.load(first, last)  # type: ignore[union-attr]
+            mask = transform.masks.load(first, last)
             t = target_rows(self.smoothed, mask, t, _rows(self.problem.labels, rows))
         if h is not None and backend.hessian is not None:
             self._call(backend.hessian, (x, t, g, h), rows, 0, n_rows)
