@@ -67,7 +67,7 @@ sce_tiles *sce_new_tiles(const sce_call *call) {
     const ptrdiff_t line = SCE_LINE / s->itemsize;
     tiles.step = ((tiles.rows + line - 1) / line | 1) * line;
     const size_t entries = (size_t)((tiles.side_by_side ? tiles.step : tiles.rows) * call->classes);
-    const size_t bytes = (entries * (size_t)s->itemsize + SCE_LINE - 1) / SCE_LINE * LINE;
+    const size_t bytes = (entries * (size_t)s->itemsize + SCE_LINE - 1) / SCE_LINE * SCE_LINE;
     const int halves = s->logits.format != SCE_REAL || s->targets.format != SCE_REAL || s->grad.format != SCE_REAL ||
                        s->hess.format != SCE_REAL;
     const int capped = call->transform && call->transform->softcap != 0 && call->grad;
