@@ -18,7 +18,7 @@ Hessian: TypeAlias = Literal["library", "diagonal", "upper", "residual"]
 Kind: TypeAlias = Literal["mlogloss", "error"]
 HESSIANS = ("library", "diagonal", "upper", "residual")
 KINDS = ("mlogloss", "error")
-_BLOCK = 1 << 20  # entries of a Hessian that is computed in a scratch
+_BLOCK = 1 << 19  # entries of a Hessian that is computed in a scratch
 
 
 def missing(module: str, library: str, extra: str) -> str:
