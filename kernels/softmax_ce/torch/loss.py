@@ -116,7 +116,8 @@ def _is_small(input: Any, target: Any) -> bool:
     """Return whether PyTorch's own function is as fast. An exported program is for tensors of other sizes, too."""
     if target.is_floating_point() or torch.compiler.is_exporting():
         return False
-    return input.numel() < SMALL or input.dim() != 2 or input.dtype in _HALVES
+    # What a compiler calls is an operator in Python, which takes some 500 us a step.
+    return input.numel() < SMALL or input.dim() != 2 or input.dtype in _HALVES or torch.compiler.is_compiling()
 
 
 def _loss_dtype(input: Any) -> Any:
