@@ -52,8 +52,8 @@ test: $(TESTS) $(COMPILED) ## run all tests, including the examples in the docum
 	@$(PYTEST) $(ARGS)
 
 # Every library that softmax_ce is used from is installed. Their own tests, run on our losses, are these:
-INTEGRATIONS := tests/test_torch*.py
-LIBRARIES := torch ml_dtypes
+INTEGRATIONS := tests/test_torch*.py tests/test_dask.py tests/test_boosting.py tests/test_xgboost.py tests/test_lightgbm.py tests/test_sklearn.py
+LIBRARIES := torch dask distributed xgboost lightgbm scikit-learn ml_dtypes
 trust: $(TESTS) $(VENV)/.with-integrations $(COMPILED) ## run the slow tests: other CPUs, huge arrays, every instruction set, other libraries' own tests
 	@$(BIN)/python -c 'import sys, importlib.metadata as m; print(*(f"{name} {m.version(name)}" for name in sys.argv[1:]), sep=", ")' $(LIBRARIES)
 	@$(PYTEST) -m slow $(ARGS)

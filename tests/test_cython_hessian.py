@@ -170,7 +170,7 @@ def test_layouts_and_narrower_outputs_change_no_bit(shape, axis, soft, options):
     grad, hess = np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
     for order in "CF":
         given = x.copy(order=order)
-        narrow = [np.full(shape, 7, np.float32, order) for _ in range(2)]
+        narrow = [np.full(shape, 7, np.float32, order) for _ in range(2)]  # type: ignore[call-overload]
         found = sce.cross_entropy_with_hessian(given, targets, axis=axis, **options)
         as_float = sce.cross_entropy_with_hessian(
             given, targets, axis=axis, grad_out=narrow[0], hess_out=narrow[1], **options

@@ -642,8 +642,9 @@ def test_a_backend_s_own_plain_call(shape: tuple[int, int], dtype: Any, plainest
         right_loss, right_grad = np.empty(shape[0], dtype), np.empty(shape, dtype)
         right = by_hard(plainest, logits, targets, divisor, right_loss, right_grad)
         for kinds in itertools.product((None, False, True), (False, True)):
-            reduced, loss = kinds[0] or False, np.empty(shape[0], dtype) if kinds[0] is False else None
-            grad = np.empty(shape, dtype) if kinds[1] else None
+            reduced = bool(kinds[0])
+            loss: Any = np.empty(shape[0], dtype) if kinds[0] is False else None
+            grad: Any = np.empty(shape, dtype) if kinds[1] else None
             found = call(logits, targets, divisor, loss, grad, reduced)
             assert found == (right if reduced else 0.0)
             assert loss is None or loss.tobytes() == right_loss.tobytes()
