@@ -130,7 +130,7 @@ def test_what_cannot_be_shown_side_by_side_is_refused(tmp_path: Any) -> None:
         (paths, "no two of the records have a workload in common"),
         ([*paths, "-v"], "give one FILE"),
         ([paths[0], str(tmp_path / "none.json")], "none.json: it cannot be read"),
-        ([*paths, "--html", paths[1]], "it is a file that is read"),
+        ([*paths, "--html", paths[1]], "it is an input file"),
     ):
         result = CliRunner().invoke(cli.main, ["show", *words])
         assert result.exit_code == 2

@@ -36,7 +36,7 @@ def test_there_are_workflows() -> None:
 def test_what_a_target_installs_is_an_extra() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     installed = set(re.findall(r"\.with-([a-z]+)", (ROOT / "Makefile").read_text(encoding="utf-8")))
-    assert installed == {"test", "lint", "history", "mutants", "wheels", "peers", "docs"}
+    assert installed == {"test", "lint", "history", "mutants", "wheels", "peers", "docs", "integrations"}
     assert installed <= extras.keys()
     assert set(re.findall(r"[a-z]+", extras["dev"][0].partition("[")[2])) <= installed
 

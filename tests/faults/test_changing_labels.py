@@ -9,6 +9,7 @@ from child import ending, python, survive
 PRELUDE = """
 import numpy as np, guarded, scenario, softmax_ce as sce
 from softmax_ce import threads as pool
+from softmax_ce import registry
 from softmax_ce.choice import auto
 WILD = np.array([1 << 62, -(1 << 62), -(1 << 63), (1 << 63) - 1, 1 << 31, -1, 5000, 1 << 40])
 def guard(classes, dtype):
@@ -29,7 +30,7 @@ def change_first(*arguments, **options):
     y[::2] = np.resize(WILD, len(y[::2]))
     return choose(*arguments, **options)
 auto.choose = change_first
-auto.at_once = lambda *_: None  # the full path, whose steps can be come between
+auto.fixed, auto.at_once, registry.loaded = None, lambda *_: None, lambda _: None  # the full path alone
 pool._shared_from = 1
 for classes in (3, 20, 300, 5000):
     for dtype in (np.float32, np.float64):

@@ -21,7 +21,7 @@ from softmax_ce.staging import Rows
 from softmax_ce.transform import apply
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Gradients:
     """The arrays that the gradients are written to; None for one that is not wanted."""
 

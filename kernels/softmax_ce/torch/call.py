@@ -22,7 +22,7 @@ DTYPES = frozenset((torch.float32, torch.float64, torch.float16, *([torch.bfloat
 LABELS = frozenset((torch.int64, torch.uint8))  # as PyTorch's own function
 
 
-class Call(NamedTuple):
+class LossCall(NamedTuple):
     """The options of one call, as numbers, words and a dtype."""
 
     ignore_index: int
@@ -48,12 +48,12 @@ class Call(NamedTuple):
         return given
 
 
-def loss_alone(input: Any, target: Any, weight: Any, call: Call) -> Any:
+def loss_alone(input: Any, target: Any, weight: Any, call: LossCall) -> Any:
     """Return the loss."""
     return as_tensor(sce.cross_entropy(rows(input), rows(target), **call.given(weight)), call.loss_dtype)
 
 
-def loss_and_gradient(input: Any, target: Any, weight: Any, call: Call) -> tuple[Any, Any]:
+def loss_and_gradient(input: Any, target: Any, weight: Any, call: LossCall) -> tuple[Any, Any]:
     """Return the loss and its gradient, from one fused call."""
     x = rows(input)
     memory, out = _memory(x)
@@ -61,7 +61,7 @@ def loss_and_gradient(input: Any, target: Any, weight: Any, call: Call) -> tuple
     return as_tensor(loss, call.loss_dtype), _gradient_tensor(grad if memory is None else memory)
 
 
-def gradient(upstream: Any, input: Any, target: Any, weight: Any, call: Call) -> Any:
+def gradient(upstream: Any, input: Any, target: Any, weight: Any, call: LossCall) -> Any:
     """Return the gradient of the loss, times the upstream gradient; None is 1."""
     x = rows(input)
     memory, out = _memory(x)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from softmax_ce.torch import formula
-from softmax_ce.torch.call import Call, gradient, loss_alone, loss_and_gradient
+from softmax_ce.torch.call import LossCall, gradient, loss_alone, loss_and_gradient
 
 
-def compute(input: Any, target: Any, weight: Any, call: Call) -> Any:
+def compute(input: Any, target: Any, weight: Any, call: LossCall) -> Any:
     """Return the loss. If it will be differentiated, its gradient is computed with it, and autograd gets to know it."""
     if not torch.is_grad_enabled() or not (input.requires_grad or target.requires_grad):
         return loss_alone(input, target, weight, call)
@@ -24,7 +24,9 @@ class _CrossEntropy(torch.autograd.Function):
     """The node of autograd's graph. Loss and gradient have been computed before it is made."""
 
     @staticmethod
-    def forward(ctx: Any, input: Any, target: Any, weight: Any, call: Call, loss: list[Any], grad: list[Any]) -> Any:
+    def forward(
+        ctx: Any, input: Any, target: Any, weight: Any, call: LossCall, loss: list[Any], grad: list[Any]
+    ) -> Any:
         if weight is None:
             ctx.save_for_backward(input, target)
         else:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from softmax_ce.torch.call import Call
+from softmax_ce.torch.call import LossCall
 
 
 def gradients(
-    upstream: Any, input: Any, target: Any, weight: Any, call: Call, of_input: bool, of_target: bool
+    upstream: Any, input: Any, target: Any, weight: Any, call: LossCall, of_input: bool, of_target: bool
 ) -> tuple[Any, Any]:
     """Return the gradients with respect to the input and to soft labels; None for one that is not wanted."""
     axis = min(1, input.dim() - 1)
@@ -55,7 +55,7 @@ def gradients(
     return input_grad, target_grad
 
 
-def _targets(logits: Any, target: Any, by_class: Any, call: Call, axis: int) -> tuple[Any, Any]:
+def _targets(logits: Any, target: Any, by_class: Any, call: LossCall, axis: int) -> tuple[Any, Any]:
     """Return T of the formula, and which rows count; None is all, as with soft labels."""
     counted = None
     if target.is_floating_point():
@@ -72,7 +72,7 @@ def _targets(logits: Any, target: Any, by_class: Any, call: Call, axis: int) -> 
     return mass, counted
 
 
-def _denominators(target: Any, weight: Any, counted: Any, call: Call) -> tuple[Any, Any]:
+def _denominators(target: Any, weight: Any, counted: Any, call: LossCall) -> tuple[Any, Any]:
     """Return the divisors of the mean: that of the loss, and that of its z-loss."""
     if call.denominator is not None:
         return call.denominator, call.denominator

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from softmax_ce.torch import eager, operator
-from softmax_ce.torch.call import DTYPES, LABELS, Call
+from softmax_ce.torch.call import DTYPES, LABELS, LossCall
 
 # The elements below which PyTorch computes calls with labels and without smoothing. A step through Python takes some
 # 40 us more than PyTorch's own, or 130 us where softmax_ce's short calls do not apply. On two threads, the kernels save
@@ -89,7 +89,7 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = _reduction(size_average, reduce)
     extended = z_loss != 0 or softcap is not None or denominator is not None or backend is not None
-    call = Call(ignore_index, reduction, label_smoothing, z_loss, softcap, denominator, backend, _loss_dtype(input))
+    call = LossCall(ignore_index, reduction, label_smoothing, z_loss, softcap, denominator, backend, _loss_dtype(input))
     # Arguments that PyTorch refuses are left to its function, or, with an option that it lacks, to the kernels.
     if _fits(input, target, weight, call.loss_dtype) and (extended or _is_valid(input, target, weight, call)):
         if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
@@ -144,7 +144,7 @@ def _is_weight(weight: Any, *dtypes: Any) -> bool:
     return weight.is_cpu and weight.layout is torch.strided and weight.dtype in dtypes and not weight.requires_grad
 
 
-def _is_valid(input: Any, target: Any, weight: Any, call: Call) -> bool:
+def _is_valid(input: Any, target: Any, weight: Any, call: LossCall) -> bool:
     """Return whether shapes and options are those of a valid call."""
     if target.dtype in LABELS:
         fits = target.shape == input.shape[:1] + input.shape[2:] if input.dim() > 1 else True

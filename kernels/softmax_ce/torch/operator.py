@@ -12,7 +12,7 @@ import torch
 
 from softmax_ce.torch import call as kernels
 from softmax_ce.torch import formula
-from softmax_ce.torch.call import Call
+from softmax_ce.torch.call import LossCall
 
 _OPTIONS = (
     "int ignore_index, str reduction, float label_smoothing, float z_loss, float? softcap, float? denominator, "
@@ -22,7 +22,7 @@ _LOSS = f"(Tensor input, Tensor target, Tensor? weight, {_OPTIONS}) -> Tensor"
 _GRADIENT = f"(Tensor upstream, Tensor input, Tensor target, Tensor? weight, {_OPTIONS}) -> Tensor"
 
 
-def compute(input: Any, target: Any, weight: Any, call: Call) -> Any:
+def compute(input: Any, target: Any, weight: Any, call: LossCall) -> Any:
     """Return the loss. A denominator may be a tensor, whose value a compiler does not know."""
     denominator = call.denominator
     if not isinstance(denominator, torch.Tensor):
@@ -33,11 +33,11 @@ def compute(input: Any, target: Any, weight: Any, call: Call) -> Any:
 
 
 def _loss(input: Any, target: Any, weight: Any, *options: Any) -> Any:
-    return kernels.loss_alone(input, target, weight, Call(*options))
+    return kernels.loss_alone(input, target, weight, LossCall(*options))
 
 
 def _gradient(upstream: Any, input: Any, target: Any, weight: Any, *options: Any) -> Any:
-    grad = kernels.gradient(upstream, input, target, weight, Call(*options))
+    grad = kernels.gradient(upstream, input, target, weight, LossCall(*options))
     strides = torch.empty_like(input, device="meta").stride()
     if grad.stride() == strides:
         return grad
@@ -53,7 +53,7 @@ cross_entropy_grad = torch.library.custom_op(
 
 @cross_entropy.register_fake
 def _(input: Any, target: Any, weight: Any, *options: Any) -> Any:
-    call = Call(*options)
+    call = LossCall(*options)
     shape: Any = ()
     if call.reduction == "none":
         shape = target.shape
@@ -69,7 +69,7 @@ def _(upstream: Any, input: Any, target: Any, weight: Any, *options: Any) -> Any
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:3])
-    ctx.call = Call(*inputs[3:])
+    ctx.call = LossCall(*inputs[3:])
 
 
 def _backward(ctx: Any, upstream: Any) -> Any:
