@@ -85,6 +85,11 @@ def _set_up(found, cell):
     return suite
 
 
+def _divergence(x, z):
+    log_p, log_t = scipy.special.log_softmax(x, axis=1), scipy.special.log_softmax(z, axis=1)
+    return (np.exp(log_t) * (log_t - log_p)).sum(axis=1), np.exp(log_p) - np.exp(log_t)
+
+
 def _check(found, cell, result, reduce):
     """Loss or gradient or both, against SciPy."""
     named = dict(zip(found.param_names, cell, strict=True))
@@ -97,9 +102,19 @@ def _check(found, cell, result, reduce):
     loss = scipy.special.logsumexp(x, axis=1) - x[at_label]
     grad = scipy.special.softmax(x, axis=1)
     grad[at_label] -= 1
+    p = scipy.special.softmax(x, axis=1)
+    hess, (kl, kl_grad) = p * (1 - p), _divergence(x, inputs.operations.make_target_logits(logits).astype(float))
     if reduce:
-        loss, grad = loss.mean(), grad / len(x)
-    right = {"loss": loss, "grad": grad, "lse": scipy.special.logsumexp(x, axis=1)}
+        loss, kl = loss.mean(), kl.mean()
+        grad, hess, kl_grad = (each / len(x) for each in (grad, hess, kl_grad))
+    right = {
+        "loss": loss,
+        "grad": grad,
+        "hess": hess,
+        "kl": kl,
+        "kl_grad": kl_grad,
+        "lse": scipy.special.logsumexp(x, axis=1),
+    }
     right |= {name: getattr(scipy.special, name)(x, axis=1) for name in ("softmax", "log_softmax")}
     # Wide enough for a backend without care; how accurate each must be is the correctness suite's matter.
     tolerance = {"float16": 2e-3, "float32": 1e-4, "float64": 1e-10}[dtype]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ import softmax_ce as sce
 import wrong_backends
 from helpers import known
 from softmax_ce import registry
-from softmax_ce_bench import ceilings, compare
+from softmax_ce_bench import ceilings, compare, peers
 from softmax_ce_bench.compare import BASE, CompareRequest, RequestError, budget, first_call
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.decision import fastest
@@ -40,13 +40,14 @@ from softmax_ce_bench.compare.result import (
 )
 from softmax_ce_bench.inputs import digits, workloads
 from softmax_ce_bench.inputs.workloads import Shape, synthetic
-from softmax_ce_bench.measure import cold_start, memory, peak, timing
+from softmax_ce_bench.measure import cold_start, memory, operations, peak, timing
 from softmax_ce_bench.measure.machine import Machine
 from softmax_ce_bench.measure.operations import LOSSES
 from softmax_ce_bench.measure.peer_process import PeerProcesses
 from softmax_ce_bench.measure.process import ProcessError
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.report import comparison, record, words
+from softmax_ce_bench.truth import judge
 from softmax_ce_bench.truth.errors import Errors, worst_ulp
 
 AVAILABLE = [info.name for info in sce.backends() if info.available]
@@ -520,11 +521,12 @@ class Peer:
     def answer(self):
         if self.error is not None:
             raise ProcessError(self.error)
-        if self.questions[-1] == "normalized":
-            function = getattr(sce, self.arguments[0])
-            return cast(
-                tuple[Any, Any], self.spoil(0.0, function(self.workload.logits, backend=BASE)[self.arguments[1]])
-            )[1]
+        if self.questions[-1] == "others":
+            operation, rows = self.arguments
+            result = operations.call(sce, operation, self.workload.logits, self.workload.targets, backend=BASE)()
+            found = operations.TABLE[operation].results(result)
+            others = {part: each for part, each in found.items() if part not in ("loss", "grad")}
+            return {part: self.spoil(0.0, each[rows] if each.ndim else each)[1] for part, each in others.items()}
         if self.questions[-1] == "result":
             loss, grad = sce.cross_entropy_with_grad(self.workload.logits, self.workload.targets, backend=BASE)
             return self.spoil(float(loss), grad[self.arguments[0]])
@@ -643,12 +645,12 @@ def test_the_normalizers_are_judged_and_timed(soft):
     }  # fmt: skip
     for entry in cell.entries:
         errors = known(entry.errors)
-        assert tuple(errors.normalizers) == names
+        assert tuple(errors.operations) == names
         if entry.status == "ranked":
             assert tuple(entry.timings) == names
-            worst = max(each.over_bound for each in errors.normalizers.values())
+            worst = max(each.over_bound for each in errors.operations.values())
             assert errors.over_bound == max(worst, errors.loss_over_bound, errors.grad_over_bound)
-            assert errors.over_bound_of("softmax") == errors.normalizers["softmax"].over_bound <= 1
+            assert errors.over_bound_of("softmax") == errors.operations["softmax"].over_bound <= 1
     shown = printed(comparison.cell_table(run, cell, verbose=True))
     assert "log_softmax" in shown
     again = record.from_dict(json.loads(record.as_text(record.as_dict(run))))
@@ -667,7 +669,7 @@ def test_a_backend_and_a_peer_whose_normalizer_is_wrong_are_rejected():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sce, "softmax", lambda x, **_: np.full_like(x, 1 / 40))
         (cell,) = compare.run(small_plan(operations=("softmax", "fused"))).cells
-    assert known(cell.entries[0].errors).normalizers["softmax"].over_bound > 100
+    assert known(cell.entries[0].errors).operations["softmax"].over_bound > 100
     assert known(cell.entries[0].errors).over_bound_of("fused") <= 1
     assert cell.entries[0].status == "rejected"
 
@@ -677,12 +679,118 @@ def test_records_of_version_2_are_read():
     old = json.loads(record.as_text(record.as_dict(run)))
     old["version"] = 2
     for entry in old["cells"][0]["entries"]:
-        del entry["errors"]["normalizers"]
+        del entry["errors"]["operations"]
     assert record.from_dict(old) == run
-    assert "normalizers" not in old["cells"][0]["entries"][0]["errors"]  # it is left as it was
+    assert "operations" not in old["cells"][0]["entries"][0]["errors"]  # it is left as it was
     for broken in ([1], [{"entries": 3}], [{"entries": [None, {"errors": 5}]}], "cells"):
         with pytest.raises(record.RecordError):
             record.from_dict(old | {"cells": broken})
+
+
+def test_records_of_version_3_are_read():
+    run = compare.run(small_plan(operations=("fused", "softmax")))
+    old = json.loads(record.as_text(record.as_dict(run)))
+    old["version"] = 3
+    for entry in old["cells"][0]["entries"]:
+        entry["errors"]["normalizers"] = entry["errors"].pop("operations")
+    assert record.from_dict(old) == run
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_hessian_and_divergence_are_judged_and_timed(soft):
+    names = ("hessian", "kl")
+    run = compare.run(small_plan(*AVAILABLE, sources=(source(soft=soft),), peers=("numpy-written",), operations=names,
+                                 base="numpy-written"))  # fmt: skip
+    (cell,) = run.cells
+    array = 60 * 40 * 4
+    assert {o: facts.bytes for o, facts in cell.operations.items()} == {
+        "hessian": (4 if soft else 3) * array, "kl": 3 * array,
+    }  # fmt: skip
+    assert run.settings.base == "numpy-written"
+    ranked = [entry for entry in cell.entries if entry.status == "ranked"]
+    assert {BASE, "numpy-written"} <= {entry.name for entry in ranked}
+    for entry in ranked:
+        errors = known(entry.errors)
+        assert tuple(entry.timings) == tuple(errors.operations) == names
+        if entry.name != "numpy-written":  # float32 throughout: its divergence is less accurate
+            assert max(errors.over_bound, *(errors.over_bound_of(o) for o in names)) <= 1
+        assert [len(errors.ulp_of(o)) for o in names] == [3, 1]
+    again = record.from_dict(json.loads(record.as_text(record.as_dict(run))))
+    assert printed(comparison.whole(again)) == printed(comparison.whole(run))
+
+
+@pytest.mark.parametrize(("operation", "function"), [("hessian", "cross_entropy_with_hessian"),
+                                                     ("kl", "kl_divergence_with_grad")])  # fmt: skip
+def test_a_wrong_hessian_or_divergence_is_rejected(operation, function, monkeypatch):
+    right = getattr(sce, function)
+
+    def wrong(*arguments, **options):
+        *others, last = right(*arguments, **options)
+        return (*others, last * np.float32(1.001))
+
+    monkeypatch.setattr(sce, function, wrong)
+    (cell,) = compare.run(small_plan(operations=(operation, "fused"))).cells
+    errors = known(cell.entries[0].errors)
+    assert errors.over_bound_of(operation) > 10
+    assert errors.over_bound_of("fused") <= 1
+    assert cell.entries[0].status == "rejected"
+
+
+@pytest.mark.parametrize("operation", ["hessian", "kl"])
+def test_a_peer_whose_hessian_or_divergence_is_wrong_is_rejected(operation):
+    class Wrong(Peer):
+        spoil = staticmethod(lambda loss, grad: (loss, grad * np.float32(1.1) if loss == 0.0 else grad))
+
+    name = "sklearn" if operation == "hessian" else "torch"
+    if peers.BY_NAME[name].why_missing is not None:
+        pytest.skip(f"{name} is not installed")
+    plan = CompareRequest((), (source(),), peers=(name,), operations=(operation,), threads=(1,), seconds=600.0)
+    for kind, status in ((Peer, "ranked"), (Wrong, "rejected")):
+        (cell,) = compare.run(plan, processes=PeerProcesses(kind)).cells
+        assert entry_of(cell, name).status == status
+
+
+# More than two axes
+
+
+IMAGES = Shape("images", 4800, 5, "", inner=(40, 60))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_classes_on_axis_1_are_judged_and_timed(soft, reduction, monkeypatch):
+    monkeypatch.setattr(judge, "CHECKED_ELEMENTS", 1000)  # a subset, and so another shape
+    asked = []
+    for name in {row.function for row in operations.TABLE.values()}:
+        right = getattr(sce, name)
+        monkeypatch.setattr(
+            sce,
+            name,
+            lambda *given, right=right, **options: (asked.append(options["axis"]), right(*given, **options))[1],
+        )
+    plan = small_plan(
+        sources=(planning.Source("segmentation", IMAGES, "float32", soft),), peers=("numpy-written",),
+        operations=tuple(operations.TABLE), options=CallOptions(reduction=reduction),
+    )  # fmt: skip
+    (cell,) = compare.run(plan).cells
+    numpy, written = cell.entries
+    assert set(asked) == {1}
+    assert (cell.inputs.rows, cell.inputs.classes, cell.inputs.targets) == (4800, 5, "soft" if soft else "hard")
+    assert (numpy.status, tuple(numpy.timings)) == ("ranked", tuple(operations.TABLE))
+    assert known(numpy.errors).over_bound <= 1
+    assert cell.checked_rows == 200
+    assert written.status == "skipped"
+    if reduction == "mean":
+        assert written.reason == "NumPy, written out is called with two axes here, not 4"
+    assert planning.base_for(("numpy-written",), plan.sources, CallOptions()) == BASE
+
+
+def test_a_wrong_axis_is_rejected(monkeypatch):
+    wrong = sce.softmax
+    monkeypatch.setattr(sce, "softmax", lambda x, axis=-1, **options: wrong(x, axis=-1, **options))
+    plan = small_plan(sources=(planning.Source("segmentation", IMAGES, "float32"),), operations=("softmax",))
+    (cell,) = compare.run(plan).cells
+    assert cell.entries[0].status == "rejected"
 
 
 # Errors

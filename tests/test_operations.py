@@ -8,10 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 
-from softmax_ce_bench.measure.operations import TABLE
+from softmax_ce_bench.gate import check, session, worker
+from softmax_ce_bench.measure.operations import LOSSES, TABLE, make_target_logits
 from softmax_ce_bench.report.record import SCHEMA_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +65,7 @@ def test_compare_and_its_reports_have_it(extended: Path, tmp_path: Path) -> None
     numpy = next(entry for entry in cell["entries"] if entry["name"] == "numpy")
     assert numpy["status"] == "ranked"
     assert set(numpy["timings"]) == set(cell["operations"]) == {"the loss", "its logarithm"}
-    assert numpy["errors"]["normalizers"]["its logarithm"]["over_bound"] <= 1
+    assert numpy["errors"]["operations"]["its logarithm"]["over_bound"] <= 1
     shown = run(extended, COMMAND, "show", files["json"], "--verbose")
     for text in (printed, shown, *(Path(files[option]).read_text(encoding="utf-8") for option in ("html", "markdown"))):
         assert "the loss" in text
@@ -90,10 +94,11 @@ assert "the loss" in {cell.operation for cell in cells.of(["numpy"])}
 x, y = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32), np.zeros(4, np.int64)
 np.savez(folder / "0.npz", logits=x, labels=y)
 service = worker.Service(folder)
-for k, operation in enumerate(sorted(new)):
+for k, operation in enumerate(sorted(new | {"hessian", "kl"})):
     service.prepare(k, "numpy", operation, 0)
     assert service.visit(k, 1, 1) > 0
-    assert set(service.result("numpy", operation, 0)) <= {"loss", "log_softmax"}
+    found = service.result("numpy", operation, 0)
+    assert set(found) <= {"loss", "log_softmax", "grad", "hess", "kl", "kl_grad"}
 
 found = {c.what for s in sessions(Scope(("numpy",), "numpy", (), 2, 10**8, 10**7, False)) for c in s.candidates}
 assert new <= found, found
@@ -114,6 +119,40 @@ assert inputs.prepared("the loss", "numpy", "float32", (4, 3))().shape == (4,)
 
 def test_gate_roofline_and_both_suites_have_it(extended: Path, tmp_path: Path) -> None:
     run(extended, EVERYWHERE, str(tmp_path))
+
+
+@pytest.mark.parametrize(("operation", "name"), [("hessian", "Hessian"), ("kl", "result")])
+def test_the_gate_judges_hessian_and_divergence(operation: str, name: str, tmp_path: Path) -> None:
+    recipe = ("small", 40, 7, "float32")
+    made = session.workload(recipe)
+    np.savez(tmp_path / "0.npz", logits=made.logits, labels=made.targets)
+    found = worker.Service(tmp_path).result("numpy", operation, 0)
+    reference = check.Reference(cast(session.BuildTimer, SimpleNamespace(recipe=lambda workload: recipe)))
+    assert reference._complaint(0, found) is None
+    last = TABLE[operation].computes[-1]
+    complaint = reference._complaint(0, found | {last: found[last] * np.float32(1.001)}) or ""
+    assert complaint.startswith(f"its {name}'s worst error is ")
+
+
+def test_bytes_options_and_target_logits_follow_from_the_row() -> None:
+    moved = {name: [row.arrays_moved(soft=soft) for soft in (False, True)] for name, row in TABLE.items()}
+    assert moved == {
+        "forward": [1, 2], "backward": [2, 3], "fused": [2, 3], "softmax": [2, 2], "log_softmax": [2, 2],
+        "logsumexp": [1, 1], "hessian": [3, 4], "kl": [3, 3],
+    }  # fmt: skip
+    options = {"backend": "numpy", "reduction": "none", "z_loss": 1.0}
+    given = {name: set(row.given(options)) for name, row in TABLE.items()}
+    assert given["hessian"] == given["fused"] == set(options)
+    assert given["kl"] == {"backend", "reduction"}
+    assert given["softmax"] == {"backend"}
+    assert LOSSES == ("forward", "backward", "fused")  # what a profile has cells for
+    logits = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float16)
+    logits[0, 1] = -np.inf
+    second = make_target_logits(logits)
+    assert (second.dtype, second.shape) == (logits.dtype, logits.shape)
+    assert (np.isneginf(second) == np.isneginf(logits)).all()
+    assert (second == make_target_logits(logits.copy())).all()
+    assert 0.3 < np.std((second - logits)[1:].astype(float)) < 2
 
 
 def test_the_schema_of_records_names_every_operation() -> None:

@@ -14,7 +14,7 @@ import softmax_ce as sce
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench.inputs.workloads import Shape, Workload, synthetic
 from softmax_ce_bench.measure import timing
-from softmax_ce_bench.measure.operations import LOSSES, NORMALIZERS
+from softmax_ce_bench.measure.operations import LOSSES, OTHERS
 from softmax_ce_bench.measure.peer_process import PeerSampler, PeerService, peer_process
 from softmax_ce_bench.measure.process import ProcessError
 from softmax_ce_bench.peers import BY_NAME, PEERS, Peer, adapters
@@ -74,17 +74,19 @@ def test_every_peer_is_right(peer: Peer) -> None:
                     np.testing.assert_allclose(grad, right, rtol=1e-9, atol=1e-15)
 
 
-def test_every_peers_normalizers_and_gradient_alone_are_right(peer: Peer) -> None:
+def test_every_peers_other_operations_and_gradient_alone_are_right(peer: Peer) -> None:
     workload = synthetic(SHAPE, "float32")
     truth = reference.evaluate(workload.logits, workload.targets)
     with peer_process(peer.name, 1) as worker:
         worker.ask("load", workload)
-        for operation in NORMALIZERS:
+        for operation in OTHERS:
             if operation in peer.operations:
-                right = reference.normalized(workload.logits, operation)
-                found = worker.ask("normalized", operation, right.rows)
-                assert right.complaint(found) is None
-                assert "right is" in (right.complaint(found + 0.01) or "")
+                right = reference.others(workload.logits, workload.targets, operation)
+                rows = next(each.rows for each in right.values() if each.values.ndim)
+                found = worker.ask("others", operation, rows)
+                assert reference.first_complaint(right, found) is None
+                for part, each in right.items():
+                    assert "right is" in (each.complaint(found[part] + 0.01) or "")
         assert peer.operations[: len(LOSSES)] == LOSSES
     made = peer.prepare(workload.logits, workload.targets, 1)
     grad = np.array(made.as_array(made.calls["backward"]()))
@@ -138,6 +140,9 @@ def test_pytorch_takes_more_axes() -> None:
     with peer_process("torch", 1) as worker:
         worker.ask("load", Workload("", "", logits, labels))
         assert truth.complaint(*worker.ask("result", truth.rows)) is None
+        found = worker.ask("others", "softmax", np.arange(24))["softmax"]
+        np.testing.assert_allclose(found, sce.softmax(np.moveaxis(logits, 1, -1).reshape(-1, 5)), rtol=1e-5)
+        assert worker.ask("others", "logsumexp", np.arange(24))["lse"].shape == (24,)
 
 
 def test_every_peer_is_timed_in_its_process(peer: Peer) -> None:

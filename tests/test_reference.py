@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from softmax_ce_bench.measure.operations import make_target_logits
 from softmax_ce_bench.truth import oracle, reference
 
 
@@ -100,15 +101,38 @@ def test_transformed_logits_and_the_hessian(options: dict[str, Any], soft: bool)
     assert str(truth.complaint(None, None, hess=truth.hess + 1e-3)).startswith("its Hessian at row 0, class 0 is")
 
 
+def test_hessian_and_divergence_by_hand() -> None:
+    logits = np.array([[math.log(3), 0], [0, 0]])
+    right = reference.others(logits, np.zeros(2, np.int64), "hessian")
+    np.testing.assert_allclose(right["hess"].values, [[3 / 32, 3 / 32], [1 / 8, 1 / 8]], rtol=1e-15)
+    assert tuple(right) == ("hess",)
+    assert right["hess"].complaint(right["hess"].values + 1e-3) is not None
+    z = make_target_logits(logits)
+    t, p = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (z, logits))
+    right = reference.others(logits, np.zeros(2, np.int64), "kl")
+    assert float(right["kl"].values) == pytest.approx(float((t * np.log(t / p)).sum() / 2), rel=1e-12)
+    np.testing.assert_allclose(right["kl_grad"].values, (p - t) / 2, rtol=1e-12)
+    assert right["kl"].complaint(right["kl"].values + 1) is not None
+    found = {"kl": right["kl"].values, "kl_grad": right["kl_grad"].values}
+    assert reference.first_complaint(right, found) is None
+    assert "at row 0, class 0" in (reference.first_complaint(right, found | {"kl_grad": found["kl_grad"] + 0.01}) or "")
+
+
 def test_normalizers_by_hand() -> None:
     logits = np.array([[math.log(3), 0], [0, -np.inf], [0, 0]])
-    p = reference.normalized(logits, "softmax")
+    labels = np.zeros(3, np.int64)
+
+    def of(operation: str) -> reference.ReferencePart:
+        (right,) = reference.others(logits, labels, operation).values()
+        return right
+
+    p = of("softmax")
     np.testing.assert_allclose(p.values, [[0.75, 0.25], [1.0, 0.0], [0.5, 0.5]], rtol=1e-15)
-    log_p = reference.normalized(logits, "log_softmax")
+    log_p = of("log_softmax")
     np.testing.assert_allclose(
         log_p.values, [[math.log(0.75), math.log(0.25)], [0, -np.inf], [-math.log(2)] * 2], rtol=1e-15
     )
-    lse = reference.normalized(logits, "logsumexp")
+    lse = of("logsumexp")
     np.testing.assert_allclose(lse.values, [math.log(4), 0, math.log(2)], rtol=1e-15, atol=1e-16)
     for right in (p, log_p, lse):
         assert right.complaint(right.values.astype(np.float32)) is None

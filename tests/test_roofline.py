@@ -285,7 +285,7 @@ def test_a_wrong_result_is_not_timed(shared: candidates.SharedWorkload) -> None:
     assert "its result at row" in (shared._complaint("softmax", shared.workload.logits) or "")
 
 
-@pytest.mark.parametrize("operation", operations.TABLE)
+@pytest.mark.parametrize("operation", [*operations.LOSSES, *operations.NORMALIZERS])
 @pytest.mark.parametrize(("dtype", "kept"), [("float32", None), ("float16", None), ("float64", 3)])
 def test_the_class_axis_is_judged_right_wherever_it_is(operation: str, dtype: str, kept: int | None) -> None:
     case = axes.AxisCase((4, 5, 3, 2), 1, dtype, operation, kept)

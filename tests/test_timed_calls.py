@@ -63,12 +63,16 @@ def users(operation: str, *, allocate: bool, **options: Any) -> Callable[[], Any
         "softmax": {"out": grad},
         "log_softmax": {"out": grad},
         "logsumexp": {"out": np.empty(SHAPE.rows, np.float32)},
+        "hessian": {"out": loss, "grad_out": grad, "hess_out": np.empty_like(x)},
+        "kl": {"out": loss, "grad_out": grad},
     }
     out = {} if allocate else given[operation]
     function = operations.TABLE[operation].function
     if operation in operations.NORMALIZERS:
         options.pop("reduction", None)
         return partial(getattr(sce, function), x, **out, **options)
+    if operation == "kl":
+        y = x + rng.standard_normal(x.shape).astype(np.float32)
     return partial(getattr(sce, function), x, y, **out, **options)
 
 

@@ -14,7 +14,7 @@ from softmax_ce_bench.inputs.workloads import WIDTH, Shape, Workload
 from softmax_ce_bench.measure import operations
 from softmax_ce_bench.measure.timing import Clock, Local
 from softmax_ce_bench.truth import reference
-from tools.roofline.candidates import TimedCall
+from tools.roofline.candidates import TimedCall, other_complaint
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class AxisCase:
         The class axis, which is not the last one.
     dtype : str
     operation : str
-        A key of :data:`softmax_ce_bench.measure.operations.TABLE`.
+        One of :data:`softmax_ce_bench.measure.operations.LOSSES` or `NORMALIZERS`.
     kept : int or None
         So many classes are a slice of the array; None for all of it.
     """
@@ -158,12 +158,15 @@ class AxisWorkload:
 
     def _complaint(self, result: Any, axis: int) -> str | None:
         case = self._case
-        if case.operation in operations.NORMALIZERS:
-            right = reference.normalized(self._last.reshape(-1, case.classes), case.operation)
-            rows = self._as_rows(result, axis) if operations.TABLE[case.operation].writes_array else result.reshape(-1)
-            return right.complaint(rows[right.rows])
-        truth = self.truth()
         found = operations.TABLE[case.operation].results(result)
+        if case.operation in operations.NORMALIZERS:
+            by_row = {
+                part: self._as_rows(each, axis) if each.ndim == self._logits.ndim else each.reshape(-1)
+                for part, each in found.items()
+            }
+            last = self._last.reshape(-1, case.classes)
+            return other_complaint(last, self._labels.ravel(), case.operation, by_row)
+        truth = self.truth()
         grad = found.get(operations.GRAD)
         rows = None if grad is None else self._as_rows(grad, axis)[truth.rows]
         return truth.complaint(found.get(operations.LOSS), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -169,11 +170,19 @@ class SharedWorkload:
         return arrays.backend(operation, allocate=candidate.new, **options)
 
     def _complaint(self, what: str, result: Any) -> str | None:
-        if what in operations.NORMALIZERS:
-            right = reference.normalized(self.workload.logits, what)
-            return right.complaint(result[right.rows])
-        truth = self.truth(what)
         found = operations.TABLE.get(what, operations.TABLE["fused"]).results(result)
+        if what in operations.OTHERS:
+            complaint = other_complaint(self.workload.logits, self.workload.targets, what, found)
+            if complaint or operations.LOSS not in found:
+                return complaint
+        truth = self.truth("" if what in operations.OTHERS else what)
         loss, grad = found.get(operations.LOSS), found.get(operations.GRAD)
         loss = None if loss is None else float(np.mean(loss, dtype=np.float64))
         return truth.complaint(loss, None if grad is None else grad[truth.rows])
+
+
+def other_complaint(logits: Any, targets: Any, operation: str, found: Mapping[str, Any]) -> str | None:
+    """Return why what an operation computes beside the loss and its gradient is wrong, or None."""
+    right = reference.others(logits, targets, operation)
+    rows = {part: found[part][each.rows] if each.values.ndim else found[part] for part, each in right.items()}
+    return reference.first_complaint(right, rows)

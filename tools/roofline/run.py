@@ -20,7 +20,7 @@ from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Shape, Workload
 from softmax_ce_bench.measure import load, timing
 from softmax_ce_bench.measure.machine import facts as machine_facts
-from softmax_ce_bench.measure.operations import NORMALIZERS, TABLE
+from softmax_ce_bench.measure.operations import OTHERS, TABLE
 from softmax_ce_bench.measure.peer_process import PeerProcesses, PeerSampler
 from softmax_ce_bench.measure.process import Child
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
@@ -308,9 +308,10 @@ def _of_peer(
     what = candidate.what
     if trouble is not None:
         return PeerSampler(child, what), trouble
-    if what in NORMALIZERS:
-        right = reference.normalized(shared.workload.logits, what)
-        return PeerSampler(child, what), right.complaint(child.ask("normalized", what, right.rows))
+    if what in OTHERS:
+        right = reference.others(shared.workload.logits, shared.workload.targets, what)
+        rows = next(each.rows for each in right.values() if each.values.ndim)
+        return PeerSampler(child, what), reference.first_complaint(right, child.ask("others", what, rows))
     if isinstance(shared, AxisWorkload):
         truth, name = shared.truth(), ""
     else:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from softmax_ce_bench import compare as comparing
 from softmax_ce_bench import peers
+from softmax_ce_bench.cli import training
 from softmax_ce_bench.compare import request as planning
 from softmax_ce_bench.compare.result import CallOptions, ComparedCell, Run
 from softmax_ce_bench.inputs import workloads
@@ -65,7 +66,7 @@ _FILE = OutputFile()
     metavar="NAMES",
     type=Several(*operations_table.TABLE),
     help="Operations: the loss (forward), the gradient (backward), both in one call (fused), "
-    f"{', '.join(operations_table.NORMALIZERS)}.",
+    f"{', '.join(operations_table.OTHERS)}.",
 )
 @click.option(
     "--threads",
@@ -100,6 +101,11 @@ _FILE = OutputFile()
     default=None,
     help="Also measure import, first call and peak memory in fresh processes.  [default: if time is left]",
 )
+@click.option(
+    "--torch",
+    is_flag=True,
+    help="Compare a training step in PyTorch with its own function and with softmax_ce.torch, and nothing else.",
+)
 @click.option("--json", "json_file", type=_FILE, help="Write a record, for `show` and `diff`.")
 @click.option("--markdown", "markdown_file", type=_FILE, help="Write the tables to a Markdown file.")
 @click.option("--html", "html_file", type=_FILE, help="Write an HTML page with pictures and tables.")
@@ -107,7 +113,7 @@ _FILE = OutputFile()
 @click.pass_context
 def compare(
     context: click.Context, /, json_file: Destination | None, markdown_file: Destination | None,
-    html_file: Destination | None, verbose: bool, **asked: Any,
+    html_file: Destination | None, verbose: bool, torch: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Compare the speed and the error of the backends, and of other libraries that are installed.
 
@@ -119,6 +125,10 @@ def compare(
 
     The exit code is 0, or 2 if something is wrong or an output cannot be written.
     """
+    if torch:
+        training.check(context)
+        training.show(_sources(**{name: asked[name] for name in _OF_SOURCES}), asked["threads"], asked["time_budget"])
+        return
     outputs = CommandOutputs(
         {"--json": json_file, "--markdown": markdown_file, "--html": html_file},
         (asked["logits"], asked["targets"], *context.meta.get(Weight.FILES, ())),
@@ -169,22 +179,7 @@ def _plan(
     ignore_index: int | None, soft: bool, reduction: str, allocate: bool, time_budget: float | None,
     cold_start: bool | None,
 ) -> comparing.CompareRequest:  # fmt: skip
-    own = logits is not None or targets is not None
-    if own:
-        sources = _own(logits, targets, ignore_index, {
-            "--dtype": dtypes is not None, "--set": sets is not None, "--shapes": shapes is not None, "--soft": soft,
-        })  # fmt: skip
-    else:
-        if ignore_index is not None:
-            raise Refused("--ignore-index is for your own arrays; the built-in workloads ignore no row")
-        dtypes = dtypes or ("float32",)
-        if "bfloat16" in dtypes and find_spec("ml_dtypes") is None:
-            raise Refused("bfloat16 needs ml_dtypes, which is not installed: pip install ml_dtypes")
-        names = sets or (() if shapes else ("quick",))
-        # A shape that is in two sets is measured once.
-        found = [s for name in names for s in planning.built_in(name, dtypes, soft=soft)]
-        found += planning.of_shapes(shapes or (), dtypes, soft=soft)
-        sources = tuple({source.text: source for source in found}.values())
+    sources = _sources(sets, shapes, logits, targets, dtypes, ignore_index, soft)
     file = weight is not None and not isinstance(weight, str)
     options = CallOptions(
         "none" if weight is None else "file" if file else "drawn", label_smoothing, z_loss,
@@ -207,6 +202,29 @@ def _plan(
         command=tuple(sys.argv[1:]),
         base=planning.base_for(chosen_peers, sources, options, wanted),
     )
+
+
+_OF_SOURCES = ("sets", "shapes", "logits", "targets", "dtypes", "ignore_index", "soft")
+
+
+def _sources(
+    sets: tuple[str, ...] | None, shapes: tuple[tuple[int, int], ...] | None, logits: Path | None, targets: Path | None,
+    dtypes: tuple[str, ...] | None, ignore_index: int | None, soft: bool,
+) -> tuple[planning.Source, ...]:  # fmt: skip
+    if logits is not None or targets is not None:
+        return _own(logits, targets, ignore_index, {
+            "--dtype": dtypes is not None, "--set": sets is not None, "--shapes": shapes is not None, "--soft": soft,
+        })  # fmt: skip
+    if ignore_index is not None:
+        raise Refused("--ignore-index is for your own arrays; the built-in workloads ignore no row")
+    dtypes = dtypes or ("float32",)
+    if "bfloat16" in dtypes and find_spec("ml_dtypes") is None:
+        raise Refused("bfloat16 needs ml_dtypes, which is not installed: pip install ml_dtypes")
+    names = sets or (() if shapes else ("quick",))
+    # A shape that is in two sets is measured once.
+    found = [s for name in names for s in planning.built_in(name, dtypes, soft=soft)]
+    found += planning.of_shapes(shapes or (), dtypes, soft=soft)
+    return tuple({source.text: source for source in found}.values())
 
 
 def _own(

@@ -46,9 +46,11 @@ from softmax_ce_bench.terminal.profiles import stored_fleet
 
 CONTAMINATED = 3
 _FILE = OutputFile()
-# A profile decides by shape: a set whose workloads all have one would leave but one of them.
+# A profile decides by shape, and by the last axis: a set whose workloads all have one would leave but one of them.
 _SETS = tuple(
-    name for name, shapes in workloads.SETS.items() if len({(s.rows, s.classes) for s in shapes}) == len(shapes)
+    name
+    for name, shapes in workloads.SETS.items()
+    if len({(s.rows, s.classes) for s in shapes}) == len(shapes) and not any(s.inner for s in shapes)
 )
 
 

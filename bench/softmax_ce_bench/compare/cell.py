@@ -94,7 +94,7 @@ def measure(
         key=planned.key,
         inputs=Inputs(
             ready.workload.name, source.set, ready.workload.regime, rows, classes, ready.workload.dtype,
-            "hard" if ready.workload.targets.ndim == 1 else "soft",
+            "soft" if ready.workload.is_soft else "hard",
         ),
         options=request.options,
         threads=planned.threads,
@@ -120,11 +120,10 @@ def measure(
 def bytes_moved(operation: str, workload: Workload) -> int:
     """Return the least number of bytes that an operation must move.
 
-    N*C*itemsize to read the logits, as much to read soft targets, as much to write a gradient. Labels and losses, at
-    most a few bytes a row, are not counted.
+    N*C*itemsize to read the logits, as much to read soft targets or target logits, as much to write a gradient and a
+    Hessian each. Labels and losses, at most a few bytes a row, are not counted.
     """
-    row = operations.TABLE[operation]
-    arrays = 1 + (row.takes_targets and workload.targets.ndim == 2) + row.writes_array
+    arrays = operations.TABLE[operation].arrays_moved(soft=workload.is_soft)
     return int(arrays * workload.logits.nbytes)
 
 

@@ -132,11 +132,11 @@ class CellOperation:
     Attributes
     ----------
     bytes : int
-        What it must move at least: N*C*itemsize to read the logits, and as much again to read soft targets or to write
-        a gradient. Labels and losses are not counted.
+        What it must move at least: N*C*itemsize to read the logits, and as much again to read soft targets or target
+        logits, and to write a gradient and a Hessian each. Labels and losses are not counted.
     ceiling : str or None
-        The loop that candidates are scored against: the fastest that does the same job (read for forward; the faster of
-        copy and stream for the others). None: not measured.
+        The loop that candidates are scored against: read where no array of the logits' size is written, as in forward;
+        else the faster of copy and stream. None: not measured.
     fastest : tuple of str
         The fastest ranked candidate, then those that tie with it, the faster first. Empty if none is ranked or if there
         were too few rounds to tell.

@@ -16,8 +16,8 @@ from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import candidates, load, memory, timing
 from softmax_ce_bench.measure.candidates import SharedArrays
-from softmax_ce_bench.measure.operations import NORMALIZERS, TABLE
-from softmax_ce_bench.measure.peer_process import PeerProcesses, PeerSampler
+from softmax_ce_bench.measure.operations import OTHERS, TABLE
+from softmax_ce_bench.measure.peer_process import PeerProcesses, PeerSampler, other_results
 from softmax_ce_bench.measure.process import ProcessError
 from softmax_ce_bench.measure.timing import Call, Sampler
 from softmax_ce_bench.truth.judge import Judge, Judgement, raised
@@ -124,7 +124,7 @@ class Participants:
         ready = self._ready
         try:
             small = candidates.peer(name, ready.judge.subset)
-            more = {o: small.as_array(small.calls[o]()) for o in self._normalizers_of(name)}
+            more = {o: other_results(small, o) for o in self._others_of(name)}
             self.verdicts[name] = ready.judge.peer(*small.result(), more)
             prepared = candidates.peer(name, ready.workload)
         except Exception as error:  # as of any candidate
@@ -151,7 +151,7 @@ class Participants:
         rows = np.arange(self._ready.judge.subset.shape[0])
         child = self._processes[name]
         try:
-            more = {o: child.ask("normalized", o, rows) for o in self._normalizers_of(name)}
+            more = {o: child.ask("others", o, rows) for o in self._others_of(name)}
             loss, grad = child.ask("result", rows)
         except ProcessError as error:
             return None, str(error)
@@ -160,8 +160,8 @@ class Participants:
     def _operations_of(self, name: str) -> list[str]:
         return [o for o in self._request.operations if o in peers.BY_NAME[name].operations]
 
-    def _normalizers_of(self, name: str) -> list[str]:
-        return [o for o in self._operations_of(name) if o in NORMALIZERS]
+    def _others_of(self, name: str) -> list[str]:
+        return [o for o in self._operations_of(name) if o in OTHERS]
 
     def _skipped(self) -> dict[str, str]:
         """Return the reason for each peer that does not take part."""

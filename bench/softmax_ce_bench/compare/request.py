@@ -15,7 +15,7 @@ from softmax_ce_bench.compare.result import CallOptions
 from softmax_ce_bench.inputs import digits, workloads
 from softmax_ce_bench.inputs.workloads import Shape, Workload
 from softmax_ce_bench.measure import memory
-from softmax_ce_bench.measure.operations import LOSSES
+from softmax_ce_bench.measure.operations import LOSSES, TABLE
 
 BASE = "numpy"  # always measured: what speed-ups are relative to where the written formula cannot be
 WRITTEN = "numpy-written"  # what a user would run otherwise
@@ -195,13 +195,18 @@ class CompareRequest:
                 )
         free = memory.available()
         for source in self.sources:
-            needed = memory.needed(source.elements, source.dtype, soft=source.soft)
+            needed = self._needed(source)
             if free is not None and needed > free:
                 each = memory.size(memory.array(source.elements, source.dtype))
                 raise RequestError(
                     f"{source.text} needs about {memory.size(needed)} (logits and gradient {each} each), "
                     f"and {memory.size(free)} is free"
                 )
+
+    def _needed(self, source: Source) -> int:
+        rows = [TABLE[operation] for operation in self.operations]
+        more = any(row.takes_target_logits for row in rows) + any(row.arrays_written > 1 for row in rows)
+        return memory.needed(source.elements, source.dtype, soft=source.soft, more=more)
 
     def peers_that_fit(self, source: Source) -> tuple[str, ...]:
         """Return the peers that fit into memory.
@@ -211,7 +216,7 @@ class CompareRequest:
         free = memory.available()
         if free is None:
             return self.peers
-        left = free - memory.needed(source.elements, source.dtype, soft=source.soft)
+        left = free - self._needed(source)
         each = memory.needed_by_peer(source.elements, source.dtype)
         elsewhere = [name for name in self.peers if not peers.BY_NAME[name].in_process]
         fitting = elsewhere[: max(0, int(left // each))]
@@ -254,7 +259,9 @@ def base_for(
 
     That is the written formula, if it takes part in every cell and has every operation; else `BASE`.
     """
-    plain = options == CallOptions() and all(source.dtype in ("float32", "float64") for source in sources)
+    plain = options == CallOptions() and all(
+        source.dtype in ("float32", "float64") and not source.shape.inner for source in sources
+    )
     has_all = set(operations) <= set(peers.BY_NAME[WRITTEN].operations)
     return WRITTEN if plain and has_all and WRITTEN in peer_names else BASE
 

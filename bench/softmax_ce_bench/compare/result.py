@@ -70,7 +70,8 @@ class Settings:
         backend.
     operations : tuple of str
         What was timed. forward: the loss alone. backward: the gradient alone. fused: loss and gradient in one call.
-        Others: the function of that name.
+        hessian: loss, gradient and diagonal Hessian in one call. kl: the KL divergence from the logits with noise of
+        standard deviation 1, and its gradient. Others: the function of that name.
     results : {"buffers", "allocated"}
         buffers: backends write into preallocated buffers whose pages are there. allocated: every call of a backend
         allocates its results. Peers always allocate theirs: see a candidate's `includes`.

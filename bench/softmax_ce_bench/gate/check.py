@@ -13,9 +13,10 @@ from softmax_ce_bench.gate.process import ProcessError
 from softmax_ce_bench.gate.session import Build, BuildError, BuildTimer, Recipe, workload
 from softmax_ce_bench.measure.operations import GRAD, LOSS
 from softmax_ce_bench.truth import oracle
+from softmax_ce_bench.truth.expected import Allowed, ExpectedResults
 from softmax_ce_bench.truth.judge import UNDECLARED
 
-_NAMES = {LOSS: "loss", GRAD: "gradient"}  # of what an operation computes; else its result
+_NAMES = {LOSS: "loss", GRAD: "gradient", "hess": "Hessian"}  # of what an operation computes; else its result
 
 
 def backends(session: BuildTimer, build: Build) -> dict[str, tuple[str | None, bool]]:
@@ -72,20 +73,20 @@ class Reference:
 
         The bound is that of any sound implementation: what a build declares may change.
         """
-        truth, allowed = _truth(self._session.recipe(workload))
+        expected, allowed = _truth(self._session.recipe(workload))
         for part, got in result.items():
-            name, right = _NAMES.get(part, "result"), getattr(truth, part)
+            name, right = _NAMES.get(part, "result"), expected.result(part)
             if np.shape(got) != right.shape:
                 return f"its {name} has shape {np.shape(got)}, not {right.shape}"
-            worst = oracle.over_bound(got, right, getattr(allowed, part))
+            worst = oracle.over_bound(got, right, allowed.error(part))
             if not worst <= 1:
                 return f"its {name}'s worst error is {worst:.3g} times what rounding explains"
         return None
 
 
 @lru_cache(maxsize=16)
-def _truth(recipe: Recipe) -> tuple[oracle.Truth, oracle.Bounds]:
+def _truth(recipe: Recipe) -> tuple[ExpectedResults, Allowed]:
     """Return what is right, and the bounds. Kept, since it takes a second and is wanted for each build and backend."""
     made = workload(recipe)
-    truth = oracle.evaluate(made.logits, made.targets)
-    return truth, oracle.bounds(UNDECLARED, truth, made.logits.dtype)
+    expected = ExpectedResults(made.logits, made.targets)
+    return expected, expected.allowed(UNDECLARED)

@@ -36,6 +36,7 @@ class Service:
         self._sce = softmax_ce
         self._folder = folder
         self._inputs: dict[int, tuple[Any, Any, operations.Buffers]] = {}
+        self._second_logits: dict[int, Any] = {}
         self._calls: dict[int, Callable[[], Any]] = {}
 
     def backends(self) -> tuple[str, dict[str, tuple[str | None, bool]]]:
@@ -76,7 +77,14 @@ class Service:
         return self._inputs[workload]
 
     def _call(self, backend: str, operation: str, workload: int) -> Callable[[], Any]:
-        return operations.call(self._sce, operation, *self._input(workload), backend=backend, threads=1)
+        logits, labels, buffers = self._input(workload)
+        second = self._target_logits(workload) if operations.TABLE[operation].takes_target_logits else None
+        return operations.call(self._sce, operation, logits, labels, buffers, second, backend=backend, threads=1)
+
+    def _target_logits(self, workload: int) -> Any:
+        if workload not in self._second_logits:
+            self._second_logits[workload] = operations.make_target_logits(self._input(workload)[0])
+        return self._second_logits[workload]
 
 
 def main() -> None:

@@ -14,6 +14,12 @@ import numpy as np
 
 from softmax_ce import checks
 from softmax_ce_bench.inputs import digits
+from softmax_ce_bench.inputs.sets import SETS, SHAPES, Shape
+
+__all__ = [
+    "IGNORE_INDEX", "SETS", "SHAPES", "VALUES", "WIDTH", "Shape", "Workload", "WorkloadError",
+    "as_rows", "dtype_of", "from_digits", "from_files", "in_memory", "load_array", "softened", "synthetic",
+]  # fmt: skip
 
 IGNORE_INDEX = -100
 _MAGIC = b"\x93NUMPY"
@@ -33,9 +39,10 @@ class Workload:
     name : str
     regime : str
         The use that it stands for, in a few words.
-    logits : ndarray, shape (N, C)
+    logits : ndarray, shape (N, C) or (N, C, d1, ...)
+        The classes lie on axis 1. Each position of the other axes is a row.
     targets : ndarray
-        (N,) hard labels, or (N, C) soft ones.
+        Hard labels, of the logits' shape without the classes, or soft ones of their shape.
     """
 
     name: str
@@ -46,7 +53,22 @@ class Workload:
     @property
     def shape(self) -> tuple[int, int]:
         """Return (rows, classes)."""
-        return self.logits.shape[0], self.logits.shape[1]
+        classes = self.logits.shape[1]
+        return self.logits.size // classes, classes
+
+    @property
+    def is_soft(self) -> bool:
+        """Return whether the targets are soft."""
+        return bool(self.targets.ndim == self.logits.ndim)
+
+    @property
+    def axis(self) -> dict[str, int]:
+        """Return the option that names the class axis, which a call needs only if it is not the last."""
+        return {"axis": 1} if self.logits.ndim > 2 else {}
+
+    def as_rows(self, array: Any) -> Any:
+        """Return an argument or a result of a call with a row for each position, in place of the logits' axes."""
+        return as_rows(array, self.logits.ndim)
 
     @property
     def dtype(self) -> str:
@@ -56,41 +78,32 @@ class Workload:
     def rows(self, most_elements: int, seed: int = 0) -> Workload:
         """Return a random subset of the rows, in their order, with at most so many elements but at least one row.
 
-        The same seed gives the same rows. If the workload is small enough, it is returned itself.
+        If there are more than two axes, the rows lie on the last of three. The same seed gives the same rows. If the
+        workload is small enough, it is returned itself.
         """
         n, classes = self.shape
         keep = max(1, most_elements // classes)
         if keep >= n:
             return self
         drawn = np.sort(np.random.default_rng(seed).choice(n, keep, replace=False))
-        return Workload(self.name, self.regime, self.logits[drawn], self.targets[drawn])
+        logits, targets = self.as_rows(self.logits)[drawn], self.as_rows(self.targets)[drawn]
+        if self.logits.ndim > 2:
+            logits, targets = np.array(logits.T[np.newaxis], order="C"), np.array(targets.T[np.newaxis], order="C")
+        return Workload(self.name, self.regime, logits, targets)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A synthetic workload's recipe: see :func:`synthetic`.
+def as_rows(array: Any, ndim: int) -> Any:
+    """Return an array with a row for each position.
 
-    Attributes
+    Parameters
     ----------
-    name : str
-    rows, classes : int
-    regime : str
-        The use that it stands for, in a few words.
-    padding : int
-        Classes at the end that are masked with -inf.
-    zipf : bool
-        Label k with a probability proportional to 1 / (k + 1), as words have.
-    values : str
-        A key of `VALUES`.
+    array : ndarray
+        Of the shape of logits with so many axes, without their classes, or a scalar.
+    ndim : int
     """
-
-    name: str
-    rows: int
-    classes: int
-    regime: str
-    padding: int = 0
-    zipf: bool = False
-    values: str = "wide"
+    if ndim == 2 or array.ndim == 0:
+        return array
+    return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1]) if array.ndim == ndim else array.reshape(-1)
 
 
 WIDTH = 30.0  # standard deviation of the synthetic logits: their exp overflows and underflows float32
@@ -109,62 +122,6 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "subnormal": lambda z: 0.5 * z - 95 * (np.arange(z.shape[1]) != 0),
     "huge": lambda z: 1e4 * z,
 }
-
-_BOOSTING = Shape("boosting", 4096, 10, "many rows, few classes, as in gradient boosting")
-_VISION = Shape("vision", 1024, 1000, "a batch of an ImageNet classifier")
-
-# The first is what `softmax-ce compare` measures unasked, after the digits.
-SETS: dict[str, tuple[Shape, ...]] = {
-    "quick": (
-        # Many rows, few classes: the work per row is mostly not exp. What a boosting library does every round.
-        _BOOSTING,
-        # 4 MB of float32 logits: beyond L2, within most L3 caches.
-        _VISION,
-        # 8 MB in a few long rows, the vocabulary padded for alignment, words as frequent as words are.
-        Shape("vocabulary", 64, 32_000, "tokens of a language model, Zipf labels, padding", padding=128, zipf=True),
-    ),
-    "vision": (
-        # 5 KB: the call overhead is everything.
-        Shape("cifar10", 128, 10, "a batch of a small classifier"),
-        # 102 KB: within L2, and below every backend's threshold for a second thread.
-        Shape("cifar100", 256, 100, "a batch of a classifier with 100 classes"),
-        _VISION,
-        # 5.6 MB in rows of 87 KB, beyond L1: classes of which most are rare.
-        Shape("imagenet21k", 64, 21_843, "a batch of a classifier with 21 843 classes"),
-        # 22 MB: a row a pixel, fewer classes than two vectors have lanes.
-        Shape("segmentation", 262_144, 21, "every pixel of a 512 x 512 image, 21 classes"),
-    ),
-    "llm": (
-        # One row: classes must be shared among threads, or one thread works alone.
-        Shape("decoding", 1, 128_256, "one token of a language model", zipf=True),
-        # 103 MB in float32: beyond most L3 caches; an odd number of classes, so that rows begin unaligned.
-        Shape("gpt2", 512, 50_257, "512 tokens, vocabulary of GPT-2", zipf=True),
-        # 131 MB in rows of 128 KB, which just leave L1.
-        Shape("llama2", 1024, 32_000, "1024 tokens, vocabulary of Llama 2", zipf=True),
-        # 131 MB in rows of 513 KB, half an L2 cache each.
-        Shape("llama3", 256, 128_256, "256 tokens, vocabulary of Llama 3", padding=256, zipf=True),
-    ),
-    "boosting": (
-        # 1.2 KB: a toy, where the call overhead is everything.
-        Shape("iris", 150, 3, "a toy: 150 rows, 3 classes"),
-        _BOOSTING,
-        # 2.6 MB: within L3, rows of 40 bytes.
-        Shape("letters", 65_536, 10, "65 536 rows, 10 classes"),
-        # 16 MB: rows of 28 bytes, shorter than a vector.
-        Shape("covertype", 581_012, 7, "as many rows and classes as the Covertype data"),
-    ),
-    # One shape, so that only the values differ: what they cost, and what they do to the error.
-    "numerics": (
-        Shape("wide", 512, 1000, "standard deviation 30: exp overflows and underflows float32"),
-        Shape("narrow", 512, 1000, "standard deviation 0.1: an untrained model", values="narrow"),
-        Shape("offset", 512, 1000, "an offset of 4096 on every logit", values="offset"),
-        Shape("masked", 512, 1000, "half of the classes at -inf", values="masked"),
-        Shape("tied", 512, 1000, "whole numbers: many equal maxima", values="tied"),
-        Shape("subnormal", 512, 1000, "one class far ahead: subnormal gradients in float32", values="subnormal"),
-        Shape("huge", 512, 1000, "standard deviation 10 000", values="huge"),
-    ),
-}  # fmt: skip
-SHAPES = SETS["quick"]
 
 
 def from_digits(fit: digits.Fit, dtype: str) -> Workload:
@@ -204,8 +161,11 @@ def synthetic(shape: Shape, dtype: str, seed: int = 0) -> Workload:
     logits[right, top], logits[right, labels[right]] = at_label, at_top
     forbidden = np.flatnonzero(np.isneginf(logits[np.arange(shape.rows), labels]))
     logits[forbidden, labels[forbidden]] = 0  # a label never is, or the loss would be infinite
-    made = logits.astype(dtype_of(dtype), copy=False)
-    return Workload(shape.name, shape.regime, made, labels.astype(np.int64))
+    made, targets = logits.astype(dtype_of(dtype), copy=False), labels.astype(np.int64)
+    if shape.inner:
+        made = np.array(np.moveaxis(made.reshape(-1, *shape.inner, shape.classes), -1, 1), order="C")
+        targets = targets.reshape(-1, *shape.inner).copy()
+    return Workload(shape.name, shape.regime, made, targets)
 
 
 def softened(workload: Workload, seed: int = 0) -> Workload:

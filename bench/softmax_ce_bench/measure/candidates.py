@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import softmax_ce as sce
@@ -11,6 +13,7 @@ from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import operations
 from softmax_ce_bench.measure.timing import Call
 from softmax_ce_bench.peers.adapters import Prepared
+from softmax_ce_bench.peers.table import Peer
 
 
 class SharedArrays:
@@ -27,7 +30,12 @@ class SharedArrays:
 
     def __init__(self, workload: Workload, reduction: str = "mean", buffers: operations.Buffers | None = None) -> None:
         self.workload = workload
-        self.buffers = operations.Buffers(workload.logits, reduction) if buffers is None else buffers
+        self.buffers = operations.Buffers(workload.logits, reduction, **workload.axis) if buffers is None else buffers
+
+    @cached_property
+    def target_logits(self) -> Any:
+        """The logits of the second model, for the operations that take them."""
+        return operations.make_target_logits(self.workload.logits)
 
     def backend(self, operation: str, *, allocate: bool = False, **options: Any) -> Call:
         """Return a call of an operation of softmax_ce.
@@ -41,7 +49,9 @@ class SharedArrays:
             The options of the call, including the backend's name and the number of threads.
         """
         buffers = None if allocate else self.buffers
-        return operations.call(sce, operation, self.workload.logits, self.workload.targets, buffers, **options)
+        second = self.target_logits if operations.TABLE[operation].takes_target_logits else None
+        logits, targets = self.workload.logits, self.workload.targets
+        return operations.call(sce, operation, logits, targets, buffers, second, **self.workload.axis, **options)
 
     def loop(self, name: str, threads: int | None) -> Call:
         """Return a loop of :mod:`softmax_ce_bench.ceilings` from the logits to the buffer of their size."""
@@ -50,4 +60,20 @@ class SharedArrays:
 
 def peer(name: str, workload: Workload, threads: int | None = 1) -> Prepared:
     """Return a peer that is prepared for a workload in this process."""
-    return peers.BY_NAME[name].prepare(workload.logits, workload.targets, threads or available_cpus())
+    return prepared(peers.BY_NAME[name], workload.logits, workload.targets, threads or available_cpus())
+
+
+def prepared(which: Peer, logits: Any, targets: Any, threads: int, **options: Any) -> Prepared:
+    """Return a peer that is prepared for some arrays. It gets target logits when it is first asked for a divergence."""
+    made = which.prepare(logits, targets, threads, **options)
+    divergence = which.divergence
+    if divergence is None:
+        return made
+    calls: list[Call] = []
+
+    def run() -> object:
+        if not calls:
+            calls.append(divergence(logits, operations.make_target_logits(logits), threads))
+        return calls[0]()
+
+    return replace(made, calls={**made.calls, "kl": run})

@@ -17,12 +17,13 @@ def array(elements: int, dtype: str) -> int:
     return elements * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
 
 
-def needed(elements: int, dtype: str, *, soft: bool = False) -> int:
+def needed(elements: int, dtype: str, *, soft: bool = False, more: int = 0) -> int:
     """Return the number of bytes that a cell needs in this process.
 
-    These are logits, gradient, soft targets, and the float32 numbers that become them.
+    These are logits, gradient, soft targets, so many more arrays of their size, and the float32 numbers that become
+    them.
     """
-    return array(elements, dtype) * (3 if soft else 2) + 4 * elements * (2 if soft else 1) + _SPARE
+    return array(elements, dtype) * ((3 if soft else 2) + more) + 4 * elements * (2 if soft else 1) + _SPARE
 
 
 def needed_by_peer(elements: int, dtype: str) -> int:

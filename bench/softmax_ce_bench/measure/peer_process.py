@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce_bench.inputs.workloads import Workload
-from softmax_ce_bench.measure import timing
+from softmax_ce_bench.inputs.workloads import Workload, as_rows
+from softmax_ce_bench.measure import candidates, timing
 from softmax_ce_bench.measure.load import Reading
 from softmax_ce_bench.measure.load import read as read_load
+from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE
 from softmax_ce_bench.measure.process import THREAD_VARIABLES, Child, ProcessError, spawned
 from softmax_ce_bench.peers import BY_NAME
 from softmax_ce_bench.peers.adapters import Prepared
@@ -139,8 +140,9 @@ class PeerService:
     """The questions that a peer's process answers.
 
     Ask ``load`` first, with a :class:`Workload` or a function that makes it. Then ``result(rows)`` gives the mean loss
-    and those rows of its gradient, and ``normalized(operation, rows)`` those rows of a normalizer's result. A workload
-    with options of its own is loaded beside the first one as a variant: ``load(workload, variant, options)``.
+    and those rows of its gradient, and ``others(operation, rows)`` those rows of what an operation computes beside
+    these. A workload with options of its own is loaded beside the first one as a variant: ``load(workload, variant,
+    options)``.
     """
 
     def __init__(self, name: str, threads: int) -> None:
@@ -148,6 +150,7 @@ class PeerService:
         self._peer = BY_NAME[name]
         self._threads = threads
         self._prepared: dict[str, Prepared] = {}
+        self._ndim = 2
 
     def start(self) -> None:
         """Import the library by preparing the smallest workload."""
@@ -172,12 +175,14 @@ class PeerService:
         if not variant:
             self._prepared = {}  # the last workload's arrays go first
         workload = source() if callable(source) else source
+        if not variant:
+            self._ndim = workload.logits.ndim
         reason = self._peer.why_not(workload, options)
         if reason is not None:
             raise ValueError(reason)
         # Copies: a library that computes on our memory must not do so on the pages of a mapped file.
         arrays = np.array(workload.logits), np.array(workload.targets)
-        self._prepared[variant] = self._peer.prepare(*arrays, self._threads, **(options or {}))
+        self._prepared[variant] = candidates.prepared(self._peer, *arrays, self._threads, **(options or {}))
 
     def result(self, rows: Any, variant: str = "") -> tuple[float, Any]:
         """Return the loss and some rows of the gradient. If the logits have more axes, a row is a position."""
@@ -190,10 +195,10 @@ class PeerService:
             grad = np.moveaxis(grad, 1, -1).reshape(-1, grad.shape[1])
         return loss, np.array(grad[rows])
 
-    def normalized(self, operation: str, rows: Any) -> Any:
-        """Return some rows of a normalizer's result."""
-        prepared = self._of("")
-        return np.array(prepared.as_array(prepared.calls[operation]())[rows])
+    def others(self, operation: str, rows: Any) -> dict[str, Any]:
+        """Return some rows of what an operation computes beside the loss and its gradient, by name."""
+        found = {part: as_rows(each, self._ndim) for part, each in other_results(self._of(""), operation).items()}
+        return {part: np.array(each[rows] if each.ndim else each) for part, each in found.items()}
 
     def calibrate(self, call: tuple[str, str], sample_seconds: float) -> int:
         """Return the number of calls of (operation, variant) that fill a sample."""
@@ -211,6 +216,15 @@ class PeerService:
         if variant not in self._prepared:
             raise RuntimeError("no workload was loaded")
         return self._prepared[variant]
+
+
+def other_results(prepared: Prepared, operation: str) -> dict[str, Any]:
+    """Return what an operation of a peer computes beside the loss and its gradient, by name, of the mean."""
+    found = TABLE[operation].results(prepared.calls[operation]())
+    arrays = {part: prepared.as_array(result) for part, result in found.items() if part not in (LOSS, GRAD)}
+    if prepared.per_row and "hess" in arrays:
+        arrays["hess"] = arrays["hess"] / len(arrays["hess"])
+    return arrays
 
 
 def _confine(threads: int) -> None:

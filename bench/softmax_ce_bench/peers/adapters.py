@@ -32,12 +32,15 @@ class Prepared:
     result : callable
         Returns the loss, and the gradient in the logits' shape as a NumPy array.
     as_array : callable
-        Converts the result of a normalizer to a NumPy array.
+        Converts a result of a call to a NumPy array.
+    per_row : bool
+        The calls give the derivatives of each row's loss, and not of the mean.
     """
 
     calls: Mapping[str, Call]
     result: Callable[[], tuple[float, Any]]
     as_array: Callable[[Any], Any] = np.asarray
+    per_row: bool = False
 
 
 def torch_cross_entropy(logits: Any, targets: Any, threads: int, **options: Any) -> Prepared:
@@ -132,8 +135,10 @@ def sklearn_multinomial(logits: Any, targets: Any, threads: int) -> Prepared:
         "forward": lambda: loss.loss(y, logits, n_threads=threads),
         "backward": lambda: loss.gradient(y, logits, n_threads=threads),
         "fused": lambda: loss.loss_gradient(y, logits, n_threads=threads),
+        # There is no call that gives the loss, too.
+        "hessian": lambda: (None, *loss.gradient_hessian(y, logits, n_threads=threads)),
     }
-    return Prepared(calls, result)
+    return Prepared(calls, result, per_row=True)
 
 
 def scipy_log_softmax(logits: Any, targets: Any, threads: int) -> Prepared:
@@ -191,7 +196,7 @@ def numpy_shifted(logits: Any, targets: Any, threads: int) -> Prepared:
         top = logits.max(axis=1, keepdims=True)
         return top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
 
-    calls = {"forward": forward, "backward": backward, "fused": fused}
+    calls = {"forward": forward, "backward": backward, "fused": fused, "hessian": _second_order(logits, targets)}
     calls |= {"softmax": softmax, "log_softmax": log_softmax, "logsumexp": logsumexp}
     return Prepared(calls, lambda: _as_numbers(*fused()))
 
@@ -262,6 +267,31 @@ def _soft(logits: Any, targets: Any) -> tuple[Call, Call, Callable[[], tuple[Any
         return loss, grad
 
     return forward, lambda: fused()[1], fused
+
+
+def _second_order(logits: Any, targets: Any) -> Call:
+    is_soft = targets.ndim == 2
+    rows = np.arange(len(logits)) if is_soft else np.flatnonzero(targets != IGNORE_INDEX)
+    ignored = np.setdiff1d(np.arange(len(logits)), rows)
+
+    def run() -> tuple[Any, Any, Any]:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        grad = np.exp(shifted)
+        total = grad.sum(axis=1, keepdims=True)
+        grad /= total
+        hess = grad * (1 - grad)
+        if is_soft:
+            loss = -(targets * (shifted - np.log(total))).sum(axis=1).mean()
+            grad -= targets
+        else:
+            loss = (np.log(total[rows, 0]) - shifted[rows, targets[rows]]).mean()
+            grad[rows, targets[rows]] -= 1
+        for each in (grad, hess):
+            each[ignored] = 0
+            each /= len(rows)
+        return loss, grad, hess
+
+    return run
 
 
 def _as_numbers(loss: Any, grad: Any) -> tuple[float, Any]:

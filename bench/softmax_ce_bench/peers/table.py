@@ -9,13 +9,13 @@ from importlib import metadata
 from typing import Any
 
 from softmax_ce_bench.inputs.workloads import IGNORE_INDEX, Workload
-from softmax_ce_bench.peers import adapters
-from softmax_ce_bench.peers.adapters import Prepared
+from softmax_ce_bench.peers import adapters, divergences
+from softmax_ce_bench.peers.adapters import Call, Prepared
 
 _DTYPES = ("float32", "float64")
 # What each library has, by the names of softmax_ce_bench.measure.operations.
 _LOSSES = ("forward", "backward", "fused")
-_EVERYTHING = (*_LOSSES, "softmax", "log_softmax", "logsumexp")
+_NORMALIZERS = ("softmax", "log_softmax", "logsumexp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Peer:
     how_to_get : str
     prepare : callable
         (logits, targets, threads, **options) -> Prepared: see :mod:`softmax_ce_bench.peers.adapters`.
+    divergence : callable or None
+        (logits, target_logits, threads) -> the call of "kl": see :mod:`softmax_ce_bench.peers.divergences`.
     soft_targets, ignored_rows : bool
         Whether it supports soft labels, and labels of -100.
     operations : tuple of str
@@ -44,6 +46,8 @@ class Peer:
         The dtypes of logits that it accepts.
     options : tuple of str
         The options of softmax_ce that it supports.
+    more_axes : bool
+        Whether it takes logits of more than two axes, with the classes on axis 1.
     in_process : bool
         Whether it runs in this process. It then has no threads of its own and needs no copy of the arrays.
     """
@@ -57,10 +61,12 @@ class Peer:
     prepare: Callable[..., Prepared]
     soft_targets: bool = False
     ignored_rows: bool = False
-    operations: tuple[str, ...] = _EVERYTHING
+    operations: tuple[str, ...] = (*_LOSSES, *_NORMALIZERS)
     dtypes: tuple[str, ...] = _DTYPES
     options: tuple[str, ...] = ()
+    more_axes: bool = False
     in_process: bool = False
+    divergence: Callable[[Any, Any, int], Call] | None = None
 
     @property
     def why_missing(self) -> str | None:
@@ -84,7 +90,9 @@ class Peer:
         unknown = [name for name in options or {} if name not in self.options]
         if unknown:
             return f"{self.title} has no {unknown[0]}"
-        if workload.targets.ndim == workload.logits.ndim:
+        if workload.logits.ndim > 2 and not self.more_axes:
+            return f"{self.title} is called with two axes here, not {workload.logits.ndim}"
+        if workload.is_soft:
             return None if self.soft_targets else f"{self.title} takes no soft labels"
         if not self.ignored_rows and (workload.targets == IGNORE_INDEX).any():
             return f"{self.title} cannot ignore rows"
@@ -97,15 +105,18 @@ PEERS = (
         "torch",
         "PyTorch",
         "F.cross_entropy and autograd.grad: the autograd graph, a new array of log-probabilities and a new gradient; "
-        "torch.softmax, log_softmax and logsumexp: new results",
+        "torch.softmax, log_softmax and logsumexp: new results; F.kl_div of two log_softmax, and autograd.grad",
         "torch",
         ("torch",),
         _EXTRA,
         adapters.torch_cross_entropy,
         soft_targets=True,
         ignored_rows=True,
+        operations=(*_LOSSES, *_NORMALIZERS, "kl"),
+        divergence=divergences.torch_kl,
         dtypes=(*_DTYPES, "float16", "bfloat16"),
         options=("weight", "ignore_index", "label_smoothing", "reduction", "grad_output"),
+        more_axes=True,
     ),
     Peer(
         "jax",
@@ -117,16 +128,19 @@ PEERS = (
         _EXTRA,
         adapters.jax_cross_entropy,
         soft_targets=True,
+        operations=(*_LOSSES, *_NORMALIZERS, "kl"),
+        divergence=divergences.jax_kl,
     ),
     Peer(
         "sklearn",
         "scikit-learn",
-        "HalfMultinomialLoss.loss_gradient: new arrays of the losses and the gradient; not the mean over the rows",
+        "HalfMultinomialLoss.loss_gradient: new arrays of the losses and the gradient; not the mean over the rows; "
+        "gradient_hessian, without the losses, as its gradient boosting calls it",
         "scikit-learn",
         ("sklearn",),
         _EXTRA,
         adapters.sklearn_multinomial,
-        operations=_LOSSES,
+        operations=(*_LOSSES, "hessian"),
     ),
     Peer(
         "scipy",
@@ -148,6 +162,8 @@ PEERS = (
         adapters.numpy_shifted,
         soft_targets=True,
         ignored_rows=True,
+        operations=(*_LOSSES, *_NORMALIZERS, "hessian", "kl"),
+        divergence=divergences.numpy_kl,
         in_process=True,
     ),
 )

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from softmax_ce_bench.compare.result import BACKEND, PEER, REJECTED, SKIPPED, UNRANKED, ComparedCell, Entry, Run
 from softmax_ce_bench.measure import memory
-from softmax_ce_bench.measure.operations import LOSSES
+from softmax_ce_bench.measure.operations import LOSS, TABLE
 from softmax_ce_bench.report import words
 from softmax_ce_bench.report.tables import plain_table
 
@@ -125,8 +125,8 @@ def _errors(entry: Entry, cell: ComparedCell) -> str:
     errors = entry.errors
     if errors is None:
         return "-"
-    losses = [errors.loss_ulp, errors.grad_ulp] if any(o in LOSSES for o in cell.operations) else []
-    units = [*losses, *(each.ulp for each in errors.normalizers.values())]
+    losses = [errors.loss_ulp, errors.grad_ulp] if any(LOSS in TABLE[o].computes for o in cell.operations) else []
+    units = [*losses, *(each.ulp for each in errors.operations.values())]
     return f"{words.number(errors.over_bound)}\n{', '.join(words.number(unit) for unit in units)}"
 
 

@@ -8,6 +8,7 @@ whoever prints them escapes them (:mod:`softmax_ce_bench.report.printable`).
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,33 @@ class RecordError(ValueError):
 def _from_version_2(record: dict[str, Any]) -> dict[str, Any]:
     """Return the same in version 3, as far as it is a record: there were no normalizers yet."""
     found: dict[str, Any] = copy.deepcopy(record) | {"version": 3}
-    cells = found.get("cells")
+    for errors in _errors_in(found):
+        errors.setdefault("normalizers", {})
+    return found
+
+
+def _from_version_3(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the same in version 4: of the operations beside the losses, there were normalizers alone."""
+    found: dict[str, Any] = copy.deepcopy(record) | {"version": 4}
+    for errors in _errors_in(found):
+        if "normalizers" in errors:
+            errors["operations"] = errors.pop("normalizers")
+    return found
+
+
+def _errors_in(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    cells = record.get("cells")
     for cell in cells if isinstance(cells, list) else []:
         entries = cell.get("entries") if isinstance(cell, dict) else None
         for entry in entries if isinstance(entries, list) else []:
             errors = entry.get("errors") if isinstance(entry, dict) else None
             if isinstance(errors, dict):
-                errors.setdefault("normalizers", {})
-    return found
+                yield errors
 
 
-FORMAT = Format(Run, "softmax-ce/compare", 3, "A comparison of softmax-ce", older={2: _from_version_2})
+FORMAT = Format(
+    Run, "softmax-ce/compare", 4, "A comparison of softmax-ce", older={2: _from_version_2, 3: _from_version_3}
+)
 
 as_text = documents.as_text
 

@@ -143,7 +143,7 @@ def provenance(run: Run) -> list[str]:
         _ceilings(run),
         f"error / bound: the worst error over the proven bound, at most 1 if correct, against extended precision, on "
         f"random rows of at most {settings.checked_elements:,} elements. ULP: the worst error of the loss, of the "
-        f"gradient, and of each normalizer, in units in the last place.",
+        f"gradient, and of what other operations compute, in units in the last place.",
     ]
     measured = {entry.name for cell in cells for entry in cell.entries if entry.timings}
     peers = [c for c in run.candidates if c.kind == PEER and c.name in measured]

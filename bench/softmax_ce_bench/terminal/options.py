@@ -177,7 +177,10 @@ THREADS = click.option(
 
 def profiled_operations(default: str) -> Callable[[Any], Any]:
     """Return the option for the operations that a profile has cells for. Calls of the others follow these."""
-    followed = "softmax counts as backward, logsumexp and log_softmax as forward"
+    followed = (
+        "softmax counts as backward, logsumexp and log_softmax as forward, a Hessian as fused, a KL divergence "
+        "as forward or fused in float64"
+    )
     return click.option(
         "--op", "operations", type=Several(*LOSSES), metavar="NAMES",
         help=f"Operations: {', '.join(LOSSES)}; {followed}.  [default: {default}]",

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 import numpy as np
 
 from softmax_ce.documents import INFINITE, Limits
-from softmax_ce_bench.measure.operations import GRAD, LOSS, NORMALIZERS, TABLE
+from softmax_ce_bench.measure.operations import GRAD, LOSS, OTHERS, TABLE
 from softmax_ce_bench.truth.oracle import limits_of
 
 _Error = Annotated[float, INFINITE]
 
 
 @dataclass(frozen=True, slots=True)
-class NormalizerErrors:
-    """The worst errors of a normalizer, or of a Hessian, on the checked rows.
+class OperationErrors:
+    """The worst errors of what an operation computes beside the loss and its gradient, on the checked rows.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Errors:
     Attributes
     ----------
     over_bound : float
-        The largest of the next two and of those of the normalizers.
+        The largest of the next two and of those of the other operations.
     loss_over_bound : float
         Worst error of the loss over its proven bound: at most 1 is right for a backend. Backends: of each row's loss.
         Peers: of the mean over the checked rows. The bound of a peer, of which nothing is declared, is that of a kernel
@@ -51,8 +51,9 @@ class Errors:
     grad_ulp : float
         Worst error of an entry of the gradient, in units in the last place of its dtype at the true value. An
         entry with probability e**-d may be off by d units, since the logit's difference from the maximum is rounded.
-    normalizers : dict
-        Normalizer -> the worst errors of its result; those of settings.operations that the candidate has.
+    operations : dict
+        Operation -> the worst errors of what it computes beside the loss and its gradient: those of settings.operations
+        that the candidate has, but for the three losses.
     """
 
     over_bound: _Error
@@ -60,19 +61,19 @@ class Errors:
     grad_over_bound: _Error
     loss_ulp: _Error
     grad_ulp: _Error
-    normalizers: dict[Annotated[str, Limits(enum=NORMALIZERS)], NormalizerErrors] = field(default_factory=dict)
+    operations: dict[Annotated[str, Limits(enum=OTHERS)], OperationErrors] = field(default_factory=dict)
 
     def over_bound_of(self, operation: str) -> float:
         """Return the worst error over its bound, of what an operation computes; infinity if it was not checked."""
         known = {LOSS: self.loss_over_bound, GRAD: self.grad_over_bound}
-        own = {operation: each.over_bound for operation, each in self.normalizers.items()}
-        return max(known.get(part, own.get(operation, math.inf)) for part in TABLE[operation].computes)
+        own = self.operations[operation].over_bound if operation in self.operations else math.inf
+        return max(known.get(part, own) for part in TABLE[operation].computes)
 
     def ulp_of(self, operation: str) -> tuple[float, ...]:
-        """Return the worst error in units in the last place of each thing that an operation computes."""
-        known = {LOSS: (self.loss_ulp,), GRAD: (self.grad_ulp,)}
-        own = tuple(each.ulp for name, each in self.normalizers.items() if name == operation)
-        return tuple(unit for part in TABLE[operation].computes for unit in known.get(part, own))
+        """Return the worst error in units in the last place of loss and gradient, and of what else is computed."""
+        known = {LOSS: self.loss_ulp, GRAD: self.grad_ulp}
+        own = tuple(each.ulp for name, each in self.operations.items() if name == operation)
+        return (*(known[part] for part in TABLE[operation].computes if part in known), *own)
 
 
 def worst_ulp(result: Any, truth: Any) -> float:

@@ -13,7 +13,8 @@ from softmax_ce.dtypes import compute_dtype
 from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import operations
 from softmax_ce_bench.truth import oracle, reference
-from softmax_ce_bench.truth.errors import Errors, NormalizerErrors, worst_ulp
+from softmax_ce_bench.truth.errors import Errors, OperationErrors, worst_ulp
+from softmax_ce_bench.truth.expected import Allowed, ExpectedResults
 
 CHECKED_ELEMENTS = 200_000  # in extended precision, at most: the oracle takes its time
 Judgement = tuple[Errors | None, str | None]  # the worst errors, and why a candidate is rejected
@@ -34,8 +35,15 @@ class Judge:
     def __init__(self, workload: Workload, options: dict[str, Any]) -> None:
         self.subset = workload.rows(CHECKED_ELEMENTS)
         self._options = options
-        self._truth = oracle.evaluate(self.subset.logits, self.subset.targets, **options)
-        self.telling_rows = int((self._truth.counts & ~self._truth.broken).sum())
+        subset = self.subset
+        self._expected = ExpectedResults(
+            subset.as_rows(subset.logits),
+            subset.as_rows(subset.targets),
+            lambda: subset.as_rows(operations.make_target_logits(subset.logits)),
+            **options,
+        )
+        truth = self._expected.truth
+        self.telling_rows = int((truth.counts & ~truth.broken).sum())
 
     def backend(self, name: str, threads: int | None, wanted: Iterable[str] = ()) -> Judgement:
         """Return a backend's worst errors, and why it is rejected, if it is.
@@ -47,26 +55,26 @@ class Judge:
         wanted : iterable of str
             The operations that are to be judged, beside loss and gradient in one call.
         """
-        logits, truth = self.subset.logits, self._truth
+        logits, truth = self.subset.logits, self._expected.truth
         found: dict[str, dict[str, Any]] = {}  # what is computed, by which operation
         try:
             for operation in dict.fromkeys(("fused", *wanted)):
                 call = operations.call(
                     sce, operation, logits, self.subset.targets, reduction="none", backend=name, threads=threads,
-                    **self._options,
+                    **self.subset.axis, **self._options,
                 )  # fmt: skip
                 for part, result in operations.TABLE[operation].results(call()).items():
-                    found.setdefault(part, {})[operation] = result
+                    found.setdefault(part, {})[operation] = self.subset.as_rows(result)
         except Exception as error:  # a backend from elsewhere may raise anything; the others still run
             return None, raised(error)
-        allowed = oracle.bounds(sce.get_backend(name).info, truth, logits.dtype)
+        allowed = self._expected.allowed(sce.get_backend(name).info)
         losses, grads = found.pop(operations.LOSS).values(), found.pop(operations.GRAD).values()
         errors = _errors(
-            max(oracle.over_bound(loss, truth.loss, allowed.loss) for loss in losses),
-            max(oracle.over_bound(grad, truth.grad, allowed.grad) for grad in grads),
+            max(oracle.over_bound(loss, truth.loss, allowed.error(operations.LOSS)) for loss in losses),
+            max(oracle.over_bound(grad, truth.grad, allowed.error(operations.GRAD)) for grad in grads),
             max(worst_ulp(loss, truth.loss) for loss in losses),
             max(worst_ulp(grad, truth.grad) for grad in grads),
-            self._of_normalizers({o: result for own in found.values() for o, result in own.items()}, allowed),
+            self._of_operations(_by_operation(found), allowed),
         )
         if errors.over_bound <= 1:
             return errors, None
@@ -80,15 +88,23 @@ class Judge:
                 )
         return errors, f"its worst error is {errors.over_bound:.3g} times what rounding explains"
 
-    def _of_normalizers(self, found: Mapping[str, Any], allowed: oracle.Bounds) -> dict[str, NormalizerErrors]:
+    def _of_operations(
+        self, found: Mapping[str, Mapping[str, Any]], allowed: Allowed, *, of_mean: bool = False
+    ) -> dict[str, OperationErrors]:
         errors = {}
-        for operation, result in found.items():
-            truth = oracle.normalizer(self._truth, operation)
-            over = oracle.over_bound(result, truth, oracle.normalizer(allowed, operation))
-            errors[operation] = NormalizerErrors(over, worst_ulp(result, truth))
+        for operation, results in found.items():
+            over, ulp = [], []
+            for part, result in results.items():
+                truth, bound = self._expected.result(part), allowed.error_of_mean if of_mean else allowed.error
+                truth = self._expected.of_mean(part, truth) if of_mean else truth
+                over.append(oracle.over_bound(result, truth, bound(part)))
+                ulp.append(worst_ulp(result, truth))
+            errors[operation] = OperationErrors(max(over), max(ulp))
         return errors
 
-    def peer(self, loss: float, grad: Any, normalized: Mapping[str, Any] | None = None) -> tuple[Errors, str | None]:
+    def peer(
+        self, loss: float, grad: Any, others: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> tuple[Errors, str | None]:
         """Return a peer's worst errors, and why it is rejected, if it is.
 
         Of a peer's arithmetic nothing is declared, so that it is rejected not by the bound but where it is off by more
@@ -100,33 +116,30 @@ class Judge:
             The mean over the checked rows.
         grad : ndarray, shape (rows, C)
             Of that mean.
-        normalized : mapping, optional
-            Each normalizer that is to be judged -> its result on the checked rows.
+        others : mapping, optional
+            Each operation that is to be judged, but for the losses -> its results on the checked rows by name, of the
+            mean.
         """
-        more = normalized or {}
-        truth, real = self._truth, compute_dtype(self.subset.logits.dtype)
-        counted = max(1, int(truth.counts.sum()))
-        allowed = oracle.bounds(UNDECLARED, truth, self.subset.logits.dtype)
-        right_loss, right_grad = truth.loss.sum() / counted, truth.grad / counted
-        limits: Any = np.finfo(real)
-        # The mean's own rounding, and that of the gradient over the rows; results below the normal numbers are coarser.
-        loss_bound = allowed.loss.sum() / counted + float(limits.eps) * np.abs(right_loss)
-        grad_bound = allowed.grad / counted + float(limits.eps) * np.abs(right_grad) + float(limits.smallest_subnormal)
-        mean = np.asarray(loss, real)
+        more, expected = others or {}, self._expected
+        allowed = expected.allowed(UNDECLARED)
+        right_loss, right_grad = (
+            expected.of_mean(part, expected.result(part)) for part in (operations.LOSS, operations.GRAD)
+        )
+        mean = np.asarray(loss, compute_dtype(self.subset.logits.dtype))
         errors = _errors(
-            oracle.over_bound(mean, right_loss, loss_bound),
-            oracle.over_bound(grad, right_grad, grad_bound),
+            oracle.over_bound(mean, right_loss, allowed.error_of_mean(operations.LOSS)),
+            oracle.over_bound(grad, right_grad, allowed.error_of_mean(operations.GRAD)),
             worst_ulp(mean, right_loss),
             worst_ulp(grad, right_grad),
-            self._of_normalizers(more, allowed),
+            self._of_operations(more, allowed, of_mean=True),
         )
+        counted = max(1, int(expected.truth.counts.sum()))
         sound = reference.ReferenceResult(
             np.arange(len(grad)), float(right_loss), right_grad.astype(np.float64), 1 / counted
         )
         complaints = [sound.complaint(loss, grad)]
-        for operation, result in more.items():
-            values = oracle.normalizer(truth, operation).astype(np.float64)
-            complaints.append(reference.Normalized(np.arange(len(values)), values).complaint(result))
+        for results in more.values():
+            complaints += [reference.of_part(expected, part).complaint(result) for part, result in results.items()]
         return errors, next((complaint for complaint in complaints if complaint), None)
 
 
@@ -136,8 +149,17 @@ def raised(error: Exception) -> str:
     return f"raised {type(error).__name__}: {' '.join(said.split())[:200]}"
 
 
+def _by_operation(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what each operation computes, of what is computed by which operation."""
+    turned: dict[str, dict[str, Any]] = {}
+    for part, results in found.items():
+        for operation, result in results.items():
+            turned.setdefault(operation, {})[part] = result
+    return turned
+
+
 def _errors(
-    loss_over: float, grad_over: float, loss_ulp: float, grad_ulp: float, normalizers: dict[str, NormalizerErrors]
+    loss_over: float, grad_over: float, loss_ulp: float, grad_ulp: float, others: dict[str, OperationErrors]
 ) -> Errors:
-    worst = max(loss_over, grad_over, *(each.over_bound for each in normalizers.values()))
-    return Errors(worst, loss_over, grad_over, loss_ulp, grad_ulp, normalizers)
+    worst = max(loss_over, grad_over, *(each.over_bound for each in others.values()))
+    return Errors(worst, loss_over, grad_over, loss_ulp, grad_ulp, others)

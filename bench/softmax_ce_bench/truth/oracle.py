@@ -14,19 +14,12 @@ import numpy as np
 
 from softmax_ce.contract import Accuracy, BackendInfo
 from softmax_ce.dtypes import compute_dtype
-from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE
 from softmax_ce_bench.truth.exact import EXTENDED, MPMATH, WIDEST, Arithmetic, Array, Truth, evaluate
 
 __all__ = [
-    "EXTENDED", "MPMATH", "WIDEST", "Arithmetic", "Bounds", "Truth", "bounds", "evaluate", "limits_of", "normalizer",
-    "over_bound", "worst_over_bound",
+    "EXTENDED", "MPMATH", "WIDEST", "Arithmetic", "Bounds", "Truth", "bounds", "evaluate", "limits_of", "over_bound",
+    "worst_over_bound",
 ]  # fmt: skip
-
-
-def normalizer(of: Truth | Bounds, operation: str) -> Array:
-    """Return what is right of what an operation computes beside loss and gradient; of bounds, what its error may be."""
-    (part,) = (part for part in TABLE[operation].computes if part not in (LOSS, GRAD))
-    return getattr(of, part)
 
 
 @dataclass(slots=True)

@@ -10,13 +10,16 @@ any sound float32 implementation. A wrong formula is far beyond it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from softmax_ce_bench.inputs.workloads import IGNORE_INDEX
-from softmax_ce_bench.truth import oracle
+from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE, make_target_logits
+from softmax_ce_bench.truth import divergence, oracle
+from softmax_ce_bench.truth.expected import ExpectedResults
 
 ROWS = 8  # of the gradient that are compared
 _BLOCK = 1 << 18  # elements at a time in float64: the block and its exponentials stay in cache
@@ -89,49 +92,85 @@ class ReferenceResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Normalized:
-    """What is right of an operation that takes no targets.
+class ReferencePart:
+    """What is right of a result that is neither the loss nor its gradient.
 
     Attributes
     ----------
     rows : ndarray
         Which rows of the result there are here.
     values : ndarray
-        Theirs.
+        Theirs; 0-d for a mean over the rows.
+    unit : float
+        What an error of a derivative of the mean is measured in: one over the number of rows.
     """
 
     rows: Any
     values: Any
+    unit: float = 1.0
 
     def complaint(self, found: Any) -> str | None:
         """Why those rows of a result are wrong, or None."""
-        allowed: Any = np.fmax(1.0, np.where(np.isfinite(self.values), np.abs(self.values), 1.0))
+        found = np.asarray(found)
+        allowed: Any = np.fmax(self.unit, np.where(np.isfinite(self.values), np.abs(self.values), self.unit))
         rounding = float(oracle.limits_of(found.dtype).eps) if found.dtype.itemsize == 2 else 0.0
         allowed = allowed * (TOLERANCE + rounding)
         wrong = ~_close(found.astype(np.float64), self.values, allowed)
         if not wrong.any():
             return None
-        at = tuple(np.argwhere(wrong)[0])
-        place = f"row {self.rows[at[0]]}" + "".join(f", class {j}" for j in at[1:])
-        return f"its result at {place} is {float(found[at]):.6g}, right is {self.values[at]:.6g}"
+        at = tuple(np.argwhere(wrong)[0]) if wrong.ndim else ()
+        place = f" at row {self.rows[at[0]]}" + "".join(f", class {j}" for j in at[1:]) if at else ""
+        return f"its result{place} is {float(found[at]):.6g}, right is {self.values[at]:.6g}"
 
 
-def normalized(logits: Any, operation: str) -> Normalized:
-    """The reference for a normalizer.
+def of_part(expected: ExpectedResults, part: str) -> ReferencePart:
+    """The reference for a result of the mean over all rows that are expected."""
+    values = expected.of_mean(part, expected.result(part)).astype(np.float64)
+    unit = 1 / len(values) if part in ("hess", "kl_grad") else 1.0
+    return ReferencePart(np.arange(values.shape[0] if values.ndim else 0), values, unit)
+
+
+def others(logits: Any, targets: Any, operation: str) -> dict[str, ReferencePart]:
+    """The reference for what an operation computes beside the loss and its gradient, with reduction "mean".
 
     Parameters
     ----------
     logits : ndarray, shape (N, C)
+    targets : ndarray, shape (N,) or (N, C)
+        No label is ignored.
     operation : str
-        One that takes no targets.
 
     Returns
     -------
-    Normalized
+    dict
+        Result -> what is right of some of its rows.
     """
-    chosen = _chosen(len(logits))
-    truth = oracle.evaluate(logits[chosen], np.zeros(len(chosen), np.int64), arithmetic=_DOUBLE)
-    return Normalized(chosen, oracle.normalizer(truth, operation).astype(np.float64))
+    n_rows = len(logits)
+    chosen = _chosen(n_rows)
+    target_logits = make_target_logits(logits) if TABLE[operation].takes_target_logits else logits
+    expected = ExpectedResults(logits[chosen], targets[chosen], lambda: target_logits[chosen], _DOUBLE)
+    found = {}
+    for part in TABLE[operation].computes:
+        if part == "kl":
+            found[part] = ReferencePart((), np.asarray(_mean_divergence(logits, target_logits)))
+        elif part not in (LOSS, GRAD):
+            unit = 1 / n_rows if part in ("hess", "kl_grad") else 1.0
+            found[part] = ReferencePart(chosen, expected.result(part).astype(np.float64) * unit, unit)
+    return found
+
+
+def first_complaint(parts: Mapping[str, ReferencePart], found: Mapping[str, Any]) -> str | None:
+    """Why results are wrong, each given on the rows of its part, or None."""
+    return next((said for part, right in parts.items() if (said := right.complaint(found[part]))), None)
+
+
+def _mean_divergence(logits: Any, target_logits: Any) -> float:
+    step = max(1, _BLOCK // logits.shape[1])
+    total = 0.0
+    for start in range(0, len(logits), step):
+        block = slice(start, start + step)
+        total += divergence.evaluate(logits[block], target_logits[block], arithmetic=_DOUBLE).loss.sum()
+    return total / len(logits)
 
 
 def evaluate(
