@@ -72,7 +72,7 @@ def users(operation: str, *, allocate: bool, **options: Any) -> Callable[[], Any
         options.pop("reduction", None)
         return partial(getattr(sce, function), x, **out, **options)
     if operation == "kl":
-        y = x + rng.standard_normal(x.shape).astype(np.float32)
+        return partial(getattr(sce, function), x, x + rng.standard_normal(x.shape).astype(np.float32), **out, **options)
     return partial(getattr(sce, function), x, y, **out, **options)
 
 

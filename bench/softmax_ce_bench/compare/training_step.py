@@ -138,7 +138,7 @@ class StepService:
         steps, complaints = {}, []
         for name in (BEFORE, AFTER):
             steps[name] = _step(functions[name], x, y, ignore_index)
-            loss = steps[name]()
+            loss: Any = steps[name]()
             said = truth.complaint(
                 loss.double().item(),
                 workload.as_rows(_array(x.grad, workload))[truth.rows],

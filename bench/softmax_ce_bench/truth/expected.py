@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from softmax_ce.contract import BackendInfo
+from softmax_ce.dtypes import compute_dtype
 from softmax_ce_bench.measure.operations import GRAD, LOSS, make_target_logits
 from softmax_ce_bench.truth import divergence, oracle
 from softmax_ce_bench.truth.exact import WIDEST, Arithmetic, Array
@@ -92,7 +93,7 @@ class Allowed:
         allowed = self._expected.of_mean(part, self.error(part))
         if part not in (LOSS, "kl", *_DERIVATIVES):
             return allowed
-        limits: Any = oracle.limits_of(oracle.compute_dtype(self._dtype))
+        limits: Any = oracle.limits_of(compute_dtype(self._dtype))
         right = np.abs(self._expected.of_mean(part, self._expected.result(part)))
         allowed = allowed + float(limits.eps) * right
         # Results below the normal numbers are coarser.

@@ -59,9 +59,10 @@ class Judge:
         found: dict[str, dict[str, Any]] = {}  # what is computed, by which operation
         try:
             for operation in dict.fromkeys(("fused", *wanted)):
+                options: dict[str, Any] = {**self.subset.axis, **self._options}
                 call = operations.call(
                     sce, operation, logits, self.subset.targets, reduction="none", backend=name, threads=threads,
-                    **self.subset.axis, **self._options,
+                    **options,
                 )  # fmt: skip
                 for part, result in operations.TABLE[operation].results(call()).items():
                     found.setdefault(part, {})[operation] = self.subset.as_rows(result)
