@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import importlib.util
 import math
 import os
@@ -319,10 +320,12 @@ def _fresh(module: ModuleType) -> Any:
     assert spec.loader
     copy = importlib.util.module_from_spec(spec)
     sys.modules[copy.__name__] = copy
+    picklers = dict(copyreg.dispatch_table)
     try:
         spec.loader.exec_module(copy)
     finally:
         del sys.modules[copy.__name__]
+        copyreg.dispatch_table.update(picklers)  # or backends would be pickled by the copy's registry
     return copy
 
 
