@@ -53,7 +53,7 @@ def users(operation: str, *, allocate: bool, **options: Any) -> Callable[[], Any
     """The call as a user writes it."""
     rng = np.random.default_rng(0)
     x = (30 * rng.standard_normal((SHAPE.rows, SHAPE.classes))).astype(np.float32)
-    y = rng.integers(0, SHAPE.classes, SHAPE.rows)
+    y: Any = rng.integers(0, SHAPE.classes, SHAPE.rows)
     none = options.get("reduction") == "none"
     loss, grad = np.empty(SHAPE.rows if none else (), np.float32), np.empty_like(x)
     given: dict[str, Any] = {

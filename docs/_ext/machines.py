@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-VERSION = 3  # of the record's format, below which fields are missing that this page reads
+VERSION = 4  # of the record's format, below which fields are missing that this page reads
 DECIDED_BY = ("avx512f", "avx2", "asimd", "sse2")  # the widest that a CPU has is what its column is told apart by
 OPERATIONS = {"fused": "Loss and gradient in one call", "forward": "Loss alone", "backward": "Gradient alone"}
 COMMAND = """\

@@ -21,7 +21,7 @@ from softmax_ce_bench.measure import timing
 from softmax_ce_bench.measure.peer_process import SETTLE_SECONDS
 from softmax_ce_bench.measure.process import THREAD_VARIABLES, Child, spawned
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
-from softmax_ce_bench.measure.timing import Call, Clock, Local
+from softmax_ce_bench.measure.timing import Clock, Local
 from softmax_ce_bench.truth import reference
 
 BEFORE, AFTER = "F.cross_entropy", "softmax_ce.torch.cross_entropy"
@@ -180,7 +180,7 @@ def _functions() -> dict[str, Function]:
     return {BEFORE: functional.cross_entropy, AFTER: cross_entropy}
 
 
-def _step(function: Function, x: Any, y: Any, ignore_index: int) -> Call:
+def _step(function: Function, x: Any, y: Any, ignore_index: int) -> Callable[[], Any]:
     def step() -> Any:
         x.grad = None
         loss = function(x, y, ignore_index=ignore_index)

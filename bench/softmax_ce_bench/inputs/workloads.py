@@ -62,7 +62,7 @@ class Workload:
         return bool(self.targets.ndim == self.logits.ndim)
 
     @property
-    def axis(self) -> dict[str, int]:
+    def axis(self) -> dict[str, Any]:
         """Return the option that names the class axis, which a call needs only if it is not the last."""
         return {"axis": 1} if self.logits.ndim > 2 else {}
 

@@ -161,9 +161,9 @@ def _ceilings(run: Run) -> str:
     if missing is not None:
         return f"GB/s: the bytes that must be moved over the time. No ceiling: {missing}."
     return (
-        "GB/s: the bytes that must be moved (logits and soft targets read, the gradient written) over the time. "
-        "ceiling: their rate over that of a C loop that only moves bytes, in the same rounds and on the same arrays: a "
-        "read for forward and logsumexp, else the faster of a regular and a non-temporal copy."
+        "GB/s: the bytes that must be moved (logits and soft targets read, gradient and Hessian written) over the "
+        "time. ceiling: their rate over that of a C loop that only moves bytes, in the same rounds and on the same "
+        "arrays: a read for forward and logsumexp, else the faster of a regular and a non-temporal copy."
     )
 
 
