@@ -25,7 +25,7 @@ from softmax_ce_bench.compare.request import RequestError
 from softmax_ce_bench.conformance import AssertionsOff
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.measure.operations import LOSSES
-from softmax_ce_bench.pick import grids
+from softmax_ce_bench.pick import cluster, grids
 from softmax_ce_bench.pick.request import BOUND, COLD_START, MEMORY, SECONDS, ULP, MaxError
 from softmax_ce_bench.report import picking as report
 from softmax_ce_bench.terminal.bar import Bar, BarListener, progress
@@ -52,6 +52,9 @@ _SETS = tuple(
     for name, shapes in workloads.SETS.items()
     if len({(s.rows, s.classes) for s in shapes}) == len(shapes) and not any(s.inner for s in shapes)
 )
+
+
+_WORDS = "softmax_ce_bench.cli.pick.words"  # their place among what click keeps for a call
 
 
 class _Error(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
@@ -85,7 +88,16 @@ def _moved(option: str, command: str) -> Callable[[Any], Any]:
     )
 
 
-@click.command(short_help="Pick a backend for each shape, for production.")
+class _PickCommand(click.Command):
+    """Keeps the words of the command line, which --dask hands on to the workers."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words."""
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_PickCommand, short_help="Pick a backend for each shape, for production.")
 @SHAPES
 @click.option("--set", "sets", type=Several(*_SETS), metavar="NAMES", help=f"Named workloads: {', '.join(_SETS)}.")
 @LOGITS
@@ -117,12 +129,16 @@ def _moved(option: str, command: str) -> Callable[[Any], Any]:
 )
 @click.option("--output", type=_FILE, help="File to write the profile to.  [default: the file that calls follow]")
 @click.option("--append", is_flag=True, help="Keep the sections of other machines that the file holds.")
+@click.option(
+    "--dask", "scheduler", metavar="ADDRESS", help="Pick on one worker of each kind of a Dask cluster, for all of them."
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing.")
 @click.option("--force", is_flag=True, help="Replace a profile even if the session was contaminated.")
 @_moved("--check", "check")
 @_moved("--explain", "explain")
 def pick(
-    output: Destination | None, append: bool, dry_run: bool, force: bool, logits: Path | None, targets: Path | None,
+    output: Destination | None, append: bool, scheduler: str | None, dry_run: bool,
+    force: bool, logits: Path | None, targets: Path | None,
     shapes: tuple[tuple[int, int], ...] | None, sets: tuple[str, ...] | None, dtypes: tuple[str, ...] | None,
     threads: tuple[int, ...] | None, operations: tuple[str, ...] | None, time_budget: float | None, **settings: Any,
 ) -> None:  # fmt: skip
@@ -142,6 +158,17 @@ def pick(
         _check_default(target)
     if append:
         _others(output, target)  # now: a file that cannot be read is no use after the measurement
+    if scheduler is not None:
+        _pick_on_cluster(
+            scheduler,
+            click.get_current_context().meta[_WORDS],
+            outputs,
+            output,
+            append=append,
+            dry_run=dry_run,
+            force=force,
+        )
+        return
     request = picking.PickRequest(
         sources=_sources(logits, targets, shapes, sets, dtypes),
         dtypes=dtypes or ("float32",),
@@ -181,6 +208,44 @@ def pick(
     outputs.close()
     if contaminated:
         sys.exit(CONTAMINATED)
+
+
+def _pick_on_cluster(
+    scheduler: str, words: list[str], outputs: CommandOutputs, output: Destination | None, *, append: bool,
+    dry_run: bool, force: bool,
+) -> None:  # fmt: skip
+    """Let workers pick, and write one profile with a section for each kind of machine."""
+    shown_on = outputs.console()
+    target = output.path if output is not None else where.default_path()
+    try:
+        picked = cluster.pick_on_workers(
+            scheduler, cluster.for_workers(words), lambda line: shown_on.print(line, markup=False, soft_wrap=True)
+        )
+    except cluster.ClusterError as error:
+        raise Refused(str(error)) from None
+    except KeyboardInterrupt:
+        _interrupted(target)
+    contaminated = any(each.contaminated for each in picked) and not force
+    others = cluster.without(stored_fleet(target)[0].sections, picked) if append and _exists(target) else []
+    fleet = profile.Fleet(sections=(*others, *(each.profile for each in picked)))
+    if dry_run:
+        shown_on.print("\nNothing was written: --dry-run.")
+    elif contaminated and target is not None and _is_kept(output, target):
+        shown_on.print(
+            f"\nNothing was written: a machine was busy. {target} is as it was; --force replaces it.",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    elif output is not None and output.is_stdout:
+        outputs.write("--output", lambda: profile_text(fleet))
+    else:
+        _write(fleet, None if output is None else output.path, shown_on)
+    outputs.close()
+    if contaminated:
+        sys.exit(CONTAMINATED)
+
+
+def _exists(path: Path | None) -> bool:
+    return path is not None and os.path.lexists(path)
 
 
 def _check_default(path: Path | None) -> None:
