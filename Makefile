@@ -51,7 +51,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal --durations=10
 test: $(TESTS) $(COMPILED) ## run all tests, including the examples in the documentation
 	@$(PYTEST) $(ARGS)
 
-# Every library that softmax_ce is used from is installed. Their own tests, run on our losses, are these:
+# The tests of the integrations, some of which are a library's own, run on our losses. Here each library is installed.
 INTEGRATIONS := tests/test_torch*.py tests/test_dask.py tests/test_boosting.py tests/test_xgboost.py tests/test_lightgbm.py tests/test_sklearn.py
 LIBRARIES := torch dask distributed xgboost lightgbm scikit-learn ml_dtypes
 trust: $(TESTS) $(VENV)/.with-integrations $(COMPILED) ## run the slow tests: other CPUs, huge arrays, every instruction set, other libraries' own tests

@@ -1,4 +1,4 @@
-"""Train a small language model in PyTorch, with PyTorch's loss and with softmax_ce's: the same curve, less time.
+"""Train a small language model in PyTorch twice: with PyTorch's loss, and with softmax_ce's in less time.
 
     python examples/language_model.py
 
@@ -40,7 +40,7 @@ def read_tokens(characters: int) -> torch.Tensor:
 def train(
     loss_function: Callable[..., Any], tokens: torch.Tensor, steps: int, rows: int
 ) -> tuple[list[float], dict[str, float]]:
-    """Train from a fixed start. Return the losses, and the milliseconds that each part of a step takes (median)."""
+    """Train from a fixed start. Return the losses, and the median time of each part of a step in milliseconds."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Embedding(VOCABULARY, WIDTH), torch.nn.Flatten(), torch.nn.Linear(CONTEXT * WIDTH, WIDTH),

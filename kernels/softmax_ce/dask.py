@@ -38,14 +38,15 @@ def cross_entropy(
     logits : dask.array.Array, shape (..., C, ...)
         Chunked in any way.
     targets : array_like or dask.array.Array
-        Hard labels, in the logits' shape without the class axis, or soft labels, in the logits' shape. They are cut as
-        the logits are.
+        Hard labels, in the logits' shape without the class axis, or soft labels, in the logits' shape. A Dask array
+        must be chunked as the logits are.
     reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over the rows, their sum, or one loss for each row.
     **options
-        Those of :func:`softmax_ce.cross_entropy`, except buffers and what else to return: `weight`, `sample_weight`,
-        `ignore_index`, `label_smoothing`, `z_loss`, `denominator`, `on_empty`, `axis`, `logit_scale`, `softcap`,
-        `where`, `backend`, and `threads`, by default 1, since a worker runs several tasks. `sample_weight`, and a
-        `where` in the logits' shape, may be Dask arrays.
+        Options of :func:`softmax_ce.cross_entropy`: `weight`, `sample_weight`, `ignore_index`, `label_smoothing`,
+        `z_loss`, `denominator`, `on_empty`, `axis`, `logit_scale`, `softcap`, `where`, `backend` and `threads`. The
+        default of `threads` is 1, since a worker runs several tasks. `sample_weight`, and a `where` in the logits'
+        shape, may be Dask arrays that are chunked as the logits are.
 
     Returns
     -------
@@ -55,7 +56,7 @@ def cross_entropy(
     Raises
     ------
     ValueError, TypeError
-        Shapes that do not fit, at once. Other arguments are checked by the tasks, with the errors of
+        Shapes or chunks that do not fit. The tasks check the other arguments, and raise the errors of
         :func:`softmax_ce.cross_entropy`.
     """
     return _Graph(logits, targets, reduction, dict(options)).loss()
@@ -73,10 +74,17 @@ def cross_entropy_with_grad(
 
     Parameters
     ----------
-    logits, targets, reduction, **options
-        As for :func:`cross_entropy`.
+    logits : dask.array.Array, shape (..., C, ...)
+        Chunked in any way.
+    targets : array_like or dask.array.Array
+        Hard labels, in the logits' shape without the class axis, or soft labels, in the logits' shape. A Dask array
+        must be chunked as the logits are.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over the rows, their sum, or one loss for each row.
     grad_output : float or array_like, optional
         The upstream gradient: a scalar, or with ``reduction="none"`` also an array in the shape of the loss.
+    **options
+        The options of :func:`cross_entropy`.
 
     Returns
     -------

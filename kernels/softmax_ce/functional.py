@@ -420,8 +420,8 @@ def cross_entropy_with_grad(
     Returns
     -------
     (loss, grad[, lse][, correct])
-        The loss and what is optional as from :func:`cross_entropy`. The gradient has the logits' shape and dtype
-        (float64 for integer logits).
+        The loss and the optional results are those of :func:`cross_entropy`. The gradient has the logits' shape and
+        dtype (float64 for integer logits).
 
     Raises
     ------
@@ -614,7 +614,7 @@ def cross_entropy_with_hessian(
         Multiplies the logits: the inverse of a temperature. Positive. The gradient and the Hessian are with respect to
         the logits as given.
     softcap : float, optional
-        Refused: the Hessian is not available with a cap.
+        Must be None: the Hessian is not available with a cap.
     where : array_like of bool, optional
         The classes that take part, in the shape (C,) or that of the logits. A class that is left out counts as a logit
         of -inf, whatever its logit is; its gradient and Hessian are 0, and label smoothing is spread over the other
@@ -638,15 +638,15 @@ def cross_entropy_with_hessian(
         A buffer for the gradient, in the logits' shape and dtype (float32 is valid for every dtype).
         ``grad_out=logits`` computes the gradient in place.
     hess_out : ndarray, optional
-        A buffer for the Hessian, likewise.
+        A buffer for the Hessian, in the logits' shape and dtype (float32 is valid for every dtype).
     lse_out : ndarray, optional
         A buffer for the log-sum-exp, in the shape of the "none" loss. If given, the log-sum-exp is also returned.
 
     Returns
     -------
     (loss, grad, hess[, lse][, correct])
-        The loss and what is optional as from :func:`cross_entropy`. The gradient and the Hessian have the logits'
-        shape and dtype (float64 for integer logits).
+        The loss and the optional results are those of :func:`cross_entropy`. The gradient and the Hessian have the
+        logits' shape and dtype (float64 for integer logits).
 
     Raises
     ------
@@ -799,7 +799,7 @@ def cross_entropy_grad(
     Returns
     -------
     grad, or a tuple (grad[, lse][, correct])
-        The gradient and what is optional as from :func:`cross_entropy_with_grad`.
+        The gradient and the optional results are those of :func:`cross_entropy_with_grad`.
 
     Raises
     ------

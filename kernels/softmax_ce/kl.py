@@ -106,9 +106,9 @@ def kl_divergence(
     -------
     ndarray or scalar
         The divergence in the dtype of `logits`, or float32 for 16-bit floats and float64 for integers: a NumPy scalar,
-        or an array with ``reduction="none"``. A row is NaN if either of the two has a NaN, a +inf or nothing above
-        -inf there. A class whose t is 0, in float64, does not count. At one whose logit is -inf and whose t is not 0,
-        the divergence is +inf.
+        or an array with ``reduction="none"``. The divergence of a row is NaN if either array has a NaN, a +inf or
+        nothing above -inf in that row. A class with ``t == 0`` in float64 contributes 0. A class with t > 0 and a logit
+        of -inf makes the divergence +inf.
 
     Raises
     ------
@@ -176,9 +176,11 @@ def kl_divergence_with_grad(
     out: Array | None = None,
     grad_out: Array | None = None,
 ) -> Any:
-    """Compute the KL divergence, as :func:`kl_divergence`, and its gradient with respect to `logits`.
+    """Compute the KL divergence of softmax(target_logits) from softmax(logits), and its gradient.
 
-    The gradient of a row is ``(p - t) / temperature``. Where p and t are close, their difference loses no digits.
+    The gradient is with respect to `logits`. For each row, it is ``(p - t) / temperature``, where
+    ``p = softmax(logits / temperature)`` and ``t = softmax(target_logits / temperature)``. Where p and t are close,
+    their difference loses no digits.
 
     Parameters
     ----------

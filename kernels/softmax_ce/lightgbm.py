@@ -1,9 +1,8 @@
 """Softmax cross-entropy as an objective and a metric of LightGBM.
 
-Everything here works with `lightgbm.train` and with `lightgbm.LGBMClassifier`. Their calls differ in the arguments:
-scores and data, or labels and scores.
-LightGBM's scores are float64, (rows, n_classes) in Fortran order: all scores of a class lie together. Gradients have
-the same order, in float32.
+Both work with `lightgbm.train`, which calls them with scores and data, and with `lightgbm.LGBMClassifier`, which calls
+them with labels and scores. LightGBM's scores are float64 arrays of shape (rows, n_classes) in Fortran order: all
+scores of a class lie together. Gradients are float32 arrays in the same order.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def objective(
     Returns
     -------
     callable
-        Give it to ``lightgbm.train`` in the parameters, or to ``lightgbm.LGBMClassifier``, as ``objective``. With a
+        Pass it to ``lightgbm.train`` in the parameters, or to ``lightgbm.LGBMClassifier``, as ``objective``. With a
         custom objective, LightGBM predicts scores and not probabilities: use :func:`softmax_ce.softmax`.
 
     Examples
@@ -81,9 +80,9 @@ def metric(
 ) -> LightGBMMetric:
     """Return a metric for LightGBM that takes the scores of `objective`.
 
-    LightGBM's own metrics ``multi_logloss`` and ``multi_error`` take probabilities, which a custom objective does not
-    give: their values beside one are wrong. `LGBMClassifier` adds ``multi_logloss`` unless it is created with
-    ``metric="None"``, and early stopping would follow it.
+    LightGBM's own metric ``multi_logloss`` takes probabilities. With a custom objective it is computed from scores, so
+    its values are wrong. `LGBMClassifier` adds it unless it is created with ``metric="None"``, and early stopping would
+    follow it.
 
     Parameters
     ----------
@@ -100,14 +99,14 @@ def metric(
     Returns
     -------
     callable
-        Give it to ``lightgbm.train`` as ``feval``, or to the ``fit`` of ``lightgbm.LGBMClassifier`` as
+        Pass it to ``lightgbm.train`` as ``feval``, or to the ``fit`` of ``lightgbm.LGBMClassifier`` as
         ``eval_metric``. Its name is "softmax_mlogloss" or "softmax_error".
     """
     return LightGBMMetric(n_classes, kind, backend, threads)
 
 
 class LightGBMObjective(Objective):
-    """What `objective` returns."""
+    """An objective for LightGBM, as `objective` returns it."""
 
     order = "F"
     dtype = np.float64
@@ -122,7 +121,7 @@ class LightGBMObjective(Objective):
 
 
 class LightGBMMetric(Metric):
-    """What `metric` returns."""
+    """A metric for LightGBM, as `metric` returns it."""
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
         """Return name, value and False (lower is better) for labels, scores and weights, or for scores and data."""

@@ -37,8 +37,8 @@ class HalfMultinomialLoss(_SklearnLoss):  # type: ignore[misc]
 
     Notes
     -----
-    scikit-learn's class ``sklearn._loss.HalfMultinomialLoss`` documents the methods. Their numbers differ in the last
-    digits. In addition, a label outside [0, n_classes) is an IndexError, and small losses keep their digits.
+    scikit-learn's class ``sklearn._loss.HalfMultinomialLoss`` documents the methods. Its results differ in the last
+    digits. Here, a label outside [0, n_classes) raises an IndexError, and small losses keep their digits.
 
     Examples
     --------

@@ -1,8 +1,7 @@
 """Softmax cross-entropy as an objective and a metric of XGBoost.
 
-Everything here works with `xgboost.train` and with `xgboost.XGBClassifier`. Their calls differ in the arguments: scores
-and data, or labels and scores.
-XGBoost's scores are float32, (rows, n_classes) in C order, and so are the gradients that it takes.
+Both work with `xgboost.train`, which calls them with scores and data, and with `xgboost.XGBClassifier`, which calls
+them with labels and scores. XGBoost's scores and gradients are float32 arrays of shape (rows, n_classes) in C order.
 """
 
 from __future__ import annotations
@@ -41,7 +40,8 @@ def objective(
     hessian : {"library", "diagonal", "upper", "residual"}, default "library"
         The second derivative that leaf values are divided by, where p is a class's probability and y its target:
 
-        - "library": 2p(1 - p) and at least 1e-16, as ``multi:softprob`` has it. The trained model is the same.
+        - "library": 2p(1 - p) and at least 1e-16, as ``multi:softprob`` has it. With the same ``base_score``, the
+          trained model is the same.
         - "diagonal": p(1 - p), the diagonal of the Hessian. Steps are twice as large.
         - "upper": 2p(1 - p), a diagonal that bounds the Hessian from above.
         - "residual": the magnitude of the gradient, as ``|p - y|``.
@@ -59,7 +59,7 @@ def objective(
     Returns
     -------
     callable
-        Give it to ``xgboost.train`` as ``obj``, or to ``xgboost.XGBClassifier`` as ``objective``. With ``train``, set
+        Pass it to ``xgboost.train`` as ``obj``, or to ``xgboost.XGBClassifier`` as ``objective``. With ``train``, set
         ``"objective": "multi:softprob"`` in the parameters too, so that the model predicts probabilities.
 
     Examples
@@ -97,14 +97,14 @@ def metric(
     Returns
     -------
     callable
-        Give it to ``xgboost.train`` as ``custom_metric`` beside ``obj``, or to ``xgboost.XGBClassifier`` as
+        Pass it to ``xgboost.train`` as ``custom_metric`` beside ``obj``, or to ``xgboost.XGBClassifier`` as
         ``eval_metric``. Its name is "softmax_mlogloss" or "softmax_error".
     """
     return XGBoostMetric(n_classes, kind, backend, threads)
 
 
 class XGBoostObjective(Objective):
-    """What `objective` returns."""
+    """An objective for XGBoost, as `objective` returns it."""
 
     order = "C"
     dtype = np.float32
@@ -120,7 +120,7 @@ class XGBoostObjective(Objective):
 
 
 class XGBoostMetric(Metric):
-    """What `metric` returns."""
+    """A metric for XGBoost, as `metric` returns it."""
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Return the value for labels, scores and weights; or name and value for scores and data."""

@@ -24,8 +24,9 @@ def linear_cross_entropy(
 ) -> Any:
     """Compute the softmax cross-entropy of a linear layer's outputs without holding all of them.
 
-    It is ``cross_entropy(hidden @ linear_weight.T + linear_bias, targets, ...)``, computed in blocks of rows; and of
-    classes, if the logits of one row exceed the budget. Rows that do not count are left out of the matrix product.
+    It is ``cross_entropy(hidden @ linear_weight.T + linear_bias, targets, ...)``, computed in blocks of rows. If the
+    logits of one row exceed the budget, the classes are divided into blocks, too. Rows that do not count are left out
+    of the matrix product.
 
     Parameters
     ----------
@@ -48,12 +49,13 @@ def linear_cross_entropy(
     Returns
     -------
     loss, or a tuple (loss[, lse][, correct])
-        As from :func:`softmax_ce.cross_entropy`.
+        The results of :func:`softmax_ce.cross_entropy`.
 
     Raises
     ------
     ValueError, TypeError, IndexError
-        As from :func:`softmax_ce.cross_entropy`. A ValueError too if the budget is too small; it says what is needed.
+        An argument that :func:`softmax_ce.cross_entropy` would refuse, arrays of the layer that do not fit, or a budget
+        that is too small. The message then says how many bytes are needed.
 
     Notes
     -----
@@ -91,24 +93,34 @@ def linear_cross_entropy_with_grad(
 
     Parameters
     ----------
-    hidden, linear_weight, targets, linear_bias, memory
-        As for :func:`linear_cross_entropy`.
+    hidden : array_like, shape (..., D)
+        The inputs of the layer. float32 and float64 are computed as they are, float16 and bfloat16 in float32.
+    linear_weight : array_like, shape (C, D)
+        The layer's weight, of a dtype that is computed in the same precision.
+    targets : array_like
+        Hard labels, in the shape of `hidden` without the last axis. Or soft labels, shape (..., C).
+    linear_bias : array_like, shape (C,), optional
+        The layer's bias.
+    memory : int or str, default "256MiB"
+        The most memory to use beyond arguments and results: a number of bytes, or text such as "1GiB". More memory
+        makes fewer and larger matrix products.
     grad_hidden_out, grad_linear_weight_out, grad_linear_bias_out : ndarray, optional
         Buffers for the gradients, in the shapes of their arguments and the dtype of the computation.
     **options
-        Those of :func:`linear_cross_entropy`, and `grad_output`, the upstream gradient: a scalar, or with
+        The options of :func:`linear_cross_entropy`, and `grad_output`, the upstream gradient: a scalar, or with
         ``reduction="none"`` also one number for each row.
 
     Returns
     -------
     tuple (loss, grad_hidden, grad_linear_weight[, grad_linear_bias][, lse][, correct])
-        The gradients have the dtype of the computation: float32 for float16 and bfloat16. The one of the bias is
+        The gradients have the dtype of the computation: float32 for float16 and bfloat16. The gradient of the bias is
         returned if there is a bias.
 
     Raises
     ------
     ValueError, TypeError, IndexError
-        As from :func:`linear_cross_entropy`. A buffer must not share memory with any argument.
+        An argument that :func:`linear_cross_entropy` would refuse, or a buffer that does not fit or shares memory with
+        an argument.
 
     Examples
     --------

@@ -37,7 +37,7 @@ __all__ = ["Partial", "combine", "grad", "logsumexp", "loss", "partial", "softma
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Partial:
-    """What one shard, or several, contribute to the loss of each row. It can be pickled.
+    """The contribution of one or more shards to the loss of each row. It can be pickled.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Partial:
     dtype : dtype
         The dtype of the loss.
     options : Options
-        The options of the loss, checked. They were given once and travel with the Partial.
+        The options of the loss, checked.
     backend : str
         The backend that computed it, which will compute the gradient too.
     factors : Factors
@@ -94,10 +94,10 @@ def partial(
     n_classes : int
         The number of classes in all shards together.
     **options
-        The options of :func:`softmax_ce.cross_entropy`, except buffers. They are given here, the same for every shard,
-        and travel with the Partial. `weight` has an entry for every class of all shards. So has a `where` with one
-        axis; a `where` in the logits' shape has the columns of this shard. If the rows are in several blocks, each of
-        them a loss of its own, give `denominator` or ``reduction="sum"``.
+        The options of :func:`softmax_ce.cross_entropy`, except buffers. They must be the same for every shard, and are
+        kept in the Partial. `weight` has an entry for every class of all shards, and so has a `where` with one axis. A
+        `where` in the logits' shape has the columns of this shard. If the rows are divided into blocks, each with a
+        loss of its own, pass `denominator` or ``reduction="sum"``.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def partial(
     Raises
     ------
     ValueError, TypeError, IndexError
-        As from :func:`softmax_ce.cross_entropy`. A ValueError too if the shard does not lie in [0, n_classes).
+        An argument that :func:`softmax_ce.cross_entropy` would refuse, or a shard that does not lie in [0, n_classes).
 
     Examples
     --------
@@ -137,7 +137,7 @@ def combine(partials: Iterable[Partial]) -> Partial:
     Parameters
     ----------
     partials : iterable of Partial
-        Of the same rows, targets and options.
+        Partials of the same rows, targets and options.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def loss(total: Partial) -> Any:
     Returns
     -------
     loss, or a tuple (loss[, lse][, correct])
-        As from :func:`softmax_ce.cross_entropy` with the options that were given to :func:`partial`.
+        The results of :func:`softmax_ce.cross_entropy` with the options that were passed to :func:`partial`.
 
     Raises
     ------
@@ -216,11 +216,12 @@ def grad(
     Parameters
     ----------
     logits_shard, targets, first_class
-        As they were given to :func:`partial`.
+        The arguments that were passed to :func:`partial`.
     total : Partial
         The Partial of all classes.
     where : array_like of bool, optional
-        As it was given to :func:`partial`, if it has the shape of `logits_shard`. All other options come with `total`.
+        The mask that was passed to :func:`partial`, if it has the shape of `logits_shard`. `total` has all other
+        options.
     grad_output : float or array_like, optional
         The upstream gradient: a scalar, or with ``reduction="none"`` also one number for each row.
     grad_out : ndarray, optional
@@ -236,8 +237,8 @@ def grad(
     Raises
     ------
     ValueError, TypeError, IndexError
-        As from :func:`softmax_ce.cross_entropy_grad`. A ValueError too if classes are missing in the total, or if the
-        shard is not one of those in it.
+        An argument that :func:`softmax_ce.cross_entropy_grad` would refuse, a total that lacks classes, or a shard that
+        is not one of those in it.
     """
     totals = _complete(total)
     options = total.options._replace(grad_output=grad_output, grad_out=grad_out, threads=threads)
@@ -281,7 +282,7 @@ def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, thread
     Parameters
     ----------
     logits_shard, first_class
-        As they were given to :func:`partial`.
+        The arguments that were passed to :func:`partial`.
     total : Partial
         The Partial of all classes. Its targets do not matter.
     threads : int, optional

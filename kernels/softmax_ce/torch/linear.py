@@ -32,16 +32,25 @@ def linear_cross_entropy(
     target : Tensor
         Labels of shape () or (N,), or probabilities of shape (C,) or (N, C).
     linear_bias : Tensor, shape (C,), optional
+        The layer's bias.
     weight : Tensor, shape (C,), optional
         Class weights.
     reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over the rows, weighted by `weight` if the targets are labels; their sum; or one loss for each row.
     ignore_index : int, optional
         Rows with this label do not count. By default -100, for labels.
     label_smoothing : float, default 0.0
+        In [0, 1]. The target becomes ``(1 - label_smoothing) * onehot + label_smoothing / C``.
     options : LinearCrossEntropyOptions, optional
         For PyTorch's own function, which then computes the call.
-    z_loss, softcap, denominator, backend
-        As for :func:`softmax_ce.torch.cross_entropy`.
+    z_loss : float, default 0.0
+        Adds ``z_loss * logsumexp**2`` to the loss of each row that counts.
+    softcap : float, optional
+        Replaces each logit x by ``softcap * tanh(x / softcap)``.
+    denominator : float, optional
+        Divides the sum in place of the mean's own denominator, for gradient accumulation.
+    backend : str, optional
+        A backend of softmax_ce.
     memory : int or str, default "256MiB"
         The most memory to use beyond arguments and results: see :func:`softmax_ce.linear_cross_entropy`.
 

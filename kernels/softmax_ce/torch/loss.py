@@ -39,11 +39,13 @@ def cross_entropy(
     weight : Tensor, shape (C,), optional
         Class weights.
     size_average, reduce : bool, optional
-        Deprecated in PyTorch, too: `reduction` says the same.
+        Deprecated, as in PyTorch: use `reduction`.
     ignore_index : int, default -100
         Rows with this label do not count.
     reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over the rows, weighted by `weight` if the targets are labels; their sum; or one loss for each row.
     label_smoothing : float, default 0.0
+        In [0, 1]. The target becomes ``(1 - label_smoothing) * onehot + label_smoothing / C``.
     z_loss : float, default 0.0
         Adds ``z_loss * logsumexp**2`` to the loss of each row that counts.
     softcap : float, optional

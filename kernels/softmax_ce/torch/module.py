@@ -15,9 +15,13 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     Parameters
     ----------
     weight, size_average, ignore_index, reduce, reduction, label_smoothing
-        As for :class:`torch.nn.CrossEntropyLoss`.
-    z_loss, softcap, backend
-        As for :func:`softmax_ce.torch.cross_entropy`.
+        The arguments of :class:`torch.nn.CrossEntropyLoss`.
+    z_loss : float, default 0.0
+        Adds ``z_loss * logsumexp**2`` to the loss of each row that counts.
+    softcap : float, optional
+        Replaces each logit x by ``softcap * tanh(x / softcap)``.
+    backend : str, optional
+        A backend of softmax_ce. If it is named, its kernels compute small calls, too.
 
     Notes
     -----
@@ -48,13 +52,17 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
         Parameters
         ----------
-        input, target : Tensor
-        denominator : float or Tensor, optional
-            As for :func:`softmax_ce.torch.cross_entropy`.
+        input : Tensor, shape (C,), (N, C) or (N, C, d1, ...)
+            Logits.
+        target : Tensor
+            Labels of shape (), (N,) or (N, d1, ...), or probabilities of the input's shape.
+        denominator : float or Tensor with one element, optional
+            Divides the sum in place of the mean's own denominator, for gradient accumulation.
 
         Returns
         -------
         Tensor
+            The loss.
         """
         return cross_entropy(
             input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction,

@@ -32,12 +32,13 @@ def vocab_parallel_cross_entropy(
     Parameters
     ----------
     logits_shard : Tensor, shape (..., width)
-        This process's classes, on the last axis. The processes have them in the order of their ranks. The widths may
-        differ.
+        The logits of this process's classes, on the last axis. The classes are in the order of the ranks. The widths
+        may differ.
     target : Tensor
-        The labels, of all classes, shape (...), the same in every process. Or this process's columns of soft labels.
+        Labels in [0, C) for all C classes, shape (...), the same in every process. Or soft labels, of this process's
+        classes only.
     group : ProcessGroup, optional
-        The processes, by default all. Its backend must support CPU tensors, as gloo does.
+        The processes, by default all. The group's backend must support CPU tensors, as gloo does.
     reduction : {"none", "mean", "sum"}, default "none"
         As in Megatron, each row's loss is returned by default.
     **options
@@ -53,7 +54,7 @@ def vocab_parallel_cross_entropy(
     Raises
     ------
     ValueError, TypeError, IndexError
-        As from :func:`softmax_ce.cross_entropy`. If one process raises an error, all do.
+        An argument that :func:`softmax_ce.cross_entropy` would refuse. If one process raises an error, all do.
 
     Notes
     -----
