@@ -338,7 +338,10 @@ def test_rows_of_ones_own_label_are_ignored(run, own, tmp_path):
         (lambda a: (*a, "--time-budget", "-1"), "'-1' is not a time such as 60, 60s, 2m or 1h"),
         (lambda a: (*a, "--time-budget", "0"), "'0' is not a time above 0"),
         (lambda a: (*a, "--time-budget", "3 days"), "'3 days' is not a time such as 60, 60s, 2m or 1h"),
-        (lambda a: ("--set", "quick,vison"), "'vison' is not one of quick, vision, llm, boosting, numerics"),
+        (
+            lambda a: ("--set", "quick,vison"),
+            "'vison' is not one of quick, vision, llm, boosting, segmentation, numerics",
+        ),
         (lambda a: ("--shapes", "32x1000,7"), "'7' is not ROWSxCLASSES, both at least 1, such as 32x1000"),
         (lambda a: ("--shapes", "0x5"), "'0x5' is not ROWSxCLASSES"),
         (

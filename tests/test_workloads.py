@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from softmax_ce_bench.inputs import digits, workloads
-from softmax_ce_bench.inputs.workloads import SHAPES, Shape, WorkloadError, from_files, synthetic
+from softmax_ce_bench.inputs.workloads import SHAPES, Shape, WorkloadError, from_files, softened, synthetic
 from softmax_ce_bench.terminal.options import Weight
 
 
@@ -219,3 +219,28 @@ def test_a_damaged_header_is_a_file_that_cannot_be_read(tmp_path, header):
     assert "\n" not in str(caught.value)
     with pytest.raises(click.BadParameter, match=r"neither 'drawn' nor an \.npy file"):
         Weight().convert(str(path), None, None)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_classes_on_axis_1_are_the_same_numbers_in_another_layout(soft):
+    flat = synthetic(Shape("flat", 24, 5, ""), "float32")
+    images = synthetic(Shape("images", 24, 5, "", inner=(3, 4)), "float32")
+    assert (images.logits.shape, images.targets.shape) == ((2, 5, 3, 4), (2, 3, 4))
+    assert images.logits.flags.c_contiguous
+    if soft:
+        flat, images = softened(flat), softened(images)
+        assert images.is_soft
+        np.testing.assert_allclose(images.targets.sum(axis=1), 1, rtol=1e-6)
+    else:
+        assert (images.as_rows(images.targets) == flat.targets).all()
+    assert (images.as_rows(images.logits) == flat.logits).all()
+    assert (images.shape, images.axis, flat.axis) == ((24, 5), {"axis": 1}, {})
+    some = images.rows(50)
+    assert (some.logits.shape, some.targets.shape) == ((1, 5, 10), (1, 5, 10) if soft else (1, 10))
+    rows = images.as_rows(images.logits)
+    assert all((rows == row).all(axis=1).any() for row in some.as_rows(some.logits))
+
+
+def test_every_set_names_as_many_rows_as_its_shapes_have():
+    for shapes in workloads.SETS.values():
+        assert all(shape.rows % int(np.prod(shape.inner)) == 0 for shape in shapes)

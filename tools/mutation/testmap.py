@@ -24,7 +24,7 @@ from tools.mutation.tree import BUILD, PACKAGE, ROOT, Tree, python
 _LEFT_OUT = {
     f"tests/test_{name}.py" for name in (
         "asv", "ceilings", "cold_start", "compare", "html", "mutation", "operations", "peers", "roofline", "show_diff",
-        "timing", "wrong_backends",
+        "timing", "training_step", "wrong_backends",
     )
 }  # fmt: skip
 # What tells apart tests of one kind: backend, dtype, a number.
