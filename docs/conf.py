@@ -34,7 +34,7 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:\w+", r"[A-Z]\w*|softmax_ce\.(?!profile\b)[a-z_]+(\.\w+)+")]
 # Types in docstrings are written for people ("array_like, shape (..., C, ...)"), and signatures show names alone.
 autodoc_typehints = "none"
-autodoc_mock_imports = ["dask", "lightgbm", "xgboost"]  # the API's pages need only their names
+autodoc_mock_imports = ["dask", "lightgbm", "torch", "xgboost"]  # the API's pages need only their names
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 autosummary_generate = True

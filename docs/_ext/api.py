@@ -19,6 +19,7 @@ GROUPS = {
 # Public modules below softmax_ce, where they exist, with the sentence that introduces them.
 MODULES = {
     "profile": "Profiles: read, written and followed. :doc:`/reference/profile` explains the file.",
+    "torch": "For PyTorch. :doc:`/how-to/pytorch` shows its use.",
     "shards": "Classes in shards. :doc:`/how-to/several-machines` shows their use.",
     "dask": "The losses on Dask arrays. :doc:`/how-to/several-machines` shows their use.",
     "xgboost": "An objective and a metric for XGBoost. :doc:`/how-to/xgboost` shows their use.",

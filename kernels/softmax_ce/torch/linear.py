@@ -21,7 +21,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0, softcap: float | None = None, denominator: float | None = None,
     memory: int | str = "256MiB", backend: str | None = None,
 ) -> Any:  # fmt: skip
-    """Return the cross-entropy of a linear layer, in place of :func:`torch.nn.functional.linear_cross_entropy`.
+    """Return the cross-entropy of a linear layer, in place of ``torch.nn.functional.linear_cross_entropy``.
 
     Parameters
     ----------

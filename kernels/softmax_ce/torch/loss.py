@@ -28,7 +28,7 @@ def cross_entropy(
     reduce: bool | None = None, reduction: str = "mean", label_smoothing: float = 0.0, *, z_loss: float = 0.0,
     softcap: float | None = None, denominator: Any = None, backend: str | None = None,
 ) -> Any:  # fmt: skip
-    """Return the cross-entropy between logits and labels, in place of :func:`torch.nn.functional.cross_entropy`.
+    """Return the cross-entropy between logits and labels, in place of ``torch.nn.functional.cross_entropy``.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def cross_entropy(
     -----
     The kernels compute calls on dense CPU tensors of float32, float64, bfloat16 and float16. They use at most
     ``torch.get_num_threads()`` threads, and their results do not depend on the number. PyTorch's function computes all
-    other calls, and reports wrong arguments: see :mod:`softmax_ce.torch`.
+    other calls, and reports wrong arguments: see ``softmax_ce.torch``.
 
     Examples
     --------

@@ -10,12 +10,12 @@ from softmax_ce.torch.loss import cross_entropy
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
-    """Cross-entropy between logits and labels, in place of :class:`torch.nn.CrossEntropyLoss`.
+    """Cross-entropy between logits and labels, in place of ``torch.nn.CrossEntropyLoss``.
 
     Parameters
     ----------
     weight, size_average, ignore_index, reduce, reduction, label_smoothing
-        The arguments of :class:`torch.nn.CrossEntropyLoss`.
+        The arguments of ``torch.nn.CrossEntropyLoss``.
     z_loss : float, default 0.0
         Adds ``z_loss * logsumexp**2`` to the loss of each row that counts.
     softcap : float, optional
