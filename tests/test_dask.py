@@ -86,6 +86,8 @@ def test_on_empty_raise_is_an_error_of_the_task() -> None:
         ({"axis": 2}, ValueError, "axis 2 is out of range"),
         ({"reduction": "max"}, ValueError, "reduction='max' is not known"),
         ({"denominator": 2.0, "reduction": "sum"}, ValueError, "denominator goes with"),
+        ({"denominator": -2.0}, ValueError, "denominator must be finite and above 0"),
+        ({"return_lse": True}, TypeError, "return_lse is no option here"),
         ({"sample_weight": np.ones(5)}, ValueError, "sample_weight of shape"),
     ],
 )

@@ -80,6 +80,46 @@ def test_rows_that_do_not_count_are_left_out_of_the_products(monkeypatch: pytest
     assert (grad_hidden[~kept] == 0).all()
 
 
+@pytest.mark.parametrize("more", [{"return_lse": True}, {"return_correct": True, "sample_weight": np.arange(30) % 3}])
+def test_rows_whose_lse_alone_is_wanted_leave_the_gradient_alone(more: Any) -> None:
+    random = np.random.default_rng(1)
+    hidden, weight = random.standard_normal((30, 4)), random.standard_normal((9, 4))
+    labels = random.integers(0, 9, 30)
+    if "return_lse" in more:
+        labels[::3] = -100
+    hidden[::3] = np.nan
+    found = sce.linear_cross_entropy_with_grad(hidden, weight, labels, **more)
+    assert np.isfinite(found[0])
+    assert np.isfinite(found[2]).all()
+    assert np.isfinite(found[1]).all()
+    if "return_lse" in more:
+        assert np.isnan(found[3][::3]).all()
+
+
+def test_bits_do_not_depend_on_threads_near_the_budget() -> None:
+    random = np.random.default_rng(3)
+    hidden, weight = random.standard_normal((6000, 32), np.float32), random.standard_normal((300, 32), np.float32)
+    labels = random.integers(0, 300, 6000)
+    one, two = (
+        sce.linear_cross_entropy_with_grad(hidden, weight, labels, threads=threads, memory=8_912_896)
+        for threads in (1, 2)
+    )
+    for mine, theirs in zip(one, two, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["axis", "grad_output", "grad_out", "colour"])
+def test_options_that_it_does_not_have_are_named(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} is no option here; the options are backend, denominator"):
+        sce.linear_cross_entropy(np.zeros((2, 3)), np.zeros((5, 3)), [0, 1], **{name: 0})  # type: ignore[arg-type]
+
+
+def test_an_output_may_not_overwrite_the_layer() -> None:
+    hidden = np.zeros((2, 3))
+    with pytest.raises(ValueError, match="out overlaps hidden"):
+        sce.linear_cross_entropy(hidden, np.zeros((5, 3)), [0, 1], reduction="none", out=hidden[:, 0])
+
+
 def test_nothing_counts() -> None:
     found = sce.linear_cross_entropy_with_grad(np.ones((2, 3)), np.ones((4, 3)), [-100, -100], on_empty="zero")
     assert found[0] == 0
@@ -164,7 +204,7 @@ def test_a_budget_that_cannot_be_met_names_the_least() -> None:
 @pytest.mark.parametrize(("n_rows", "n_classes", "width"), [(8192, 128_256, 1024), (3, 10, 4), (100_000, 1000, 64)])
 def test_plans_keep_to_the_budget(budget: int, n_rows: int, n_classes: int, width: int) -> None:
     try:
-        found = plan(budget, n_rows, n_classes, width, 4, 1, 2)
+        found = plan(budget, n_rows, n_classes, width, 4, 1)
     except ValueError:
         assert budget < 2048 * width * 4 * 2
         return

@@ -135,6 +135,18 @@ def test_upstream_gradients_are_those_of_one_call(backend: str) -> None:
     assert_close(found, expected, "float64")
 
 
+def test_rows_of_several_axes_with_weights() -> None:
+    random = np.random.default_rng(9)
+    x, y, weight = random.standard_normal((2, 3, 6)), random.integers(0, 6, (2, 3)), random.random((2, 3))
+    total = shards.combine(
+        shards.partial(x[..., at : at + 3], y, first_class=at, n_classes=6, sample_weight=weight) for at in (0, 3)
+    )
+    found = np.concatenate([shards.grad(x[..., at : at + 3], y, total, first_class=at) for at in (0, 3)], axis=-1)
+    expected = sce.cross_entropy_with_grad(x, y, sample_weight=weight)
+    assert_close(shards.loss(total), expected[0], "float64")
+    assert_close(found, expected[1], "float64")
+
+
 def part(first: int, width: int, n_classes: int = 8, **options: Any) -> shards.Partial:
     return shards.partial(np.zeros((3, width)), [0, 1, 2], first_class=first, n_classes=n_classes, **options)
 
@@ -148,6 +160,15 @@ def part(first: int, width: int, n_classes: int = 8, **options: Any) -> shards.P
         (lambda: shards.combine([part(0, 4), part(4, 4, z_loss=0.1)]), "different values of z_loss"),
         (lambda: shards.loss(part(0, 4)), "lacks the classes from 4 on"),
         (lambda: shards.loss(shards.combine([part(0, 2), part(4, 4)])), "lacks the classes from 2 on"),
+        (
+            lambda: shards.combine([part(0, 4, where=np.ones(8, bool)), part(4, 4, where=np.arange(8) > 0)]),
+            "different values of where",
+        ),
+        (lambda: part(0, 4, where=np.ones(4, bool)), r"an entry for every class, shape \(8,\); got \(4,\)"),
+        (
+            lambda: shards.softmax(np.zeros((3, 8)), part(0, 8, logit_scale=2.0), first_class=0),
+            "give partial no logit_scale",
+        ),
         (lambda: part(5, 4), r"classes \[5, 9\) must lie in \[0, n_classes\)"),
         (
             lambda: shards.grad(np.zeros((3, 3)), [0, 1, 2], part(0, 8), first_class=0),

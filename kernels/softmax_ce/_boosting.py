@@ -127,7 +127,8 @@ class Objective(Boosted):
                 scores, targets, sample_weight=sample_weight, grad_out=grad, hess_out=hess, **options
             )
             if factor != 1.0:
-                np.multiply(hess, factor, out=hess)
+                with np.errstate(all="ignore"):
+                    np.multiply(hess, factor, out=hess)
         else:
             self._in_blocks(scores, targets, sample_weight, factor, grad, hess, options)
         if self.hessian == "library" and self.floor:
@@ -151,7 +152,8 @@ class Objective(Boosted):
             sce.cross_entropy_with_hessian(
                 scores[rows], targets[rows], sample_weight=weights, grad_out=grad[rows], hess_out=wide, **options
             )
-            np.multiply(wide, factor, out=hess[rows], casting="same_kind")
+            with np.errstate(all="ignore"):  # a Hessian below the range of float32
+                np.multiply(wide, factor, out=hess[rows], casting="same_kind")
 
     def _check_soft_targets(self, soft_targets: Any) -> Any:
         """Return a copy, in the memory order of the scores."""

@@ -16,8 +16,9 @@ import dask.array as da
 import numpy as np
 
 from softmax_ce import shards
-from softmax_ce.checks import ON_EMPTY, REDUCTIONS, check_choice
-from softmax_ce.options import DaskOptions, Reduction
+from softmax_ce.checks import ON_EMPTY, REDUCTIONS, check_choice, check_number
+from softmax_ce.options import DaskOptions, Reduction, check_known
+from softmax_ce.reduction import numpy_total
 
 __all__ = ["cross_entropy", "cross_entropy_with_grad", "logsumexp", "softmax"]
 
@@ -144,6 +145,7 @@ class _Graph:
     def __init__(self, x: Any, targets: Any, reduction: str, options: dict[str, Any], grad_output: Any = None) -> None:
         if not isinstance(x, da.Array):
             raise TypeError(f"logits must be a dask.array.Array, got {type(x).__name__}")
+        check_known(DaskOptions, options)
         axis = options.pop("axis", -1)
         if not -x.ndim <= axis < x.ndim:
             raise ValueError(f"axis {axis} is out of range for logits of shape {x.shape}")
@@ -157,6 +159,10 @@ class _Graph:
         self.denominator = options.pop("denominator", None)
         if self.denominator is not None and reduction != "mean":
             raise ValueError(f'denominator goes with reduction="mean" only, got reduction={reduction!r}')
+        if self.denominator is not None:
+            self.denominator = check_number("denominator", self.denominator, 0.0, math.inf, above=True)
+        if grad_output is not None and np.ndim(grad_output) and reduction != "none":
+            raise ValueError(f"grad_output must have shape (), got {np.shape(grad_output)}")
         self.is_hard = targets is None or np.shape(targets) == self.row_shape
         self.targets = self._cut("targets", targets, whole=not self.is_hard)
         self.sample_weight = self._cut("sample_weight", options.pop("sample_weight", None))
@@ -309,7 +315,7 @@ def _row_losses(total: shards.Partial) -> Any:
 
 @dask.delayed(pure=True)
 def _sum(total: shards.Partial) -> float:
-    return float(np.add.reduce(np.ravel(shards.loss(total)), dtype=np.float64))
+    return numpy_total(np.ravel(shards.loss(total)), 1.0)
 
 
 @dask.delayed(pure=True)
@@ -323,7 +329,9 @@ def _denominators(labels: Any, sample_weight: Any, rows: int, weight: Any, ignor
     if labels is None:
         return _Weight(float(weights.sum()), float(weights.sum()))
     labels = np.ravel(labels)
-    counted = labels != ignore_index
+    counted = (labels != ignore_index) & (labels >= 0)  # what is no class is left to partial(), whose error names it
+    if weight is not None:
+        counted &= labels < np.size(weight)
     weights, labels = weights[counted], labels[counted]
     by_label = weights if weight is None else weights * np.asarray(weight, np.float64)[labels]
     return _Weight(float(by_label.sum()), float(weights.sum()))

@@ -17,9 +17,9 @@ from softmax_ce.problem import Problem
 from softmax_ce.reduction import Total, mean, numpy_total, rounded
 from softmax_ce.run import Outputs
 from softmax_ce.staging import Rows
+from softmax_ce.tuning import STAGED_ELEMENTS
 
 _FLOAT64 = np.dtype(np.float64)
-_STAGED = 1 << 16  # elements a block: few enough for the caches, and so many that threads rarely meet at the GIL
 _SERIAL_ELEMENTS = pool.SERIAL_ELEMENTS // 4  # an element takes several times as long as in a softmax
 
 
@@ -113,7 +113,7 @@ def _run(
 
     @np.errstate(all="ignore")  # exponentials underflow, and rows may be NaN
     def task(start: int, stop: int) -> None:
-        cuts = list(by.blocks(start, stop, _STAGED))
+        cuts = list(by.blocks(start, stop, STAGED_ELEMENTS))
         most = max(last - first for first, last in cuts)
         blocks = Blocks(chosen, temperature, problem.compute != _FLOAT64, grad is not None, most * problem.n_classes)
         scratches = [None if rows is None else rows.scratch(most) for rows in (logits, others, grad)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
@@ -130,3 +131,23 @@ DEFAULTS: dict[str, Any] = dict.fromkeys(Options._fields) | {
     "ignore_index": -100, "label_smoothing": 0.0, "z_loss": 0.0, "reduction": "mean", "on_empty": "nan", "axis": -1,
     "return_lse": False, "logit_scale": 1.0, "return_correct": False,
 }  # fmt: skip
+
+
+def given(kind: Any, options: Mapping[str, Any]) -> Options:
+    """Return the options of one call, unchecked. `kind` is the TypedDict of those that the function has.
+
+    Raises
+    ------
+    TypeError
+        An option that the function does not have.
+    """
+    check_known(kind, options)
+    return Options(**{**DEFAULTS, **{name: value for name, value in options.items() if name != "backend"}})
+
+
+def check_known(kind: Any, options: Mapping[str, Any]) -> None:
+    """Raise a TypeError if there is an option that is not one of a TypedDict's."""
+    known = kind.__optional_keys__
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise TypeError(f"{unknown[0]} is no option here; the options are {', '.join(sorted(known))}")

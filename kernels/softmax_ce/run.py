@@ -236,7 +236,8 @@ class _Run:
         if h is not None and backend.hessian is not None:
             self._call(backend.hessian, (x, t, g, h), rows, 0, n_rows)
             if transform is not None and transform.scale != 1.0:
-                h *= h.dtype.type(transform.scale)
+                with np.errstate(all="ignore"):
+                    h *= h.dtype.type(transform.scale)
         else:
             if h is not None:
                 self._compose_hessian(x, t, h, spare, rows)

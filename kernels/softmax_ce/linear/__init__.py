@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from softmax_ce.linear.evaluation import evaluate_linear
 from softmax_ce.linear.run import Gradients
-from softmax_ce.options import DEFAULTS, Array, LinearGradOptions, LinearOptions, Options
+from softmax_ce.options import Array, LinearGradOptions, LinearOptions, given
 
 __all__ = ["linear_cross_entropy", "linear_cross_entropy_with_grad"]
 
@@ -70,11 +70,10 @@ def linear_cross_entropy(
     >>> print(sce.linear_cross_entropy(hidden, weight, [2]).round(4))
     0.4076
     """
-    backend = options.pop("backend", None)
-    given = Options(**{**DEFAULTS, **options})
+    call = given(LinearOptions, options)
     return evaluate_linear(
-        hidden, linear_weight, linear_bias, targets, given, backend, memory, False, Gradients()
-    )  # fmt: skip
+        hidden, linear_weight, linear_bias, targets, call, options.get("backend"), memory, False, Gradients()
+    )
 
 
 def linear_cross_entropy_with_grad(
@@ -131,7 +130,8 @@ def linear_cross_entropy_with_grad(
     >>> print(grad_hidden.round(4), grad_weight.shape)
     [[-0.2447 -0.09  ]] (3, 2)
     """
-    backend = options.pop("backend", None)
-    given = Options(**{**DEFAULTS, **options})
+    call = given(LinearGradOptions, options)
     buffers = Gradients(grad_hidden_out, grad_linear_weight_out, grad_linear_bias_out)
-    return evaluate_linear(hidden, linear_weight, linear_bias, targets, given, backend, memory, True, buffers)
+    return evaluate_linear(
+        hidden, linear_weight, linear_bias, targets, call, options.get("backend"), memory, True, buffers
+    )

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from softmax_ce import checks, evaluation
-from softmax_ce import threads as pool
 from softmax_ce.choice import auto
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce.fold import Factors
@@ -33,6 +32,7 @@ def evaluate_linear(
     whole = stand_in(hidden.shape[:-1], len(weight), compute_dtype(hidden.dtype))
     checks.check_targets(whole, targets, options.ignore_index)
     evaluation.check_buffers(whole, options, None)
+    _check_apart({"out": options.out, "lse_out": options.lse_out}, {"hidden": hidden, "linear_weight": weight})
     apply(whole, options.logit_scale, options.softcap, options.where)
     evaluation.check_combinations(whole, options, False)
     gradients = _check_gradients(buffers, hidden, weight, bias, options, whole) if want_grad else None
@@ -42,11 +42,10 @@ def evaluate_linear(
     total = chosen.total or numpy_total
     factors = evaluation.fold_options(whole, options, total)
     outputs = _outputs(whole, options)
-    rows = None if options.return_lse else _needed(whole, factors, options)
+    rows = _counting(whole, factors, options.ignore_index)
     n_rows = whole.n_rows if rows is None else len(rows)
     copies = (whole.targets is not None) + (whole.transform is not None and whole.transform.masks is not None)
-    threads = options.threads or pool.available_cpus()
-    plan = budget.plan(size, n_rows, whole.n_classes, hidden.shape[-1], whole.compute.itemsize, 1 + copies, threads)
+    plan = budget.plan(size, n_rows, whole.n_classes, hidden.shape[-1], whole.compute.itemsize, 1 + copies)
     if gradients is not None and rows is not None:
         gradients.hidden[...] = 0  # of the rows that do not count
     if gradients is not None and n_rows == 0:
@@ -54,7 +53,11 @@ def evaluate_linear(
         if bias is not None:
             gradients.bias[...] = 0
     layer = make_layer(hidden, weight, bias, whole.compute, plan.columns)
-    LinearRun(layer, whole, options, factors, chosen, outputs, gradients, plan).on(rows)
+    run = LinearRun(layer, whole, options, factors, chosen, outputs, gradients, plan)
+    run.on(rows)
+    if rows is not None and (options.return_lse or options.return_correct):
+        run.gradients = None  # 0 times a NaN of a row that does not count would be NaN
+        run.on(np.setdiff1d(np.arange(whole.n_rows), rows, assume_unique=True))
     results = [evaluation.reduce_rows(whole, factors, outputs, options, total)]
     if gradients is not None:
         results += [gradients.hidden, gradients.weight]
@@ -107,13 +110,18 @@ def _check_gradients(buffers: Gradients, hidden: Any, weight: Any, bias: Any, op
     inputs["targets"] = whole.labels if whole.targets is None else whole.targets
     for name in ("weight", "sample_weight", "where", "grad_output", "out", "lse_out"):
         inputs[name] = getattr(options, name)
-    for name, buffer in given.items():
-        for other, array in inputs.items():
-            if checks.overlaps(buffer, array):
-                raise ValueError(f"{name} overlaps {other}: a gradient needs memory of its own")
+    _check_apart(given, inputs)
     checks.check_apart(given)
     arrays = [np.empty(shape, whole.compute) if buffer is None else buffer for buffer, shape in wanted.values()]
     return Gradients(arrays[0], arrays[1], None if bias is None else arrays[2])
+
+
+def _check_apart(buffers: dict[str, Any], inputs: dict[str, Any]) -> None:
+    """Check that no output shares memory with an argument."""
+    for name, buffer in buffers.items():
+        for other, array in inputs.items():
+            if buffer is not None and checks.overlaps(buffer, array):
+                raise ValueError(f"{name} overlaps {other}: a result needs memory of its own")
 
 
 def _outputs(whole: Problem, options: Options) -> Outputs:
@@ -126,14 +134,9 @@ def _outputs(whole: Problem, options: Options) -> Outputs:
     return outputs
 
 
-def _needed(whole: Problem, factors: Factors, options: Options) -> Any:
-    """Return the indices of the rows that must be computed, or None for all: those that count.
-
-    A row of weight 0 counts for nothing in the loss, but whether its label is right may be wanted.
-    """
-    needed = np.full(whole.n_rows, True)
-    if not options.return_correct:
-        needed &= factors.row_weight != 0
+def _counting(whole: Problem, factors: Factors, ignore_index: int) -> Any:
+    """Return the indices of the rows that count, or None if all do."""
+    counts = np.broadcast_to(factors.row_weight != 0, whole.n_rows)
     if whole.any_ignored:
-        needed &= whole.labels != options.ignore_index
-    return None if needed.all() else np.flatnonzero(needed)
+        counts = counts & (whole.labels != ignore_index)
+    return None if counts.all() else np.flatnonzero(counts)

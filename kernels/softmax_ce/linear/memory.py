@@ -17,7 +17,8 @@ _UNITS = {"B": 1} | {
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _CHUNK = 2048  # classes: narrower blocks would cost more calls than they save memory
 _PART_BYTES = 1 << 23  # of a partial product: it is added to the gradient while it is in a cache
-_KERNEL_BYTES = 1 << 20  # for each thread: the kernels' own scratch
+_OF_PIECE = 96  # bytes
+_KERNEL_BYTES = 1 << 20  # the scratch of the kernels on one thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def parse(memory: Any) -> int:
     return size
 
 
-def plan(budget: int, n_rows: int, n_classes: int, width: int, itemsize: int, arrays: int, threads: int) -> Plan:
+def plan(budget: int, n_rows: int, n_classes: int, width: int, itemsize: int, arrays: int) -> Plan:
     """Return the largest even blocks within a budget.
 
     Parameters
@@ -81,23 +82,25 @@ def plan(budget: int, n_rows: int, n_classes: int, width: int, itemsize: int, ar
         Bytes of an entry as it is computed.
     arrays : int
         How many arrays of a block's logits are needed at a time: 1, and 1 for each array that is copied beside them.
-    threads : int
 
     Raises
     ------
     ValueError
         The budget is too small even for one row.
     """
-    fixed = threads * _KERNEL_BYTES if budget > 8 * threads * _KERNEL_BYTES else 0
+    # Not by the number of threads, on which the bits of the result would then depend.
+    fixed = budget // 16 if budget > 16 * _KERNEL_BYTES else 0
     free = budget - fixed
     of_row = (arrays * n_classes + 2 * width) * itemsize
+    width = max(width, 1)
     of_column = width * itemsize  # of a partial product for the weight's gradient, or of a converted copy
     columns = min(n_classes, max(_CHUNK, min(free // 8, _PART_BYTES) // of_column))
     rows = (free - columns * of_column) // of_row
     if rows >= 1:
         return Plan(_even(n_rows, rows), n_classes, columns)
     classes = _CHUNK
-    of_part = (arrays * classes + 3 * width) * itemsize
+    # What is known of each row and piece of classes is kept until all of them are there.
+    of_part = (arrays * classes + 3 * width) * itemsize + _OF_PIECE * -(-n_classes // classes)
     least = classes * of_column + of_part
     if least > budget:
         raise ValueError(

@@ -56,10 +56,8 @@ class LinearRun:
         self.backend, self.outputs, self.gradients, self.plan = backend, outputs, gradients, plan
         self._scratch = np.empty(plan.rows * plan.classes, whole.compute)
         self._where: Any = None
-        self._where_rows: Rows | None = None
         if whole.transform is not None and whole.transform.masks is not None:
             self._where = np.asarray(options.where)
-            self._where_rows = Rows(self._where, self._where.ndim - 1, self._where.dtype)
 
     def on(self, rows: Any) -> None:
         """Compute these rows: None for all, or an array of indices. The other rows' results are left as they are."""

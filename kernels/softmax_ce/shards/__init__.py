@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from softmax_ce import evaluation
 from softmax_ce.fold import Factors
 from softmax_ce.normalize import softmax as softmax_of_rows
-from softmax_ce.options import DEFAULTS, Array, Options, ShardOptions
+from softmax_ce.options import Array, Options, ShardOptions, given
 from softmax_ce.reduction import numpy_total
 from softmax_ce.registry import get_backend
 from softmax_ce.run import Outputs
@@ -118,15 +118,17 @@ def partial(
     >>> print(shards.loss(shards.combine([left, right])).round(4))
     1.4402
     """
-    backend = options.pop("backend", None)
-    shard, given = checked_shard(
-        logits_shard, targets, first_class, n_classes, Options(**{**DEFAULTS, **options}), backend
+    shard, checked = checked_shard(
+        logits_shard, targets, first_class, n_classes, given(ShardOptions, options), options.get("backend")
     )
-    piece, label_logit, label_mass = shard.piece(given.return_correct)
-    given = given._replace(threads=None, where=None if piece.masked else given.where)
+    piece, label_logit, label_mass = shard.piece(checked.return_correct)
+    # What travels is copied, as it was given: the caller may change its own.
+    weights = None if checked.sample_weight is None else checked.sample_weight.reshape(shard.problem.row_shape)
+    where = None if piece.masked or checked.where is None else np.array(checked.where)
+    checked = checked._replace(threads=None, sample_weight=weights, where=where)
     kept = replace(shard.factors, class_scale=None, base_mass=None, spread=None)
     return Partial(
-        n_classes, shard.problem.row_shape, shard.problem.compute, given, shard.backend.name, kept, (piece,),
+        n_classes, shard.problem.row_shape, shard.problem.compute, checked, shard.backend.name, kept, (piece,),
         label_logit, label_mass,
     )  # fmt: skip
 
@@ -148,13 +150,13 @@ def combine(partials: Iterable[Partial]) -> Partial:
     ValueError
         No Partial was given, shards overlap, or the Partials do not belong together.
     """
-    given = list(partials)
-    if not given:
+    parts = list(partials)
+    if not parts:
         raise ValueError("combine needs at least one Partial")
-    one, *others = given
+    one, *others = parts
     for other in others:
         _check_alike(one, other)
-    pieces = sorted((piece for each in given for piece in each.pieces), key=lambda piece: piece.first)
+    pieces = sorted((piece for each in parts for piece in each.pieces), key=lambda piece: piece.first)
     for before, after in itertools.pairwise(pieces):
         if after.first < before.stop:
             raise ValueError(
@@ -293,8 +295,11 @@ def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, thread
     ndarray
         In the shape and dtype of `logits_shard`, or float64 for integers.
     """
+    options = total.options
+    if options.logit_scale != 1 or options.softcap is not None or options.where is not None or total.pieces[0].masked:
+        raise ValueError("softmax takes the logits as they are: give partial no logit_scale, softcap or where")
     totals = _complete(total)
-    axis = total.options.axis
+    axis = options.axis
     probabilities = softmax_of_rows(logits_shard, axis, backend=total.backend, threads=threads)
     piece = _piece_of(total, first_class, probabilities.shape[axis])
     with np.errstate(all="ignore"):
@@ -322,7 +327,7 @@ def _check_alike(one: Partial, other: Partial) -> None:
         if mine != theirs:
             raise ValueError(f"the Partials do not belong together: {name} is {mine} in one and {theirs} in another")
     for name, mine, theirs in zip(Options._fields, one.options, other.options, strict=True):
-        if name != "where" and not np.array_equal(mine, theirs):
+        if not np.array_equal(mine, theirs):
             raise ValueError(f"the Partials do not belong together: they have different values of {name}")
 
 

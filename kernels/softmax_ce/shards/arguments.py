@@ -36,7 +36,8 @@ def checked_shard(
     _apply(problem, whole, options, begin)
     evaluation.check_combinations(whole, options, False)
     options = evaluation.check_weights(whole, options)
-    chosen = auto.choose(backend, True, True, problem.source.dtype, problem.n_rows, problem.n_classes, options.threads)
+    # By the size of the whole, so that shards of different widths have the same backend.
+    chosen = auto.choose(backend, True, True, problem.source.dtype, whole.n_rows, whole.n_classes, options.threads)
     auto.check_dtype(chosen, problem.compute)
     factors = evaluation.fold_options(whole, options, chosen.total or numpy_total)
     return Shard(begin, whole.n_classes, problem, factors, options.ignore_index, chosen, options.threads), options
@@ -46,6 +47,10 @@ def _apply(problem: Problem, whole: Problem, options: Options, first: int) -> No
     """Let `logit_scale`, `softcap` and `where` change the shard's logits and the factors of the whole."""
     where = options.where
     by_class = where is not None and np.shape(where) == (whole.n_classes,)
+    if where is not None and not by_class and np.ndim(where) == 1 and whole.row_shape:
+        raise ValueError(
+            f"where with one axis must have an entry for every class, shape {(whole.n_classes,)}; got {np.shape(where)}"
+        )
     apply(whole, options.logit_scale, options.softcap, where if by_class else None)
     mask = np.asarray(where)[first : first + problem.n_classes] if by_class else where
     apply(problem, options.logit_scale, options.softcap, mask, "logits_shard")

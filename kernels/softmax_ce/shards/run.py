@@ -165,7 +165,10 @@ class Shard:
             return tables.base[local].astype(np.float64)
         if tables.spread is None:
             return 0.0
-        taking_part = np.take_along_axis(self._masks.load(0, len(local)), local[:, None], 1)[:, 0]
+        taking_part = np.empty(len(local), np.bool_)
+        for first, last in self._masks.blocks(0, len(local), STAGED_ELEMENTS):
+            mask = self._masks.load(first, last)
+            taking_part[first:last] = np.take_along_axis(mask, local[first:last, None], 1)[:, 0]
         return taking_part * tables.spread[local].astype(np.float64) / totals.count
 
     @property

@@ -92,14 +92,14 @@ def _memory(x: Any) -> tuple[Any, Any]:
     The first is None for memory that is not kept, and both are None where the kernels' own does.
     """
     if x.nbytes >= buffers.LARGE:
-        memory = buffers.empty_like(x, np.dtype(np.int16) if x.dtype == BFLOAT16 else x.dtype)
+        memory = buffers.empty_like(x, np.dtype(np.int16) if _is_bfloat16(x.dtype) else x.dtype)
         return memory, memory.view(x.dtype)
     return None, None if x.flags.c_contiguous else np.empty_like(x)
 
 
 def _gradient_tensor(grad: Any) -> Any:
     """Return the tensor of a gradient, with the classes on PyTorch's axis."""
-    is_narrow = grad.dtype == BFLOAT16
+    is_narrow = _is_bfloat16(grad.dtype)
     tensor = torch.from_numpy(grad.view(np.int16) if is_narrow else grad)
     if is_narrow or grad.dtype == np.int16:
         tensor = tensor.view(torch.bfloat16)
@@ -110,3 +110,7 @@ def as_tensor(loss: Any, dtype: Any) -> Any:
     """Return a loss as a tensor of this dtype."""
     tensor = torch.from_numpy(np.asarray(loss))
     return tensor if tensor.dtype is dtype else tensor.to(dtype)
+
+
+def _is_bfloat16(dtype: Any) -> bool:
+    return BFLOAT16 is not None and dtype == BFLOAT16  # NumPy takes None for float64

@@ -11,7 +11,7 @@ from torch import distributed
 from torch.autograd.function import once_differentiable
 
 from softmax_ce import shards
-from softmax_ce.options import ParallelOptions, Reduction
+from softmax_ce.options import ParallelOptions, Reduction, check_known
 from softmax_ce.shards.rows import Piece
 from softmax_ce.torch.call import as_array, as_tensor
 
@@ -69,9 +69,9 @@ class _VocabParallel(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Any, target: Any, group: Any, reduction: str, options: dict[str, Any]
     ) -> Any:  # fmt: skip
-        x, y = as_array(logits), as_array(target)
-        first, n_classes = _place(x.shape[-1], group)
-        total = _total(x, y, first, n_classes, group, {**options, "reduction": reduction})
+        check_known(ParallelOptions, options)
+        first, n_classes = _place(logits.shape[-1], group)
+        total = _total(logits, target, first, n_classes, group, {**options, "reduction": reduction})
         ctx.save_for_backward(logits, target)
         ctx.total, ctx.first, ctx.where = total, first, options.get("where")
         loss = shards.loss(total)
@@ -104,16 +104,17 @@ def _gathered(tensor: Any, group: Any) -> Any:
     return torch.stack(parts)
 
 
-def _total(x: Any, y: Any, first: int, n_classes: int, group: Any, options: dict[str, Any]) -> shards.Partial:
+def _total(logits: Any, target: Any, first: int, n_classes: int, group: Any, options: dict[str, Any]) -> shards.Partial:
     """Return the Partial of all classes."""
     own, error = None, None
     try:
+        x, y = as_array(logits), as_array(target)
         own = shards.partial(x, y, first_class=first, n_classes=n_classes, threads=torch.get_num_threads(), **options)
-    except (ValueError, TypeError, IndexError) as raised:
+    except Exception as raised:  # whatever it is, no process may wait for this one
         error = raised
     # No process may wait for one that has raised an error, nor for rows that another does not have.
     rows = -1 if own is None else len(own.pieces[0].top)
-    states = _gathered(torch.tensor([rows, first, first + x.shape[-1]]), group).tolist()
+    states = _gathered(torch.tensor([rows, first, first + logits.shape[-1]]), group).tolist()
     if error is not None:
         raise error
     assert own is not None
