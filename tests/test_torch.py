@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning") 
 
 from torch.nn import functional  # noqa: E402
 
-from softmax_ce.torch import cross_entropy  # noqa: E402
+from softmax_ce.torch import call, cross_entropy  # noqa: E402
 from softmax_ce.torch import loss as routes  # noqa: E402
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -210,3 +210,14 @@ def test_threads_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))
     assert seen == [3]
+
+
+@pytest.mark.parametrize("shape", [(300, 1000), (4000, 300)])
+def test_float64_needs_no_ml_dtypes(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the dtype of bfloat16 is None, which NumPy takes for float64."""
+    monkeypatch.setattr(call, "BFLOAT16", None)
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(shape[1], shape[:1])
+    found = torch.autograd.grad(cross_entropy(x, target), x)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(functional.cross_entropy(x, target), x)[0])
