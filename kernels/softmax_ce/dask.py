@@ -8,7 +8,8 @@ depend on the scheduler, on the workers, or on which of them fail.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Unpack
 
 import dask
@@ -17,6 +18,7 @@ import numpy as np
 
 from softmax_ce import shards
 from softmax_ce.checks import ON_EMPTY, REDUCTIONS, check_choice, check_number
+from softmax_ce.functional import cross_entropy_with_grad as cross_entropy_of_rows
 from softmax_ce.options import DaskOptions, Reduction, check_known
 from softmax_ce.reduction import numpy_total
 
@@ -93,7 +95,7 @@ def cross_entropy_with_grad(
         The gradient has the logits' shape, dtype and chunks.
     """
     graph = _Graph(logits, targets, reduction, dict(options), grad_output)
-    return graph.loss(), graph.grad()
+    return graph.loss(with_grad=True), graph.grad()
 
 
 def logsumexp(x: da.Array, axis: int = -1, *, backend: str | None = None) -> da.Array:
@@ -111,7 +113,8 @@ def logsumexp(x: da.Array, axis: int = -1, *, backend: str | None = None) -> da.
         In the shape of `x` without the axis.
     """
     graph = _Graph(x, None, "none", {"axis": axis, "backend": backend})
-    return graph.by_row(_lse_of, np.float64 if x.dtype == np.float64 or x.dtype.kind in "iu" else np.float32)
+    found = {row: _lse_of(total) for row, total in graph.totals.items()}
+    return graph.by_row(found, np.float64 if x.dtype == np.float64 or x.dtype.kind in "iu" else np.float32)
 
 
 def softmax(x: da.Array, axis: int = -1, *, backend: str | None = None) -> da.Array:
@@ -177,7 +180,32 @@ class _Graph:
         # The z-loss of a mean has a denominator of its own, and partial() knows but one.
         has_ratio = self.mean is not None and options.get("z_loss") and options.get("weight") is not None
         self.ratio = _ratio(self.mean) if has_ratio else None
-        self.totals = {row: self._total(row) for row in self._rows()}
+
+    @cached_property
+    def totals(self) -> dict[tuple[int, ...], Any]:
+        """The Partial of all classes for each row block."""
+        return {row: self._total(row) for row in self._rows()}
+
+    @cached_property
+    def whole_rows(self) -> dict[tuple[int, ...], Any] | None:
+        """The row losses and the gradient of each row block, from one fused call, if a chunk has all classes."""
+        if self.x.numblocks[self.axis] > 1:
+            return None
+        found = {}
+        for row in self._rows():
+            ((_, _, x, targets, mask),) = self._shards(row)
+            found[row] = _losses_and_gradient(
+                x, targets, self.axis, self._weights(row), mask, self.ratio, self._upstream(row), self.mean,
+                self.denominator, self.options,
+            )  # fmt: skip
+        return found
+
+    def _weights(self, row: tuple[int, ...]) -> Any:
+        return None if self.sample_weight is None else self.sample_weight[row]
+
+    def _upstream(self, row: tuple[int, ...]) -> Any:
+        upstream = self.grad_output
+        return upstream[row] if isinstance(upstream, np.ndarray) and upstream.ndim else upstream
 
     def _cut(self, name: str, value: Any, whole: bool = False) -> Any:
         """Return the blocks of an array, cut as the logits are, or as their rows are."""
@@ -213,7 +241,7 @@ class _Graph:
 
     def _total(self, row: tuple[int, ...]) -> Any:
         """Return the Partial of all classes for a row block."""
-        weight = None if self.sample_weight is None else self.sample_weight[row]
+        weight = self._weights(row)
         n_classes = self.x.shape[self.axis]
         return _tree(
             [
@@ -228,39 +256,42 @@ class _Graph:
         parts = [
             _denominators(
                 self.targets[row] if self.is_hard else None,
-                None if self.sample_weight is None else self.sample_weight[row],
+                self._weights(row),
                 math.prod(self._shape(row)), options.get("weight"), options.get("ignore_index", -100),
             )
             for row in self._rows()
         ]  # fmt: skip
         return _tree(parts, _add_weights)
 
-    def loss(self) -> da.Array:
-        """Return the loss, lazily."""
+    def loss(self, with_grad: bool = False) -> da.Array:
+        """Return the loss, lazily. `with_grad` says that the gradient is wanted, too."""
         dtype = np.dtype(np.float64 if self.x.dtype == np.float64 or self.x.dtype.kind in "iu" else np.float32)
+        whole = self.whole_rows if with_grad else None
+        losses = {row: _row_losses(self.totals[row]) if whole is None else whole[row][0] for row in self._rows()}
         if self.reduction == "none":
-            return self.by_row(_row_losses, dtype)
-        total = _tree([_sum(self.totals[row]) for row in self._rows()], _add)
+            return self.by_row(losses, dtype)
+        total = _tree([_sum(losses[row]) for row in self._rows()], _add)
         if self.reduction == "mean":
             total = _divide(total, self.mean, self.denominator, self.on_empty)
         return da.from_delayed(_cast(total, dtype), (), dtype)
 
     def grad(self) -> da.Array:
         """Return the gradient, lazily."""
-        upstream = self.grad_output
 
         def task(row: tuple[int, ...], first: int, x: Any, targets: Any, mask: Any) -> Any:
-            own = upstream[row] if isinstance(upstream, np.ndarray) and upstream.ndim else upstream
-            weight = None if self.sample_weight is None else self.sample_weight[row]
-            return _gradient(x, targets, self.totals[row], first, mask, weight, own, self.mean, self.denominator)
+            if self.whole_rows is not None:
+                return self.whole_rows[row][1]
+            return _gradient(
+                x, targets, self.totals[row], first, mask, self._upstream(row), self.mean, self.denominator
+            )
 
         return self.by_logit(task)
 
-    def by_row(self, function: Any, dtype: Any) -> da.Array:
-        """Return an array with an entry for each row, from the Partials of all classes."""
+    def by_row(self, found: Mapping[tuple[int, ...], Any], dtype: Any) -> da.Array:
+        """Return an array with an entry for each row from what each row block has."""
         blocks = np.empty([len(chunks) for chunks in self.row_chunks], object)
         for row in self._rows():
-            blocks[row] = da.from_delayed(function(self.totals[row]), self._shape(row), dtype)
+            blocks[row] = da.from_delayed(found[row], self._shape(row), dtype)
         return da.block(blocks.tolist()) if blocks.ndim else blocks.item()
 
     def by_logit(self, task: Any) -> da.Array:
@@ -290,17 +321,40 @@ def _partial(
     x: Any, targets: Any, first: int, n_classes: int, axis: int, sample_weight: Any, where: Any, ratio: Any,
     options: dict[str, Any],
 ) -> shards.Partial:  # fmt: skip
-    given = dict(options)
-    if ratio is not None:
-        given["z_loss"] *= ratio
-    if where is not None:
-        given["where"] = where
+    given = _for_block(options, ratio, where)
     if targets is None:  # a normalizer
         targets = np.zeros(x.shape[:axis] + x.shape[axis + 1 :], np.int64)
     return shards.partial(
         x, targets, first_class=first, n_classes=n_classes, axis=axis, sample_weight=sample_weight, reduction="none",
         **given,
     )  # fmt: skip
+
+
+def _for_block(options: dict[str, Any], ratio: float | None, where: Any) -> dict[str, Any]:
+    given = dict(options)
+    if ratio is not None:
+        given["z_loss"] *= ratio
+    if where is not None:
+        given["where"] = where
+    return given
+
+
+@dask.delayed(pure=True, nout=2)
+def _losses_and_gradient(
+    x: Any, targets: Any, axis: int, sample_weight: Any, where: Any, ratio: Any, upstream: Any, mean: _Weight | None,
+    denominator: float | None, options: dict[str, Any],
+) -> tuple[Any, Any]:  # fmt: skip
+    return cross_entropy_of_rows(
+        x, targets, axis=axis, sample_weight=sample_weight, reduction="none",
+        grad_output=_scaled(upstream, mean, denominator), **_for_block(options, ratio, where),
+    )  # fmt: skip
+
+
+def _scaled(upstream: Any, mean: _Weight | None, denominator: float | None) -> Any:
+    """Return the upstream gradient of the row losses. If no row counts towards a mean, it is 0."""
+    upstream = 1.0 if upstream is None else np.asarray(upstream, np.float64)
+    divisor = denominator if mean is None else mean.weighted
+    return upstream / (math.inf if divisor == 0 else divisor or 1.0)
 
 
 @dask.delayed(pure=True)
@@ -314,8 +368,8 @@ def _row_losses(total: shards.Partial) -> Any:
 
 
 @dask.delayed(pure=True)
-def _sum(total: shards.Partial) -> float:
-    return numpy_total(np.ravel(shards.loss(total)), 1.0)
+def _sum(losses: Any) -> float:
+    return numpy_total(np.ravel(losses), 1.0)
 
 
 @dask.delayed(pure=True)
@@ -366,16 +420,11 @@ def _cast(value: float, dtype: np.dtype[Any]) -> Any:
 
 @dask.delayed(pure=True)
 def _gradient(
-    x: Any, targets: Any, total: shards.Partial, first: int, where: Any, sample_weight: Any, upstream: Any,
-    mean: _Weight | None, denominator: float | None,
+    x: Any, targets: Any, total: shards.Partial, first: int, where: Any, upstream: Any, mean: _Weight | None,
+    denominator: float | None,
 ) -> Any:  # fmt: skip
-    divisor = denominator if mean is None else mean.weighted
-    if divisor == 0:
-        return np.zeros(x.shape, np.float64 if x.dtype.kind in "iu" else x.dtype)
-    upstream = 1.0 if upstream is None else np.asarray(upstream, np.float64)
-    return shards.grad(
-        x, targets, total, first_class=first, where=where, grad_output=upstream / (divisor or 1.0), threads=1
-    )
+    upstream = _scaled(upstream, mean, denominator)
+    return shards.grad(x, targets, total, first_class=first, where=where, grad_output=upstream, threads=1)
 
 
 @dask.delayed(pure=True)

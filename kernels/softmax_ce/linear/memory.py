@@ -18,7 +18,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _CHUNK = 2048  # classes: narrower blocks would cost more calls than they save memory
 _PART_BYTES = 1 << 23  # of a partial product: it is added to the gradient while it is in a cache
 _OF_PIECE = 96  # bytes
-_KERNEL_BYTES = 1 << 20  # the scratch of the kernels on one thread
+_RESERVED = 48 << 20  # for the kernels' scratch and the buffers of BLAS: OpenBLAS took 40 MiB on two threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,7 @@ def plan(budget: int, n_rows: int, n_classes: int, width: int, itemsize: int, ar
         The budget is too small even for one row.
     """
     # Not by the number of threads, on which the bits of the result would then depend.
-    fixed = budget // 16 if budget > 16 * _KERNEL_BYTES else 0
-    free = budget - fixed
+    free = budget - min(budget // 4, _RESERVED)
     of_row = (arrays * n_classes + 2 * width) * itemsize
     width = max(width, 1)
     of_column = width * itemsize  # of a partial product for the weight's gradient, or of a converted copy
