@@ -29,6 +29,9 @@ def missing(module: str, library: str, extra: str) -> str:
 class Boosted:
     """The number of classes, and the checks of what a library passes in each round."""
 
+    data_type: ClassVar[type]  # of the data that the library's native interface passes
+    how_to_set: ClassVar[str]  # says how to get scores for so many classes
+
     def __init__(self, n_classes: int, backend: str | None, threads: int | None) -> None:
         try:
             self.n_classes = operator.index(n_classes)
@@ -39,11 +42,24 @@ class Boosted:
         self.backend = backend
         self.threads = checks.check_threads(threads)
 
-    def check_scores(self, scores: Any, hint: str) -> Any:
-        """Return the scores as an array, which must be (rows, n_classes). `hint` says how to get such scores."""
+    def arguments(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        """Return scores, labels and weights from labels, scores and weights, or from scores and data."""
+        scores, labels = y_pred, y_true
+        if isinstance(y_pred, self.data_type):
+            data: Any = y_pred
+            scores, labels, sample_weight = y_true, data.get_label(), data.get_weight()
+            if sample_weight is not None and not sample_weight.size:
+                sample_weight = None
+        return self.check_scores(scores), labels, sample_weight
+
+    def check_scores(self, scores: Any) -> Any:
+        """Return the scores as an array, which must be (rows, n_classes)."""
         scores = checks.as_array("scores", scores)
         if scores.ndim != 2 or scores.shape[1] != self.n_classes:
-            raise ValueError(f"the scores have shape {scores.shape} and not (rows, {self.n_classes}): {hint}")
+            raise ValueError(
+                f"the scores have shape {scores.shape} and not (rows, {self.n_classes}): "
+                f"set num_class={self.n_classes} {self.how_to_set}"
+            )
         return scores
 
     def check_labels(self, labels: Any, n_rows: int) -> Any:
@@ -89,6 +105,10 @@ class Objective(Boosted):
 
     def __repr__(self) -> str:
         return f"{type(self).__module__}.objective({self.n_classes}, hessian={self.hessian!r})"
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """Return gradient and Hessian for labels, scores and weights, or for scores and data."""
+        return self.gradients(*self.arguments(y_true, y_pred, sample_weight))
 
     def library_factor(self) -> float:
         """Return the factor of p(1 - p) in the library's own objective."""

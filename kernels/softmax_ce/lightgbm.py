@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softmax_ce._boosting import Hessian, Kind, Metric, Objective, missing
+from softmax_ce._boosting import Boosted, Hessian, Kind, Metric, Objective, missing
 
 try:
     from lightgbm import Dataset
@@ -105,40 +105,27 @@ def metric(
     return LightGBMMetric(n_classes, kind, backend, threads)
 
 
-class LightGBMObjective(Objective):
+class _WithData(Boosted):
+    data_type = Dataset
+    how_to_set = (
+        "in the parameters of lightgbm.train; LGBMClassifier sets it to the number of different labels, if these are "
+        "more than two; LightGBM before 4.0 is not supported"
+    )
+
+
+class LightGBMObjective(_WithData, Objective):
     """An objective for LightGBM, as `objective` returns it."""
 
     order = "F"
     dtype = np.float64
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]:
-        """Return gradient and Hessian for labels, scores and weights, or for scores and data."""
-        scores, labels, sample_weight = _arguments(y_true, y_pred, sample_weight)
-        return self.gradients(self.check_scores(scores, _hint(self.n_classes)), labels, sample_weight)
-
     def library_factor(self) -> float:
         return self.n_classes / (self.n_classes - 1)
 
 
-class LightGBMMetric(Metric):
+class LightGBMMetric(_WithData, Metric):
     """A metric for LightGBM, as `metric` returns it."""
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
         """Return name, value and False (lower is better) for labels, scores and weights, or for scores and data."""
-        scores, labels, sample_weight = _arguments(y_true, y_pred, sample_weight)
-        scores = self.check_scores(scores, _hint(self.n_classes))
-        return self.__name__, self.value(scores, labels, sample_weight), False
-
-
-def _arguments(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """Return scores, labels and weights from the arguments of either interface."""
-    if not isinstance(y_pred, Dataset):
-        return y_pred, y_true, sample_weight
-    return y_true, y_pred.get_label(), y_pred.get_weight()
-
-
-def _hint(n_classes: int) -> str:
-    return (
-        f"set num_class={n_classes} in the parameters of lightgbm.train; LGBMClassifier sets it to the number of "
-        "different labels, if these are more than two; LightGBM before 4.0 is not supported"
-    )
+        return self.__name__, self.value(*self.arguments(y_true, y_pred, sample_weight)), False

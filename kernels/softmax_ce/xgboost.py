@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softmax_ce._boosting import Hessian, Kind, Metric, Objective, missing
+from softmax_ce._boosting import Boosted, Hessian, Kind, Metric, Objective, missing
 
 try:
     from xgboost import DMatrix
@@ -103,42 +103,29 @@ def metric(
     return XGBoostMetric(n_classes, kind, backend, threads)
 
 
-class XGBoostObjective(Objective):
+class _WithData(Boosted):
+    data_type = DMatrix
+    how_to_set = (
+        "in the parameters of xgboost.train; XGBClassifier sets it to the number of different labels, if these are "
+        "more than two"
+    )
+
+
+class XGBoostObjective(_WithData, Objective):
     """An objective for XGBoost, as `objective` returns it."""
 
     order = "C"
     dtype = np.float32
     floor = 1e-16
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]:
-        """Return gradient and Hessian for labels, scores and weights, or for scores and data."""
-        scores, labels, sample_weight = _arguments(y_true, y_pred, sample_weight)
-        return self.gradients(self.check_scores(scores, _hint(self.n_classes)), labels, sample_weight)
-
     def library_factor(self) -> float:
         return 2.0
 
 
-class XGBoostMetric(Metric):
+class XGBoostMetric(_WithData, Metric):
     """A metric for XGBoost, as `metric` returns it."""
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Return the value for labels, scores and weights; or name and value for scores and data."""
-        scores, labels, sample_weight = _arguments(y_true, y_pred, sample_weight)
-        value = self.value(self.check_scores(scores, _hint(self.n_classes)), labels, sample_weight)
+        value = self.value(*self.arguments(y_true, y_pred, sample_weight))
         return (self.__name__, value) if isinstance(y_pred, DMatrix) else value
-
-
-def _arguments(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """Return scores, labels and weights from the arguments of either interface."""
-    if not isinstance(y_pred, DMatrix):
-        return y_pred, y_true, sample_weight
-    weights = y_pred.get_weight()
-    return y_true, y_pred.get_label(), weights if weights.size else None
-
-
-def _hint(n_classes: int) -> str:
-    return (
-        f"set num_class={n_classes} in the parameters of xgboost.train; XGBClassifier sets it to the number of "
-        "different labels, if these are more than two"
-    )
