@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 
 from softmax_ce.problem import counted
+from softmax_ce.tuning import STAGED_ELEMENTS
 
 _SURE = 0.69  # less than log 2. Two equal maxima alone give a sum of 2, so below this there is one maximum
-_LOOKED_AT = 1 << 16  # elements at a time
 
 
-def mark(
-    logits: Any, start: int, labels: Any, ignore_index: int, row_max: Any, log_sum: Any, out: Any
-) -> None:  # fmt: skip
+def mark(logits: Any, start: int, labels: Any, ignore_index: int, row_max: Any, log_sum: Any, out: Any) -> None:
     """Write to `out` whether each label is what numpy.argmax gives for its row. It is False for a label ignored.
 
     Most rows need one comparison: the label's logit with the row's maximum, which the kernel has. Only if they are
@@ -39,7 +37,7 @@ def mark(
         np.equal(logits[*at, y].astype(dtype, copy=False), row_max, out=out)
         out &= counts
         unsure = np.flatnonzero(out & ~((log_sum < _SURE) & np.isfinite(row_max)))
-        step = max(1, _LOOKED_AT // logits.shape[-1])
+        step = max(1, STAGED_ELEMENTS // logits.shape[-1])
         for first in range(0, len(unsure), step):
             rows = unsure[first : first + step]
             block = logits[tuple(index[rows] for index in at)].astype(dtype, copy=False)

@@ -1,9 +1,8 @@
 """Logits that are scaled, capped or partly left out before the loss, one staged block at a time.
 
 A backend without `transformed` kernels knows none of these options: it computes on a scratch that holds the
-transformed logits. What is left to do is
-to multiply the gradient by the slope of the cap, and to set it to 0 at a label that was left out. The factor of
-`logit_scale` is folded into the upstream gradient.
+transformed logits. What is left to do is to multiply the gradient by the slope of the cap, and to set it to 0 at a
+label that was left out. The factor of `logit_scale` is folded into the upstream gradient.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce.problem import Problem
+from softmax_ce.problem import Problem, counted
 from softmax_ce.reduction import Total
 from softmax_ce.tuning import STAGED_ELEMENTS as _BLOCK
 
@@ -179,7 +179,7 @@ def _with_care(
 
 def _counted(labels: Any, n_classes: int, ignore_index: int) -> Any:
     """Return the positions of the labels that count."""
-    return np.flatnonzero((labels >= 0) & (labels < n_classes) & (labels != ignore_index))
+    return np.flatnonzero(counted(labels, n_classes, ignore_index)[1])
 
 
 def _class_power(by_class: Any, used: Any, spread: float) -> int:
