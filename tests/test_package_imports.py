@@ -36,8 +36,11 @@ def test_the_package_imports_nothing_of_the_suite() -> None:
 LAYERS = (
     ("softmax_ce", "softmax_ce.profile", "softmax_ce.choice.explanation"),
     ("softmax_ce.linear",),
-    ("softmax_ce.shards", "softmax_ce.functional", "softmax_ce.kl"),
-    ("softmax_ce.evaluation", "softmax_ce.normalize", "softmax_ce.kl_evaluation"),
+    ("softmax_ce.shards", "softmax_ce.kl"),
+    ("softmax_ce.kl_evaluation",),
+    ("softmax_ce.keywords",),
+    ("softmax_ce.functional",),
+    ("softmax_ce.evaluation", "softmax_ce.normalize"),
     ("softmax_ce.choice",),
     ("softmax_ce.registry",),
     ("softmax_ce._backends",),

@@ -18,8 +18,10 @@ import numpy as np
 
 from softmax_ce import shards
 from softmax_ce.checks import ON_EMPTY, REDUCTIONS, check_choice, check_number
+from softmax_ce.dtypes import compute_dtype, result_dtype
 from softmax_ce.functional import cross_entropy_with_grad as cross_entropy_of_rows
-from softmax_ce.options import DaskOptions, Reduction, check_known
+from softmax_ce.keywords import check_known
+from softmax_ce.options import DaskOptions, Reduction
 from softmax_ce.reduction import numpy_total
 
 __all__ = ["cross_entropy", "cross_entropy_with_grad", "logsumexp", "softmax"]
@@ -113,8 +115,7 @@ def logsumexp(x: da.Array, axis: int = -1, *, backend: str | None = None) -> da.
         In the shape of `x` without the axis.
     """
     graph = _Graph(x, None, "none", {"axis": axis, "backend": backend})
-    found = {row: _lse_of(total) for row, total in graph.totals.items()}
-    return graph.by_row(found, np.float64 if x.dtype == np.float64 or x.dtype.kind in "iu" else np.float32)
+    return graph.by_row({row: _logsumexp(total) for row, total in graph.totals.items()})
 
 
 def softmax(x: da.Array, axis: int = -1, *, backend: str | None = None) -> da.Array:
@@ -132,7 +133,7 @@ def softmax(x: da.Array, axis: int = -1, *, backend: str | None = None) -> da.Ar
         In the shape and chunks of `x`.
     """
     graph = _Graph(x, None, "none", {"axis": axis, "backend": backend})
-    return graph.by_logit(lambda row, first, block, *_: _softmax_of(block, graph.totals[row], first))
+    return graph.by_logit(lambda row, first, block, *_: _softmax(block, graph.totals[row], first_class=first))
 
 
 class _Weight(NamedTuple):
@@ -154,6 +155,7 @@ class _Graph:
             raise ValueError(f"axis {axis} is out of range for logits of shape {x.shape}")
         check_choice("reduction", reduction, REDUCTIONS)
         self.x, self.axis, self.reduction = x, axis % x.ndim, reduction
+        self.compute = compute_dtype(x.dtype)
         self.blocks = x.to_delayed()
         self.row_chunks = x.chunks[: self.axis] + x.chunks[self.axis + 1 :]
         self.row_shape = x.shape[: self.axis] + x.shape[self.axis + 1 :]
@@ -169,9 +171,8 @@ class _Graph:
         self.is_hard = targets is None or np.shape(targets) == self.row_shape
         self.targets = self._cut("targets", targets, whole=not self.is_hard)
         self.sample_weight = self._cut("sample_weight", options.pop("sample_weight", None))
-        self.grad_output = (
-            grad_output if grad_output is None or np.ndim(grad_output) == 0 else self._cut("grad_output", grad_output)
-        )
+        is_scalar = grad_output is None or np.ndim(grad_output) == 0
+        self.grad_output = grad_output if is_scalar else self._cut("grad_output", grad_output)
         where = options.get("where")
         by_logit = where is not None and np.ndim(where) > 1
         self.where = self._cut("where", options.pop("where"), whole=True) if by_logit else None
@@ -265,15 +266,14 @@ class _Graph:
 
     def loss(self, with_grad: bool = False) -> da.Array:
         """Return the loss, lazily. `with_grad` says that the gradient is wanted, too."""
-        dtype = np.dtype(np.float64 if self.x.dtype == np.float64 or self.x.dtype.kind in "iu" else np.float32)
         whole = self.whole_rows if with_grad else None
         losses = {row: _row_losses(self.totals[row]) if whole is None else whole[row][0] for row in self._rows()}
         if self.reduction == "none":
-            return self.by_row(losses, dtype)
+            return self.by_row(losses)
         total = _tree([_sum(losses[row]) for row in self._rows()], _add)
         if self.reduction == "mean":
             total = _divide(total, self.mean, self.denominator, self.on_empty)
-        return da.from_delayed(_cast(total, dtype), (), dtype)
+        return da.from_delayed(_cast(total, self.compute), (), self.compute)
 
     def grad(self) -> da.Array:
         """Return the gradient, lazily."""
@@ -287,16 +287,16 @@ class _Graph:
 
         return self.by_logit(task)
 
-    def by_row(self, found: Mapping[tuple[int, ...], Any], dtype: Any) -> da.Array:
+    def by_row(self, found: Mapping[tuple[int, ...], Any]) -> da.Array:
         """Return an array with an entry for each row from what each row block has."""
         blocks = np.empty([len(chunks) for chunks in self.row_chunks], object)
         for row in self._rows():
-            blocks[row] = da.from_delayed(found[row], self._shape(row), dtype)
+            blocks[row] = da.from_delayed(found[row], self._shape(row), self.compute)
         return da.block(blocks.tolist()) if blocks.ndim else blocks.item()
 
     def by_logit(self, task: Any) -> da.Array:
         """Return an array in the shape and chunks of the logits."""
-        dtype = np.dtype(np.float64) if self.x.dtype.kind in "iu" else self.x.dtype
+        dtype = result_dtype(self.x.dtype)
         blocks = np.empty(self.x.numblocks, object)
         for row in self._rows():
             for at, first, x, targets, mask in self._shards(row):
@@ -357,14 +357,10 @@ def _scaled(upstream: Any, mean: _Weight | None, denominator: float | None) -> A
     return upstream / (math.inf if divisor == 0 else divisor or 1.0)
 
 
-@dask.delayed(pure=True)
-def _combine(parts: list[shards.Partial]) -> shards.Partial:
-    return shards.combine(parts)
-
-
-@dask.delayed(pure=True)
-def _row_losses(total: shards.Partial) -> Any:
-    return shards.loss(total)
+_combine = dask.delayed(shards.combine, pure=True)
+_row_losses = dask.delayed(shards.loss, pure=True)
+_logsumexp = dask.delayed(shards.logsumexp, pure=True)
+_softmax = dask.delayed(shards.softmax, pure=True)
 
 
 @dask.delayed(pure=True)
@@ -425,13 +421,3 @@ def _gradient(
 ) -> Any:  # fmt: skip
     upstream = _scaled(upstream, mean, denominator)
     return shards.grad(x, targets, total, first_class=first, where=where, grad_output=upstream, threads=1)
-
-
-@dask.delayed(pure=True)
-def _lse_of(total: shards.Partial) -> Any:
-    return shards.logsumexp(total)
-
-
-@dask.delayed(pure=True)
-def _softmax_of(x: Any, total: shards.Partial, first: int) -> Any:
-    return shards.softmax(x, total, first_class=first)

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce import checks
+from softmax_ce import checks, evaluation
 from softmax_ce import threads as pool
 from softmax_ce.choice import auto
 from softmax_ce.contract import Backend
 from softmax_ce.divergence import Blocks
-from softmax_ce.fold import Factors, fold
+from softmax_ce.fold import Factors
+from softmax_ce.keywords import with_defaults
 from softmax_ce.problem import Problem
-from softmax_ce.reduction import Total, mean, numpy_total, rounded
-from softmax_ce.run import Outputs
+from softmax_ce.reduction import numpy_total
+from softmax_ce.run import Outputs, rows_of
 from softmax_ce.staging import Rows
 from softmax_ce.tuning import STAGED_ELEMENTS
 
@@ -34,12 +35,10 @@ def evaluate(
     problem = checks.check_logits(logits, axis)
     others = _check_others(problem, target_logits, axis)
     _check_buffers(problem, reduction, out, grad_out, sample_weight, grad_output)
-    if sample_weight is not None:
-        sample_weight = checks.check_weight("sample_weight", sample_weight, problem.row_shape)
-    if grad_output is not None:
-        grad_output = checks.as_array("grad_output", grad_output)
-        shape = problem.row_shape if reduction == "none" and grad_output.ndim > 0 else ()
-        grad_output = checks.check_vector("grad_output", grad_output, shape)
+    options = evaluation.check_weights(
+        problem,
+        with_defaults({"sample_weight": sample_weight, "reduction": reduction, "grad_output": grad_output, "out": out}),
+    )
     # The kernels run in float64, whatever the logits are.
     chosen = auto.choose(backend, True, want_grad, _FLOAT64, problem.n_rows, problem.n_classes, threads)
     if _FLOAT64.name not in chosen.info.dtypes:
@@ -48,28 +47,10 @@ def evaluate(
             f"{', '.join(chosen.info.dtypes)} only"
         )
     total = chosen.total or numpy_total
-    factors = fold(
-        problem, weight=None, sample_weight=sample_weight, ignore_index=-1, label_smoothing=0.0, z_loss=0.0,
-        reduction=reduction, denominator=None, grad_output=grad_output, total=total,
-    )  # fmt: skip
+    factors = evaluation.fold_options(problem, options, total)
     outputs = Outputs.allocate(problem, True, want_grad, False, out if reduction == "none" else None, grad_out)
     _run(chosen, problem, others, factors, temperature, outputs, threads)
-    if reduction == "none":
-        return outputs.finish_loss(problem.row_shape, out), outputs.grad
-    return _reduce(problem, factors, outputs, out, total), outputs.grad
-
-
-def _reduce(problem: Problem, factors: Factors, outputs: Outputs, out: Any, total: Total) -> Any:
-    """Return the mean or the sum of the rows' divergences, in the caller's buffer if there is one."""
-    if factors.empty:
-        result = rounded(math.nan, problem.compute)
-    else:
-        with np.errstate(invalid="ignore"):  # negative weights: infinite divergences of either sign
-            result = mean(outputs.loss, factors.denominator, problem.compute, total)
-    if out is None:
-        return result
-    out[()] = result
-    return out
+    return evaluation.reduce_rows(problem, factors, outputs, options, total), outputs.grad
 
 
 def _check_others(problem: Problem, target_logits: Any, axis: Any) -> Any:
@@ -122,11 +103,11 @@ def _run(
             z = others.load(first, last, chosen.widen, scratches[1])
             kl, difference = blocks.evaluate(x, z)
             rows = slice(first, last)
-            weight = _rows(factors.row_weight, rows)
+            weight = rows_of(factors.row_weight, rows)
             outputs.loss[rows] = np.where(weight != 0, weight * kl, 0.0)
             if grad is not None:
                 block = grad.block(first, last, scratches[2])
-                _write_grad(difference, weight, _rows(factors.upstream, rows), temperature, block)
+                _write_grad(difference, weight, rows_of(factors.upstream, rows), temperature, block)
                 grad.store(first, last, block, chosen.narrow)
 
     pool.run(task, problem.n_rows, problem.n_classes, threads, _SERIAL_ELEMENTS)
@@ -142,7 +123,3 @@ def _write_grad(difference: Any, weight: Any, upstream: Any, temperature: float,
     block[...] = difference
     if not weight.all():
         block[np.broadcast_to(weight == 0, len(block))] = 0.0
-
-
-def _rows(vector: Any, rows: slice) -> Any:
-    return vector if len(vector) == 1 else vector[rows]

@@ -232,7 +232,7 @@ class _Run:
             return
         if self.smoothed is not None:
             mask = transform.masks.load(first, last)
-            t = target_rows(self.smoothed, mask, t, _rows(self.problem.labels, rows))
+            t = target_rows(self.smoothed, mask, t, rows_of(self.problem.labels, rows))
         if h is not None and backend.hessian is not None:
             self._call(backend.hessian, (x, t, g, h), rows, 0, n_rows)
             if transform is not None and transform.scale != 1.0:
@@ -250,12 +250,17 @@ class _Run:
     def _call(self, kernels: Any, arrays: tuple[Any, ...], rows: slice, *last: int) -> Any:
         """Call a kernel on arrays whose rows are `rows` of the problem."""
         factors, outputs, (x, t, g, h) = self.factors, self.outputs, arrays
-        row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
+        row_weight, upstream = rows_of(factors.row_weight, rows), rows_of(factors.upstream, rows)
         derivatives = (g,) if h is None else (g, h)
-        results = _rows(outputs.loss, rows), *derivatives, _rows(outputs.row_max, rows), _rows(outputs.log_sum, rows)
+        results = (
+            rows_of(outputs.loss, rows),
+            *derivatives,
+            rows_of(outputs.row_max, rows),
+            rows_of(outputs.log_sum, rows),
+        )
         if t is None:
             return kernels.hard(
-                x, _rows(self.problem.labels, rows), self.ignore_index, factors.class_scale, factors.base_mass,
+                x, rows_of(self.problem.labels, rows), self.ignore_index, factors.class_scale, factors.base_mass,
                 factors.base_total, factors.z_loss, row_weight, upstream, *results, *last,
             )  # fmt: skip
         return kernels.soft(
@@ -264,12 +269,12 @@ class _Run:
 
     def _compose_hessian(self, x: Any, t: Any, h: Any, spare: Any, rows: slice) -> None:
         factors, transform = self.factors, self.problem.transform
-        row_weight, upstream = _rows(factors.row_weight, rows), _rows(factors.upstream, rows)
+        row_weight, upstream = rows_of(factors.row_weight, rows), rows_of(factors.upstream, rows)
         gain = row_weight * upstream * (1.0 if transform is None else transform.scale)
         counts = np.broadcast_to(row_weight != 0, len(x))
         total: Any
         if t is None:
-            y, is_label = counted(_rows(self.problem.labels, rows), x.shape[1], self.ignore_index)
+            y, is_label = counted(rows_of(self.problem.labels, rows), x.shape[1], self.ignore_index)
             mass = factors.class_scale if factors.class_scale.size == 1 else factors.class_scale[y]
             total, counts = mass.astype(np.float64) + factors.base_total, counts & is_label
         else:
@@ -289,7 +294,7 @@ _ALL = slice(None)
 _FEW_ROWS = 16
 
 
-def _rows(vector: Any, rows: slice) -> Any:
+def rows_of(vector: Any, rows: slice) -> Any:
     """Return a range of a row vector. None, and a single entry for all rows, are returned as they are."""
     if vector is None or rows is _ALL or len(vector) == 1:
         return vector

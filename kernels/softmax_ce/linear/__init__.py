@@ -6,9 +6,10 @@ from typing import Any, Unpack
 
 from numpy.typing import ArrayLike
 
+from softmax_ce.keywords import given
 from softmax_ce.linear.evaluation import evaluate_linear
 from softmax_ce.linear.run import Gradients
-from softmax_ce.options import Array, LinearGradOptions, LinearOptions, given
+from softmax_ce.options import Array, LinearGradOptions, LinearOptions
 
 __all__ = ["linear_cross_entropy", "linear_cross_entropy_with_grad"]
 

@@ -15,7 +15,7 @@ from softmax_ce.linear.products import Layer, take
 from softmax_ce.options import Options
 from softmax_ce.problem import Problem
 from softmax_ce.run import Outputs, run_kernel
-from softmax_ce.shards.rows import fold_pieces, row_losses
+from softmax_ce.shards.rows import correct_rows, fold_pieces, known_logit, row_losses
 from softmax_ce.shards.run import Shard
 from softmax_ce.staging import Rows
 from softmax_ce.transform import apply
@@ -85,20 +85,18 @@ class LinearRun:
     def _classes_in_blocks(self, rows: Any, is_first: bool) -> None:
         """Compute the shards' sums first; then, if the gradient is wanted, each shard's logits again."""
         hidden, factors = self.layer.hidden(rows), self._factors(rows)
-        n_rows, n_classes, z_loss = len(hidden), self.whole.n_classes, factors.z_loss
         pieces: list[Any] = []
         logit: Any = None
         mass: Any = None
         for shard in self._shards(hidden, rows, factors):
             piece, its_logit, mass = shard.piece(self.options.return_correct)
             pieces.append(piece)
-            logit = its_logit if logit is None else np.where(np.isnan(logit), its_logit, logit)
+            logit = its_logit if logit is None else known_logit(logit, its_logit)
         totals = fold_pieces(pieces)
-        loss = row_losses(totals, logit, mass, z_loss, factors.row_weight).astype(self.whole.compute)
+        loss = row_losses(totals, logit, mass, factors.z_loss, factors.row_weight).astype(self.whole.compute)
         outputs = Outputs(loss, None, totals.top, totals.log_sum)
         if self.options.return_correct:
-            of_pieces = np.array([piece.correct for piece in pieces])
-            outputs.correct = of_pieces[totals.first, np.arange(n_rows)] & ~np.isnan(totals.rest) & ~np.isnan(mass)
+            outputs.correct = correct_rows(pieces, totals, mass)
         self._keep(outputs, rows)
         if self.gradients is None:
             return
@@ -106,7 +104,6 @@ class LinearRun:
             block = shard.problem.source
             shard.grad(piece, totals, logit, mass, loss, block)
             self._add(block, hidden, rows, shard.first, shard.stop, is_first, shard.first == 0)
-        assert pieces[-1].stop == n_classes
 
     def _shards(self, hidden: Any, rows: Any, factors: Factors) -> Iterator[Shard]:
         """Yield the shards of some rows, each with its logits in the one scratch."""

@@ -24,13 +24,14 @@ from numpy.typing import ArrayLike
 
 from softmax_ce import evaluation
 from softmax_ce.fold import Factors
+from softmax_ce.keywords import given
 from softmax_ce.normalize import softmax as softmax_of_rows
-from softmax_ce.options import Array, Options, ShardOptions, given
+from softmax_ce.options import Array, Options, ShardOptions
 from softmax_ce.reduction import numpy_total
 from softmax_ce.registry import get_backend
 from softmax_ce.run import Outputs
 from softmax_ce.shards.arguments import checked_shard, stand_in
-from softmax_ce.shards.rows import Piece, Totals, fold_pieces, row_losses, share
+from softmax_ce.shards.rows import Piece, Totals, correct_rows, fold_pieces, known_logit, row_losses, share
 
 __all__ = ["Partial", "combine", "grad", "logsumexp", "loss", "partial", "softmax"]
 
@@ -165,8 +166,7 @@ def combine(partials: Iterable[Partial]) -> Partial:
     logit = one.label_logit
     for other in others:
         if logit is not None:
-            # At most one of them has the label: the others hold NaN there. Its own logit may be NaN, too.
-            logit = np.where(np.isnan(logit), other.label_logit, logit)
+            logit = known_logit(logit, other.label_logit)
     return replace(one, pieces=tuple(pieces), label_logit=logit)
 
 
@@ -188,16 +188,15 @@ def loss(total: Partial) -> Any:
         Classes are missing.
     """
     totals = _complete(total)
-    options, n_rows = total.options, len(totals.top)
+    options = total.options
     problem = stand_in(total.row_shape, total.n_classes, total.dtype)
     outputs = Outputs(_losses(total, totals), None, None, None)
     sum_of = get_backend(total.backend).total or numpy_total
     results = [evaluation.reduce_rows(problem, total.factors, outputs, options, sum_of)]
     if options.return_lse:
-        results.append(logsumexp(total))
+        results.append(_lse(total, totals))
     if options.return_correct:
-        of_pieces = np.array([piece.correct for piece in total.pieces])
-        correct = of_pieces[totals.first, np.arange(n_rows)] & ~np.isnan(totals.rest) & ~np.isnan(total.label_mass)
+        correct = correct_rows(total.pieces, totals, total.label_mass)
         results.append(correct.reshape(total.row_shape)[()])
     return results[0] if len(results) == 1 else tuple(results)
 
@@ -256,7 +255,9 @@ def grad(
         raise ValueError("give where to grad if, and only if, one in the shape of logits_shard was given to partial")
     problem = shard.problem
     result = np.empty(problem.source.shape, problem.result) if grad_out is None else grad_out
-    shard.grad(piece, totals, total.label_logit, total.label_mass, _losses(total, totals), result)
+    # A row whose loss is infinite may have a target at a class that is left out.
+    losses = None if problem.transform is None else _losses(total, totals)
+    shard.grad(piece, totals, total.label_logit, total.label_mass, losses, result)
     return result
 
 
@@ -273,9 +274,7 @@ def logsumexp(total: Partial) -> Any:
     ndarray or scalar
         In the shape of the "none" loss and its dtype.
     """
-    totals = _complete(total)
-    with np.errstate(all="ignore"):
-        return (totals.top + totals.log_sum).astype(total.dtype).reshape(total.row_shape)[()]
+    return _lse(total, _complete(total))
 
 
 def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, threads: int | None = None) -> Array:
@@ -342,6 +341,12 @@ def _complete(total: Partial) -> Totals:
         raise ValueError(f"the total lacks the classes from {after} on; combine the Partials of all shards")
     with np.errstate(all="ignore"):
         return fold_pieces(total.pieces)
+
+
+def _lse(total: Partial, totals: Totals) -> Any:
+    """Return the log-sum-exp of each row in the dtype of the loss."""
+    with np.errstate(all="ignore"):
+        return (totals.top + totals.log_sum).astype(total.dtype).reshape(total.row_shape)[()]
 
 
 def _losses(total: Partial, totals: Totals) -> Any:

@@ -144,6 +144,18 @@ def _shift(top: Any) -> Any:
     return np.where(top == -np.inf, 0.0, top)
 
 
+def known_logit(logit: Any, other: Any) -> Any:
+    """Return the logits at the rows' labels that one of two arrays knows. The other one holds NaN there."""
+    return np.where(np.isnan(logit), other, logit)
+
+
+def correct_rows(pieces: Sequence[Piece], totals: Totals, label_mass: Any) -> Any:
+    """Return whether each row's label is its first maximum. It is False for an ignored label and a row with a NaN."""
+    of_pieces = np.array([piece.correct for piece in pieces])
+    correct = of_pieces[totals.first, np.arange(len(totals.first))]
+    return correct & ~np.isnan(totals.rest) & ~np.isnan(label_mass)
+
+
 def share(piece: Piece, totals: Totals) -> Any:
     """Return the part of each row's probability that lies in a piece, float64."""
     return (1 + piece.rest) * np.where(piece.top == -np.inf, 0.0, np.exp(piece.top - totals.top)) / (1 + totals.rest)

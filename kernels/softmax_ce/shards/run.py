@@ -87,7 +87,8 @@ class Shard:
     def grad(self, piece: Piece, totals: Totals, logit: Any, mass: Any, losses: Any, out: Any) -> None:
         """Write the shard's columns of the gradient, given what all shards come to.
 
-        `logit` and `mass` are those at the hard labels, `losses` the row losses.
+        `logit` and `mass` are those at the hard labels. `losses` are the row losses; None if no option changes the
+        logits.
         """
         problem, transform = self.problem, self.problem.transform
         output = Rows(out, problem.axis, problem.compute)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import softmax_ce as sce
+from softmax_ce.dtypes import is_bfloat16
 from softmax_ce.torch import buffers
 
 BFLOAT16: np.dtype[Any] | None
@@ -92,25 +93,26 @@ def _memory(x: Any) -> tuple[Any, Any]:
     The first is None for memory that is not kept, and both are None where the kernels' own does.
     """
     if x.nbytes >= buffers.LARGE:
-        memory = buffers.empty_like(x, np.dtype(np.int16) if _is_bfloat16(x.dtype) else x.dtype)
+        memory = buffers.empty_like(x, np.dtype(np.int16) if is_bfloat16(x.dtype) else x.dtype)
         return memory, memory.view(x.dtype)
     return None, None if x.flags.c_contiguous else np.empty_like(x)
 
 
 def _gradient_tensor(grad: Any) -> Any:
     """Return the tensor of a gradient, with the classes on PyTorch's axis."""
-    is_narrow = _is_bfloat16(grad.dtype)
-    tensor = torch.from_numpy(grad.view(np.int16) if is_narrow else grad)
-    if is_narrow or grad.dtype == np.int16:
-        tensor = tensor.view(torch.bfloat16)
+    tensor = from_array(grad)
     return tensor if grad.ndim <= 2 else tensor.movedim(-1, 1)
+
+
+def from_array(array: Any) -> Any:
+    """Return the tensor of an array's memory. An array of int16 holds bfloat16."""
+    if is_bfloat16(array.dtype):
+        array = array.view(np.int16)
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.int16 else tensor
 
 
 def as_tensor(loss: Any, dtype: Any) -> Any:
     """Return a loss as a tensor of this dtype."""
     tensor = torch.from_numpy(np.asarray(loss))
     return tensor if tensor.dtype is dtype else tensor.to(dtype)
-
-
-def _is_bfloat16(dtype: Any) -> bool:
-    return BFLOAT16 is not None and dtype == BFLOAT16  # NumPy takes None for float64

@@ -9,9 +9,10 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from softmax_ce.keywords import given
 from softmax_ce.linear.evaluation import evaluate_linear
 from softmax_ce.linear.run import Gradients
-from softmax_ce.options import DEFAULTS, Options
+from softmax_ce.options import LinearOptions, Options
 from softmax_ce.torch.call import DTYPES, as_array, as_tensor
 
 
@@ -82,15 +83,15 @@ def linear_cross_entropy(
             input, linear_weight, target, linear_bias=linear_bias, weight=weight, reduction=reduction,
             ignore_index=ignore_index, label_smoothing=label_smoothing, options=options,
         )  # fmt: skip
-    given = Options(
-        **DEFAULTS
-        | {
+    call = given(
+        LinearOptions,
+        {
             "weight": None if weight is None else as_array(weight), "reduction": reduction,
             "ignore_index": -100 if ignore_index is None else ignore_index, "label_smoothing": label_smoothing,
             "z_loss": z_loss, "softcap": softcap, "denominator": denominator, "threads": torch.get_num_threads(),
-        }
+        },
     )  # fmt: skip
-    return _LinearCrossEntropy.apply(input, linear_weight, linear_bias, target, given, memory, backend)
+    return _LinearCrossEntropy.apply(input, linear_weight, linear_bias, target, call, memory, backend)
 
 
 def _fits(input: Any, linear_weight: Any, target: Any, linear_bias: Any, weight: Any) -> bool:

@@ -11,9 +11,10 @@ from torch import distributed
 from torch.autograd.function import once_differentiable
 
 from softmax_ce import shards
-from softmax_ce.options import ParallelOptions, Reduction, check_known
-from softmax_ce.shards.rows import Piece
-from softmax_ce.torch.call import as_array, as_tensor
+from softmax_ce.keywords import check_known
+from softmax_ce.options import ParallelOptions, Reduction
+from softmax_ce.shards.rows import Piece, known_logit
+from softmax_ce.torch.call import as_array, as_tensor, from_array
 
 # What a process tells the others about each row; None is not sent. All are float64.
 _FIELDS = ("top", "rest", "cost", "mass", "count", "spread_cost", "spread_mass")
@@ -86,8 +87,7 @@ class _VocabParallel(torch.autograd.Function):
             as_array(logits), as_array(target), ctx.total, first_class=ctx.first, where=where,
             grad_output=upstream.double().numpy(), threads=torch.get_num_threads(),
         )  # fmt: skip
-        found = torch.from_numpy(grad.view(np.int16) if logits.dtype is torch.bfloat16 else grad)
-        return found.view(logits.dtype), None, None, None, None
+        return from_array(grad), None, None, None, None
 
 
 def _place(width: int, group: Any) -> tuple[int, int]:
@@ -153,5 +153,5 @@ def _assembled(own: shards.Partial, received: Any, spans: list[tuple[int, int]])
     label_logit = own.label_logit
     if label_logit is not None:
         for numbers in received:
-            label_logit = np.where(np.isnan(label_logit), numbers[len(names)], label_logit)
+            label_logit = known_logit(label_logit, numbers[len(names)])
     return replace(own, pieces=tuple(pieces), label_logit=label_logit)
