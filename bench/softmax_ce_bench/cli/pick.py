@@ -192,22 +192,11 @@ def pick(
     chosen = outcome.profile
     if chosen is None:
         raise Refused("no cell has a winner; a longer --time-budget measures more")
-    contaminated = outcome.run.contaminated and not force
-    if dry_run:
-        shown_on.print("\nNothing was written: --dry-run.")
-    elif contaminated and target is not None and _is_kept(output, target):
-        shown_on.print(
-            f"\nNothing was written: the session was contaminated. {target} is as it was; --force replaces it.",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
-    elif output is not None and output.is_stdout:
-        outputs.write("--output", lambda: profile_text(chosen))
-    else:
-        others = _others(output, target) if append else ()
-        _write(profile.Fleet(sections=(*others, chosen)), None if output is None else output.path, shown_on)
-    outputs.close()
-    if contaminated:
-        sys.exit(CONTAMINATED)
+    others = _others(output, target) if append and not dry_run else ()
+    _deliver(
+        profile.Fleet(sections=(*others, chosen)), outputs, output, dry_run=dry_run,
+        busy="" if force or not outcome.run.contaminated else "the session was contaminated",
+    )  # fmt: skip
 
 
 def _pick_on_cluster(
@@ -225,22 +214,30 @@ def _pick_on_cluster(
         raise Refused(str(error)) from None
     except KeyboardInterrupt:
         _interrupted(target)
-    contaminated = any(each.contaminated for each in picked) and not force
     others = cluster.without(stored_fleet(target)[0].sections, picked) if append and _exists(target) else []
     fleet = profile.Fleet(sections=(*others, *(each.profile for each in picked)))
+    contaminated = any(each.contaminated for each in picked)
+    _deliver(fleet, outputs, output, dry_run=dry_run, busy="a machine was busy" if contaminated and not force else "")
+
+
+def _deliver(
+    fleet: profile.Fleet, outputs: CommandOutputs, output: Destination | None, *, dry_run: bool, busy: str
+) -> None:
+    """Write the profile where it belongs, and exit with `CONTAMINATED` if `busy` says why it cannot be trusted."""
+    shown_on = outputs.console()
+    target = output.path if output is not None else where.default_path()
     if dry_run:
         shown_on.print("\nNothing was written: --dry-run.")
-    elif contaminated and target is not None and _is_kept(output, target):
+    elif busy and target is not None and _is_kept(output, target):
         shown_on.print(
-            f"\nNothing was written: a machine was busy. {target} is as it was; --force replaces it.",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            f"\nNothing was written: {busy}. {target} is as it was; --force replaces it.", markup=False, soft_wrap=True
+        )
     elif output is not None and output.is_stdout:
         outputs.write("--output", lambda: profile_text(fleet))
     else:
         _write(fleet, None if output is None else output.path, shown_on)
     outputs.close()
-    if contaminated:
+    if busy:
         sys.exit(CONTAMINATED)
 
 
