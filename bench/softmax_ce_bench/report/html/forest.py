@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from markupsafe import Markup
-
 from softmax_ce_bench.gate.cells import CONTROL
 from softmax_ce_bench.gate.decision import MOVED, SLOWER, Verdict
 from softmax_ce_bench.gate.result import GateResult
 from softmax_ce_bench.report import gating, templates
-from softmax_ce_bench.report.html import axes, svg
+from softmax_ce_bench.report.html import assets, axes, svg
 from softmax_ce_bench.report.html.palette import colour
 from softmax_ce_bench.report.html.picture import Picture
 
-_HERE = Path(__file__).parent
 _LEAST = 0.12  # the axis reaches at least so far from 1: noise is not to look like news
 _COLOURS = {
     Verdict.SLOWER: "warn", Verdict.UNSURE: "series-2", Verdict.ONCE: "series-2", Verdict.NOTED: "series-2",
@@ -24,9 +19,9 @@ _COLOURS = {
 
 def page(result: GateResult) -> str:
     """Return a run as one HTML page that loads nothing."""
-    return templates.load(_HERE / "gate.html.jinja").render(
+    return templates.load(assets.HERE / "gate.html.jinja").render(
         result=result,
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        css=assets.css(),
         sentence=gating.sentence(result),
         picture=picture(result),
         rows=gating.rows(result),

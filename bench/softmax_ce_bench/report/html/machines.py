@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import replace
-from pathlib import Path
-
-from markupsafe import Markup
 
 from softmax_ce_bench.compare.result import Run
 from softmax_ce_bench.report import machines, templates, words
-from softmax_ce_bench.report.html import axes, svg
-from softmax_ce_bench.report.html.palette import colour, marks, short
+from softmax_ce_bench.report.html import assets, ratios
+from softmax_ce_bench.report.html.palette import marks, short
 from softmax_ce_bench.report.html.picture import Picture, PictureGroup
 from softmax_ce_bench.report.html.selection import ends, timing
 from softmax_ce_bench.report.html.tables import Field, PageTable
 from softmax_ce_bench.report.machines import SideBySide
 from softmax_ce_bench.report.printable import printable
 
-_HERE = Path(__file__).parent
 _MOST_CELLS, _MOST_MACHINES = 30, 6
 
 
 def page(found: SideBySide) -> str:
     """Return records of several machines as one HTML page that loads nothing."""
     found = printable(found)
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return templates.load(_HERE / "machines.html.jinja").render(
-        script=Markup(script),
-        script_hash=f"sha256-{digest}",
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+    return templates.load(assets.HERE / "machines.html.jinja").render(
+        **assets.style_and_script(),
         names=[*found.runs],
         warnings=machines.verdicts(found),
         facts=_facts(found),
@@ -76,38 +66,21 @@ def _part(found: SideBySide, operation: str) -> PictureGroup:
     names = [name for name in found.timed(operation) if any(name == each[1] for own in points.values() for each in own)]
     if not names:
         return PictureGroup(operation, title, (), "No candidate was timed that can be drawn.")
-    known = marks(replace(next(iter(found.runs.values())), candidates=found.candidates))
-    step = 0.8 / len(names)
-    values = [value for own in points.values() for _, _, *each in own for value in each] + [1.0]
-    with svg.style():
-        drawn = svg.figure(2.6 * len(points) + 2.0, 1.2 + len(keys) * max(0.34, 0.115 * len(names) + 0.06))
-        panels = drawn.subplots(1, len(points), sharey=True, squeeze=False)[0]
-        for panel, (machine, own) in zip(panels, points.items(), strict=True):
-            svg.bare(panel)
-            for k in range(0, len(keys), 2):
-                panel.axhspan(k - 0.5, k + 0.5, color=colour("band"), linewidth=0, zorder=0)
-            panel.axvline(1.0, color=colour("ink"), linewidth=1)
-            for k, name, median, low, high in own:
-                mark, y = known[name], k - 0.4 + step * (names.index(name) + 0.5)
-                panel.plot([low, high], [y, y], "-", color=mark.colour, linewidth=1.6)
-                panel.plot(median, y, mark.marker, color=mark.colour, markerfacecolor=mark.face, markersize=4.5)
-            axes.logarithmic(panel.xaxis, axes.short_times, min(values), max(values))
-            panel.grid(visible=False, axis="y")
-            panel.set_title(short(machine), loc="left")
-        axes.at(panels[0].yaxis, range(len(keys)), [short(found.labels[key], 40) for key in keys])
-        panels[0].set_ylim(len(keys) - 0.5, -0.5)
-        axes.legend(drawn, names, known, line=False)
-        shown = svg.inline(drawn, operation, title, f"On {words.listed(list(points))}: {words.listed(names)}.")
+    drawn = ratios.picture(
+        operation, title, f"On {words.listed(list(points))}: {words.listed(names)}.",
+        [(short(machine), own) for machine, own in points.items()], [found.labels[key] for key in keys], names,
+        marks(replace(next(iter(found.runs.values())), candidates=found.candidates)), width=2.6 * len(points) + 2.0,
+    )  # fmt: skip
     caption = "Medians of the paired ratios with their intervals, logarithmic; each panel is one machine by itself."
     if len(points) < len(found.runs):
         caption += f" {len(points)} of {len(found.runs)} machines are drawn."
     if len(keys) < len(found.labels):
         caption += f" {len(keys)} of {len(found.labels)} workloads are drawn."
-    return PictureGroup(operation, title, [Picture(f"figure-{operation}", title, caption, shown)])
+    return PictureGroup(operation, title, [Picture(f"figure-{operation}", title, caption, drawn)])
 
 
-def _points(run: Run, keys: list[str], operation: str) -> list[tuple[int, str, float, float, float]]:
-    """Return the place of a workload, a candidate, its median and interval."""
+def _points(run: Run, keys: list[str], operation: str) -> list[ratios.Point]:
+    """Return the point of each speed-up."""
     return [
         (keys.index(cell.key), entry.name, timed.speedup.median, *ends(timed.speedup))
         for cell in run.cells
