@@ -14,12 +14,11 @@ from softmax_ce_bench.measure import operations
 from softmax_ce_bench.measure.candidates import SharedArrays
 from softmax_ce_bench.measure.timing import Call, Clock, Local
 from softmax_ce_bench.truth import reference
-from softmax_ce_bench.truth.reference import ReferenceResult
+from softmax_ce_bench.truth.reference import SIXTEEN_BIT_STEPS, ReferenceResult
 
 CEILING = "ceiling"
 IGNORED = 3  # a label like any other
 SMOOTHING, Z_LOSS = 0.1, 1e-4  # usual values
-SIXTEEN_BITS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}  # with the step from 1 to the next number
 # What a call can have beside logits and labels, a dtype of 16 bits among it: see SharedWorkload.variant.
 OPTIONS = ("weight", "bfloat16", "float16", "ignore", "none", "soft", "smoothing", "z-loss")
 # Every option of the function, at its default. What compares equal to a default costs a call no more than leaving it
@@ -110,7 +109,7 @@ class SharedWorkload:
     def _made(self, name: str) -> Variant:
         x, y = self.workload.logits, self.workload.targets
         rows, classes = x.shape
-        if name in SIXTEEN_BITS:
+        if name in SIXTEEN_BIT_STEPS:
             return Variant(x.astype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name), y, {})
         if name == "soft":  # spread over all classes, as a teacher's: not a row of zeros with a one
             targets = np.random.default_rng(7).random(x.shape, np.float32).astype(x.dtype, copy=False)
@@ -162,7 +161,7 @@ class SharedWorkload:
         arrays = self._arrays
         if name:
             # Other dtypes and other shapes have buffers of their own.
-            buffers = None if name in (*SIXTEEN_BITS, "none") else arrays.buffers
+            buffers = None if name in (*SIXTEEN_BIT_STEPS, "none") else arrays.buffers
             workload = Workload(name, "", made.logits, made.targets)
             arrays = SharedArrays(workload, made.options.get("reduction", "mean"), buffers)
         operation = what if what in operations.TABLE else "fused"

@@ -26,10 +26,10 @@ from softmax_ce_bench.measure.process import Child
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.measure.timing import Clock, Sampler, Samples
 from softmax_ce_bench.truth import reference
-from softmax_ce_bench.truth.reference import ReferenceResult
+from softmax_ce_bench.truth.reference import SIXTEEN_BIT_STEPS, ReferenceResult
 from tools.roofline import isa, machine, pool_cost
 from tools.roofline.axes import AxisWorkload
-from tools.roofline.candidates import CEILING, SIXTEEN_BITS, SharedWorkload, TimedCall
+from tools.roofline.candidates import CEILING, SharedWorkload, TimedCall
 from tools.roofline.goals import BY_KEY, Goal
 from tools.roofline.sessions import Comparison, Scope, Session, sessions
 
@@ -321,4 +321,4 @@ def _of_peer(
             workload = Workload(name, "", made.logits, made.targets)
             child.ask("load", workload, name, made.options)
     sampler = PeerSampler(child, what if what in TABLE else "fused", name)
-    return sampler, truth.complaint(*child.ask("result", truth.rows, name), SIXTEEN_BITS.get(name, 0.0))
+    return sampler, truth.complaint(*child.ask("result", truth.rows, name), SIXTEEN_BIT_STEPS.get(name, 0.0))

@@ -22,10 +22,10 @@ from softmax_ce_bench.measure.peer_process import SETTLE_SECONDS
 from softmax_ce_bench.measure.process import THREAD_VARIABLES, Child, spawned
 from softmax_ce_bench.measure.stats import Ratio, paired_ratio
 from softmax_ce_bench.measure.timing import Clock, Local
+from softmax_ce_bench.peers.adapters import from_tensor, to_tensor
 from softmax_ce_bench.truth import reference
 
 BEFORE, AFTER = "F.cross_entropy", "softmax_ce.torch.cross_entropy"
-_HALVES = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # the step from 1 to the next number: losses are rounded to it
 
 Function = Callable[..., Any]
 
@@ -132,7 +132,7 @@ class StepService:
         torch.set_num_threads(self._threads)
         workload = make()
         functions = _functions() if self._functions is None else self._functions
-        x, y = _tensors(workload)
+        x, y = to_tensor(workload.logits).requires_grad_(), to_tensor(workload.targets)
         logits, targets = workload.as_rows(workload.logits), workload.as_rows(workload.targets)
         truth = reference.evaluate(logits, targets, ignore_index=ignore_index)
         steps, complaints = {}, []
@@ -141,8 +141,8 @@ class StepService:
             loss: Any = steps[name]()
             said = truth.complaint(
                 loss.double().item(),
-                workload.as_rows(_array(x.grad, workload))[truth.rows],
-                _HALVES.get(workload.dtype, 0.0),
+                workload.as_rows(from_tensor(x.grad, workload.logits.dtype))[truth.rows],
+                reference.SIXTEEN_BIT_STEPS.get(workload.dtype, 0.0),
             )
             complaints += [f"{name}: {said}"] if said else []
         samplers = {name: _Settled(Local(step, clock=self._clock)) for name, step in steps.items()}
@@ -188,23 +188,3 @@ def _step(function: Function, x: Any, y: Any, ignore_index: int) -> Callable[[],
         return loss.detach()
 
     return step
-
-
-def _tensors(workload: Workload) -> tuple[Any, Any]:
-    return _tensor(workload.logits).requires_grad_(), _tensor(workload.targets)
-
-
-def _tensor(array: Any) -> Any:
-    import torch
-
-    if array.dtype.name == "bfloat16":  # which NumPy has not
-        return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
-    return torch.tensor(np.asarray(array))
-
-
-def _array(grad: Any, workload: Workload) -> Any:
-    import torch
-
-    if grad.dtype == torch.bfloat16:
-        return grad.view(torch.int16).numpy().view(workload.logits.dtype)
-    return grad.numpy()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -43,17 +44,30 @@ class Prepared:
     per_row: bool = False
 
 
+def to_tensor(array: Any) -> Any:
+    """Return a copy of an array as a tensor of PyTorch."""
+    import torch
+
+    if array.dtype.name == "bfloat16":  # which NumPy has not
+        return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
+    return torch.tensor(np.asarray(array))
+
+
+def from_tensor(tensor: Any, dtype: Any) -> Any:
+    """Return a tensor's memory as an array. `dtype` is NumPy's for bfloat16, if it may be that."""
+    import torch
+
+    tensor = tensor.detach()
+    return tensor.view(torch.int16).numpy().view(dtype) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
 def torch_cross_entropy(logits: Any, targets: Any, threads: int, **options: Any) -> Prepared:
     """PyTorch: F.cross_entropy with autograd, and torch.softmax, log_softmax and logsumexp."""
     import torch
     from torch.nn.functional import cross_entropy
 
     torch.set_num_threads(threads)
-    if logits.dtype.name == "bfloat16":
-        x = torch.tensor(logits.view(np.int16)).view(torch.bfloat16).requires_grad_()
-    else:
-        x = torch.tensor(logits).requires_grad_()
-    y = torch.tensor(targets)
+    x, y = to_tensor(logits).requires_grad_(), torch.tensor(targets)
     upstream = options.pop("grad_output", None)
     upstream = None if upstream is None else torch.tensor(upstream).to(x.dtype)
     if "weight" in options:
@@ -71,10 +85,7 @@ def torch_cross_entropy(logits: Any, targets: Any, threads: int, **options: Any)
         loss, grad = fused()
         return loss.double().mean().item(), as_array(grad)
 
-    def as_array(tensor: Any) -> Any:
-        if tensor.dtype == torch.bfloat16:  # which NumPy has not
-            return tensor.detach().view(torch.int16).numpy().view(logits.dtype)
-        return tensor.detach().numpy()
+    as_array = partial(from_tensor, dtype=logits.dtype)
 
     def without_grad(function: Any) -> Call:
         def run() -> Any:

@@ -15,7 +15,7 @@ from softmax_ce_bench.truth import divergence, oracle
 from softmax_ce_bench.truth.exact import WIDEST, Arithmetic, Array
 
 _OF_DIVERGENCE = {"kl": "loss", "kl_grad": "grad"}  # -> attributes of Divergence; the other results are in Truth
-_DERIVATIVES = (GRAD, "hess", "kl_grad")
+DERIVATIVES = (GRAD, "hess", "kl_grad")
 
 
 class ExpectedResults:
@@ -60,7 +60,7 @@ class ExpectedResults:
         counted = len(self._logits) if part in _OF_DIVERGENCE else max(1, int(self.truth.counts.sum()))
         if part in (LOSS, "kl"):
             return np.asarray(rows.sum() / counted)
-        return rows / counted if part in _DERIVATIVES else rows
+        return rows / counted if part in DERIVATIVES else rows
 
 
 class Allowed:
@@ -91,10 +91,10 @@ class Allowed:
     def error_of_mean(self, part: str) -> Array:
         """Return the largest error of a result of the mean: with the mean's own rounding, and that over the rows."""
         allowed = self._expected.of_mean(part, self.error(part))
-        if part not in (LOSS, "kl", *_DERIVATIVES):
+        if part not in (LOSS, "kl", *DERIVATIVES):
             return allowed
         limits: Any = oracle.limits_of(compute_dtype(self._dtype))
         right = np.abs(self._expected.of_mean(part, self._expected.result(part)))
         allowed = allowed + float(limits.eps) * right
         # Results below the normal numbers are coarser.
-        return allowed + float(limits.smallest_subnormal) if part in _DERIVATIVES else allowed
+        return allowed + float(limits.smallest_subnormal) if part in DERIVATIVES else allowed

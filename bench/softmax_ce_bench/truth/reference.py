@@ -19,13 +19,14 @@ import numpy as np
 from softmax_ce_bench.inputs.workloads import IGNORE_INDEX
 from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE, make_target_logits
 from softmax_ce_bench.truth import divergence, oracle
-from softmax_ce_bench.truth.expected import ExpectedResults
+from softmax_ce_bench.truth.expected import DERIVATIVES, ExpectedResults
 
 ROWS = 8  # of the gradient that are compared
 _BLOCK = 1 << 18  # elements at a time in float64: the block and its exponentials stay in cache
 # Of the loss, relative, and of a probability, absolute. Subtracting a log-sum-exp of some 100 from a logit in
 # float32 leaves an error of 1e-5 in the exponent; 16-bit results are judged by their own roundoff.
 TOLERANCE = 1e-4
+SIXTEEN_BIT_STEPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # from 1 to the next number: losses are rounded to it
 _DOUBLE = oracle.Arithmetic(lambda a: np.asarray(a).astype(np.float64), np.exp, np.expm1, np.log1p)
 
 
@@ -126,7 +127,7 @@ class ReferencePart:
 def of_part(expected: ExpectedResults, part: str) -> ReferencePart:
     """The reference for a result of the mean over all rows that are expected."""
     values = expected.of_mean(part, expected.result(part)).astype(np.float64)
-    unit = 1 / len(values) if part in ("hess", "kl_grad") else 1.0
+    unit = 1 / len(values) if part in DERIVATIVES else 1.0
     return ReferencePart(np.arange(values.shape[0] if values.ndim else 0), values, unit)
 
 
@@ -154,7 +155,7 @@ def others(logits: Any, targets: Any, operation: str) -> dict[str, ReferencePart
         if part == "kl":
             found[part] = ReferencePart((), np.asarray(_mean_divergence(logits, target_logits)))
         elif part not in (LOSS, GRAD):
-            unit = 1 / n_rows if part in ("hess", "kl_grad") else 1.0
+            unit = 1 / n_rows if part in DERIVATIVES else 1.0
             found[part] = ReferencePart(chosen, expected.result(part).astype(np.float64) * unit, unit)
     return found
 
