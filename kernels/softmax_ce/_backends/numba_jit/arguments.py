@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+from numba import njit
+
+from softmax_ce._backends.numba_jit.memory import pointer, step_of
+
 
 class Targets(NamedTuple):
     """The arrays from which a row's targets T are computed. C: target_row in rows_load.h."""
@@ -42,3 +47,23 @@ class Call(NamedTuple):
     weight_step: int
     upstream: Any
     upstream_step: int
+
+
+_inlined: Any = njit(error_model="numpy", forceinline=True)
+
+
+@_inlined
+def soft_call(
+    logits: Any, targets: Any, target_scale: Any, base_mass: Any, z_loss: float, row_weight: Any, upstream: Any
+) -> Call:
+    """Return the inputs of a call with soft labels.
+
+    C: _soft in _kernels.pyx
+    """
+    soft = Targets(
+        pointer(targets), pointer(target_scale), step_of(target_scale), pointer(base_mass), step_of(base_mass)
+    )
+    return Call(
+        pointer(logits), logits.shape[1], pointer(np.empty(0, np.int64)), 0, 0, soft, 0.0, z_loss,
+        pointer(row_weight), step_of(row_weight), pointer(upstream), step_of(upstream),
+    )  # fmt: skip

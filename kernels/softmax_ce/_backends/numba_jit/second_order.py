@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from softmax_ce._backends.numba_jit.arguments import Call, Outputs, Targets
+from softmax_ce._backends.numba_jit.arguments import Call, Outputs, Targets, soft_call
 from softmax_ce._backends.numba_jit.arithmetic import exp_scale
 from softmax_ce._backends.numba_jit.columns import columns_at
 from softmax_ce._backends.numba_jit.few_classes import (
@@ -333,14 +333,6 @@ def soft_hessian_rows(
 
     C: soft_hessian in _kernels.pyx
     """
-    classes = logits.shape[1]
-    no_labels = np.empty(0, np.int64)
-    soft = Targets(
-        pointer(targets), pointer(target_scale), step_of(target_scale), pointer(base_mass), step_of(base_mass)
-    )
-    call = Call(
-        pointer(logits), classes, pointer(no_labels), 0, 0, soft, 0.0, z_loss,
-        pointer(row_weight), step_of(row_weight), pointer(upstream), step_of(upstream),
-    )  # fmt: skip
+    call = soft_call(logits, targets, target_scale, base_mass, z_loss, row_weight, upstream)
     outputs = Outputs(pointer(loss), pointer(grad), pointer(row_max), pointer(log_sum))
     _all_rows(call, outputs, pointer(hess), logits, stream_bytes, start, stop)
