@@ -85,6 +85,11 @@ def evaluate_in_full(
         results.append(outputs.grad)
     if want_hess:
         results.append(outputs.hess)
+    return returned(results, problem, options, outputs)
+
+
+def returned(results: list[Any], problem: Problem, options: Options, outputs: Outputs) -> Any:
+    """Return results with the log-sum-exp and what is correct after them, if wanted: a tuple if there are several."""
     if options.return_lse:
         results.append(outputs.finish_lse(problem.row_shape, options.lse_out))
     if outputs.correct is not None:

@@ -63,11 +63,7 @@ def evaluate_linear(
         results += [gradients.hidden, gradients.weight]
         if bias is not None:
             results.append(gradients.bias)
-    if options.return_lse:
-        results.append(outputs.finish_lse(whole.row_shape, options.lse_out))
-    if outputs.correct is not None:
-        results.append(outputs.correct.reshape(whole.row_shape)[()])
-    return results[0] if len(results) == 1 else tuple(results)
+    return evaluation.returned(results, whole, options, outputs)
 
 
 def _check_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
