@@ -50,7 +50,7 @@ def split(mutants: Iterable[Mutant], listed: Iterable[Equivalent]) -> tuple[list
     Raises
     ------
     ValueError
-        An entry of the list fits no mutant: the source has changed, and it must be looked at again.
+        Entries of the list fit no mutant: the source has changed, and they must be looked at again.
     """
     pairs = [(entry, change) for entry in listed for change in entry.changes]
     used: set[tuple[str, str, str]] = set()
@@ -60,7 +60,11 @@ def split(mutants: Iterable[Mutant], listed: Iterable[Equivalent]) -> tuple[list
         fitting = [(entry, change) for entry, change in pairs if entry.covers(mutant, change)]
         used.update((entry.file, entry.text, change) for entry, change in fitting)
         (equivalent if fitting else real).append(mutant)
-    for entry, change in pairs:
-        if (entry.file, entry.text, change) not in used:
-            raise ValueError(f"equivalent.toml: {entry.file} has no mutant {change!r} of the line {entry.text!r}")
+    misfits = [
+        f"{entry.file} has no mutant {change!r} of the line {entry.text!r}"
+        for entry, change in pairs
+        if (entry.file, entry.text, change) not in used
+    ]
+    if misfits:
+        raise ValueError("equivalent.toml: " + "\n".join(misfits))
     return real, equivalent
