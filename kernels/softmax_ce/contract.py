@@ -198,6 +198,53 @@ class HessianKernels:
     strided: HessianKernels | None = None
 
 
+SHARD_TOTALS = 4  # the numbers of a row that `ShardKernels.fold` writes
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKernels:
+    """Optional kernels for some of the classes of each row, if the classes are divided into shards.
+
+    The whole-row kernels sum a row in chunks of classes and then combine the chunks. Here, each shard has sums of its
+    own chunks, and all chunks are combined at the end. If each shard begins with a whole chunk, the results have the
+    bits of the whole-row kernels, but for rows that these compute in another way because they have few classes.
+    Without these kernels, shards are computed with the whole-row kernels, and combined in NumPy.
+
+    A chunk has 2 numbers, float64: its maximum, NaN left out, and the sum relative to it, which is NaN if one of its
+    logits is. There are 2 more, up to the backend, if there are soft labels or a base mass.
+
+    Attributes
+    ----------
+    chunk : callable
+        ``chunk(n_classes, itemsize)``: the number of classes in a chunk of a row with so many classes. The last chunk
+        of a shard may have fewer.
+    sums : callable
+        ``sums(logits, labels, targets, target_scale, base_mass, first_class, chunk, chunks, label_logit, start, stop)``
+        writes `chunks`, (N, chunks of the shard, 2 or 4), and for hard labels `label_logit`, float64 (N,): the logits
+        at the labels, NaN where the label is in another shard.
+    fold : callable
+        ``fold(chunks, label_logit, label_mass, base_total, z_loss, row_weight, loss, row_max, log_sum, totals, start,
+        stop)`` combines the chunks of all shards. It writes `totals`, float64 (N, `SHARD_TOTALS`), and the outputs of
+        the whole-row kernels.
+    grad : callable
+        ``grad(logits, labels, targets, target_scale, base_mass, base_total, z_loss, row_weight, upstream, first_class,
+        chunk, chunks, label_logit, label_mass, totals, grad, start, stop)`` computes a shard's columns of the gradient,
+        given the shard's own `chunks` and the `totals`.
+
+    Notes
+    -----
+    Arguments that the whole-row kernels take too are those of the shard: its columns of logits, targets and tables.
+    But `base_total` and the labels are those of all classes. `label_mass` is the mass at each row's label, NaN if the
+    row does not count. Like `label_logit` it is float64, (N,) or (1,). For soft labels, these two and `labels` are
+    None; for hard labels, `targets` is None.
+    """
+
+    chunk: Callable[[int, int], int]
+    sums: Callable[..., None]
+    fold: Callable[..., None]
+    grad: Callable[..., None]
+
+
 ROW_AXES = 4  # the most axes of rows that an array for a strided kernel may have
 
 
@@ -381,6 +428,8 @@ class Backend:
         `where` is an array of bool, (..., C), of any strides, with the logits' rows in C order, or None. The gradient
         is with respect to factor * x, and 0 at classes left out. `correct`, a vector of bool for the rows or None,
         receives whether the label is the first maximum. Without it, such logits are staged and transformed by NumPy.
+    shards : ShardKernels or None
+        Optional: kernels for some of the classes of each row.
     details : str
         What the backend found when it was loaded, such as the instruction set in use. It may be empty.
     """
@@ -399,6 +448,7 @@ class Backend:
     plain: Callable[[Any, Any, float, Any, Any, bool], float | None] | None = None
     hessian: HessianKernels | None = None
     transformed: Callable[[float, float, Any, Any], StridedKernels] | None = None
+    shards: ShardKernels | None = None
 
     @property
     def name(self) -> str:

@@ -25,6 +25,7 @@ OPTIONAL_PARTS = (
     "plain",
     "hessian",
     "transformed",
+    "shards",
 )  # optional attributes of a backend's module, beside its two kernels
 
 # In order from the simplest to the fastest: automatic choice takes the last backend that qualifies.

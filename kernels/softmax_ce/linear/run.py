@@ -15,8 +15,10 @@ from softmax_ce.linear.products import Layer, take
 from softmax_ce.options import Options
 from softmax_ce.problem import Problem
 from softmax_ce.run import Outputs, run_kernel
-from softmax_ce.shards.rows import correct_rows, fold_pieces, known_logit, row_losses
-from softmax_ce.shards.run import Shard
+from softmax_ce.shards.arguments import shard_of
+from softmax_ce.shards.rows import known_logit
+from softmax_ce.shards.shard import Shard
+from softmax_ce.shards.totals import totals_of
 from softmax_ce.staging import Rows
 from softmax_ce.transform import apply
 
@@ -92,17 +94,13 @@ class LinearRun:
             piece, its_logit, mass = shard.piece(self.options.return_correct)
             pieces.append(piece)
             logit = its_logit if logit is None else known_logit(logit, its_logit)
-        totals = fold_pieces(pieces)
-        loss = row_losses(totals, logit, mass, factors.z_loss, factors.row_weight).astype(self.whole.compute)
-        outputs = Outputs(loss, None, totals.top, totals.log_sum)
-        if self.options.return_correct:
-            outputs.correct = correct_rows(pieces, totals, mass)
-        self._keep(outputs, rows)
+        totals = totals_of(self.backend, pieces, logit, mass, factors, self.whole.compute, self.options.return_correct)
+        self._keep(totals.outputs, rows)
         if self.gradients is None:
             return
         for shard, piece in zip(self._shards(hidden, rows, factors), pieces, strict=True):
             block = shard.problem.source
-            shard.grad(piece, totals, logit, mass, loss, block)
+            shard.grad(piece, totals, logit, mass, block)
             self._add(block, hidden, rows, shard.first, shard.stop, is_first, shard.first == 0)
 
     def _shards(self, hidden: Any, rows: Any, factors: Factors) -> Iterator[Shard]:
@@ -114,7 +112,7 @@ class LinearRun:
             self.layer.logits(hidden, first, stop, block)
             problem = self._part(block, rows, first, stop)
             options = self.options
-            yield Shard(first, n_classes, problem, factors, options.ignore_index, self.backend, options.threads)
+            yield shard_of(first, n_classes, problem, factors, options.ignore_index, self.backend, options.threads)
 
     def _block(self, n_rows: int, n_classes: int) -> Any:
         return self._scratch[: n_rows * n_classes].reshape(n_rows, n_classes)

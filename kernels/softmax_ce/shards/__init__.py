@@ -8,13 +8,16 @@ total gives the loss, and with it each shard computes its own columns of the gra
     value = loss(total)
     grads = [grad(x, y, total, first_class=first) for first, x in shards]
 
-The bits of the results do not depend on the grouping: a Partial keeps the sums of each shard relative to its own
-maximum, and they are folded once, at the end, in the order of the classes.
+The bits of the results do not depend on the grouping: a Partial keeps the sums of each chunk of its classes, relative
+to the chunk's maximum, and they are folded once, at the end, in the order of the classes. Backends with kernels for
+shards have the chunks of one call if each shard begins with a whole chunk. Then the bits are those of one call. Other
+backends have one chunk for each shard.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
@@ -22,16 +25,18 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softmax_ce import evaluation
+from softmax_ce import checks, evaluation
 from softmax_ce.fold import Factors
 from softmax_ce.keywords import given
 from softmax_ce.normalize import softmax as softmax_of_rows
 from softmax_ce.options import Array, Options, ShardOptions
+from softmax_ce.problem import Problem
 from softmax_ce.reduction import numpy_total
 from softmax_ce.registry import get_backend
-from softmax_ce.run import Outputs
 from softmax_ce.shards.arguments import checked_shard, stand_in
-from softmax_ce.shards.rows import Piece, Totals, correct_rows, fold_pieces, known_logit, row_losses, share
+from softmax_ce.shards.chunked import write_softmax
+from softmax_ce.shards.rows import Piece, known_logit, share
+from softmax_ce.shards.totals import Totals, totals_of
 
 __all__ = ["Partial", "combine", "grad", "logsumexp", "loss", "partial", "softmax"]
 
@@ -60,6 +65,8 @@ class Partial:
         The logit at each row's hard label, float64; NaN if the label is no class of these shards. None: soft labels.
     label_mass : ndarray, shape (N,), or None
         The target at each row's hard label, float64; NaN if the row does not count.
+    totals : Totals or None
+        What the pieces come to. None if classes are missing.
     """
 
     n_classes: int
@@ -71,6 +78,7 @@ class Partial:
     pieces: tuple[Piece, ...]
     label_logit: Any
     label_mass: Any
+    totals: Totals | None = None
 
 
 def partial(
@@ -122,15 +130,20 @@ def partial(
     shard, checked = checked_shard(
         logits_shard, targets, first_class, n_classes, given(ShardOptions, options), options.get("backend")
     )
-    piece, label_logit, label_mass = shard.piece(checked.return_correct)
+    totals = label_logit = label_mass = None
+    masked = shard.problem.transform is not None and shard.problem.transform.masks is not None
+    if shard.has_all_classes:
+        piece, totals = Piece(0, shard.stop, masked=masked), Totals(shard.one_call(checked.return_correct), None)
+    else:
+        piece, label_logit, label_mass = shard.piece(checked.return_correct)
     # What travels is copied, as it was given: the caller may change its own.
     weights = None if checked.sample_weight is None else checked.sample_weight.reshape(shard.problem.row_shape)
-    where = None if piece.masked or checked.where is None else np.array(checked.where)
+    where = None if masked or checked.where is None else np.array(checked.where)
     checked = checked._replace(threads=None, sample_weight=weights, where=where)
     kept = replace(shard.factors, class_scale=None, base_mass=None, spread=None)
     return Partial(
         n_classes, shard.problem.row_shape, shard.problem.compute, checked, shard.backend.name, kept, (piece,),
-        label_logit, label_mass,
+        label_logit, label_mass, totals,
     )  # fmt: skip
 
 
@@ -167,7 +180,7 @@ def combine(partials: Iterable[Partial]) -> Partial:
     for other in others:
         if logit is not None:
             logit = known_logit(logit, other.label_logit)
-    return replace(one, pieces=tuple(pieces), label_logit=logit)
+    return _completed(replace(one, pieces=tuple(pieces), label_logit=logit))
 
 
 def loss(total: Partial) -> Any:
@@ -187,18 +200,13 @@ def loss(total: Partial) -> Any:
     ValueError
         Classes are missing.
     """
-    totals = _complete(total)
-    options = total.options
+    kept, options = _totals(total).outputs, total.options
+    # The caller may change what is returned.
+    outputs = replace(kept, loss=kept.loss.copy(), correct=None if kept.correct is None else kept.correct.copy())
     problem = stand_in(total.row_shape, total.n_classes, total.dtype)
-    outputs = Outputs(_losses(total, totals), None, None, None)
     sum_of = get_backend(total.backend).total or numpy_total
     results = [evaluation.reduce_rows(problem, total.factors, outputs, options, sum_of)]
-    if options.return_lse:
-        results.append(_lse(total, totals))
-    if options.return_correct:
-        correct = correct_rows(total.pieces, totals, total.label_mass)
-        results.append(correct.reshape(total.row_shape)[()])
-    return results[0] if len(results) == 1 else tuple(results)
+    return evaluation.returned(results, problem, options, outputs)
 
 
 def grad(
@@ -241,23 +249,22 @@ def grad(
         An argument that :func:`softmax_ce.cross_entropy_grad` would refuse, a total that lacks classes, or a shard that
         is not one of those in it.
     """
-    totals = _complete(total)
+    totals = _totals(total)
     options = total.options._replace(grad_output=grad_output, grad_out=grad_out, threads=threads)
     if where is not None:
         if options.where is not None:
             raise ValueError("where comes with the total already: it has an entry for each class")
         options = options._replace(where=where)
     shard, _ = checked_shard(logits_shard, targets, first_class, total.n_classes, options, total.backend)
-    if shard.problem.row_shape != total.row_shape:
-        raise ValueError(f"logits_shard has rows of shape {shard.problem.row_shape}, but the total {total.row_shape}")
-    piece = _piece_of(total, shard.first, shard.problem.n_classes)
+    piece = _piece_of(total, shard.first, shard.problem)
     if piece.masked != (shard.problem.transform is not None and shard.problem.transform.masks is not None):
         raise ValueError("give where to grad if, and only if, one in the shape of logits_shard was given to partial")
     problem = shard.problem
     result = np.empty(problem.source.shape, problem.result) if grad_out is None else grad_out
-    # A row whose loss is infinite may have a target at a class that is left out.
-    losses = None if problem.transform is None else _losses(total, totals)
-    shard.grad(piece, totals, total.label_logit, total.label_mass, losses, result)
+    if shard.has_all_classes:
+        shard.one_gradient(result)
+    else:
+        shard.grad(piece, totals, total.label_logit, total.label_mass, result)
     return result
 
 
@@ -274,7 +281,7 @@ def logsumexp(total: Partial) -> Any:
     ndarray or scalar
         In the shape of the "none" loss and its dtype.
     """
-    return _lse(total, _complete(total))
+    return _totals(total).outputs.finish_lse(total.row_shape, None)
 
 
 def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, threads: int | None = None) -> Array:
@@ -297,12 +304,19 @@ def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, thread
     options = total.options
     if options.logit_scale != 1 or options.softcap is not None or options.where is not None or total.pieces[0].masked:
         raise ValueError("softmax takes the logits as they are: give partial no logit_scale, softcap or where")
-    totals = _complete(total)
-    axis = options.axis
+    totals, axis = _totals(total), options.axis
+    problem = checks.check_logits(logits_shard, axis, "logits_shard")
+    piece = _piece_of(total, first_class, problem)
+    if piece.chunks is not None:
+        result = np.empty(problem.source.shape, problem.result)
+        n_threads, backend = checks.check_threads(threads), get_backend(total.backend)
+        write_softmax(problem, piece.first, total.n_classes, backend, n_threads, piece, totals, result)
+        return result
     probabilities = softmax_of_rows(logits_shard, axis, backend=total.backend, threads=threads)
-    piece = _piece_of(total, first_class, probabilities.shape[axis])
+    if totals.sums is None:  # of all classes
+        return probabilities
     with np.errstate(all="ignore"):
-        part = np.where(totals.broken, np.nan, share(piece, totals)).reshape(total.row_shape)
+        part = np.where(totals.sums.broken, np.nan, share(piece, totals.sums)).reshape(total.row_shape)
         nothing = (piece.top == -np.inf).reshape(total.row_shape) & (part == part)
         part = np.expand_dims(part, axis).astype(np.float32 if probabilities.itemsize < 4 else probabilities.dtype)
         result = np.multiply(probabilities, part, out=probabilities, casting="same_kind")
@@ -310,13 +324,18 @@ def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, thread
     return result
 
 
-def _piece_of(total: Partial, first: int, width: int) -> Piece:
-    """Return the piece of a shard."""
+def _piece_of(total: Partial, first: int, problem: Problem) -> Piece:
+    """Return the piece of a shard, whose logits must be of the total's rows and dtype."""
+    if problem.row_shape != total.row_shape:
+        raise ValueError(f"logits_shard has rows of shape {problem.row_shape}, but the total {total.row_shape}")
+    if problem.compute != total.dtype:
+        raise ValueError(f"logits_shard is computed in {problem.compute}, but the total in {total.dtype}")
+    first, stop = operator.index(first), operator.index(first) + problem.n_classes
     at = {(piece.first, piece.stop): piece for piece in total.pieces}
-    piece = at.get((first, first + width))
+    piece = at.get((first, stop))
     if piece is None:
-        known = ", ".join(f"[{begin}, {stop})" for begin, stop in at)
-        raise ValueError(f"the classes [{first}, {first + width}) are no shard of the total, which has {known}")
+        known = ", ".join(f"[{begin}, {end})" for begin, end in at)
+        raise ValueError(f"the classes [{first}, {stop}) are no shard of the total, which has {known}")
     return piece
 
 
@@ -328,30 +347,35 @@ def _check_alike(one: Partial, other: Partial) -> None:
     for name, mine, theirs in zip(Options._fields, one.options, other.options, strict=True):
         if not np.array_equal(mine, theirs):
             raise ValueError(f"the Partials do not belong together: they have different values of {name}")
+    if one.pieces[0].masked != other.pieces[0].masked:
+        raise ValueError("the Partials do not belong together: one has a where in the shape of its logits, one has not")
 
 
-def _complete(total: Partial) -> Totals:
-    """Return what the pieces come to, which must be all classes."""
+def _completed(partial: Partial) -> Partial:
+    """Return a Partial with its totals, unless classes are missing."""
+    if partial.totals is not None or _missing_from(partial) is not None:
+        return partial
+    totals = totals_of(
+        get_backend(partial.backend), partial.pieces, partial.label_logit, partial.label_mass, partial.factors,
+        partial.dtype, partial.options.return_correct,
+    )  # fmt: skip
+    return replace(partial, totals=totals)
+
+
+def _missing_from(partial: Partial) -> int | None:
+    """Return the first class that no shard has, or None if all are there."""
     after = 0
-    for piece in total.pieces:
+    for piece in partial.pieces:
         if piece.first != after:
             break
         after = piece.stop
-    if after != total.n_classes:
-        raise ValueError(f"the total lacks the classes from {after} on; combine the Partials of all shards")
-    with np.errstate(all="ignore"):
-        return fold_pieces(total.pieces)
+    return None if after == partial.n_classes else after
 
 
-def _lse(total: Partial, totals: Totals) -> Any:
-    """Return the log-sum-exp of each row in the dtype of the loss."""
-    with np.errstate(all="ignore"):
-        return (totals.top + totals.log_sum).astype(total.dtype).reshape(total.row_shape)[()]
-
-
-def _losses(total: Partial, totals: Totals) -> Any:
-    """Return the row losses in the dtype of the loss."""
-    factors = total.factors
-    with np.errstate(all="ignore"):
-        value = row_losses(totals, total.label_logit, total.label_mass, factors.z_loss, factors.row_weight)
-        return value.astype(total.dtype)
+def _totals(total: Partial) -> Totals:
+    """Return what the pieces come to, which must be all classes."""
+    if total.totals is None:
+        raise ValueError(
+            f"the total lacks the classes from {_missing_from(total)} on; combine the Partials of all shards"
+        )
+    return total.totals

@@ -9,16 +9,30 @@ import numpy as np
 
 from softmax_ce import checks, evaluation
 from softmax_ce.choice import auto
+from softmax_ce.contract import Backend
+from softmax_ce.fold import Factors
 from softmax_ce.options import Options
 from softmax_ce.problem import Problem
 from softmax_ce.reduction import numpy_total
-from softmax_ce.shards.run import Shard
+from softmax_ce.shards.chunked import ChunkedShard
+from softmax_ce.shards.run import ComposedShard
+from softmax_ce.shards.shard import Shard
 from softmax_ce.transform import apply
 
 
 def stand_in(row_shape: tuple[int, ...], n_classes: int, dtype: np.dtype[Any]) -> Problem:
     """Return a problem of this size, whose logits are not there. Only its shapes and dtypes may be used."""
     return checks.check_logits(np.broadcast_to(np.zeros((), dtype), (*row_shape, n_classes)), -1)
+
+
+def shard_of(
+    first: int, n_classes: int, problem: Problem, factors: Factors, ignore_index: int, backend: Backend,
+    threads: int | None,
+) -> Shard:  # fmt: skip
+    """Return a shard that is computed with the backend's kernels for shards, if it has any that know the options."""
+    # What smoothing shares out among the classes of each row is known only when all shards are.
+    kind = ComposedShard if backend.shards is None or factors.spread is not None else ChunkedShard
+    return kind(first, n_classes, problem, factors, ignore_index, backend, threads)
 
 
 def checked_shard(
@@ -40,7 +54,7 @@ def checked_shard(
     chosen = auto.choose(backend, True, True, problem.source.dtype, whole.n_rows, whole.n_classes, options.threads)
     auto.check_dtype(chosen, problem.compute)
     factors = evaluation.fold_options(whole, options, chosen.total or numpy_total)
-    return Shard(begin, whole.n_classes, problem, factors, options.ignore_index, chosen, options.threads), options
+    return shard_of(begin, whole.n_classes, problem, factors, options.ignore_index, chosen, options.threads), options
 
 
 def _apply(problem: Problem, whole: Problem, options: Options, first: int) -> None:

@@ -1,4 +1,4 @@
-"""What a shard of the classes contributes to a block of rows, what all of them come to, and the shard's gradient."""
+"""What a shard of the classes contributes to a block of rows, and what all of them come to, in NumPy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from softmax_ce.fold import NO_LABEL, NO_MASS, ONE_ROW
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """What the classes [first, stop) contribute to each row; float64, shape (N,).
+    """What the classes [first, stop) contribute to each row; float64, shape (N,) unless another is given.
+
+    A backend with kernels for shards has `chunks`, and others have `top`, `rest`, `cost` and `mass`. A shard of all
+    classes has none of them.
 
     Attributes
     ----------
     first, stop : int
-    top : ndarray
+    chunks : ndarray, shape (N, K, 2) or (N, K, 4), or None
+        The numbers of each of the K chunks: see :class:`softmax_ce.contract.ShardKernels`.
+    top : ndarray or None
         The largest logit.
-    rest : ndarray
+    rest : ndarray or None
         The sum of exp(x - top) without the maximum's own 1; NaN if there is a NaN.
     cost, mass : ndarray or None
         The sums of T * (top - x) and of T, without the target of a hard label. None if there are no others.
@@ -36,8 +41,9 @@ class Piece:
 
     first: int
     stop: int
-    top: Any
-    rest: Any
+    chunks: Any = None
+    top: Any = None
+    rest: Any = None
     cost: Any = None
     mass: Any = None
     count: Any = None
@@ -45,6 +51,11 @@ class Piece:
     spread_mass: Any = None
     correct: Any = None
     masked: bool = False
+
+    @property
+    def largest(self) -> Any:
+        """The largest logit of each row."""
+        return self.top if self.chunks is None else self.chunks[:, :, 0].max(axis=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +68,8 @@ class Tables:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Totals:
-    """What all shards come to for each row; float64, shape (N,).
+class FoldedSums:
+    """The sums over all classes for each row; float64, shape (N,).
 
     lse is top + log_sum. `cost` and `mass` are the sums of T * (top - x) and of T without a hard label's target.
     """
@@ -69,7 +80,6 @@ class Totals:
     cost: Any
     mass: Any
     count: Any
-    first: Any  # index of the first piece with the maximum
 
     @property
     def broken(self) -> Any:
@@ -113,20 +123,19 @@ def _relative(top: Any, log_sum: Any, loss: Any, mass: Any) -> tuple[Any, Any, A
     return top, rest, cost, mass
 
 
-def fold_pieces(pieces: Sequence[Piece]) -> Totals:
+def fold_pieces(pieces: Sequence[Piece]) -> FoldedSums:
     """Return what pieces in the order of the classes come to, as the compiled kernels combine a row's chunks."""
     top = np.maximum.reduce([piece.top for piece in pieces])
     rest, cost, mass = np.zeros(len(top)), np.zeros(len(top)), np.zeros(len(top))
-    first, found = np.zeros(len(top), np.intp), np.zeros(len(top), bool)
+    found = np.zeros(len(top), bool)
     count = None
     if pieces[0].count is not None:
         count = np.maximum(1, sum(piece.count for piece in pieces))
-    for k, piece in enumerate(pieces):
+    for piece in pieces:
         has_top = piece.top == top
         down = top - piece.top
         one = (piece.top > -np.inf) & ~(has_top & ~found)
         rest += (one + piece.rest) * np.where(has_top, 1.0, np.exp(-down))
-        first[has_top & ~found] = k
         found |= has_top
         for its_cost, its_mass, share in (
             (piece.cost, piece.mass, 1),
@@ -137,7 +146,7 @@ def fold_pieces(pieces: Sequence[Piece]) -> Totals:
                 mass += its_mass / share
                 # In halves: the difference of huge logits may overflow where the loss does not.
                 cost += np.where(its_mass != 0, 2 * (its_mass / share * (0.5 * top - 0.5 * _shift(piece.top))), 0.0)
-    return Totals(top, rest, np.log1p(rest), cost, mass, count, first)
+    return FoldedSums(top, rest, np.log1p(rest), cost, mass, count)
 
 
 def _shift(top: Any) -> Any:
@@ -149,19 +158,19 @@ def known_logit(logit: Any, other: Any) -> Any:
     return np.where(np.isnan(logit), other, logit)
 
 
-def correct_rows(pieces: Sequence[Piece], totals: Totals, label_mass: Any) -> Any:
+def correct_rows(pieces: Sequence[Piece], rest: Any, label_mass: Any) -> Any:
     """Return whether each row's label is its first maximum. It is False for an ignored label and a row with a NaN."""
+    first = np.argmax([piece.largest for piece in pieces], axis=0)
     of_pieces = np.array([piece.correct for piece in pieces])
-    correct = of_pieces[totals.first, np.arange(len(totals.first))]
-    return correct & ~np.isnan(totals.rest) & ~np.isnan(label_mass)
+    return of_pieces[first, np.arange(len(first))] & ~np.isnan(rest) & ~np.isnan(label_mass)
 
 
-def share(piece: Piece, totals: Totals) -> Any:
+def share(piece: Piece, totals: FoldedSums) -> Any:
     """Return the part of each row's probability that lies in a piece, float64."""
     return (1 + piece.rest) * np.where(piece.top == -np.inf, 0.0, np.exp(piece.top - totals.top)) / (1 + totals.rest)
 
 
-def row_losses(totals: Totals, label_logit: Any, label_mass: Any, z_loss: float, row_weight: Any) -> Any:
+def row_losses(totals: FoldedSums, label_logit: Any, label_mass: Any, z_loss: float, row_weight: Any) -> Any:
     """Return the row losses, float64. `label_mass` is NaN for a row that does not count."""
     value = totals.cost + totals.mass * totals.log_sum
     counts = row_weight != 0
@@ -176,7 +185,7 @@ def row_losses(totals: Totals, label_logit: Any, label_mass: Any, z_loss: float,
     return np.where(counts, np.where(totals.broken, np.nan, row_weight * value), 0.0)
 
 
-def label_gradient(totals: Totals, label_logit: Any, label_mass: Any, pull: Any) -> Any:
+def label_gradient(totals: FoldedSums, label_logit: Any, label_mass: Any, pull: Any) -> Any:
     """Return pull * p - mass * (1 - p) at each row's hard label. 1 - p comes from the loss, so that nothing cancels."""
     excess = totals.top - label_logit + totals.log_sum
     p = np.exp(label_logit - totals.top) / (1 + totals.rest)

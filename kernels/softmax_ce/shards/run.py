@@ -1,4 +1,4 @@
-"""Compute a shard of the classes with a backend's kernels, in blocks of rows."""
+"""Compute a shard of the classes with a backend's whole-row kernels, in blocks of rows, and NumPy."""
 
 from __future__ import annotations
 
@@ -8,44 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce import threads as pool
-from softmax_ce.contract import Backend
-from softmax_ce.fold import NO_LABEL, NO_MASS, ONE_ROW, Factors
-from softmax_ce.problem import Problem, counted
-from softmax_ce.shards.rows import Piece, Tables, Totals, label_gradient, share, sums
+from softmax_ce.fold import NO_LABEL, NO_MASS, ONE_ROW
+from softmax_ce.problem import counted
+from softmax_ce.shards.rows import FoldedSums, Piece, Tables, label_gradient, share, sums
+from softmax_ce.shards.shard import Shard
+from softmax_ce.shards.totals import Totals
 from softmax_ce.staging import Rows
 from softmax_ce.tuning import STAGED_ELEMENTS
 
 
-class Shard:
-    """The classes [first, stop) of a problem.
-
-    Parameters
-    ----------
-    first, n_classes : int
-        The first of these classes, and the number of all.
-    problem : Problem
-        The shard's own logits and soft labels; hard labels of all classes.
-    factors : Factors
-        Of all classes.
-    ignore_index : int
-    backend : Backend
-    threads : int or None
-    """
-
-    def __init__(
-        self, first: int, n_classes: int, problem: Problem, factors: Factors, ignore_index: int, backend: Backend,
-        threads: int | None,
-    ) -> None:  # fmt: skip
-        self.first, self.stop, self.n_classes = first, first + problem.n_classes, n_classes
-        self.problem, self.factors, self.ignore_index = problem, factors, ignore_index
-        self.backend, self.threads = backend, threads
-        columns = slice(self.first, self.stop)
-        self.tables = Tables(*(_columns(t, columns) for t in (factors.class_scale, factors.base_mass, factors.spread)))
+class ComposedShard(Shard):
+    """A shard that is computed with whole-row kernels, as if its classes were all."""
 
     def piece(self, want_correct: bool = False) -> tuple[Piece, Any, Any]:
         """Return the shard's piece, and the logit and the target at each row's hard label."""
-        n_rows, tables = self.problem.n_rows, self.tables
+        n_rows, tables, targets = self.problem.n_rows, self.tables, self.target_rows(None)
         is_hard, has_masks = self.problem.targets is None, self._masks is not None
         has_cost = not is_hard or tables.base is not None
         vectors = {name: np.empty(n_rows) for name in ("top", "rest", *(("cost", "mass") if has_cost else ()))}
@@ -64,7 +41,7 @@ class Shard:
 
         def work(first: int, last: int) -> None:
             rows = slice(first, last)
-            x, t = self._load(first, last)
+            x, t = self._load(targets, first, last)
             found = sums(self.backend, x, t, tables)
             for name, values in zip(("top", "rest", "cost", "mass"), found, strict=True):
                 if name in vectors:
@@ -81,34 +58,33 @@ class Shard:
                 if piece.correct is not None:
                     piece.correct[rows] = here[rows] & (x.argmax(axis=1) == y)
 
-        self._run(work)
+        self._run_blocks(work)
         return piece, logit, mass
 
-    def grad(self, piece: Piece, totals: Totals, logit: Any, mass: Any, losses: Any, out: Any) -> None:
+    def grad(self, piece: Piece, totals: Totals, logit: Any, mass: Any, out: Any) -> None:
         """Write the shard's columns of the gradient, given what all shards come to.
 
-        `logit` and `mass` are those at the hard labels. `losses` are the row losses; None if no option changes the
-        logits.
+        `logit` and `mass` are those at the hard labels.
         """
-        problem, transform = self.problem, self.problem.transform
-        output = Rows(out, problem.axis, problem.compute)
-        factors = self._row_factors(piece, totals, logit, mass)
+        problem, transform, folded = self.problem, self.problem.transform, totals.sums
+        output, targets = Rows(out, problem.axis, problem.compute), self.target_rows(out)
+        factors = self._row_factors(piece, folded, logit, mass)
 
         def work(first: int, last: int) -> None:
             rows = slice(first, last)
             slope = None
             if transform is not None and transform.softcap is not None:
                 slope = np.empty((last - first, problem.n_classes), problem.compute)
-            x, t = self._load(first, last, slope)
+            x, t = self._load(targets, first, last, slope)
             g = output.block(first, last)
-            self._write(x, self._targets(t, rows, totals), g, factors, piece.top[rows], rows)
+            self._write(x, self._targets(t, rows, folded), g, factors, piece.top[rows], rows)
             if transform is not None:
-                transform.finish(first, last, losses, g, slope)
+                transform.finish(first, last, totals.outputs.loss, g, slope)
             output.store(first, last, g, self.backend.narrow)
 
-        self._run(work)
+        self._run_blocks(work)
 
-    def _row_factors(self, piece: Piece, totals: Totals, logit: Any, mass: Any) -> _RowFactors:
+    def _row_factors(self, piece: Piece, totals: FoldedSums, logit: Any, mass: Any) -> _RowFactors:
         """Return what each row of the shard's gradient is made of, float64."""
         factors, problem = self.factors, self.problem
         with np.errstate(all="ignore"):
@@ -146,7 +122,7 @@ class Shard:
                 g[own, factors.local[rows][own]] = value[own]
             g[~counts] = 0
 
-    def _targets(self, t: Any, rows: slice, totals: Totals) -> Any:
+    def _targets(self, t: Any, rows: slice, totals: FoldedSums) -> Any:
         """Return the targets of a block without that of a hard label, one row for all or one for each; or None."""
         tables, masks = self.tables, self._masks
         with np.errstate(all="ignore"):
@@ -159,7 +135,7 @@ class Shard:
                 targets = smoothed if targets is None else targets + smoothed
         return targets
 
-    def _base_at(self, local: Any, totals: Totals) -> Any:
+    def _base_at(self, local: Any, totals: FoldedSums) -> Any:
         """Return what smoothing adds at each row's label, float64."""
         tables = self.tables
         if tables.base is not None:
@@ -172,40 +148,23 @@ class Shard:
             taking_part[first:last] = np.take_along_axis(mask, local[first:last, None], 1)[:, 0]
         return taking_part * tables.spread[local].astype(np.float64) / totals.count
 
-    @property
-    def _masks(self) -> Any:
-        transform = self.problem.transform
-        return None if transform is None else transform.masks
-
-    def _label_mass(self) -> Any:
-        """Return the target at each row's label, float64; NaN if the row does not count."""
-        scale = self.factors.class_scale
-        y, is_class = counted(self.problem.labels, self.n_classes, self.ignore_index)
-        mass = scale if scale.size == 1 else scale[y]
-        return np.where(is_class, mass.astype(np.float64), np.nan)
-
-    def _load(self, first: int, last: int, slope: Any = None) -> tuple[Any, Any]:
+    def _load(self, targets: Any, first: int, last: int, slope: Any = None) -> tuple[Any, Any]:
         """Return a block of logits, transformed, and of soft labels, or None."""
         problem, widen = self.problem, self.backend.widen
         if problem.transform is None:
             x = problem.logits.load(first, last, widen)
         else:
             x = problem.transform.load(first, last, widen, None, slope)
-        if problem.targets is None:
-            return x, None
-        return x, Rows(problem.targets, problem.axis, problem.compute).load(first, last, widen)
+        return x, None if targets is None else targets.load(first, last, widen)
 
-    def _run(self, work: Callable[[int, int], None]) -> None:
+    def _run_blocks(self, work: Callable[[int, int], None]) -> None:
         """Call ``work(first, last)`` for blocks that cover every row, on several threads."""
-        problem = self.problem
 
         def task(start: int, stop: int) -> None:
-            for first, last in problem.logits.blocks(start, stop, STAGED_ELEMENTS):
+            for first, last in self.problem.logits.blocks(start, stop, STAGED_ELEMENTS):
                 work(first, last)
 
-        if problem.n_rows:
-            serial = self.backend.info.serial_elements
-            pool.run(task, problem.n_rows, problem.n_classes, self.threads, serial)
+        self._run(task)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,10 +181,3 @@ class _RowFactors:
     local: Any
     here: Any
     at_label: Any
-
-
-def _columns(table: Any, columns: slice) -> Any:
-    """Return a shard's part of a factor by class, one for each class; a scale that is the same for all stays so."""
-    if table is None:
-        return None
-    return np.ascontiguousarray(np.broadcast_to(table, columns.stop)[columns] if table.size == 1 else table[columns])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -17,7 +18,7 @@ from softmax_ce.shards.rows import Piece, known_logit
 from softmax_ce.torch.call import as_array, as_tensor, from_array
 
 # What a process tells the others about each row; None is not sent. All are float64.
-_FIELDS = ("top", "rest", "cost", "mass", "count", "spread_cost", "spread_mass")
+_FIELDS = ("chunks", "top", "rest", "cost", "mass", "count", "spread_cost", "spread_mass")
 
 
 def vocab_parallel_cross_entropy(
@@ -113,19 +114,24 @@ def _total(logits: Any, target: Any, first: int, n_classes: int, group: Any, opt
     except Exception as raised:  # whatever it is, no process may wait for this one
         error = raised
     # No process may wait for one that has raised an error, nor for rows that another does not have.
-    rows = -1 if own is None else len(own.pieces[0].top)
-    states = _gathered(torch.tensor([rows, first, first + logits.shape[-1]]), group).tolist()
+    rows = -1 if own is None else math.prod(own.row_shape)
+    state = torch.tensor([rows, first, first + logits.shape[-1], 0 if own is None else _count_chunks(own)])
+    states = _gathered(state, group).tolist()
     if error is not None:
         raise error
     assert own is not None
     _check(states)
-    sent = torch.from_numpy(np.stack(_numbers(own)))
-    received = _gathered(sent, group).numpy()
-    return _assembled(own, received, [(begin, stop) for _, begin, stop in states])
+    if own.totals is not None:
+        return own  # the one process has all classes
+    numbers = np.concatenate([numbers.ravel() for numbers in _numbers(own)])
+    most = rows * max(chunks for *_, chunks in states) * _numbers_of_chunk(own)
+    padding = most - rows * _count_chunks(own) * _numbers_of_chunk(own)
+    received = _gathered(torch.from_numpy(np.pad(numbers, (0, padding))), group).numpy()
+    return _assembled(own, received, states)
 
 
 def _check(states: list[list[int]]) -> None:
-    counts = [rows for rows, _, _ in states]
+    counts = [state[0] for state in states]
     if min(counts) < 0:
         failed = [rank for rank, rows in enumerate(counts) if rows < 0]
         raise ValueError(f"the arguments of rank {', '.join(map(str, failed))} were refused; its own error says why")
@@ -133,25 +139,38 @@ def _check(states: list[list[int]]) -> None:
         raise ValueError(f"the processes have different numbers of rows: {counts}")
 
 
+def _count_chunks(own: shards.Partial) -> int:
+    """Return the number of chunks of this process's classes; 0 if the backend has no kernels for shards."""
+    (piece,) = own.pieces
+    return 0 if piece.chunks is None else piece.chunks.shape[1]
+
+
+def _numbers_of_chunk(own: shards.Partial) -> int:
+    (piece,) = own.pieces
+    return 0 if piece.chunks is None else piece.chunks.shape[2]
+
+
 def _numbers(own: shards.Partial) -> list[Any]:
     """Return what the others need of this process's Partial."""
     (piece,) = own.pieces
-    vectors = [getattr(piece, name) for name in _FIELDS]
-    if own.label_logit is not None:
-        vectors.append(own.label_logit)
-    return [np.asarray(vector, np.float64) for vector in vectors if vector is not None]
+    arrays = [getattr(piece, name) for name in _FIELDS]
+    return [np.asarray(array, np.float64) for array in (*arrays, own.label_logit) if array is not None]
 
 
-def _assembled(own: shards.Partial, received: Any, spans: list[tuple[int, int]]) -> shards.Partial:
+def _assembled(own: shards.Partial, received: Any, states: list[list[int]]) -> shards.Partial:
     """Return the Partial of all processes from the numbers that they sent."""
     (mine,) = own.pieces
-    names = [name for name in _FIELDS if getattr(mine, name) is not None]
-    pieces = [
-        Piece(begin, stop, **dict(zip(names, numbers, strict=False)), masked=mine.masked)
-        for (begin, stop), numbers in zip(spans, received, strict=True)
-    ]
-    label_logit = own.label_logit
-    if label_logit is not None:
-        for numbers in received:
-            label_logit = known_logit(label_logit, numbers[len(names)])
-    return replace(own, pieces=tuple(pieces), label_logit=label_logit)
+    pieces, label_logit = [], own.label_logit
+    for numbers, (rows, begin, stop, chunks) in zip(received, states, strict=True):
+        shapes: dict[str, tuple[int, ...]] = {name: (rows,) for name in _FIELDS if getattr(mine, name) is not None}
+        if "chunks" in shapes:
+            shapes["chunks"] = (rows, chunks, _numbers_of_chunk(own))
+        arrays, at = {}, 0
+        for name, shape in shapes.items():
+            size = math.prod(shape)
+            arrays[name] = numbers[at : at + size].reshape(shape)
+            at += size
+        pieces.append(Piece(begin, stop, **arrays, masked=mine.masked))
+        if label_logit is not None:
+            label_logit = known_logit(label_logit, numbers[at : at + rows])
+    return shards.combine([replace(own, pieces=tuple(pieces), label_logit=label_logit)])

@@ -11,7 +11,7 @@ from typing import Any
 
 from softmax_ce import tuning
 from softmax_ce._backends.cython.library import load
-from softmax_ce.contract import HessianKernels, ShortCalls, StridedKernels, TeamKernels
+from softmax_ce.contract import HessianKernels, ShardKernels, ShortCalls, StridedKernels, TeamKernels
 
 _kernels = load("softmax_ce._backends.cython._kernels")
 
@@ -56,5 +56,12 @@ def transformed(*transform: Any) -> StridedKernels:
         ),
     )
 
+
+def _chunk(n_classes: int, itemsize: int) -> int:
+    """Return the classes of a chunk: see softmax_ce.contract.ShardKernels."""
+    return _kernels.CHUNK
+
+
+shards = ShardKernels(_chunk, _kernels.shard_sums, _kernels.shard_fold, _kernels.shard_grad)
 
 DETAILS = f"instruction set {_kernels.selected()} (can run here: {', '.join(_kernels.supported())})"

@@ -34,7 +34,12 @@ soft_transformed: Callable[..., None]
 hard_transformed_team: Callable[..., Team]
 soft_transformed_team: Callable[..., Team]
 log_softmax_strided: Callable[..., None]
+shard_sums: Callable[..., None]
+shard_fold: Callable[..., None]
+shard_grad: Callable[..., None]
 log_softmax_strided_team: Callable[..., Team]
+
+CHUNK: int
 
 def total(values: NDArray[np.float32] | NDArray[np.float64], divisor: float) -> float: ...
 def exp32(t: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...

@@ -25,6 +25,13 @@ cnp.import_array()
 cdef extern from "rows.h" nogil:
     enum:
         SCE_STREAM_SHARED
+        SCE_CHUNK
+        SCE_TOTALS
+
+    enum sce_part:
+        SCE_SUMS
+        SCE_SCALARS
+        SCE_GRADIENT
 
     enum:
         SCE_ROW_AXES
@@ -54,6 +61,18 @@ cdef extern from "rows.h" nogil:
         sce_array where
         uint8_t *correct
 
+    ctypedef struct sce_shard:
+        sce_part part
+        ptrdiff_t first_class
+        ptrdiff_t n_chunks
+        ptrdiff_t numbers
+        double *chunks
+        double *totals
+        double *label_logit
+        const double *label_mass
+        ptrdiff_t label_logit_step
+        ptrdiff_t label_mass_step
+
     ctypedef struct sce_call:
         const void *logits
         ptrdiff_t classes
@@ -78,6 +97,7 @@ cdef extern from "rows.h" nogil:
         void *log_sum
         const sce_strided *strided
         const sce_transform *transform
+        const sce_shard *shard
         int log_output
         ptrdiff_t keep
         int stream
@@ -457,3 +477,4 @@ cdef int _run(sce_call *call, bint wide, ptrdiff_t start, ptrdiff_t stop) except
 include "short.pxi"
 include "strided.pxi"
 include "transformed.pxi"
+include "shards.pxi"

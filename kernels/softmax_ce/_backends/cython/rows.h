@@ -76,6 +76,8 @@ typedef struct {
     uint8_t *correct; /* whether each label is the first maximum; NULL: not wanted */
 } sce_transform;
 
+typedef struct sce_shard sce_shard; /* see below */
+
 /* One kernel call. Names, shapes and meaning are as in softmax_ce/contract.py. A step of 0 means one entry for all. */
 typedef struct {
     const void *logits;
@@ -97,6 +99,7 @@ typedef struct {
     void *loss, *grad, *hess, *row_max, *log_sum; /* NULL: not wanted; hess: the diagonal of the Hessian */
     const sce_strided *strided;            /* replaces logits, targets, grad and hess, unless NULL */
     const sce_transform *transform;        /* of a strided call; NULL: none */
+    const sce_shard *shard;                /* some of the classes of each row, in one of the steps below; NULL: all */
     sce_tiles *tiles;                      /* scratch of a strided call; NULL: sce_run allocates it */
     ptrdiff_t column_step;                 /* entries from class to class where rows lie side by side; else 0 */
     int stream;                            /* whether the gradient bypasses the caches: 0, 1 or SCE_STREAM_SHARED */
@@ -113,6 +116,20 @@ typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
 /* The steps of a row that several threads share. Each works on a range of its chunks. */
 enum sce_part { SCE_SUMS, SCE_SCALARS, SCE_GRADIENT };
 typedef void (*sce_row_part)(const sce_call *call, ptrdiff_t row, enum sce_part part, ptrdiff_t first, ptrdiff_t last);
+
+/* The classes of a shard, or what its rows come to: see rows_shards.h. */
+#define SCE_TOTALS 4
+struct sce_shard {
+    enum sce_part part;    /* the step */
+    ptrdiff_t first_class; /* of the shard: the labels are those of all classes */
+    ptrdiff_t n_chunks;    /* of a row; for SCE_SCALARS, in all shards */
+    ptrdiff_t numbers;     /* of a chunk: top and rest, or also mass and cost */
+    double *chunks;        /* n_chunks * numbers for each row: SCE_SUMS writes them */
+    double *totals;        /* top, rest, mass and log_sum of each row: SCE_SCALARS writes them */
+    double *label_logit;   /* SCE_SUMS writes them, NaN where the label is in another shard */
+    const double *label_mass; /* NaN where a row does not count; NULL: soft labels */
+    ptrdiff_t label_logit_step, label_mass_step;
+};
 
 typedef void (*sce_elementwise)(const void *in, void *out, ptrdiff_t n);
 

@@ -80,7 +80,8 @@ int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrd
         return 0;
     sce_chunk few[2 * 16];
     char on_stack[SCE_ON_STACK + 2 * SCE_LINE];
-    const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK, bytes = call->classes * itemsize;
+    const ptrdiff_t bytes = call->classes * itemsize;
+    const ptrdiff_t chunks = call->shard ? call->shard->n_chunks : (call->classes + SCE_CHUNK - 1) / SCE_CHUNK;
     const int is_kept = (call->grad || call->hess) && !call->log_output && bytes <= call->keep;
     /* Whole vectors are written, beyond the last class too. */
     char *kept = is_kept ? (bytes <= SCE_ON_STACK ? on_stack : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;

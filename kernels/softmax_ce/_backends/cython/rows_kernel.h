@@ -3,10 +3,13 @@
 
 #include "rows_lanes.h"
 #include "rows_parts.h"
+#include "rows_shards.h"
 #include "strided.h"
 
 void ROWS_NAME(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
-    if (call->strided)
+    if (call->shard)
+        shard_rows(call, start, stop);
+    else if (call->strided)
         strided_rows(call, start, stop);
     else
         contiguous_rows(call, start, stop);

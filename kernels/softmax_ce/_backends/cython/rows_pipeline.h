@@ -65,10 +65,10 @@ NOINLINE double degenerate_log_sum(const real *x, ptrdiff_t classes, enum sce_fo
     return 0;
 }
 
-/* Sum all chunks of row i, and write the previous row's gradient meanwhile. `e` receives the row's exponentials, or
+/* Sum each chunk of row i, and write the previous row's gradient meanwhile. `e` receives the row's exponentials, or
  * those of one chunk if they are not kept. */
-INLINE sce_sums sum_row(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode,
-                        enum sce_format format) {
+INLINE void sum_chunks(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode,
+                       enum sce_format format) {
     const sce_call *call = pipe->call;
     const ptrdiff_t classes = call->classes;
     const real *x = entry(call->logits, i * classes, format);
@@ -93,9 +93,16 @@ INLINE sce_sums sum_row(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, const
             pipe->top = max_rest(&next, &pipe->top_block, format);
     }
     pipe->out.grad = NULL;
+}
+
+/* Sum row i: see sum_chunks. */
+INLINE sce_sums sum_row(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode,
+                        enum sce_format format) {
+    sum_chunks(pipe, i, e, is_kept, t, mode, format);
     sce_sums row = combine(pipe->chunks[0], pipe->n_chunks);
     if (row.degenerate)
-        row.log_sum = degenerate_log_sum(x, classes, format);
+        row.log_sum = degenerate_log_sum(entry(pipe->call->logits, i * pipe->call->classes, format),
+                                         pipe->call->classes, format);
     return row;
 }
 
