@@ -14,7 +14,7 @@ from softmax_ce.problem import Problem, counted
 from softmax_ce.run import rows_of
 from softmax_ce.shards.rows import Piece
 from softmax_ce.shards.shard import Shard
-from softmax_ce.shards.totals import Totals
+from softmax_ce.shards.totals import Totals, aligned
 from softmax_ce.staging import Rows
 from softmax_ce.tuning import STAGED_ELEMENTS
 
@@ -62,13 +62,13 @@ class ChunkedShard(Shard):
         problem, factors, transform = self.problem, self.factors, self.problem.transform
         output, targets = Rows(out, problem.axis, problem.compute), self.target_rows(out)
         arrays = [array for array in (problem.logits, targets, output) if array is not None]
+        chunks, sums, at_label = aligned(piece.chunks), aligned(totals.sums), (aligned(logit), aligned(mass))
 
         def compute(x: Any, t: Any, g: Any, rows: slice, start: int, stop: int) -> None:
             self._kernels.grad(
                 x, rows_of(problem.labels, rows), t, self.tables.scale, self.tables.base, factors.base_total,
                 factors.z_loss, rows_of(factors.row_weight, rows), rows_of(factors.upstream, rows), self.first,
-                self._chunk, piece.chunks[rows], rows_of(logit, rows), rows_of(mass, rows), totals.sums[rows], g,
-                start, stop,
+                self._chunk, chunks[rows], *(rows_of(one, rows) for one in at_label), sums[rows], g, start, stop,
             )  # fmt: skip
 
         def task(start: int, stop: int) -> None:

@@ -30,6 +30,11 @@ class Totals:
     sums: Any
 
 
+def aligned(array: Any) -> Any:
+    """Return an array as kernels take it. One that was sent may lie at any address. None is returned as it is."""
+    return None if array is None else np.require(array, requirements="CA")
+
+
 def totals_of(
     backend: Backend, pieces: Sequence[Piece], label_logit: Any, label_mass: Any, factors: Factors,
     dtype: np.dtype[Any], want_correct: bool,
@@ -66,7 +71,7 @@ def _folded(
     sums = np.empty((n_rows, SHARD_TOTALS))
     if n_rows:
         kernels.fold(
-            chunks, label_logit, label_mass, factors.base_total, factors.z_loss, factors.row_weight,
-            loss, row_max, log_sum, sums, 0, n_rows,
+            chunks, aligned(label_logit), aligned(label_mass), factors.base_total, factors.z_loss,
+            aligned(factors.row_weight), loss, row_max, log_sum, sums, 0, n_rows,
         )  # fmt: skip
     return Totals(Outputs(loss, None, row_max, log_sum), sums)

@@ -21,8 +21,10 @@ from softmax_ce._backends.numba_jit.cache import Cache
 from softmax_ce._backends.numba_jit.instruction_set import instruction_set
 from softmax_ce._backends.numba_jit.kernels import hard_rows, soft_rows
 from softmax_ce._backends.numba_jit.second_order import hard_hessian_rows, soft_hessian_rows
+from softmax_ce._backends.numba_jit.shards import shard_fold_rows, shard_grad_rows, shard_sums_rows
+from softmax_ce._backends.numba_jit.sums import classes_of_chunk
 from softmax_ce._backends.numba_jit.total import total_over
-from softmax_ce.contract import HessianKernels
+from softmax_ce.contract import HessianKernels, ShardKernels
 from softmax_ce.reduction import numpy_total
 
 if getattr(config, "DISABLE_JIT", 0):  # njit then returns the Python functions, for coverage and debuggers
@@ -51,6 +53,8 @@ def _signature(rows: Any, itemsize: int) -> Any:
 
     if rows is total_over:
         return types.float64(given(real, 1), types.float64)
+    if rows in (shard_sums_rows, shard_fold_rows, shard_grad_rows):
+        return _signature_of_shard(rows, real)
     by_class, by_row = given(real, 1), given(types.float64, 1)
     row, matrix = types.Optional(real[::1]), real[:, ::1]
     hess = [matrix] if rows in (hard_hessian_rows, soft_hessian_rows) else []
@@ -65,6 +69,25 @@ def _signature(rows: Any, itemsize: int) -> Any:
         return types.void(*first, by_class, types.Optional(by_class), *numbers, by_row, by_row, *outputs, *sizes)
     factors = *[types.Optional(by_class)] * 2, *numbers, *[types.Optional(by_row)] * 2
     return types.float64(*first, *factors, *outputs, *sizes, types.float64, types.boolean)
+
+
+def _signature_of_shard(rows: Any, real: Any) -> Any:
+    """Return the signature of a kernel for shards."""
+
+    def given(dtype: Any, ndim: int) -> Any:
+        return types.Array(dtype, ndim, "C", readonly=True)
+
+    matrix, by_class, by_row = given(real, 2), given(real, 1), given(types.float64, 1)
+    number, index, maybe = types.float64, types.int64, types.Optional
+    inputs = matrix, maybe(given(types.int64, 1)), maybe(matrix), by_class, maybe(by_class)
+    if rows is shard_sums_rows:
+        return types.void(*inputs, index, index, number[:, :, ::1], maybe(number[::1]), index, index)
+    of_labels, chunks = (maybe(by_row), maybe(by_row)), given(number, 3)
+    if rows is shard_fold_rows:
+        outputs = (real[::1],) * 3
+        return types.void(chunks, *of_labels, number, number, by_row, *outputs, number[:, ::1], index, index)
+    factors, sizes = (number, number, by_row, by_row, index, index), (index,) * 3
+    return types.void(*inputs, *factors, chunks, *of_labels, given(number, 2), real[:, ::1], *sizes)
 
 
 def dispatcher(rows: Any, itemsize: int, *, cached: bool = True) -> Any:
@@ -175,6 +198,32 @@ def _soft_with_hessian(
 
 
 hessian = HessianKernels(_hard_with_hessian, _soft_with_hessian)
+
+
+_sums, _fold, _grad = _Compiled(shard_sums_rows), _Compiled(shard_fold_rows), _Compiled(shard_grad_rows)
+
+
+def _chunk(n_classes: int, itemsize: int) -> int:
+    return classes_of_chunk(n_classes, 4 * tuning.LINE_BYTES // itemsize)
+
+
+def _shard_sums(logits: Any, *arguments: Any) -> None:
+    _sums[logits.itemsize](logits, *arguments)
+
+
+def _shard_fold(
+    chunks: Any, label_logit: Any, label_mass: Any, base_total: float, z_loss: float, row_weight: Any, loss: Any,
+    *arguments: Any,
+) -> None:  # fmt: skip
+    _fold[loss.itemsize](chunks, label_logit, label_mass, base_total, z_loss, row_weight, loss, *arguments)
+
+
+def _shard_grad(logits: Any, *arguments: Any) -> None:
+    *_, start, stop = arguments
+    _grad[logits.itemsize](logits, *arguments, _stream_bytes(logits, start, stop))
+
+
+shards = ShardKernels(_chunk, _shard_sums, _shard_fold, _shard_grad)
 
 
 _FEW = 128  # losses that are summed in lanes

@@ -182,9 +182,11 @@ def _at_label(call: Any, row: Any, sums: Any, x_label: float, z_pull: float) -> 
 @_function
 def write_gradient(
     call: Any, row: Any, sums: Any, log_s: float, x_label: float, grad: Any, held: int, is_deferred: bool,
-    next_row: Any, scratch: Any,
+    step: int, next_row: Any, scratch: Any,
 ) -> Any:  # fmt: skip
     """Write the gradient of a row that counts, or defer it. Return how many entries are held, and what is pending.
+
+    `step` is the number of classes in a chunk.
 
     C: begin_gradient in rows_pipeline.h
     """
@@ -196,7 +198,6 @@ def write_gradient(
     has_target = not (is_null(row.t.soft) and is_null(row.t.base))
     factor = (1.0 if has_target else gain) * (target_mass(call, row, sums) + z_pull) / (1 + sums.rest)
     label = row.label if row.mass != 0 else -1  # without mass, the label is a class like the others
-    step = chunk_of(x, classes)
     for first in range(0, classes, step):
         k = first // step
         rescale = 1.0 if scratch.tops[k] == sums.top else math.exp(scratch.tops[k] - sums.top)
@@ -266,7 +267,8 @@ def _one_row(call: Any, outputs: Any, i: int, pipeline: Any, next_row: Any, scra
     if not counts or degenerate:
         fill_row(grad, classes, np.nan if counts else 0.0, scratch.line, held)
         return Pipeline(next_max, 0, pending)
-    held, pending = write_gradient(call, row, sums, log_s, x_label, grad, held, is_deferred, next_row, scratch)
+    step = chunk_of(x, classes)
+    held, pending = write_gradient(call, row, sums, log_s, x_label, grad, held, is_deferred, step, next_row, scratch)
     return Pipeline(next_max, held, pending)
 
 

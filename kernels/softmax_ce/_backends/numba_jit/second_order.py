@@ -177,7 +177,8 @@ def _one_row(
             fill_row(grad, classes, value, scratch.line, held)
         return Pipeline(next_max, 0, pipeline.pending)
     if not is_null(grad):
-        held, _ = write_gradient(call, row, sums, log_s, x_label, grad, held, False, next_row, scratch)
+        step = chunk_of(x, classes)
+        held, _ = write_gradient(call, row, sums, log_s, x_label, grad, held, False, step, next_row, scratch)
     if not is_null(out):
         _write_hessian(call, row, sums, log_s, out, streamed, scratch)
     return Pipeline(next_max, held, pipeline.pending)

@@ -64,15 +64,25 @@ class RowSums(NamedTuple):
     cost: Any  # the sum of T * (top - x)
 
 
+def classes_of_chunk(classes: int, block: int) -> int:
+    """Return the classes of a chunk, a multiple of `block`: see `chunk_of`.
+
+    C: chunk_size in rows_pipeline.h
+    """
+    chunks = (classes + CHUNK - 1) // CHUNK
+    return ((classes + chunks - 1) // chunks + block - 1) // block * block
+
+
+_classes_of_chunk = _inlined(classes_of_chunk)
+
+
 @_inlined
 def chunk_of(x: Any, classes: int) -> int:
     """Return the classes of a chunk: as few chunks as CHUNK allows, of equal length but the last, which may be shorter.
 
     C: chunk_size in rows_pipeline.h
     """
-    chunks = (classes + CHUNK - 1) // CHUNK
-    block = 4 * lanes_of(x)
-    return ((classes + chunks - 1) // chunks + block - 1) // block * block
+    return _classes_of_chunk(classes, 4 * lanes_of(x))
 
 
 # The largest logit. A NaN is skipped here: it shows in the sum.
@@ -189,7 +199,7 @@ def _prefetch_block(x: Any, out: Any, j: int) -> None:
 
 
 @_function
-def _sum_chunk(
+def sum_chunk(
     x: Any, n: int, top: Any, e: Any, ahead: Any, n_ahead: int, out: Any, pending: Any, first: int, scratch: Any
 ) -> Any:
     """Return the sum of exp(x - top) without one maximum, the ChunkMax of the chunk ahead, and the entries in the line.
@@ -228,7 +238,7 @@ def _sum_chunk(
 
 
 @_function
-def _sum_targets(x: Any, first: int, stop: int, shift: Any, t: Any) -> Any:
+def sum_targets(x: Any, first: int, stop: int, shift: Any, t: Any) -> Any:
     """Return the sums of T and of T * (shift - x) over classes [first, stop), in float64. Here 0 * inf = 0.
 
     C: sum_targets in rows_sums.h
@@ -244,7 +254,7 @@ def _sum_targets(x: Any, first: int, stop: int, shift: Any, t: Any) -> Any:
 
 
 @_inlined
-def _with_chunk(row: Any, top: float, rest: float) -> Any:
+def with_chunk(row: Any, top: float, rest: float) -> Any:
     """Return a row's sums with the maximum and the sum of its next chunk added. A NaN in either remains.
 
     C: combine in rows_sums.h
@@ -257,7 +267,7 @@ def _with_chunk(row: Any, top: float, rest: float) -> Any:
 
 
 @_inlined
-def _with_targets(row: Any, shift: float, mass: float, cost: float, chunk_shift: float) -> Any:
+def with_targets(row: Any, shift: float, mass: float, cost: float, chunk_shift: float) -> Any:
     """Return a row's sums with those over T of its next chunk added. Before that chunk, the row's shift was `shift`.
 
     C: combine in rows_sums.h
@@ -304,17 +314,17 @@ def sum_row(x: Any, classes: int, top: Any, e: Any, next_row: Any, t: Any, out: 
             ahead, n_ahead = next_row, 0 if is_null(next_row) else min(step, classes)
         kept = e if is_null(e) else at(e, first)
         lines = out if is_null(out) else at(out, first)
-        chunk_rest, next_max, chunk_held = _sum_chunk(
+        chunk_rest, next_max, chunk_held = sum_chunk(
             at(x, first), n, top, kept, ahead, n_ahead, lines, pending, first, scratch
         )
         held += chunk_held
         shift = shift_of(row.top)
-        row = _with_chunk(row, top.value, chunk_rest)
+        row = with_chunk(row, top.value, chunk_rest)
         scratch.tops[first // step] = top.value
         if has_target:
             chunk_shift = shift_of(top.value)
-            mass, cost = _sum_targets(x, first, first + n, chunk_shift, t)
-            row = _with_targets(row, shift, mass, cost, chunk_shift)
+            mass, cost = sum_targets(x, first, first + n, chunk_shift, t)
+            row = with_targets(row, shift, mass, cost, chunk_shift)
         top = next_max
     if row.top == np.inf:
         row = RowSums(row.top, np.nan if has_nan(x, classes) else 0.0, row.mass, row.cost)
