@@ -92,8 +92,8 @@ def test_a_wrong_formula_of_the_shell_is_rejected(
 
 def test_a_denominator_of_absolute_weights_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the backend: a mean that divides by the sum of the weights' absolute values."""
-    exact = weights._sum
-    monkeypatch.setattr(weights, "_sum", lambda terms, powers: exact([np.abs(terms[0])], powers))
+    exact = exact_sums.rounded_sum
+    monkeypatch.setattr(weights, "rounded_sum", lambda terms, powers: exact([np.abs(terms[0])], powers))
     noticed_by = "reductions", "weights_that_nearly_cancel", "no_row_counts"
     only(monkeypatch, *noticed_by)
     assert set(failures(wrong_backends.CorrectBackend())) == set(noticed_by)

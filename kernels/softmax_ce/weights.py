@@ -8,22 +8,18 @@ That sum is exact except for one rounding, so rounding never decides whether it 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from softmax_ce.exact_sums import FAR, IN_REACH, largest, ldexp, product, rounded_sum
 from softmax_ce.problem import Problem, counted
 from softmax_ce.reduction import Total
 from softmax_ce.tuning import STAGED_ELEMENTS as _BLOCK
 
 _FAR_APART = 32  # binary orders of magnitude between weights; the compiled short path leaves such to this module
 _LEAST, _MOST = 5e-324, float(np.finfo(np.float64).max)
-_FAR = 1 << 20  # an exponent beyond float64's
-_IN_REACH = 900  # binary orders of magnitude below the largest at which a float64 has all its digits
-_SPLIT = 134217729.0  # 2**27 + 1: cuts a float64 in two halves whose products are exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,63 +114,158 @@ def _denominators(
 def _with_care(
     problem: Problem, weight: Any, sample_weight: Any, ignore_index: int, smoothing: float, z_loss: float
 ) -> Weights:
-    """Return the weights for a mean with weights of either sign and any ratio.
+    """Return the weights for a mean with weights of either sign and any ratio."""
+    is_merged = are_merged(smoothing, z_loss)
+    rows = CountedRows.of(problem, weight, sample_weight, ignore_index, is_merged)
+    plain = rounded_sum([rows.own], rows.power) if z_loss != 0 else (1.0, 0)
+    divisor, used = rounded_sum(rows.terms, rows.powers), rows.used_classes(problem.n_classes)
+    scales = Scales.of(weight, used, rows.top(), divisor, plain, smoothing, z_loss)
+    if scales.empty:
+        return Weights(weight, sample_weight, 1.0, 1.0, True)
+    by_row, inverse = scales.of_rows(rows)
+    return Weights(scales.by_class, by_row, scales.divisor, scales.per_row, False, None if is_merged else used, inverse)
+
+
+def are_merged(smoothing: float, z_loss: float) -> bool:
+    """Return whether class weights become part of the weights of the rows with that label."""
+    return smoothing == 0 and z_loss == 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CountedRows:
+    """The weights of the rows that count, as fractions near 1 with exponents of their own, int64.
 
     Without smoothing and z-loss, a class weight becomes part of its rows' weights, which are float64; the class weight
-    that remains is 0 or 1. Smoothing and a z-loss are not multiplied by the label's class weight, so with them the
-    class weights and the row weights are scaled separately.
+    that remains is 0 or 1: the weights are merged. Smoothing and a z-loss are not multiplied by the label's class
+    weight, so with them the class weights and the row weights are scaled separately.
+
+    Attributes
+    ----------
+    n_rows : int
+        The number of rows, whether they count or not.
+    at : ndarray
+        The positions of those that count. What follows has an entry for each.
+    label : ndarray or None
+        Their labels, if there are class weights in the sum.
+    own, power : ndarray
+        The weights of the rows.
+    terms, powers : list of ndarray, ndarray
+        What is summed to the divisor.
     """
-    rows = np.ones(problem.n_rows) if sample_weight is None else sample_weight
-    y = problem.labels
-    label: Any = None
-    by_class: Any = None
-    if y is None:
-        counted = np.arange(problem.n_rows)
-    else:
-        counted = _counted(y, problem.n_classes, ignore_index)
-        label, by_class = y[counted], weight
-    own, own_power = np.frexp(rows[counted])
-    terms = [own]
-    powers = own_power = own_power.astype(np.int64)
-    if by_class is not None:
-        fraction, power = np.frexp(by_class)
-        terms = _product(own, fraction[label])
-        powers = own_power + power[label]
-    divisor, exponent = _sum(terms, powers)
-    plain, plain_exponent = _sum([own], own_power)
-    if divisor == 0 or (z_loss != 0 and plain == 0):
-        return Weights(weight, sample_weight, 1.0, 1.0, True)
-    used = None
-    if by_class is None:
+
+    n_rows: int
+    at: Any
+    label: Any
+    own: Any
+    power: Any
+    terms: list[Any]
+    powers: Any
+
+    @classmethod
+    def of(cls, problem: Problem, weight: Any, sample_weight: Any, ignore_index: int, is_merged: bool) -> CountedRows:
+        """Return the rows of a problem. `weight` and `sample_weight` are flat float64, or None."""
+        y, n_rows = problem.labels, problem.n_rows
+        at = np.arange(n_rows) if y is None else _counted(y, problem.n_classes, ignore_index)
+        own, power = np.frexp(np.ones(at.size) if sample_weight is None else sample_weight[at])
+        power = power.astype(np.int64)
+        if y is None or weight is None:
+            return cls(n_rows, at, None, own, power, [own], power)
+        label = y[at]
+        fraction, class_power = np.frexp(weight)
+        terms, powers = product(own, fraction[label]), power + class_power[label]
+        if is_merged:
+            weightless = terms[0] == 0
+            own, power = np.where(weightless, own, terms[0]), np.where(weightless, -FAR, powers)
+        return cls(n_rows, at, label, own, power, terms, powers)
+
+    def top(self) -> int:
+        """Return the largest exponent of a row's weight."""
+        return largest(self.own, self.power)
+
+    def used_classes(self, n_classes: int) -> Any:
+        """Return which classes are labels, (C,), or None if there are no class weights in the sum."""
+        if self.label is None:
+            return None
+        used = np.zeros(n_classes, bool)
+        used[self.label[self.own != 0]] = True
+        return used
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scales:
+    """The scales of the weights of a mean that needs care.
+
+    Attributes
+    ----------
+    by_class, divisor, per_row, empty
+        As in :class:`Weights`.
+    top : int
+        The largest exponent of a row's weight. It becomes 0.
+    cancels : bool
+        Whether the weights nearly cancel, so that the gradient of a small weight may be as large as any.
+    total, exponent : float, int
+        The divisor, relative to the class weights, as a fraction and an exponent.
+    """
+
+    by_class: Any
+    divisor: float
+    per_row: float
+    empty: bool
+    top: int = 0
+    cancels: bool = False
+    total: float = 1.0
+    exponent: int = 0
+
+    @classmethod
+    def of(
+        cls, weight: Any, used: Any, top: int, sum_of_weights: tuple[float, int], plain: tuple[float, int],
+        smoothing: float, z_loss: float,
+    ) -> Scales:  # fmt: skip
+        """Return the scales for all rows.
+
+        Parameters
+        ----------
+        weight : ndarray or None
+            Class weights.
+        used : ndarray of bool or None
+            Which classes are labels of rows that count; None if class weights are not in the sum.
+        top : int
+            The largest exponent of a row's weight.
+        sum_of_weights, plain : tuple of float and int
+            The exact sums, rounded, of the rows' weights with and without class weights. `plain` is for the z-loss.
+        """
+        (total, exponent), (rows, rows_exponent) = sum_of_weights, plain
+        if total == 0 or (z_loss != 0 and rows == 0):
+            return cls(weight, 1.0, 1.0, True)
         class_power = 0
-    elif smoothing == 0 and z_loss == 0:
-        weightless = fraction[label] == 0
-        own, own_power = np.where(weightless, own, terms[0]), np.where(weightless, -_FAR, powers)
-        weight, class_power = (by_class != 0).astype(np.float64), 0
-    else:
-        used = np.zeros(problem.n_classes, bool)
-        used[label[own != 0]] = True
-        class_power = _class_power(by_class, used, smoothing / problem.n_classes)
-        weight = np.ldexp(by_class, class_power)
-    top = _largest(own, own_power)
-    over = _ldexp(divisor, exponent + class_power - top)
-    cancels = abs(over) < 2.0**-_IN_REACH  # if so, the gradient of a small weight may be as large as any
-    scaled = np.ldexp(own, np.maximum(own_power - top, -_FAR))
-    # A row that counts must not be lost: its logits may make the loss NaN or infinite.
-    least = 2.0**-1000 if cancels else _LEAST
-    scaled = np.where((np.abs(scaled) < least) & (own != 0), np.copysign(least, own), scaled)
-    by_row, inverse = np.zeros(problem.n_rows), None
-    by_row[counted] = scaled
-    if cancels:
-        inverse = np.zeros(problem.n_rows)
-        part, part_power = np.frexp(scaled)
-        value = own / divisor / np.where(part == 0, 1, part)
-        value = np.ldexp(value, np.clip(own_power - part_power - exponent - class_power, -_FAR, _FAR))
-        inverse[counted] = np.clip(value, -_MOST, _MOST)  # 0 times an infinity would be NaN
-    per_row = 1.0
-    if z_loss != 0:
-        per_row = max(-_MOST, min(_MOST, _ldexp(divisor / plain, exponent + class_power - plain_exponent)))
-    return Weights(weight, by_row, over or math.copysign(_LEAST, divisor), per_row, False, used, inverse)
+        if used is not None and are_merged(smoothing, z_loss):
+            weight = (weight != 0).astype(np.float64)
+        elif used is not None:
+            class_power = _class_power(weight, used, smoothing / weight.size)
+            weight = np.ldexp(weight, class_power)
+        exponent += class_power
+        over, per_row = ldexp(total, exponent - top), 1.0
+        if z_loss != 0:
+            per_row = max(-_MOST, min(_MOST, ldexp(total / rows, exponent - rows_exponent)))
+        divisor = over or math.copysign(_LEAST, total)
+        return cls(weight, divisor, per_row, False, top, abs(over) < 2.0**-IN_REACH, total, exponent)
+
+    def of_rows(self, rows: CountedRows) -> tuple[Any, Any]:
+        """Return the scaled weights of rows, (N,), and the factors for their gradients, (N,) or None."""
+        own, power = rows.own, rows.power
+        scaled = np.ldexp(own, np.maximum(power - self.top, -FAR))
+        # A row that counts must not be lost: its logits may make the loss NaN or infinite.
+        least = 2.0**-1000 if self.cancels else _LEAST
+        scaled = np.where((np.abs(scaled) < least) & (own != 0), np.copysign(least, own), scaled)
+        by_row, inverse = np.zeros(rows.n_rows), None
+        by_row[rows.at] = scaled
+        if self.cancels:
+            inverse = np.zeros(rows.n_rows)
+            part, part_power = np.frexp(scaled)
+            value = own / self.total / np.where(part == 0, 1, part)
+            value = np.ldexp(value, np.clip(power - part_power - self.exponent, -FAR, FAR))
+            inverse[rows.at] = np.clip(value, -_MOST, _MOST)  # 0 times an infinity would be NaN
+        return by_row, inverse
 
 
 def _counted(labels: Any, n_classes: int, ignore_index: int) -> Any:
@@ -187,41 +278,3 @@ def _class_power(by_class: Any, used: Any, spread: float) -> int:
     largest = np.abs(by_class).max()
     mass = max(np.abs(by_class).max(where=used, initial=0.0), spread * largest)
     return min(-math.frexp(mass)[1], 1000 - math.frexp(largest)[1])
-
-
-def _largest(fraction: Any, power: Any) -> int:
-    return int(power.max(where=fraction != 0, initial=-_FAR))
-
-
-def _product(a: Any, b: Any) -> list[Any]:
-    """Return a * b rounded, and the rounding error. Their sum is exact for fractions near 1 (Dekker, 1971)."""
-    product = a * b
-    high_a, high_b = _SPLIT * a, _SPLIT * b
-    high_a, high_b = high_a - (high_a - a), high_b - (high_b - b)
-    low_a, low_b = a - high_a, b - high_b
-    rest = low_a * low_b - (((product - high_a * high_b) - low_a * high_b) - high_a * low_b)
-    return [product, rest]
-
-
-def _sum(terms: list[Any], powers: Any) -> tuple[float, int]:
-    """Return the sum of terms times 2**powers as a fraction and an exponent. The exact sum is rounded once."""
-    top = _largest(terms[0], powers)
-    shift = np.maximum(powers - top, -_FAR)
-    found = math.fsum(value for term in terms for value in np.ldexp(term, shift).tolist())
-    if abs(found) < 2.0**-_IN_REACH and (shift[terms[0] != 0] < -_IN_REACH).any():
-        # The large terms cancel, and the rest may have been lost.
-        exact = sum((Fraction(v) * Fraction(2) ** p for term in terms for v, p in _pairs(term, powers)), Fraction())
-        if exact == 0:
-            return 0.0, 0
-        by = exact.denominator.bit_length() - exact.numerator.bit_length()
-        return float(exact * Fraction(2) ** by), -by
-    fraction, exponent = math.frexp(found)
-    return fraction, exponent + top
-
-
-def _pairs(term: Any, powers: Any) -> Iterator[tuple[float, int]]:
-    return zip(term.tolist(), powers.tolist(), strict=True)
-
-
-def _ldexp(fraction: float, exponent: int) -> float:
-    return float(np.ldexp(fraction, max(-_FAR, min(_FAR, exponent))))
