@@ -58,33 +58,58 @@ def of_mean(
     """Return the weights of a mean that has its own denominator. `weight` and `sample_weight` are flat float64."""
     is_hard = problem.targets is None
     with np.errstate(all="ignore"):
-        if _needs_care(sample_weight) or (is_hard and _needs_care(weight)):
+        of_rows, of_classes = SizeRange.of(sample_weight), SizeRange.of(weight if is_hard else None)
+        if of_rows.needs_care or of_classes.needs_care:
             return _with_care(problem, weight, sample_weight, ignore_index, smoothing, z_loss)
-        sample_weight = _near_one(sample_weight)
+        sample_weight = _near_one(sample_weight, of_rows)
         if is_hard:
-            weight = _near_one(weight)
+            weight = _near_one(weight, of_classes)
         divisor, rows = _denominators(problem, weight, sample_weight, ignore_index, total)
     if divisor == 0:
         return Weights(weight, sample_weight, 1.0, 1.0, True)
     return Weights(weight, sample_weight, divisor, divisor / rows, False)
 
 
-def _needs_care(weight: Any) -> bool:
-    """Return whether signs are mixed, or two weights have a ratio so large that the small ones may be lost in R."""
-    if weight is None:
-        return False
-    low, high = float(weight.min(initial=0.0)), float(weight.max(initial=0.0))
-    if low < 0 < high:
-        return True
-    sizes = weight if low == 0 else -weight
-    return bool(sizes.min(where=sizes != 0, initial=math.inf) < math.ldexp(max(-low, high), -_FAR_APART))
+@dataclass(frozen=True, slots=True)
+class SizeRange:
+    """The smallest and largest of some weights or 0, and the smallest size of one that is not 0."""
+
+    low: float = 0.0
+    high: float = 0.0
+    least: float = math.inf
+
+    @classmethod
+    def of(cls, weight: Any) -> SizeRange:
+        """Return the range of a vector; None if all weights are 1."""
+        if weight is None:
+            return _ONES
+        low, high = float(weight.min(initial=0.0)), float(weight.max(initial=0.0))
+        if low < 0 < high:
+            return cls(low, high, 0.0)
+        sizes = weight if low == 0 else -weight
+        return cls(low, high, float(sizes.min(where=sizes != 0, initial=math.inf)))
+
+    def union(self, other: SizeRange) -> SizeRange:
+        """Return the range of both."""
+        return SizeRange(min(self.low, other.low), max(self.high, other.high), min(self.least, other.least))
+
+    @property
+    def needs_care(self) -> bool:
+        """Whether signs are mixed, or two weights have a ratio so large that the small ones may be lost in R."""
+        return self.low < 0 < self.high or self.least < math.ldexp(max(-self.low, self.high), -_FAR_APART)
+
+    @property
+    def power(self) -> int:
+        """The power of two by which the largest is multiplied to lie near 1."""
+        return -math.frexp(max(-self.low, self.high))[1]
 
 
-def _near_one(weight: Any) -> Any:
-    """Return weights divided by a power of two near the largest. The result is exact."""
-    if weight is None or weight.size == 0:
-        return weight
-    return np.ldexp(weight, -int(np.frexp(np.abs(weight).max())[1]))
+_ONES = SizeRange(0.0, 0.5, 0.5)  # its power is 0
+
+
+def _near_one(weight: Any, sizes: SizeRange) -> Any:
+    """Return weights times a power of two, so that the largest lies near 1. The result is exact."""
+    return weight if weight is None else np.ldexp(weight, sizes.power)
 
 
 def _denominators(
