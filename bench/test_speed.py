@@ -35,8 +35,21 @@ def _reference(shape, dtype, operation):
     p = scipy.special.softmax(x, axis=1)
     right = {"loss": loss, "grad": grad, "hess": p * (1 - p), "lse": scipy.special.logsumexp(x, axis=1)}
     right |= {name: getattr(scipy.special, name)(x, axis=1) for name in ("softmax", "log_softmax")}
+    if operations.TABLE[operation].takes_layer:
+        return _layer(workload)
     right |= _divergence(x, operations.make_target_logits(workload.logits).astype(np.float64))
     return {part: right[part] for part in operations.TABLE[operation].computes}
+
+
+def _layer(workload):
+    hidden, weight, bias = (each.astype(np.float64) for each in operations.make_layer(workload.logits))
+    x = hidden @ weight.T + bias
+    at_label = np.arange(len(x)), workload.targets
+    grad = scipy.special.softmax(x, axis=1)
+    grad[at_label] -= 1
+    loss = scipy.special.logsumexp(x, axis=1) - x[at_label]
+    found = (loss, grad @ weight, grad.T @ hidden, grad.sum(axis=0))
+    return dict(zip((operations.LINEAR_LOSS, *operations.LINEAR_GRADS), found, strict=True))
 
 
 def _divergence(x, z):
@@ -58,7 +71,8 @@ def test_speed(benchmark, shape, dtype, operation, info):
     options = {"reduction": "none", "backend": info.name}
     call = operations.call(sce, operation, workload.logits, workload.targets, buffers, **options)
     found = call()
-    # A sanity check in the units of a user; the error bounds are the correctness suite's matter.
+    # A sanity check in the units of a user; the error bounds are the correctness suite's matter. A sum over the rows of
+    # a layer may be as large as they are many.
     tolerance = 1e-4 if dtype == "float32" else 1e-10
     right = _reference(shape, dtype, operation)
     for part, ours in operations.TABLE[operation].results(found).items():
@@ -67,7 +81,7 @@ def test_speed(benchmark, shape, dtype, operation, info):
             pytest.skip(f"{info.name} overflows on {shape.name}: not timed")
     benchmark.group = f"{operation}, {shape.name} {shape.rows} x {shape.classes} {dtype}: {shape.regime}"
     # At least: what is read and written of the logits' size.
-    benchmark.extra_info["bytes"] = operations.TABLE[operation].arrays_moved(soft=False) * workload.logits.nbytes
+    benchmark.extra_info["bytes"] = operations.TABLE[operation].bytes_moved(workload.logits, soft=False)
     benchmark(call)
 
 

@@ -90,6 +90,19 @@ def _divergence(x, z):
     return (np.exp(log_t) * (log_t - log_p)).sum(axis=1), np.exp(log_p) - np.exp(log_t)
 
 
+def _layer(layer, labels, reduce):
+    hidden, weight, bias = (each.astype(np.float64) for each in layer)
+    x = hidden @ weight.T + bias
+    at_label = np.arange(len(x)), labels
+    loss = scipy.special.logsumexp(x, axis=1) - x[at_label]
+    grad = scipy.special.softmax(x, axis=1)
+    grad[at_label] -= 1
+    if reduce:
+        loss, grad = loss.mean(), grad / len(x)
+    names = (inputs.operations.LINEAR_LOSS, *inputs.operations.LINEAR_GRADS)
+    return dict(zip(names, (loss, grad @ weight, grad.T @ hidden, grad.sum(axis=0)), strict=True))
+
+
 def _check(found, cell, result, reduce):
     """Loss or gradient or both, against SciPy."""
     named = dict(zip(found.param_names, cell, strict=True))
@@ -116,6 +129,8 @@ def _check(found, cell, result, reduce):
         "lse": scipy.special.logsumexp(x, axis=1),
     }
     right |= {name: getattr(scipy.special, name)(x, axis=1) for name in ("softmax", "log_softmax")}
+    if inputs.operations.TABLE[operation].takes_layer:
+        right = _layer(inputs.operations.make_layer(logits), labels, reduce)
     # Wide enough for a backend without care; how accurate each must be is the correctness suite's matter.
     tolerance = {"float16": 2e-3, "float32": 1e-4, "float64": 1e-10}[dtype]
     for part, ours in inputs.operations.TABLE[operation].results(result).items():

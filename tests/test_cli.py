@@ -340,7 +340,7 @@ def test_rows_of_ones_own_label_are_ignored(run, own, tmp_path):
         (lambda a: (*a, "--time-budget", "3 days"), "'3 days' is not a time such as 60, 60s, 2m or 1h"),
         (
             lambda a: ("--set", "quick,vison"),
-            "'vison' is not one of quick, vision, llm, boosting, segmentation, numerics",
+            "'vison' is not one of quick, vision, llm, boosting, segmentation, linear, vocabularies, numerics",
         ),
         (lambda a: ("--shapes", "32x1000,7"), "'7' is not ROWSxCLASSES, both at least 1, such as 32x1000"),
         (lambda a: ("--shapes", "0x5"), "'0x5' is not ROWSxCLASSES"),
@@ -349,7 +349,10 @@ def test_rows_of_ones_own_label_are_ignored(run, own, tmp_path):
             "'f8' is not one of float32 (f32), float64 (f64), float16 (f16), bfloat16 (bf16)",
         ),
         (lambda a: ("--op", "sideways"), "'sideways' is not one of forward, backward, fused"),
-        (lambda a: ("--peers", "tensorflow"), "unknown peer 'tensorflow'; there are auto, none, torch, jax, sklearn"),
+        (
+            lambda a: ("--peers", "tensorflow"),
+            "unknown peer 'tensorflow'; there are auto, none, torch, torch-linear, jax, sklearn",
+        ),
         (lambda a: ("--ignore-index", "3"), "--ignore-index is for your own arrays"),
         (lambda a: ("--label-smoothing", "1.5"), "'1.5' is not a number of at least 0 and at most 1"),
         (lambda a: ("--z-loss", "nan"), "'nan' is not a number of at least 0"),

@@ -252,7 +252,9 @@ def test_the_tables_have_the_records_numbers_and_the_terminals_texts(run, text):
         assert texts[:2] == [words.label(run, cell), operation]
         assert texts[2].rstrip(" *") == entry.name
         assert texts[2].endswith("*") == (entry.name in cell.operations[operation].fastest)
-        assert tuple(texts[3:]) == comparison.long_row(entry, operation, run.settings.base)
+        assert tuple(texts[3:]) == comparison.long_row(
+            entry, operation, run.settings.base, comparison.long_headings(run.cells)
+        )
         timing = entry.timings.get(operation)
         if timing is not None:
             assert values[3:7] == [

@@ -94,11 +94,11 @@ assert "the loss" in {cell.operation for cell in cells.of(["numpy"])}
 x, y = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32), np.zeros(4, np.int64)
 np.savez(folder / "0.npz", logits=x, labels=y)
 service = worker.Service(folder)
-for k, operation in enumerate(sorted(new | {"hessian", "kl"})):
+for k, operation in enumerate(sorted(new | {"hessian", "kl", "linear"})):
     service.prepare(k, "numpy", operation, 0)
     assert service.visit(k, 1, 1) > 0
     found = service.result("numpy", operation, 0)
-    assert set(found) <= {"loss", "log_softmax", "grad", "hess", "kl", "kl_grad"}
+    assert set(found) == set(worker.operations.TABLE[operation].computes)
 
 found = {c.what for s in sessions(Scope(("numpy",), "numpy", (), 2, 10**8, 10**7, False)) for c in s.candidates}
 assert new <= found, found
@@ -121,8 +121,8 @@ def test_gate_roofline_and_both_suites_have_it(extended: Path, tmp_path: Path) -
     run(extended, EVERYWHERE, str(tmp_path))
 
 
-@pytest.mark.parametrize(("operation", "name"), [("hessian", "Hessian"), ("kl", "result")])
-def test_the_gate_judges_hessian_and_divergence(operation: str, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("operation", "name"), [("hessian", "Hessian"), ("kl", "result"), ("linear", "result")])
+def test_the_gate_judges_hessian_divergence_and_layer(operation: str, name: str, tmp_path: Path) -> None:
     recipe = ("small", 40, 7, "float32")
     made = session.workload(recipe)
     np.savez(tmp_path / "0.npz", logits=made.logits, labels=made.targets)
@@ -138,7 +138,7 @@ def test_bytes_options_and_target_logits_follow_from_the_row() -> None:
     moved = {name: [row.arrays_moved(soft=soft) for soft in (False, True)] for name, row in TABLE.items()}
     assert moved == {
         "forward": [1, 2], "backward": [2, 3], "fused": [2, 3], "softmax": [2, 2], "log_softmax": [2, 2],
-        "logsumexp": [1, 1], "hessian": [3, 4], "kl": [3, 3],
+        "logsumexp": [1, 1], "hessian": [3, 4], "kl": [3, 3], "linear_forward": [0, 1], "linear": [0, 1],
     }  # fmt: skip
     options = {"backend": "numpy", "reduction": "none", "z_loss": 1.0}
     given = {name: set(row.given(options)) for name, row in TABLE.items()}

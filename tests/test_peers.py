@@ -14,7 +14,7 @@ import softmax_ce as sce
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench.inputs.workloads import Shape, Workload, synthetic
 from softmax_ce_bench.measure import timing
-from softmax_ce_bench.measure.operations import LOSSES, OTHERS
+from softmax_ce_bench.measure.operations import LOSSES, OTHERS, make_layer
 from softmax_ce_bench.measure.peer_process import PeerSampler, PeerService, peer_process
 from softmax_ce_bench.measure.process import ProcessError
 from softmax_ce_bench.peers import BY_NAME, PEERS, Peer, adapters
@@ -82,12 +82,12 @@ def test_every_peers_other_operations_and_gradient_alone_are_right(peer: Peer) -
         for operation in OTHERS:
             if operation in peer.operations:
                 right = reference.others(workload.logits, workload.targets, operation)
-                rows = next(each.rows for each in right.values() if each.values.ndim)
+                rows = {part: each.rows for part, each in right.items() if each.values.ndim}
                 found = worker.ask("others", operation, rows)
                 assert reference.first_complaint(right, found) is None
                 for part, each in right.items():
                     assert "right is" in (each.complaint(found[part] + 0.01) or "")
-        assert peer.operations[: len(LOSSES)] == LOSSES
+        assert peer.operations[: len(LOSSES)] == LOSSES or peer.name == "torch-linear"
     made = peer.prepare(workload.logits, workload.targets, 1)
     grad = np.array(made.as_array(made.calls["backward"]()))
     if peer.name == "sklearn":  # one a row, as its users have it
@@ -140,9 +140,14 @@ def test_pytorch_takes_more_axes() -> None:
     with peer_process("torch", 1) as worker:
         worker.ask("load", Workload("", "", logits, labels))
         assert truth.complaint(*worker.ask("result", truth.rows)) is None
-        found = worker.ask("others", "softmax", np.arange(24))["softmax"]
+        found = worker.ask("others", "softmax")["softmax"]
         np.testing.assert_allclose(found, sce.softmax(np.moveaxis(logits, 1, -1).reshape(-1, 5)), rtol=1e-5)
-        assert worker.ask("others", "logsumexp", np.arange(24))["lse"].shape == (24,)
+        assert worker.ask("others", "logsumexp")["lse"].shape == (24,)
+        layer = make_layer(logits, 1)
+        found = worker.ask("others", "linear")
+        right = sce.linear_cross_entropy_with_grad(layer.hidden, layer.linear_weight, labels, linear_bias=layer[2])
+        np.testing.assert_allclose(found["linear_loss"], right[0], rtol=1e-5)
+        np.testing.assert_allclose(found["grad_hidden"], right[1].reshape(24, -1), atol=1e-5)
 
 
 def test_every_peer_is_timed_in_its_process(peer: Peer) -> None:

@@ -104,10 +104,10 @@ HOSTILE = [
     (DEEP, "it is nested deeper than 32 levels"),
     (
         '{"schema": "softmax-ce/compare", "version": 1}',
-        "its version is 1; this release reads 2, 3 and 4: measure again",
+        "its version is 1; this release reads 2, 3, 4 and 5: measure again",
     ),
-    ('{"schema": "softmax-ce/compare", "version": {}}', "its version is {}; this release reads 2, 3 and 4\n"),
-    ('{"schema": "softmax-ce/compare", "version": true}', "its version is true; this release reads 2, 3 and 4\n"),
+    ('{"schema": "softmax-ce/compare", "version": {}}', "its version is {}; this release reads 2, 3, 4 and 5\n"),
+    ('{"schema": "softmax-ce/compare", "version": true}', "its version is true; this release reads 2, 3, 4 and 5\n"),
     ('{"schema": "softmax-ce/compare", "version": 2}', "it lacks 'date'"),
     ('{"schema": NaN}', "NaN is not a JSON number"),
     ('{"schema": "softmax-ce/compare", "schema": 1}', "a field occurs twice"),

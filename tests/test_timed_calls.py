@@ -65,7 +65,17 @@ def users(operation: str, *, allocate: bool, **options: Any) -> Callable[[], Any
         "logsumexp": {"out": np.empty(SHAPE.rows, np.float32)},
         "hessian": {"out": loss, "grad_out": grad, "hess_out": np.empty_like(x)},
         "kl": {"out": loss, "grad_out": grad},
+        "linear_forward": {"out": loss},
     }
+    if operations.TABLE[operation].takes_layer:
+        layer = [rng.standard_normal(shape).astype(np.float32) for shape in ((len(x), 64), (x.shape[1], 64))]
+        bias = rng.standard_normal((x.shape[1],)).astype(np.float32)
+        names = ("grad_hidden_out", "grad_linear_weight_out", "grad_linear_bias_out")
+        given["linear"] = {"out": loss, **dict(zip(names, map(np.empty_like, (*layer, bias)), strict=True))}
+        out = {} if allocate else given[operation]
+        return partial(
+            getattr(sce, operations.TABLE[operation].function), *layer, y, linear_bias=bias, **out, **options
+        )
     out = {} if allocate else given[operation]
     function = operations.TABLE[operation].function
     if operation in operations.NORMALIZERS:
@@ -144,7 +154,7 @@ def unpickled(operation: str, allocate: bool, tmp_path: Path) -> Any:
 
     workload = workloads.synthetic(SHAPE, "float32")
     buffers = None if allocate else operations.Buffers(pickle.loads(pickle.dumps(workload.logits)), "none")
-    options = {"reduction": "none", "backend": "numpy"}
+    options: dict[str, Any] = {"reduction": "none", "backend": "numpy"}
     return operations.call(sce, operation, workload.logits, workload.targets, buffers, **options), options
 
 

@@ -310,7 +310,7 @@ def _of_peer(
         return PeerSampler(child, what), trouble
     if what in OTHERS:
         right = reference.others(shared.workload.logits, shared.workload.targets, what)
-        rows = next(each.rows for each in right.values() if each.values.ndim)
+        rows = {part: each.rows for part, each in right.items() if each.values.ndim}
         return PeerSampler(child, what), reference.first_complaint(right, child.ask("others", what, rows))
     if isinstance(shared, AxisWorkload):
         truth, name = shared.truth(), ""

@@ -185,8 +185,8 @@ def _plan(
         "none" if weight is None else "file" if file else "drawn", label_smoothing, z_loss,
         workloads.IGNORE_INDEX if ignore_index is None else ignore_index, reduction,
     )  # fmt: skip
-    chosen_peers = _peers(peer_names)
     wanted = tuple(operation for operation in operations_table.TABLE if operation in operations)
+    chosen_peers = _peers(peer_names, wanted)
     return comparing.CompareRequest(
         available(tuple(name for names in backends for name in names)),
         sources,
@@ -242,9 +242,9 @@ def _own(
         raise Refused(str(error)) from None
 
 
-def _peers(names: tuple[str, ...]) -> tuple[str, ...]:
+def _peers(names: tuple[str, ...], operations: tuple[str, ...]) -> tuple[str, ...]:
     if names == ("auto",):
-        return planning.installed_peers()
+        return planning.installed_peers(operations)
     if names == ("none",):
         return ()
     for name in names:

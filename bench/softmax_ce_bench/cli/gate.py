@@ -39,8 +39,9 @@ _WHEEL = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--head-wheel", type=_WHEEL, help="A wheel to use instead of HEAD.")
 @click.option("--backend", "backends", type=Several(), default=(), metavar="NAMES",
               help="Backends, such as numba,cython.  [default: all stable ones that both builds have]")  # fmt: skip
-@click.option("--op", "operations", type=Several(*TABLE), default=cells.OPERATIONS, metavar="NAMES",
-              help=f"Operations: {', '.join(TABLE)}.  [default: {','.join(cells.OPERATIONS)}]")  # fmt: skip
+@click.option("--op", "operations", type=Several(*TABLE), metavar="NAMES",
+              help=f"Operations: {', '.join(TABLE)}.  "
+                   f"[default: {','.join(cells.OPERATIONS)}, and linear on one workload]")  # fmt: skip
 @click.option("--shapes", type=Shapes(), metavar="SHAPES", help="Shapes (rows x classes), such as 32x1000,512x50257.")
 @click.option(
     "--dtype", "dtypes", type=DTYPES, metavar="NAMES", help="Dtypes of --shapes: f32, f64, f16, bf16.  [default: f32]"
@@ -105,7 +106,7 @@ class _GateProgress:
 
 def _request(
     base: str | None, head: str | None, base_wheel: Path | None, head_wheel: Path | None, backends: tuple[str, ...],
-    operations: tuple[str, ...], shapes: tuple[tuple[int, int], ...] | None, dtypes: tuple[str, ...] | None,
+    operations: tuple[str, ...] | None, shapes: tuple[tuple[int, int], ...] | None, dtypes: tuple[str, ...] | None,
     time_budget: float | None, instructions: bool,
 ) -> GateRequest:  # fmt: skip
     if os.name == "nt":
@@ -123,6 +124,7 @@ def _request(
     if instructions and (why := counting.available()) is not None:
         raise Refused(f"--instructions: {why}")
     wanted: tuple[tuple[Shape, str], ...] = cells.WORKLOADS
+    extra = cells.EXTRA if shapes is None and operations is None else ()
     if shapes is not None:
         found = [Shape(f"{rows}x{classes}", rows, classes, "") for rows, classes in shapes]
         wanted = tuple((shape, dtype) for shape in found for dtype in dtypes or ("float32",))
@@ -130,8 +132,8 @@ def _request(
             workloads.dtype_of(dtype)
     repository = None if base_wheel and head_wheel else builds.repository(Path.cwd())
     return GateRequest(
-        _source(repository, base, base_wheel), _source(repository, head, head_wheel), backends, wanted, operations,
-        seconds=time_budget, instructions=instructions,
+        _source(repository, base, base_wheel), _source(repository, head, head_wheel), backends, wanted,
+        operations or cells.OPERATIONS, extra, seconds=time_budget, instructions=instructions,
         command=tuple(sys.argv[1:]),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 import softmax_ce as sce
 from softmax_ce_bench import peers
+from softmax_ce_bench.ceilings import products
+from softmax_ce_bench.compare import layer_peaks
 from softmax_ce_bench.compare.budget import Budget, CandidateFailed, DeadlineSampler
 from softmax_ce_bench.compare.decision import fastest
 from softmax_ce_bench.compare.participants import Participants, PreparedWorkload, Tell
@@ -70,6 +73,9 @@ def measure(
     """
     begin = budget.clock()
     here = Participants(request, planned, ready, processes)
+    # The peaks of memory come last, and get their time, but never more than half.
+    end_of_peaks = begin + share
+    share -= min(layer_peaks.estimate(request), share / 2)
     here.check(tell)
     tell(f"{ready.workload.name}: warming up", 0.0)
     before = processes.reading()
@@ -80,11 +86,14 @@ def measure(
     crowded = load.is_crowded(others, here.most_threads)
     learned = {name: float(np.median(seconds)) for name, seconds in samples.seconds.items()}
     budget.learn(planned.source.elements, learned)
-    loops = tuple(_ceiling(loop, ready.workload, samples) for loop in here.loops)
+    memory = layer_peaks.measure(
+        here.samplers, request, planned, ready.make, lambda: budget.clock() < end_of_peaks, tell
+    )
     sizes = {operation: bytes_moved(operation, ready.workload) for operation in request.operations}
+    loops = tuple(_ceiling(loop, ready.workload, samples, sizes) for loop in here.loops)
     best = {operation: _best(operation, loops) for operation in request.operations}
     entries = tuple(
-        _entry(name, here, samples, {o: (sizes[o], best[o]) for o in request.operations}, request.base)
+        _entry(name, here, samples, {o: (sizes[o], best[o]) for o in request.operations}, request.base, memory)
         for name in (*request.names, *request.peers)
     )
     rows, classes = ready.workload.shape
@@ -94,7 +103,7 @@ def measure(
         key=planned.key,
         inputs=Inputs(
             ready.workload.name, source.set, ready.workload.regime, rows, classes, ready.workload.dtype,
-            "soft" if ready.workload.is_soft else "hard",
+            "soft" if ready.workload.is_soft else "hard", here.features,
         ),
         options=request.options,
         threads=planned.threads,
@@ -118,13 +127,9 @@ def measure(
 
 
 def bytes_moved(operation: str, workload: Workload) -> int:
-    """Return the least number of bytes that an operation must move.
-
-    N*C*itemsize to read the logits, as much to read soft targets or target logits, as much to write a gradient and a
-    Hessian each. Labels and losses, at most a few bytes a row, are not counted.
-    """
-    arrays = operations.TABLE[operation].arrays_moved(soft=workload.is_soft)
-    return int(arrays * workload.logits.nbytes)
+    """Return the least number of bytes that an operation must move."""
+    row = operations.TABLE[operation]
+    return row.bytes_moved(workload.logits, soft=workload.is_soft, features=workload.features)
 
 
 def _timed(here: Participants, title: str, budget: Budget, end: float, tell: Tell, base: str) -> Samples:
@@ -154,10 +159,12 @@ def label(name: str, operation: str) -> str:
     return f"{name} {operation}"
 
 
-def _ceiling(loop: str, workload: Workload, samples: Samples) -> Ceiling:
+def _ceiling(loop: str, workload: Workload, samples: Samples, sizes: Mapping[str, int]) -> Ceiling:
     seconds = samples.seconds[label(CEILING, loop)]
     time = _interval(seconds)
     size = int(workload.logits.nbytes) * (1 if loop == "read" else 2)
+    if loop in products.LOOPS:  # so that the ratio of the rates is that of the times
+        size = next(sizes[o] for o in sizes if loop in operations.TABLE[o].loops)
     return Ceiling(loop, size, _tuple(seconds), time, size / time.median / 1e9)
 
 
@@ -168,14 +175,15 @@ def _best(operation: str, loops: tuple[Ceiling, ...]) -> Ceiling | None:
 
 
 def _entry(
-    name: str, here: Participants, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]], base: str
-) -> Entry:
+    name: str, here: Participants, samples: Samples, jobs: dict[str, tuple[int, Ceiling | None]], base: str,
+    memory: Mapping[tuple[str, str], int],
+) -> Entry:  # fmt: skip
     """Return the results of one candidate."""
     if name in here.skipped:
         return Entry(name, SKIPPED, here.skipped[name], None, {})
     errors, reason = here.verdicts[name]
     timings = {
-        operation: _timing(name, operation, samples, size, ceiling, base)
+        operation: _timing(name, operation, samples, size, ceiling, base, memory.get((name, operation)))
         for operation, (size, ceiling) in jobs.items()
         if (name, operation) in here.samplers
     }
@@ -186,7 +194,9 @@ def _entry(
     return Entry(name, UNRANKED, "it overflows by design", errors, timings)
 
 
-def _timing(name: str, operation: str, samples: Samples, size: int, ceiling: Ceiling | None, base: str) -> Timing:
+def _timing(
+    name: str, operation: str, samples: Samples, size: int, ceiling: Ceiling | None, base: str, memory: int | None
+) -> Timing:
     own = label(name, operation)
     seconds = samples.seconds[own]
     time = _interval(seconds)
@@ -194,7 +204,7 @@ def _timing(name: str, operation: str, samples: Samples, size: int, ceiling: Cei
     if ceiling is not None:  # bytes a second over bytes a second
         of_ceiling = paired_ratio(np.asarray(ceiling.seconds) * (size / ceiling.bytes), seconds)
     speedup = paired_ratio(samples.seconds[label(base, operation)], seconds)
-    return Timing(_tuple(seconds), samples.calls[own], time, speedup, size / time.median / 1e9, of_ceiling)
+    return Timing(_tuple(seconds), samples.calls[own], time, speedup, size / time.median / 1e9, of_ceiling, memory)
 
 
 def _interval(seconds: Any) -> Ratio:

@@ -13,6 +13,7 @@ from softmax_ce_bench.compare.request import CompareRequest, PlannedCell
 from softmax_ce_bench.compare.result import PEER, BreakEven, ColdStart, ComparedCell, Run
 from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import cold_start, peak
+from softmax_ce_bench.measure.operations import TABLE
 from softmax_ce_bench.truth.judge import raised
 
 _PROCESSES, _WHERE_IT_COMPILES = 3, 2
@@ -132,6 +133,8 @@ def memory_of(
     options = {"reduction": request.options.reduction, **request.call_options(planned.source.shape.classes)}
     operation = operation or ("fused" if "fused" in request.operations else request.operations[-1])
     is_peer = name in peers.BY_NAME
+    if TABLE[operation].takes_layer:
+        make = planned.source.maker_for_layer() or make
     return peak.measure(name, is_peer, make, planned.threads, operation, options, request.allocate)
 
 

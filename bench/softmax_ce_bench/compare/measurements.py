@@ -43,6 +43,8 @@ class Inputs:
         The dtype of the logits.
     targets : {"hard", "soft"}
         hard: one label a row, int64 unless they are the user's own. soft: targets of the logits' shape.
+    features : int or None
+        The features of the linear layer, D; None: no operation takes one.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Inputs:
     classes: Number
     dtype: Annotated[str, Limits(enum=("float32", "float64", "float16", "bfloat16"))]
     targets: Annotated[str, Limits(enum=("hard", "soft"))]
+    features: Number | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +103,18 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """A C loop that only moves bytes, timed in the same rounds on the same arrays and with as many threads as the
-    backends.
+    """A loop that does a part of the work alone, timed in the same rounds on the same arrays.
 
     Attributes
     ----------
-    loop : {"read", "copy", "stream"}
-        read: reads the logits. copy: copies them to the gradient's buffer with regular stores, which also read the
-        lines that they write. stream: copies them with non-temporal stores, which do not.
+    loop : {"read", "copy", "stream", "product", "products"}
+        Loops in C, with as many threads as the backends. read: reads the logits. copy: copies them to the gradient's
+        buffer with regular stores, which also read the lines that they write. stream: copies them with non-temporal
+        stores, which do not. By NumPy's BLAS, on its own threads. product: the logits of the linear layer, in blocks.
+        products: these, and the two products that are the gradients of the layer.
     bytes : int
-        The bytes that one call reads and writes: N*C*itemsize for read, twice that for the copies.
+        The bytes that one call reads and writes: N*C*itemsize for read, twice that for the copies; for the products,
+        the bytes of the operation that they are the ceiling of.
     seconds : tuple of float
         Seconds a call, one a round.
     time : Ratio
@@ -118,7 +123,7 @@ class Ceiling:
         bytes / time / 1e9.
     """
 
-    loop: Annotated[str, Limits(enum=("read", "copy", "stream"))]
+    loop: Annotated[str, Limits(enum=("read", "copy", "stream", "product", "products"))]
     bytes: Number
     seconds: tuple[Seconds, ...]
     time: Ratio
@@ -133,10 +138,11 @@ class CellOperation:
     ----------
     bytes : int
         What it must move at least: N*C*itemsize to read the logits, and as much again to read soft targets or target
-        logits, and to write a gradient and a Hessian each. Labels and losses are not counted.
+        logits, and to write a gradient and a Hessian each. For an operation on a linear layer, the bytes of the layer's
+        arrays, and of their gradients. Labels and losses are not counted.
     ceiling : str or None
-        The loop that candidates are scored against: read where no array of the logits' size is written, as in forward;
-        else the faster of copy and stream. None: not measured.
+        The loop that candidates are scored against: the matrix products for an operation on a linear layer; read where
+        no array of the logits' size is written, as in forward; else the faster of copy and stream. None: not measured.
     fastest : tuple of str
         The fastest ranked candidate, then those that tie with it, the faster first. Empty if none is ranked or if there
         were too few rounds to tell.
@@ -166,6 +172,10 @@ class Timing:
     of_ceiling : Ratio or None
         This one's bytes a second over the ceiling's, paired within the rounds: 1 is the speed of the ceiling. None: no
         ceiling was measured.
+    peak_memory : int or None
+        Bytes: the most that was resident in a fresh process during one call, not the first, above what was resident
+        before it. Arguments and buffers are there before and not counted; a peer's results are. It is measured for the
+        operations on a linear layer. None: not measured.
     """
 
     seconds: tuple[Seconds, ...]
@@ -174,6 +184,7 @@ class Timing:
     speedup: Ratio
     gb_per_s: Seconds
     of_ceiling: Ratio | None
+    peak_memory: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)

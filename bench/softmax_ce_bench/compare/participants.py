@@ -11,6 +11,7 @@ import numpy as np
 import softmax_ce as sce
 from softmax_ce.threads import available_cpus
 from softmax_ce_bench import ceilings, peers
+from softmax_ce_bench.ceilings import products
 from softmax_ce_bench.compare.request import BASE, CompareRequest, PlannedCell
 from softmax_ce_bench.inputs import workloads
 from softmax_ce_bench.inputs.workloads import Workload
@@ -102,6 +103,12 @@ class Participants:
         self.samplers = {key: sampler for key, sampler in self.samplers.items() if key[0] != name}
 
     @property
+    def features(self) -> int | None:
+        """Return the features of the linear layer, or None if no operation takes one."""
+        takes_layer = any(TABLE[operation].takes_layer for operation in self._request.operations)
+        return self._ready.arrays.features if takes_layer else None
+
+    @property
     def most_threads(self) -> int:
         """Return the largest number of threads that a timed candidate uses."""
         infos = [sce.get_backend(name).info for name in self._request.names]
@@ -151,7 +158,7 @@ class Participants:
         rows = np.arange(self._ready.judge.subset.shape[0])
         child = self._processes[name]
         try:
-            more = {o: child.ask("others", o, rows) for o in self._others_of(name)}
+            more = {o: child.ask("others", o) for o in self._others_of(name)}
             loss, grad = child.ask("result", rows)
         except ProcessError as error:
             return None, str(error)
@@ -181,15 +188,19 @@ class Participants:
         """Return the loops that move the operations' bytes, and the reason if there are none."""
         if not self._request.ceilings:
             return {}, "they were not asked for"
-        if ceilings.why_unavailable is not None:
-            return {}, f"the copy and read loops are not available: {ceilings.why_unavailable}"
-        if not self._ready.workload.logits.flags.c_contiguous:
-            return {}, "the logits are not C-contiguous, as the copy and read loops need them"
         wanted = dict.fromkeys(loop for operation in self._request.operations for loop in TABLE[operation].loops)
-        if ceilings.best_copy() == "copy":
+        reason = None
+        if ceilings.why_unavailable is not None:
+            reason = f"the copy and read loops are not available: {ceilings.why_unavailable}"
+        elif not self._ready.workload.logits.flags.c_contiguous:
+            reason = "the logits are not C-contiguous, as the copy and read loops need them"
+        if reason is not None:
+            wanted = {loop: None for loop in wanted if loop in products.LOOPS}  # NumPy's alone
+        elif ceilings.best_copy() == "copy":
             wanted.pop("stream", None)  # no non-temporal stores here
         threads = self._planned.threads
-        return {loop: timing.Local(self._ready.arrays.loop(loop, threads)) for loop in wanted}, None
+        loops: dict[str, Sampler] = {loop: timing.Local(self._ready.arrays.loop(loop, threads)) for loop in wanted}
+        return loops, None if loops else reason
 
 
 def calls(request: CompareRequest, planned: PlannedCell, ready: PreparedWorkload, name: str) -> dict[str, Call]:

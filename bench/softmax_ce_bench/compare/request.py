@@ -15,12 +15,13 @@ from softmax_ce_bench.compare.result import CallOptions
 from softmax_ce_bench.inputs import digits, workloads
 from softmax_ce_bench.inputs.workloads import Shape, Workload
 from softmax_ce_bench.measure import memory
-from softmax_ce_bench.measure.operations import LOSSES, TABLE
+from softmax_ce_bench.measure.operations import FEATURES, LOSSES, TABLE
 
 BASE = "numpy"  # always measured: what speed-ups are relative to where the written formula cannot be
 WRITTEN = "numpy-written"  # what a user would run otherwise
 DIGITS = Shape("digits", 1797, 10, "logits of softmax regression on handwritten digits")
 SECONDS = 30.0
+LINEAR_BUDGET = 256 << 20  # bytes: the default of the functions that take a linear layer
 
 
 class RequestError(ValueError):
@@ -64,6 +65,15 @@ class Source:
         else:
             make = partial(workloads.synthetic, self.shape, self.dtype)
         return partial(_softened, make) if self.soft else make
+
+    def maker_for_layer(self) -> Callable[[], Workload] | None:
+        """Return a function that makes the workload without its logits, which calls on a linear layer do not take.
+
+        None if the labels are not drawn.
+        """
+        if self.files is not None or self.shape is DIGITS or self.soft or self.shape.inner:
+            return None
+        return partial(workloads.without_logits, self.shape, self.dtype)
 
     @property
     def elements(self) -> int:
@@ -206,7 +216,12 @@ class CompareRequest:
     def _needed(self, source: Source) -> int:
         rows = [TABLE[operation] for operation in self.operations]
         more = any(row.takes_target_logits for row in rows) + any(row.arrays_written > 1 for row in rows)
-        return memory.needed(source.elements, source.dtype, soft=source.soft, more=more)
+        needed = memory.needed(source.elements, source.dtype, soft=source.soft, more=more)
+        if any(row.takes_layer for row in rows):
+            shape = source.shape
+            entries = (shape.rows + shape.classes) * (shape.features or FEATURES)
+            needed += 3 * memory.array(entries, source.dtype) + LINEAR_BUDGET  # layer, gradients, and how it is drawn
+        return needed
 
     def peers_that_fit(self, source: Source) -> tuple[str, ...]:
         """Return the peers that fit into memory.
@@ -266,6 +281,6 @@ def base_for(
     return WRITTEN if plain and has_all and WRITTEN in peer_names else BASE
 
 
-def installed_peers() -> tuple[str, ...]:
-    """Return the names of all peers that can be imported."""
-    return tuple(peer.name for peer in peers.PEERS if peer.why_missing is None)
+def installed_peers(operations: tuple[str, ...] = LOSSES) -> tuple[str, ...]:
+    """Return the names of all peers that can be imported and have one of the operations."""
+    return tuple(peer.name for peer in peers.PEERS if peer.why_missing is None and peer.has_any(operations))

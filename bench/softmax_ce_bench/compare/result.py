@@ -71,7 +71,8 @@ class Settings:
     operations : tuple of str
         What was timed. forward: the loss alone. backward: the gradient alone. fused: loss and gradient in one call.
         hessian: loss, gradient and diagonal Hessian in one call. kl: the KL divergence from the logits with noise of
-        standard deviation 1, and its gradient. Others: the function of that name.
+        standard deviation 1, and its gradient. linear_forward: the loss of a linear layer in place of the logits.
+        linear: that, and the gradients of the layer. Others: the function of that name.
     results : {"buffers", "allocated"}
         buffers: backends write into preallocated buffers whose pages are there. allocated: every call of a backend
         allocates its results. Peers always allocate theirs: see a candidate's `includes`.

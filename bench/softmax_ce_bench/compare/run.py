@@ -149,7 +149,8 @@ def _candidates(request: CompareRequest, results: str) -> tuple[Candidate, ...]:
             )
         )  # fmt: skip
     for peer in peers.PEERS:
-        if peer.name in request.peers or peer.why_missing is not None:
+        is_missing = peer.why_missing is not None and peer.has_any(request.operations)
+        if peer.name in request.peers or is_missing:
             found.append(
                 Candidate(
                     peer.name, PEER, peer.title, peer.version, "", peer.includes,

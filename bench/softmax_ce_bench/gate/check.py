@@ -37,6 +37,13 @@ def backends(session: BuildTimer, build: Build) -> dict[str, tuple[str | None, b
     return dict(found)
 
 
+def operations_of(session: BuildTimer, build: Build) -> list[str]:
+    """Return the operations whose function a build has."""
+    with session.process(build) as process:
+        found: list[str] = process.ask("operations_here")
+    return found
+
+
 class Reference:
     """The reference results on the workloads of the cells.
 

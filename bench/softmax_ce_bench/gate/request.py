@@ -21,6 +21,9 @@ class GateRequest:
         Empty: all stable ones that the builds have.
     workloads : tuple of (Shape, dtype)
     operations : tuple of str
+        On each workload.
+    extra : tuple of (Shape, dtype, operation)
+        More cells, each with an operation of its own.
     rounds : int
         The rounds of each measurement before the first look.
     seconds : float or None
@@ -37,6 +40,7 @@ class GateRequest:
     backends: tuple[str, ...] = ()
     workloads: tuple[tuple[Shape, str], ...] = WORKLOADS
     operations: tuple[str, ...] = OPERATIONS
+    extra: tuple[tuple[Shape, str, str], ...] = ()
     rounds: int = decision.ROUNDS
     seconds: float | None = None
     instructions: bool = False

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from softmax_ce_bench.gate import builds, cells, decision, instructions
 from softmax_ce_bench.gate.cells import CONTROL, GateCell
-from softmax_ce_bench.gate.check import Reference, backends
+from softmax_ce_bench.gate.check import Reference, backends, operations_of
 from softmax_ce_bench.gate.decision import Found, Look, Verdict
 from softmax_ce_bench.gate.request import GateRequest
 from softmax_ce_bench.gate.result import CellResult, GateResult
@@ -209,7 +209,14 @@ def _checked(
             raise BuildError(f"backend {name!r} cannot be compared: base: {why_base}")
         else:
             notes.append(f"{name}: not compared, since base does not have it: {why_base}")
-    wanted = cells.of(names, request.workloads, request.operations)
+    wanted = cells.of(names, request.workloads, request.operations) + cells.each_of(names, request.extra)
+    base_has, head_has = (operations_of(alone, build) for build in pair)
+    for operation in dict.fromkeys(cell.operation for cell in wanted):
+        if operation in base_has and operation not in head_has:
+            raise BuildError(f"head has lost the operation {operation!r}")
+        if operation not in base_has:
+            notes.append(f"{operation}: not compared, since base does not have it")
+    wanted = [cell for cell in wanted if cell.operation in base_has]
     session = BuildTimer(pair, wanted, folder, request.seed)
     reference = Reference(session)
     wrong_in_base, wrong_in_head = (reference.complaints(build, wanted) for build in pair)

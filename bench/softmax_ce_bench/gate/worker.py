@@ -35,13 +35,16 @@ class Service:
 
         self._sce = softmax_ce
         self._folder = folder
-        self._inputs: dict[int, tuple[Any, Any, operations.Buffers]] = {}
-        self._second_logits: dict[int, Any] = {}
+        self._inputs: dict[int, tuple[Any, Any, operations.Buffers, operations.DerivedInputs]] = {}
         self._calls: dict[int, Callable[[], Any]] = {}
 
     def backends(self) -> tuple[str, dict[str, tuple[str | None, bool]]]:
         """Return where the build is and, for each backend, why it is not available and whether it is stable."""
         return self._sce.__file__, {info.name: (info.why_unavailable, info.stable) for info in self._sce.backends()}
+
+    def operations_here(self) -> list[str]:
+        """Return the operations whose function the build has."""
+        return [name for name, row in operations.TABLE.items() if hasattr(self._sce, row.function)]
 
     def prepare(self, key: int, backend: str | None, operation: str, workload: int) -> None:
         """Prepare a call and warm it up. Without a backend, it is the control."""
@@ -65,26 +68,19 @@ class Service:
 
     def result(self, backend: str, operation: str, workload: int) -> dict[str, Any]:
         """Return the results of an operation by name. Losses are given per row."""
-        logits, labels, _ = self._input(workload)
+        logits, labels, *_ = self._input(workload)
         call = operations.call(self._sce, operation, logits, labels, reduction="none", backend=backend, threads=1)
         return operations.TABLE[operation].results(call())
 
-    def _input(self, workload: int) -> tuple[Any, Any, operations.Buffers]:
+    def _input(self, workload: int) -> tuple[Any, Any, operations.Buffers, operations.DerivedInputs]:
         if workload not in self._inputs:
             with np.load(self._folder / f"{workload}.npz", allow_pickle=False) as arrays:
                 logits, labels = np.array(arrays["logits"]), np.array(arrays["labels"])  # not views of what was read
-            self._inputs[workload] = logits, labels, operations.Buffers(logits)
+            self._inputs[workload] = logits, labels, operations.Buffers(logits), operations.DerivedInputs(logits)
         return self._inputs[workload]
 
     def _call(self, backend: str, operation: str, workload: int) -> Callable[[], Any]:
-        logits, labels, buffers = self._input(workload)
-        second = self._target_logits(workload) if operations.TABLE[operation].takes_target_logits else None
-        return operations.call(self._sce, operation, logits, labels, buffers, second, backend=backend, threads=1)
-
-    def _target_logits(self, workload: int) -> Any:
-        if workload not in self._second_logits:
-            self._second_logits[workload] = operations.make_target_logits(self._input(workload)[0])
-        return self._second_logits[workload]
+        return operations.call(self._sce, operation, *self._input(workload), backend=backend, threads=1)
 
 
 def main() -> None:

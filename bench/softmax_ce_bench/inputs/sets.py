@@ -24,6 +24,9 @@ class Shape:
     inner : tuple of int
         The axes after the classes, as an image's height and width. The logits are of shape (N, C, *inner), and `rows`
         is the number of positions.
+    features : int or None
+        The features of the linear layer that takes the logits' place in some operations; None: the default of
+        :func:`softmax_ce_bench.measure.operations.make_layer`.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Shape:
     zipf: bool = False
     values: str = "wide"
     inner: tuple[int, ...] = ()
+    features: int | None = None
 
 
 _BOOSTING = Shape("boosting", 4096, 10, "many rows, few classes, as in gradient boosting")
@@ -85,6 +89,18 @@ SETS: dict[str, tuple[Shape, ...]] = {
         # 12.6 MB: fewer classes than a vector has lanes.
         Shape("medical", 1_048_576, 3, "(4, 3, 512, 512), axis 1: four scans, 3 tissues", inner=(512, 512)),
         Shape("ade20k", 32_768, 150, "(2, 150, 128, 128), axis 1: two images, 150 classes", inner=(128, 128)),
+    ),
+    # The last layer of a language model with its loss: --op linear.
+    "linear": (
+        # 4 MB of logits: both layer and logits are in the caches.
+        Shape("head-small", 256, 4096, "256 tokens, a small vocabulary, 128 features", features=128),
+        # 262 MB of logits, 65 MB of weights: one call is 200 GFLOP.
+        Shape("head", 2048, 32_000, "2048 tokens, vocabulary of Llama 2, 512 features", features=512),
+    ),
+    # The same layer with growing vocabularies: what the memory of the logits comes to.
+    "vocabularies": tuple(
+        Shape(f"head-{classes // 1024}k", 1024, classes, "1024 tokens, 256 features", features=256)
+        for classes in (8192, 16_384, 32_768, 65_536, 131_072)
     ),
     # One shape, so that only the values differ: what they cost, and what they do to the error.
     "numerics": (

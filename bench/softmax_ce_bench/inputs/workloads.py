@@ -19,6 +19,7 @@ from softmax_ce_bench.inputs.sets import SETS, SHAPES, Shape
 __all__ = [
     "IGNORE_INDEX", "SETS", "SHAPES", "VALUES", "WIDTH", "Shape", "Workload", "WorkloadError",
     "as_rows", "dtype_of", "from_digits", "from_files", "in_memory", "load_array", "softened", "synthetic",
+    "without_logits",
 ]  # fmt: skip
 
 IGNORE_INDEX = -100
@@ -43,12 +44,15 @@ class Workload:
         The classes lie on axis 1. Each position of the other axes is a row.
     targets : ndarray
         Hard labels, of the logits' shape without the classes, or soft ones of their shape.
+    features : int or None
+        The features of a linear layer of this shape; None: the default.
     """
 
     name: str
     regime: str
     logits: Any
     targets: Any
+    features: int | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,7 +93,7 @@ class Workload:
         logits, targets = self.as_rows(self.logits)[drawn], self.as_rows(self.targets)[drawn]
         if self.logits.ndim > 2:
             logits, targets = np.array(logits.T[np.newaxis], order="C"), np.array(targets.T[np.newaxis], order="C")
-        return Workload(self.name, self.regime, logits, targets)
+        return Workload(self.name, self.regime, logits, targets, self.features)
 
 
 def as_rows(array: Any, ndim: int) -> Any:
@@ -150,10 +154,8 @@ def synthetic(shape: Shape, dtype: str, seed: int = 0) -> Workload:
     rng = np.random.default_rng([seed, shape.rows, shape.classes])
     logits = VALUES[shape.values](rng.standard_normal((shape.rows, shape.classes), np.float32))
     logits = logits.astype(np.float32, copy=False)
-    real = shape.classes - shape.padding
-    logits[:, real:] = -np.inf
-    frequency = 1.0 / np.arange(1, real + 1) if shape.zipf else np.ones(real)
-    labels = rng.choice(real, shape.rows, p=frequency / frequency.sum())
+    logits[:, shape.classes - shape.padding :] = -np.inf
+    labels = _labels(shape, rng)
     # Every other row is predicted right: its label and its largest logit change places.
     right = np.arange(0, shape.rows, 2)
     top = logits[right].argmax(axis=1)
@@ -165,7 +167,23 @@ def synthetic(shape: Shape, dtype: str, seed: int = 0) -> Workload:
     if shape.inner:
         made = np.array(np.moveaxis(made.reshape(-1, *shape.inner, shape.classes), -1, 1), order="C")
         targets = targets.reshape(-1, *shape.inner).copy()
-    return Workload(shape.name, shape.regime, made, targets)
+    return Workload(shape.name, shape.regime, made, targets, shape.features)
+
+
+def without_logits(shape: Shape, dtype: str, seed: int = 0) -> Workload:
+    """Return labels of a shape, and an array in the place of the logits that takes no memory.
+
+    That is enough for a call on a linear layer.
+    """
+    labels = _labels(shape, np.random.default_rng([seed, shape.rows, shape.classes])).astype(np.int64)
+    logits = np.broadcast_to(np.zeros((), dtype_of(dtype)), (shape.rows, shape.classes))
+    return Workload(shape.name, shape.regime, logits, labels, shape.features)
+
+
+def _labels(shape: Shape, rng: np.random.Generator) -> Any:
+    real = shape.classes - shape.padding
+    frequency = 1.0 / np.arange(1, real + 1) if shape.zipf else np.ones(real)
+    return rng.choice(real, shape.rows, p=frequency / frequency.sum())
 
 
 def softened(workload: Workload, seed: int = 0) -> Workload:
@@ -177,7 +195,8 @@ def softened(workload: Workload, seed: int = 0) -> Workload:
     targets = np.random.default_rng(seed).random(logits.shape, np.float32)
     targets[np.isneginf(logits.astype(np.float32, copy=False))] = 0
     targets /= targets.sum(axis=1, keepdims=True)
-    return Workload(workload.name, workload.regime, logits, targets.astype(logits.dtype, copy=False))
+    targets = targets.astype(logits.dtype, copy=False)
+    return Workload(workload.name, workload.regime, logits, targets, workload.features)
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -232,8 +251,10 @@ def in_memory(workload: Workload) -> Workload:
 
     A call looks longer at a view.
     """
-    arrays = (np.array(a) if a.base is not None else a for a in (workload.logits, workload.targets))
-    return Workload(workload.name, workload.regime, *arrays)
+    logits, targets = (
+        np.array(a) if a.base is not None and any(a.strides) else a for a in (workload.logits, workload.targets)
+    )
+    return Workload(workload.name, workload.regime, logits, targets, workload.features)
 
 
 def load_array(path: Path) -> Any:

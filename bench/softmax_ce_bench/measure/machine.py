@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+import numpy as np
 
 import softmax_ce as sce
 from softmax_ce import threads
@@ -59,6 +62,9 @@ class Machine:
         installed package.
     packages : dict
         Package -> version; None: not installed.
+    blas : str or None
+        What computes NumPy's matrix products: the library, its version, the kernel that it chose for this processor and
+        its number of threads, as far as threadpoolctl tells; else what NumPy was built with. None: not known.
     """
 
     cpu: str
@@ -71,6 +77,7 @@ class Machine:
     softmax_ce: str
     commit: str | None
     packages: dict[str, str | None]
+    blas: str | None = None
 
 
 def facts() -> dict[str, Any]:
@@ -93,6 +100,7 @@ def facts() -> dict[str, Any]:
         "instruction_sets": fingerprint.instruction_sets(),
         "cpus_available": threads.available_cpus(),
         "cpus_installed": os.cpu_count(),
+        "blas": blas(),
         "thread_variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "default_backend": auto.default_name(),
         "profile": _profile(),
@@ -144,4 +152,21 @@ def collect() -> Machine:
         softmax_ce=found["softmax_ce"],
         commit=git.commit(Path(sce.__file__).parent),
         packages=dict(found["packages"]),
+        blas=found["blas"],
     )
+
+
+def blas() -> str | None:
+    """Return what computes NumPy's matrix products, in one line."""
+    with suppress(Exception):  # not installed, or it does not know the library
+        from threadpoolctl import threadpool_info
+
+        for found in threadpool_info():
+            if found["user_api"] == "blas" and "numpy" in found["filepath"].lower():
+                words = (found["internal_api"], found.get("version"), found.get("architecture"))
+                return f"{' '.join(str(word) for word in words if word)}, {found['num_threads']} threads"
+    with suppress(Exception):  # NumPy's own words, which have changed before
+        built: Any = np.show_config(mode="dicts")
+        told = built["Build Dependencies"]["blas"]
+        return f"{told['name']} {told['version']}"
+    return None

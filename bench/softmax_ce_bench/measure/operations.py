@@ -13,13 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 # What a buffer holds: one number a logit, in the first or the second array of that size; one a row; or the loss.
 ARRAY, SECOND, ROWS = "array", "second", "rows"
 LOSS, GRAD = "loss", "grad"
+# A buffer for the gradient of an array of a linear layer, by the name of that array; and what the results are called.
+HIDDEN, LINEAR_WEIGHT, LINEAR_BIAS = "hidden", "linear_weight", "linear_bias"
+LINEAR_LOSS, LINEAR_GRADS = "linear_loss", ("grad_hidden", "grad_linear_weight", "grad_linear_bias")
+FEATURES = 64  # of a linear layer, where a workload does not say how many
+_LINEAR_WIDTH = 8.0  # the standard deviation of a linear layer's logits, about
 _ALWAYS = ("axis", "backend", "threads")  # options of every function
 
 
@@ -41,6 +46,8 @@ class Operation:
         It takes the workload's targets.
     takes_target_logits : bool
         It takes a second array of logits: see :func:`make_target_logits`.
+    takes_layer : bool
+        It takes a linear layer in place of the logits: see :func:`make_layer`.
     """
 
     name: str
@@ -49,6 +56,7 @@ class Operation:
     buffers: Mapping[str, str]
     takes_targets: bool = False
     takes_target_logits: bool = False
+    takes_layer: bool = False
 
     @property
     def writes_array(self) -> bool:
@@ -62,10 +70,37 @@ class Operation:
 
     def arrays_moved(self, *, soft: bool) -> int:
         """Return how many arrays of the logits' size the operation reads and writes, with soft or with hard targets."""
-        return 1 + (self.takes_targets and soft) + self.takes_target_logits + self.arrays_written
+        return (not self.takes_layer) + (self.takes_targets and soft) + self.takes_target_logits + self.arrays_written
+
+    def bytes_moved(self, logits: Any, *, soft: bool, features: int | None = None) -> int:
+        """Return the least number of bytes that the operation must move.
+
+        These are N*C*itemsize to read the logits, as many to read soft targets or target logits, and as many to write
+        a gradient and a Hessian each. If the operation takes a linear layer, they are those of the layer's arrays and
+        of their gradients. Labels and losses, at most a few bytes a row, are not counted.
+
+        Parameters
+        ----------
+        logits : ndarray, shape (N, C)
+            Only its shape and dtype matter.
+        soft : bool
+            The targets are soft.
+        features : int, optional
+            The features of the layer.
+        """
+        moved = int(self.arrays_moved(soft=soft) * logits.nbytes)
+        if not self.takes_layer:
+            return moved
+        rows, classes = logits.shape[0], logits.shape[1]
+        features = features or FEATURES
+        entries = (rows * (logits.size // (rows * classes)) + classes) * features + classes
+        written = entries * max(4, logits.dtype.itemsize) if HIDDEN in self.buffers.values() else 0
+        return moved + int(entries * logits.dtype.itemsize + written)
 
     def given(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of the losses' options that the function takes."""
+        if self.takes_layer:
+            return {name: value for name, value in options.items() if name != "axis"}
         if self.takes_targets:
             return dict(options)
         known = (*_ALWAYS, "reduction", "grad_output") if self.takes_target_logits else _ALWAYS
@@ -74,6 +109,8 @@ class Operation:
     @property
     def loops(self) -> tuple[str, ...]:
         """Return the loops of :mod:`softmax_ce_bench.ceilings` whose speed bounds that of the operation."""
+        if self.takes_layer:
+            return ("products",) if HIDDEN in self.buffers.values() else ("product",)
         return ("copy", "stream") if self.writes_array else ("read",)
 
     def results(self, returned: Any) -> dict[str, Any]:
@@ -107,12 +144,41 @@ TABLE = {
             {"out": LOSS, "grad_out": ARRAY},
             takes_target_logits=True,
         ),
+        Operation(
+            "linear_forward",
+            "linear_cross_entropy",
+            (LINEAR_LOSS,),
+            {"out": LOSS},
+            takes_targets=True,
+            takes_layer=True,
+        ),
+        Operation(
+            "linear",
+            "linear_cross_entropy_with_grad",
+            (LINEAR_LOSS, *LINEAR_GRADS),
+            {
+                "out": LOSS,
+                "grad_hidden_out": HIDDEN,
+                "grad_linear_weight_out": LINEAR_WEIGHT,
+                "grad_linear_bias_out": LINEAR_BIAS,
+            },
+            takes_targets=True,
+            takes_layer=True,
+        ),
     )
 }
 # Compared unasked, and picked: what computes the loss, its gradient or both.
 LOSSES = tuple(name for name, row in TABLE.items() if row.takes_targets and set(row.computes) <= {LOSS, GRAD})
 OTHERS = tuple(name for name in TABLE if name not in LOSSES)
 NORMALIZERS = tuple(name for name in OTHERS if not (TABLE[name].takes_targets or TABLE[name].takes_target_logits))
+
+
+class LinearLayer(NamedTuple):
+    """A linear layer with its inputs. The field names are those of :func:`softmax_ce.linear_cross_entropy`."""
+
+    hidden: Any  # (N, D), or (..., D) if the rows have more axes
+    linear_weight: Any  # (C, D)
+    linear_bias: Any  # (C,)
 
 
 class Buffers:
@@ -125,30 +191,79 @@ class Buffers:
         "none" has one loss a row.
     axis : int
         Where the classes are.
+    features : int, optional
+        The features of the linear layer.
     """
 
-    def __init__(self, logits: Any, reduction: str = "mean", axis: int = -1) -> None:
+    def __init__(self, logits: Any, reduction: str = "mean", axis: int = -1, features: int | None = None) -> None:
         # By type: an array that was read or sent may have an equal dtype that is another object, no user's buffer has.
         self._shape, self._kind = logits.shape, logits.dtype.type
-        real = np.float64 if logits.dtype.itemsize == 8 else np.float32
+        self._real = np.float64 if logits.dtype.itemsize == 8 else np.float32
+        self._classes, self._features = logits.shape[axis], features or FEATURES
         rows = logits.shape[:axis] + logits.shape[axis:][1:]
-        self.array = self._touched()
-        self.rows = np.zeros(rows, real)
-        self.loss = np.zeros(rows if reduction == "none" else (), real)
+        self.rows = np.zeros(rows, self._real)
+        self.loss = np.zeros(rows if reduction == "none" else (), self._real)
+
+    @cached_property
+    def array(self) -> Any:
+        """The first array of the logits' size. It is made when the first operation asks for it, like all below."""
+        return _touched(self._shape, self._kind)
 
     @cached_property
     def second(self) -> Any:
-        """The second array of the logits' size. It is made when the first operation asks for it."""
-        return self._touched()
+        """The second array of the logits' size."""
+        return _touched(self._shape, self._kind)
 
-    def _touched(self) -> Any:
-        made = np.empty(self._shape, self._kind)
-        made.fill(0)
-        return made
+    @cached_property
+    def hidden(self) -> Any:
+        """The gradient by the input of a linear layer."""
+        return _touched((*self.rows.shape, self._features), self._real)
+
+    @cached_property
+    def linear_weight(self) -> Any:
+        """The gradient by the weight of a linear layer."""
+        return _touched((self._classes, self._features), self._real)
+
+    @cached_property
+    def linear_bias(self) -> Any:
+        """The gradient by the bias of a linear layer."""
+        return _touched((self._classes,), self._real)
 
     def of(self, operation: str) -> dict[str, Any]:
         """Return the keyword arguments that pass the buffers of an operation."""
         return {keyword: getattr(self, what) for keyword, what in TABLE[operation].buffers.items()}
+
+
+def _touched(shape: tuple[int, ...], kind: Any) -> Any:
+    made = np.empty(shape, kind)
+    made.fill(0)
+    return made
+
+
+class DerivedInputs:
+    """What operations take beside or in place of the logits. It is made from these when the first operation asks.
+
+    Parameters
+    ----------
+    logits : ndarray
+    axis : int
+        Where the classes are.
+    features : int, optional
+        The features of the linear layer.
+    """
+
+    def __init__(self, logits: Any, axis: int = -1, features: int | None = None) -> None:
+        self._logits, self._axis, self._features = logits, axis, features
+
+    @cached_property
+    def target_logits(self) -> Any:
+        """The logits of a second model."""
+        return make_target_logits(self._logits)
+
+    @cached_property
+    def layer(self) -> LinearLayer:
+        """A linear layer with as many rows and classes."""
+        return make_layer(self._logits, self._axis, self._features)
 
 
 def make_target_logits(logits: Any) -> Any:
@@ -162,13 +277,38 @@ def make_target_logits(logits: Any) -> Any:
     return made.astype(logits.dtype.type, copy=False)
 
 
+def make_layer(logits: Any, axis: int = -1, features: int | None = None) -> LinearLayer:
+    """Return a linear layer with as many rows and classes as some logits have, in their dtype.
+
+    Everything is normal: inputs and bias with standard deviation 1, the weight so that that of the layer's own logits
+    is about 8. The same shape gives the same.
+
+    Parameters
+    ----------
+    logits : ndarray
+        Only its shape and dtype matter.
+    axis : int
+        Where the classes are.
+    features : int, optional
+        The features of the layer, by default `FEATURES`.
+    """
+    real = np.float64 if logits.dtype.itemsize == 8 else np.float32
+    classes, features = logits.shape[axis], features or FEATURES
+    rng = np.random.default_rng([4, *logits.shape, features])
+    hidden = rng.standard_normal((*logits.shape[:axis], *logits.shape[axis:][1:], features), real)
+    weight: Any = rng.standard_normal((classes, features), real)
+    weight *= _LINEAR_WIDTH / features**0.5
+    made: tuple[Any, ...] = (hidden, weight, rng.standard_normal((classes,), real))
+    return LinearLayer(*(array.astype(logits.dtype.type, copy=False) for array in made))
+
+
 def call(
     module: Any,
     operation: str,
     logits: Any,
     targets: Any,
     buffers: Buffers | None = None,
-    target_logits: Any = None,
+    derived: DerivedInputs | None = None,
     **options: Any,
 ) -> Callable[[], Any]:
     """Return a call of an operation as a function without arguments.
@@ -183,8 +323,8 @@ def call(
         The targets are left out if the operation takes none.
     buffers : Buffers, optional
         If None, the call allocates its results.
-    target_logits : ndarray, optional
-        For an operation that takes them. By default, they are made here, as :func:`make_target_logits` does.
+    derived : DerivedInputs, optional
+        What is made from the logits, if the operation takes any of it. By default, it is made here.
     **options
         Options of the public function. Those that the operation does not take are left out.
 
@@ -193,8 +333,16 @@ def call(
     callable
     """
     row = TABLE[operation]
-    given = (logits, targets) if row.takes_targets else (logits,)
+    axis = options.get("axis", -1)
+    derived = DerivedInputs(logits, axis) if derived is None else derived
+    given: tuple[Any, ...] = (logits, targets) if row.takes_targets else (logits,)
+    more: dict[str, Any] = {}
     if row.takes_target_logits:
-        given = (logits, make_target_logits(logits) if target_logits is None else target_logits)
+        given = (logits, derived.target_logits)
+    elif row.takes_layer:
+        layer = derived.layer
+        soft = targets.ndim == logits.ndim
+        given = (layer.hidden, layer.linear_weight, np.moveaxis(targets, axis, -1) if soft and axis != -1 else targets)
+        more = {"linear_bias": layer.linear_bias}
     out = buffers.of(operation) if buffers else {}
-    return partial(getattr(module, row.function), *given, **out, **row.given(options))
+    return partial(getattr(module, row.function), *given, **more, **out, **row.given(options))

@@ -96,7 +96,7 @@ def _call(
     allocate: bool,
 ) -> Call:  # fmt: skip
     if is_peer:
-        return candidates.peer(name, workload, threads).calls[operation]
+        return candidates.peer_call(name, workload, threads, operation)
     arrays = SharedArrays(workloads.in_memory(workload), options["reduction"])  # a mapped file is resident once read
     return arrays.backend(operation, allocate=allocate, backend=name, threads=threads, **options)
 

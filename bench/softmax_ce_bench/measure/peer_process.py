@@ -19,7 +19,7 @@ from softmax_ce_bench.inputs.workloads import Workload, as_rows
 from softmax_ce_bench.measure import candidates, timing
 from softmax_ce_bench.measure.load import Reading
 from softmax_ce_bench.measure.load import read as read_load
-from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE
+from softmax_ce_bench.measure.operations import GRAD, LINEAR_GRADS, LOSS, TABLE
 from softmax_ce_bench.measure.process import THREAD_VARIABLES, Child, ProcessError, spawned
 from softmax_ce_bench.peers import BY_NAME
 from softmax_ce_bench.peers.adapters import Prepared
@@ -140,7 +140,7 @@ class PeerService:
     """The questions that a peer's process answers.
 
     Ask ``load`` first, with a :class:`Workload` or a function that makes it. Then ``result(rows)`` gives the mean loss
-    and those rows of its gradient, and ``others(operation, rows)`` those rows of what an operation computes beside
+    and those rows of its gradient, and ``others(operation, rows)`` some rows of what an operation computes beside
     these. A workload with options of its own is loaded beside the first one as a variant: ``load(workload, variant,
     options)``.
     """
@@ -181,8 +181,8 @@ class PeerService:
         if reason is not None:
             raise ValueError(reason)
         # Copies: a library that computes on our memory must not do so on the pages of a mapped file.
-        arrays = np.array(workload.logits), np.array(workload.targets)
-        self._prepared[variant] = candidates.prepared(self._peer, *arrays, self._threads, **(options or {}))
+        own = replace(workload, logits=np.array(workload.logits), targets=np.array(workload.targets))
+        self._prepared[variant] = candidates.prepared(self._peer, own, self._threads, **(options or {}))
 
     def result(self, rows: Any, variant: str = "") -> tuple[float, Any]:
         """Return the loss and some rows of the gradient. If the logits have more axes, a row is a position."""
@@ -195,10 +195,21 @@ class PeerService:
             grad = np.moveaxis(grad, 1, -1).reshape(-1, grad.shape[1])
         return loss, np.array(grad[rows])
 
-    def others(self, operation: str, rows: Any) -> dict[str, Any]:
-        """Return some rows of what an operation computes beside the loss and its gradient, by name."""
-        found = {part: as_rows(each, self._ndim) for part, each in other_results(self._of(""), operation).items()}
-        return {part: np.array(each[rows] if each.ndim else each) for part, each in found.items()}
+    def others(self, operation: str, rows: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return what an operation computes beside the loss and its gradient, by name.
+
+        Parameters
+        ----------
+        operation : str
+        rows : mapping, optional
+            Result -> the rows of it that are wanted. A result that is not there is returned as a whole.
+        """
+        found = {
+            part: each if part in LINEAR_GRADS else as_rows(each, self._ndim)
+            for part, each in other_results(self._of(""), operation).items()
+        }
+        wanted = rows or {}
+        return {part: np.array(each[wanted[part]] if part in wanted else each) for part, each in found.items()}
 
     def calibrate(self, call: tuple[str, str], sample_seconds: float) -> int:
         """Return the number of calls of (operation, variant) that fill a sample."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from softmax_ce_bench.inputs.workloads import IGNORE_INDEX, Workload
-from softmax_ce_bench.peers import adapters, divergences
+from softmax_ce_bench.peers import adapters, divergences, layers
 from softmax_ce_bench.peers.adapters import Call, Prepared
+from softmax_ce_bench.peers.layers import LINEAR
 
 _DTYPES = ("float32", "float64")
 # What each library has, by the names of softmax_ce_bench.measure.operations.
@@ -38,6 +39,9 @@ class Peer:
         (logits, targets, threads, **options) -> Prepared: see :mod:`softmax_ce_bench.peers.adapters`.
     divergence : callable or None
         (logits, target_logits, threads) -> the call of "kl": see :mod:`softmax_ce_bench.peers.divergences`.
+    layer : callable or None
+        (hidden, weight, bias, targets, threads) -> the calls of the operations `LINEAR`: see
+        :mod:`softmax_ce_bench.peers.layers`.
     soft_targets, ignored_rows : bool
         Whether it supports soft labels, and labels of -100.
     operations : tuple of str
@@ -67,6 +71,11 @@ class Peer:
     more_axes: bool = False
     in_process: bool = False
     divergence: Callable[[Any, Any, int], Call] | None = None
+    layer: Callable[[Any, Any, Any, Any, int], dict[str, Call]] | None = None
+
+    def has_any(self, operations: Iterable[str]) -> bool:
+        """Return whether the peer has one of the operations."""
+        return not set(self.operations).isdisjoint(operations)
 
     @property
     def why_missing(self) -> str | None:
@@ -105,31 +114,47 @@ PEERS = (
         "torch",
         "PyTorch",
         "F.cross_entropy and autograd.grad: the autograd graph, a new array of log-probabilities and a new gradient; "
-        "torch.softmax, log_softmax and logsumexp: new results; F.kl_div of two log_softmax, and autograd.grad",
+        "torch.softmax, log_softmax and logsumexp: new results; F.kl_div of two log_softmax, and autograd.grad; "
+        "F.linear with F.cross_entropy, and autograd.grad: all logits at once",
         "torch",
         ("torch",),
         _EXTRA,
         adapters.torch_cross_entropy,
         soft_targets=True,
         ignored_rows=True,
-        operations=(*_LOSSES, *_NORMALIZERS, "kl"),
+        operations=(*_LOSSES, *_NORMALIZERS, "kl", *LINEAR),
         divergence=divergences.torch_kl,
+        layer=layers.torch_linear,
         dtypes=(*_DTYPES, "float16", "bfloat16"),
         options=("weight", "ignore_index", "label_smoothing", "reduction", "grad_output"),
         more_axes=True,
     ),
     Peer(
+        "torch-linear",
+        "PyTorch's linear_cross_entropy",
+        "F.linear_cross_entropy and autograd.grad: the autograd graph and new gradients",
+        "torch",
+        ("torch",),
+        _EXTRA,
+        adapters.torch_cross_entropy,
+        soft_targets=True,
+        ignored_rows=True,
+        operations=LINEAR,
+        layer=layers.torch_fused,
+    ),
+    Peer(
         "jax",
         "JAX jit with optax",
-        "the compiled value_and_grad of optax's loss, or jax.nn's function, on arrays already on the device: dispatch, "
-        "new results, the wait until they are ready; not the compilation",
+        "the compiled value_and_grad of optax's loss, also of a linear layer, or jax.nn's function, on arrays already "
+        "on the device: dispatch, new results, the wait until they are ready; not the compilation",
         "jax",
         ("jax", "jaxlib", "optax"),
         _EXTRA,
         adapters.jax_cross_entropy,
         soft_targets=True,
-        operations=(*_LOSSES, *_NORMALIZERS, "kl"),
+        operations=(*_LOSSES, *_NORMALIZERS, "kl", *LINEAR),
         divergence=divergences.jax_kl,
+        layer=layers.jax_linear,
     ),
     Peer(
         "sklearn",
@@ -155,15 +180,17 @@ PEERS = (
     Peer(
         "numpy-written",
         "NumPy, written out",
-        "the max-shifted formula on whole arrays: new arrays at each step; one thread",
+        "the max-shifted formula on whole arrays: new arrays at each step; one thread; of a linear layer, all logits "
+        "at once, and the products on the threads of NumPy's BLAS",
         "numpy",
         ("numpy",),
         "",
         adapters.numpy_shifted,
         soft_targets=True,
         ignored_rows=True,
-        operations=(*_LOSSES, *_NORMALIZERS, "hessian", "kl"),
+        operations=(*_LOSSES, *_NORMALIZERS, "hessian", "kl", *LINEAR),
         divergence=divergences.numpy_kl,
+        layer=layers.numpy_linear,
         in_process=True,
     ),
 )

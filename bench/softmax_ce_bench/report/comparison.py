@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -63,9 +65,10 @@ def title(cell: ComparedCell) -> str:
     size = f"{inputs.rows} x {inputs.classes} {inputs.dtype}"
     soft = ", soft targets" if inputs.targets == "soft" else ""
     options = cell.key.removeprefix(inputs.name).split(", ")[1:-1]  # the name may be that of a file
+    features = f", {inputs.features} features" if inputs.features else ""
     threads = "" if cell.threads is None else f", {cell.threads} thread{'s' * (cell.threads > 1)}"
     extra = "".join(f", {option}" for option in options)
-    return f"{inputs.name}: {size}{soft}, {inputs.regime}{extra}{threads}"
+    return f"{inputs.name}: {size}{features}{soft}, {inputs.regime}{extra}{threads}"
 
 
 def _note(entry: Entry) -> str:
@@ -85,6 +88,9 @@ def _short_table(run: Run, cell: ComparedCell) -> Table:
     summed = rated(run)
     table.add_column(f"{summed} GB/s,\nof ceiling", justify="right", no_wrap=True)
     table.add_column("error/bound,\nULP", justify="right", no_wrap=True)
+    has_peaks = peaks_in([cell])
+    if has_peaks:
+        table.add_column("peak\nmemory", justify="right", no_wrap=True)
     kinds = {candidate.name: candidate.kind for candidate in run.candidates}
     shown = [entry for entry in cell.entries if entry.status != SKIPPED]
     for k, entry in enumerate(shown):
@@ -94,6 +100,7 @@ def _short_table(run: Run, cell: ComparedCell) -> Table:
             *cells,
             _rate(entry, summed),
             _errors(entry, cell),
+            *([_peak(entry, summed)] if has_peaks else []),
             style="dim" if entry.status == REJECTED else "",
         )
         if kinds[entry.name] == BACKEND and [kinds[each.name] for each in shown[k + 1 : k + 2]] == [PEER]:
@@ -113,6 +120,17 @@ def _time(entry: Entry, operation: str, cell: ComparedCell, base: str) -> Text:
     return text
 
 
+def peaks_in(cells: Iterable[ComparedCell]) -> bool:
+    """Return whether the peak memory of a call is known in one of the cells."""
+    timings = (timing for cell in cells for entry in cell.entries for timing in entry.timings.values())
+    return any(timing.peak_memory is not None for timing in timings)
+
+
+def _peak(entry: Entry, operation: str) -> str:
+    timing = entry.timings.get(operation)
+    return "-" if timing is None or timing.peak_memory is None else memory.size(timing.peak_memory)
+
+
 def _rate(entry: Entry, operation: str) -> str:
     timing = entry.timings.get(operation)
     if timing is None:
@@ -130,11 +148,20 @@ def _errors(entry: Entry, cell: ComparedCell) -> str:
     return f"{words.number(errors.over_bound)}\n{', '.join(words.number(unit) for unit in units)}"
 
 
-LONG = ("time", "speed-up", "GB/s", "of ceiling", "error/bound", "ULP")
+_LONG = ("time", "speed-up", "GB/s", "of ceiling", "error/bound", "ULP")
 
 
-def long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
-    """Return one text per heading of `LONG` for one candidate and operation, with the errors of that operation."""
+def long_headings(cells: Iterable[ComparedCell]) -> tuple[str, ...]:
+    """Return the headings over :func:`long_row`."""
+    return (*_LONG, "peak memory") if peaks_in(cells) else _LONG
+
+
+def long_row(entry: Entry, operation: str, base: str, headings: Sequence[str]) -> tuple[str, ...]:
+    """Return one text per heading for one candidate and operation, with the errors of that operation."""
+    return (*_long_row(entry, operation, base), _peak(entry, operation))[: len(headings)]
+
+
+def _long_row(entry: Entry, operation: str, base: str) -> tuple[str, ...]:
     errors = entry.errors
     over = ulp = "-"
     if errors is not None:
@@ -156,17 +183,18 @@ def shown_in(cell: ComparedCell, operation: str) -> list[Entry]:
 def _long_table(run: Run, cell: ComparedCell) -> Table:
     table = plain_table()
     table.add_column("", no_wrap=True)
-    for heading in LONG:
+    headings = long_headings([cell])
+    for heading in headings:
         table.add_column(heading, justify="right")
     for operation, facts in cell.operations.items():
         ceiling = next((c for c in cell.ceilings if c.loop == facts.ceiling), None)
         at = f"{ceiling.gb_per_s:.1f}" if ceiling else ""
-        table.add_row(Text(operation, style="bold"), "", "", at, f"({ceiling.loop})" if ceiling else "", "", "")
+        table.add_row(Text(operation, style="bold"), "", "", at, f"({ceiling.loop})" if ceiling else "")
         for entry in shown_in(cell, operation):
             is_fastest = entry.name in facts.fastest
             name = Text(f"{'*' if is_fastest else ' '} {entry.name}", style="bold green" if is_fastest else "")
             style = "dim" if entry.status == REJECTED else ""
-            table.add_row(name, *long_row(entry, operation, run.settings.base), style=style)
+            table.add_row(name, *long_row(entry, operation, run.settings.base, headings), style=style)
         table.add_section()
     return table
 

@@ -53,11 +53,12 @@ def side_by_side(found: SideBySide) -> str:
 
 
 def _cell(cell: ComparedCell, base: str) -> list[str]:
-    lines = [f"## {_safe(comparison.title(cell))}", "", *_heading("operation", "", *comparison.LONG)]
+    headings = comparison.long_headings([cell])
+    lines = [f"## {_safe(comparison.title(cell))}", "", *_heading("operation", "", *headings)]
     for operation, facts in cell.operations.items():
         for entry in comparison.shown_in(cell, operation):
             name = f"**{_safe(entry.name)}**" if entry.name in facts.fastest else _safe(entry.name)
-            lines.append(_row((operation, name, *map(_safe, comparison.long_row(entry, operation, base)))))
+            lines.append(_row((operation, name, *map(_safe, comparison.long_row(entry, operation, base, headings)))))
     notes = [entry for entry in cell.entries if entry.reason]
     return lines + [""] * bool(notes) + [f"- {_safe(entry.name)}: {_safe(entry.reason or '')}" for entry in notes]
 

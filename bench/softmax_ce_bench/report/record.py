@@ -42,18 +42,40 @@ def _from_version_3(record: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _from_version_4(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the same in version 5: there was no linear layer, and nobody asked for the BLAS."""
+    found: dict[str, Any] = copy.deepcopy(record) | {"version": 5}
+    machine = found.get("machine")
+    if isinstance(machine, dict):
+        machine.setdefault("blas", None)
+    for cell in _dicts(found.get("cells")):
+        if isinstance(cell.get("inputs"), dict):
+            cell["inputs"].setdefault("features", None)
+        for entry in _dicts(cell.get("entries")):
+            timings = entry.get("timings")
+            for timing in _dicts(list(timings.values()) if isinstance(timings, dict) else None):
+                timing.setdefault("peak_memory", None)
+    return found
+
+
+def _dicts(values: Any) -> list[dict[str, Any]]:
+    return [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []
+
+
 def _errors_in(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    cells = record.get("cells")
-    for cell in cells if isinstance(cells, list) else []:
-        entries = cell.get("entries") if isinstance(cell, dict) else None
-        for entry in entries if isinstance(entries, list) else []:
-            errors = entry.get("errors") if isinstance(entry, dict) else None
+    for cell in _dicts(record.get("cells")):
+        for entry in _dicts(cell.get("entries")):
+            errors = entry.get("errors")
             if isinstance(errors, dict):
                 yield errors
 
 
 FORMAT = Format(
-    Run, "softmax-ce/compare", 4, "A comparison of softmax-ce", older={2: _from_version_2, 3: _from_version_3}
+    Run,
+    "softmax-ce/compare",
+    5,
+    "A comparison of softmax-ce",
+    older={2: _from_version_2, 3: _from_version_3, 4: _from_version_4},
 )
 
 as_text = documents.as_text

@@ -27,6 +27,7 @@ def info_table(facts: dict[str, Any]) -> Group:
         "processor": facts["cpu"],
         "instruction sets": " ".join(facts["instruction_sets"]) or "(not known)",
         "CPUs": f"{facts['cpus_available']} available to this process, {facts['cpus_installed']} installed",
+        "BLAS": facts["blas"] or "(not known)",
         "thread variables": variables or "(none set)",
         "default backend": facts["default_backend"],
         "profile": facts["profile"] or "none",

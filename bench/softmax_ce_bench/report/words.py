@@ -94,8 +94,9 @@ def machine_facts(facts: Machine, date: str, more: str = "") -> str:
     """Return processor, system and versions of a machine in one sentence; `more` follows the packages."""
     versions = "".join(f", {name} {facts.packages[name]}" for name in _SHOWN if facts.packages.get(name))
     commit = f" ({facts.commit})" if facts.commit else ""
+    blas = f", BLAS {facts.blas}" if facts.blas else ""
     return (
-        f"{facts.cpu}, {facts.cpus_available} CPUs, {facts.os}; Python {facts.python}{versions}{more}, "
+        f"{facts.cpu}, {facts.cpus_available} CPUs, {facts.os}; Python {facts.python}{versions}{more}{blas}, "
         f"softmax-ce {facts.softmax_ce}{commit}; {date}."
     )
 
@@ -160,11 +161,18 @@ def _ceilings(run: Run) -> str:
     missing = next((cell.why_no_ceilings for cell in run.cells if cell.why_no_ceilings), None)
     if missing is not None:
         return f"GB/s: the bytes that must be moved over the time. No ceiling: {missing}."
-    return (
+    said = (
         "GB/s: the bytes that must be moved (logits and soft targets read, gradient and Hessian written) over the "
         "time. ceiling: their rate over that of a C loop that only moves bytes, in the same rounds and on the same "
         "arrays: a read for forward and logsumexp, else the faster of a regular and a non-temporal copy."
     )
+    if any(cell.inputs.features for cell in run.cells):
+        said += (
+            " Of a linear layer: its arrays and their gradients; the ceiling is NumPy's matrix products alone, in "
+            "the blocks of the default budget. peak memory: resident in one call beyond arguments and buffers, in a "
+            "fresh process."
+        )
+    return said
 
 
 def missing_peers(run: Run) -> list[str]:

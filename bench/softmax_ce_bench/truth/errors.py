@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from softmax_ce.documents import INFINITE, Limits
-from softmax_ce_bench.measure.operations import GRAD, LOSS, OTHERS, TABLE
+from softmax_ce_bench.measure.operations import GRAD, LINEAR_GRADS, LOSS, OTHERS, TABLE
 from softmax_ce_bench.truth.oracle import limits_of
 
 _Error = Annotated[float, INFINITE]
@@ -24,7 +24,8 @@ class OperationErrors:
     over_bound : float
         Worst error of an entry over its bound: at most 1 is right for a backend.
     ulp : float
-        Worst error of an entry, in units in the last place of its dtype at the true value.
+        Worst error of an entry, in units in the last place of its dtype at the true value. For the gradients of a
+        linear layer, whose entries are sums that cancel: at the largest true value of the gradient.
     """
 
     over_bound: _Error
@@ -76,7 +77,12 @@ class Errors:
         return (*(known[part] for part in TABLE[operation].computes if part in known), *own)
 
 
-def worst_ulp(result: Any, truth: Any) -> float:
+def worst_ulp_of(part: str, result: Any, truth: Any) -> float:
+    """Return the worst error of a result, by its name, in units in the last place."""
+    return worst_ulp(result, truth, at_largest=part in LINEAR_GRADS)
+
+
+def worst_ulp(result: Any, truth: Any, *, at_largest: bool = False) -> float:
     """Return the worst error in units in the last place of the result's dtype at the true value.
 
     Infinity where a NaN or an infinity is not where it must be.
@@ -85,6 +91,8 @@ def worst_ulp(result: Any, truth: Any) -> float:
     ----------
     result : array_like
     truth : array_like of longdouble, of the same shape
+    at_largest : bool
+        Count in units at the largest true value.
 
     Returns
     -------
@@ -99,6 +107,8 @@ def worst_ulp(result: Any, truth: Any) -> float:
             return np.inf
         error = np.abs((result.astype(np.float64) - truth)[usual].astype(np.float64))
         least = float(limits.smallest_subnormal)
-        _, exponent = np.frexp(np.abs(right[usual]))  # |x| in [2^(e-1), 2^e)
-        unit = np.where(right[usual] == 0, least, np.maximum(np.ldexp(float(limits.eps), exponent - 1), least))
+        size = np.abs(right[usual])
+        size = np.full_like(size, size.max(initial=0.0)) if at_largest else size
+        _, exponent = np.frexp(size)  # |x| in [2^(e-1), 2^e)
+        unit = np.where(size == 0, least, np.maximum(np.ldexp(float(limits.eps), exponent - 1), least))
         return float((error / unit).max(initial=0.0))

@@ -13,7 +13,7 @@ from softmax_ce.dtypes import compute_dtype
 from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure import operations
 from softmax_ce_bench.truth import oracle, reference
-from softmax_ce_bench.truth.errors import Errors, OperationErrors, worst_ulp
+from softmax_ce_bench.truth.errors import Errors, OperationErrors, worst_ulp, worst_ulp_of
 from softmax_ce_bench.truth.expected import Allowed, ExpectedResults
 
 CHECKED_ELEMENTS = 200_000  # in extended precision, at most: the oracle takes its time
@@ -36,10 +36,11 @@ class Judge:
         self.subset = workload.rows(CHECKED_ELEMENTS)
         self._options = options
         subset = self.subset
+        self._derived = operations.DerivedInputs(subset.logits, features=subset.features, **subset.axis)
         self._expected = ExpectedResults(
             subset.as_rows(subset.logits),
             subset.as_rows(subset.targets),
-            lambda: subset.as_rows(operations.make_target_logits(subset.logits)),
+            self._derived,
             **options,
         )
         truth = self._expected.truth
@@ -61,11 +62,11 @@ class Judge:
             for operation in dict.fromkeys(("fused", *wanted)):
                 options: dict[str, Any] = {**self.subset.axis, **self._options}
                 call = operations.call(
-                    sce, operation, logits, self.subset.targets, reduction="none", backend=name, threads=threads,
-                    **options,
+                    sce, operation, logits, self.subset.targets, derived=self._derived, reduction="none", backend=name,
+                    threads=threads, **options,
                 )  # fmt: skip
                 for part, result in operations.TABLE[operation].results(call()).items():
-                    found.setdefault(part, {})[operation] = self.subset.as_rows(result)
+                    found.setdefault(part, {})[operation] = self._as_rows(part, result)
         except Exception as error:  # a backend from elsewhere may raise anything; the others still run
             return None, raised(error)
         allowed = self._expected.allowed(sce.get_backend(name).info)
@@ -89,6 +90,12 @@ class Judge:
                 )
         return errors, f"its worst error is {errors.over_bound:.3g} times what rounding explains"
 
+    def _as_rows(self, part: str, result: Any) -> Any:
+        """Return a result with a row for each position; the gradients of a layer have rows of their own."""
+        if part not in operations.LINEAR_GRADS:
+            return self.subset.as_rows(result)
+        return result.reshape(-1, result.shape[-1]) if result.ndim > 1 else result
+
     def _of_operations(
         self, found: Mapping[str, Mapping[str, Any]], allowed: Allowed, *, of_mean: bool = False
     ) -> dict[str, OperationErrors]:
@@ -99,7 +106,7 @@ class Judge:
                 truth, bound = self._expected.result(part), allowed.error_of_mean if of_mean else allowed.error
                 truth = self._expected.of_mean(part, truth) if of_mean else truth
                 over.append(oracle.over_bound(result, truth, bound(part)))
-                ulp.append(worst_ulp(result, truth))
+                ulp.append(worst_ulp_of(part, result, truth))
             errors[operation] = OperationErrors(max(over), max(ulp))
         return errors
 

@@ -10,15 +10,15 @@ any sound float32 implementation. A wrong formula is far beyond it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from softmax_ce_bench.inputs.workloads import IGNORE_INDEX
-from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE, make_target_logits
-from softmax_ce_bench.truth import divergence, oracle
+from softmax_ce_bench.measure.operations import GRAD, LOSS, TABLE, make_layer, make_target_logits
+from softmax_ce_bench.truth import divergence, layer, oracle
 from softmax_ce_bench.truth.expected import DERIVATIVES, ExpectedResults
 
 ROWS = 8  # of the gradient that are compared
@@ -127,7 +127,7 @@ class ReferencePart:
 def of_part(expected: ExpectedResults, part: str) -> ReferencePart:
     """The reference for a result of the mean over all rows that are expected."""
     values = expected.of_mean(part, expected.result(part)).astype(np.float64)
-    unit = 1 / len(values) if part in DERIVATIVES else 1.0
+    unit = 1 / expected.truth.counts.size if part in DERIVATIVES else 1.0
     return ReferencePart(np.arange(values.shape[0] if values.ndim else 0), values, unit)
 
 
@@ -147,16 +147,30 @@ def others(logits: Any, targets: Any, operation: str) -> dict[str, ReferencePart
         Result -> what is right of some of its rows.
     """
     n_rows = len(logits)
+    if TABLE[operation].takes_layer:
+        return _of_layer(layer.of_mean(make_layer(logits), targets), TABLE[operation].computes, n_rows)
     chosen = _chosen(n_rows)
-    target_logits = make_target_logits(logits) if TABLE[operation].takes_target_logits else logits
-    expected = ExpectedResults(logits[chosen], targets[chosen], lambda: target_logits[chosen], _DOUBLE)
+    expected = ExpectedResults(logits[chosen], targets[chosen], arithmetic=_DOUBLE)
     found = {}
     for part in TABLE[operation].computes:
         if part == "kl":
+            target_logits = make_target_logits(logits)
             found[part] = ReferencePart((), np.asarray(_mean_divergence(logits, target_logits)))
+        elif part == "kl_grad":
+            some = divergence.evaluate(logits[chosen], make_target_logits(logits)[chosen], arithmetic=_DOUBLE)
+            found[part] = ReferencePart(chosen, some.grad.astype(np.float64) / n_rows, 1 / n_rows)
         elif part not in (LOSS, GRAD):
             unit = 1 / n_rows if part in DERIVATIVES else 1.0
             found[part] = ReferencePart(chosen, expected.result(part).astype(np.float64) * unit, unit)
+    return found
+
+
+def _of_layer(right: Mapping[str, Any], parts: Sequence[str], n_rows: int) -> dict[str, ReferencePart]:
+    found = {}
+    for part in parts:
+        rows = _chosen(len(right[part])) if right[part].ndim else ()
+        values = right[part][rows] if right[part].ndim else right[part]
+        found[part] = ReferencePart(rows, values, 1 / n_rows if part in DERIVATIVES else 1.0)
     return found
 
 

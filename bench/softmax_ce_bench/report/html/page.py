@@ -6,7 +6,7 @@ import shlex
 
 from softmax_ce_bench.compare.result import Run
 from softmax_ce_bench.report import comparison, templates, words
-from softmax_ce_bench.report.html import assets, curves, errors, findings, maps, speedups, starts, tables
+from softmax_ce_bench.report.html import assets, curves, errors, findings, maps, speedups, starts, tables, vocabulary
 from softmax_ce_bench.report.html.picture import PictureGroup
 from softmax_ce_bench.report.printable import printable
 
@@ -43,7 +43,8 @@ def page(run: Run) -> str:
 
 def parts(run: Run) -> list[PictureGroup]:
     """Return all pictures, or the option that measures what they need."""
+    of_layer = vocabulary.part(run)
     return [
-        curves.part(run), speedups.part(run), maps.part(run), errors.part(run), starts.memory_part(run),
-        starts.cold_part(run),
+        curves.part(run), speedups.part(run), maps.part(run), errors.part(run), *([of_layer] if of_layer else []),
+        starts.memory_part(run), starts.cold_part(run),
     ]  # fmt: skip

@@ -75,19 +75,21 @@ def fastest(run: Run) -> PageTable:
 def timings(run: Run) -> PageTable:
     """Return a row for each cell, operation and candidate."""
     rows = []
+    shown = comparison.long_headings(run.cells)
     for cell in run.cells:
         for operation, facts in cell.operations.items():
             for entry in comparison.shown_in(cell, operation):
-                texts = comparison.long_row(entry, operation, run.settings.base)
+                texts = comparison.long_row(entry, operation, run.settings.base, shown)
                 is_fastest = entry.name in facts.fastest
                 look = "fastest" if is_fastest else "rejected" if entry.status == REJECTED else ""
                 name = Field(f"{entry.name} *" if is_fastest else entry.name, look=look)
                 figures = [
-                    Field(text, value, look) for text, value in zip(texts, _values(entry, operation), strict=True)
+                    Field(text, value, look)
+                    for text, value in zip(texts, _values(entry, operation)[: len(shown)], strict=True)
                 ]
                 rows.append([Field(words.label(run, cell)), Field(operation), name, *figures])
     caption = "All timings. *: fastest, or tied with it. ULP: of the loss, and of the gradient."
-    headings = ("workload", "operation", "candidate", *comparison.LONG)
+    headings = ("workload", "operation", "candidate", *shown)
     return PageTable("timings", caption, headings, frozenset(range(3, len(headings))), rows, filtered=len(rows) > 12)
 
 
@@ -99,9 +101,9 @@ def _values(entry: Entry, operation: str) -> tuple[float | None, ...]:
         over = errors.over_bound_of(operation)
         unit = next(iter(errors.ulp_of(operation)), None)
     if timing is None:
-        return None, None, None, None, over, unit
+        return None, None, None, None, over, unit, None
     ceiling = timing.of_ceiling.median if timing.of_ceiling else None
-    return timing.time.median, timing.speedup.median, timing.gb_per_s, ceiling, over, unit
+    return timing.time.median, timing.speedup.median, timing.gb_per_s, ceiling, over, unit, timing.peak_memory
 
 
 def excluded(run: Run) -> PageTable | None:
@@ -197,7 +199,10 @@ def ceilings(run: Run) -> PageTable | None:
     ]  # fmt: skip
     if not rows:
         return None
-    caption = "Ceilings: C loops that only move bytes. copy also reads the lines that it writes; stream does not."
+    caption = (
+        "Ceilings: C loops that only move bytes; copy also reads the lines that it writes, stream does not. Or the "
+        "matrix products of a linear layer, by NumPy's BLAS."
+    )
     return PageTable("ceilings", caption, ("workload", "loop", "time", "GB/s"), frozenset((2, 3)), rows)
 
 
