@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -237,8 +238,8 @@ def edited(build, file, old, new):
     builds.apply(Edit(f"softmax_ce/{file}", old, new), build.site)
 
 
-def compared(pair, tmp_path, backends=("numpy",)):
-    request = GateRequest(*NOWHERE, backends=backends, workloads=SMALL, rounds=2)
+def compared(pair, tmp_path, backends=("numpy",), **settings):
+    request = GateRequest(*NOWHERE, **{"backends": backends, "workloads": SMALL, "rounds": 2} | settings)
     return run.compare(request, pair, tmp_path, lambda *_: None)
 
 
@@ -248,6 +249,27 @@ def test_real_processes_time_what_the_build_on_their_path_computes(pair, tmp_pat
     assert all(len(each.base) == len(each.head) == result.control_rounds for each in result.cells)
     assert all(0 < value < math.inf for each in result.cells for value in (*each.base, *each.head))
     assert result.control_rounds >= 2  # too few to tell, so that it goes on for as long again
+
+
+LINEAR = (SMALL[0][0], "float32", "linear")
+
+
+def test_a_cell_may_have_an_operation_of_its_own(pair, tmp_path):
+    result = compared(pair, tmp_path, workloads=(), extra=(LINEAR,))
+    assert [each.cell.text for each in result.cells] == ["numpy linear small 3x4 float32"]
+    assert [each.operation for each in cells.each_of(["numpy"], cells.EXTRA)] == ["linear"]
+
+
+def test_an_operation_that_base_does_not_have_yet_is_left_out(pair, tmp_path):
+    edited(pair[0], "__init__.py", '    "linear_cross_entropy_with_grad": "softmax_ce.linear",\n', "")
+    edited(pair[0], "__init__.py", '    "linear_cross_entropy_with_grad",\n', "")
+    result = compared(pair, tmp_path, workloads=SMALL[:1], extra=(LINEAR,))
+    assert {each.cell.operation for each in result.cells} == {"forward", "backward", "fused"}
+    assert result.notes == ("linear: not compared, since base does not have it",)
+    base, head = pair
+    swapped = replace(head, side="base"), replace(base, side="head")
+    with pytest.raises(BuildError, match="head has lost the operation 'linear'"):
+        compared(swapped, tmp_path, extra=(LINEAR,))
 
 
 def test_shared_objects_are_new_files_with_the_same_contents_and_dates(pair):

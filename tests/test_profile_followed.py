@@ -97,6 +97,18 @@ def test_each_shape_runs_on_the_winner_of_its_cell(follow: Any, plant: Any) -> N
     assert recorder.shapes == [(50, 10), (60, 10)]
 
 
+def test_a_linear_layer_runs_on_the_winner_for_its_logits(follow: Any, plant: Any) -> None:
+    recorders = {name: plant(Recorder(name)) for name in ("forward", "fused")}
+    follow([cell(4, 10, {"numpy": 2.0, name: 1.0}, operation=name) for name in recorders])
+    hidden, weight, labels = _logits(4, 3), _logits(10, 3), np.zeros(4, int)
+    sce.linear_cross_entropy(hidden, weight, labels)
+    assert [len(each.shapes) for each in recorders.values()] == [1, 0]
+    sce.linear_cross_entropy_with_grad(hidden, weight, labels)
+    assert [each.shapes for each in recorders.values()] == [[(4, 10)], [(4, 10)]]
+    sce.linear_cross_entropy_with_grad(hidden, weight, labels, backend="numpy")
+    assert [len(each.shapes) for each in recorders.values()] == [1, 1]
+
+
 @pytest.mark.parametrize("options", [{}, {"z_loss": 0}, {"threads": 1}, {"threads": 2}], ids=str)
 def test_on_every_path_and_entry_point(options: dict[str, Any], follow: Any, plant: Any) -> None:
     """The short cut and the full path; loss, gradient and both; softmax as a gradient, logsumexp as a loss."""

@@ -79,15 +79,15 @@ class Budget:
         """Return an estimate of the least seconds that a cell takes: warm-up and one round."""
         return self.fixed(elements) + 2 * self.a_round(elements, names)
 
-    def share(self, cells: list[tuple[int, list[str]]]) -> float:
+    def share(self, cells: list[tuple[int, list[str]]], reserved: float = 0.0) -> float:
         """Return the seconds for the first of the remaining cells, each given by its elements and candidates.
 
         In proportion to what a round of each takes, so that all get about as many rounds; but none gets more than
-        the most rounds need.
+        the most rounds need. `reserved` seconds are left for something else.
         """
         weights = [self.a_round(*cell) for cell in cells]
         most = self.fixed(cells[0][0]) + (timing.MOST_ROUNDS + 2) * weights[0]
-        spare = self.left - sum(self.fixed(elements) for elements, _ in cells)
+        spare = self.left - reserved - sum(self.fixed(elements) for elements, _ in cells)
         return min(most, self.fixed(cells[0][0]) + max(0.0, spare) * weights[0] / sum(weights))
 
 

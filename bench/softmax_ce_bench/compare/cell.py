@@ -45,6 +45,7 @@ def measure(
     processes: PeerProcesses,
     budget: Budget,
     share: float,
+    peak_seconds: float,
     tell: Tell,
 ) -> ComparedCell:
     """Check and time one cell.
@@ -59,6 +60,8 @@ def measure(
     budget : Budget
     share : float
         Seconds for this cell.
+    peak_seconds : float
+        More seconds, for the peaks of memory.
     tell : callable
         Called with the current step and the fraction of the cell that is done.
 
@@ -73,9 +76,6 @@ def measure(
     """
     begin = budget.clock()
     here = Participants(request, planned, ready, processes)
-    # The peaks of memory come last, and get their time, but never more than half.
-    end_of_peaks = begin + share
-    share -= min(layer_peaks.estimate(request), share / 2)
     here.check(tell)
     tell(f"{ready.workload.name}: warming up", 0.0)
     before = processes.reading()
@@ -86,9 +86,8 @@ def measure(
     crowded = load.is_crowded(others, here.most_threads)
     learned = {name: float(np.median(seconds)) for name, seconds in samples.seconds.items()}
     budget.learn(planned.source.elements, learned)
-    memory = layer_peaks.measure(
-        here.samplers, request, planned, ready.make, lambda: budget.clock() < end_of_peaks, tell
-    )
+    end = budget.clock() + peak_seconds
+    memory = layer_peaks.measure(here.samplers, request, planned, ready.make, lambda: budget.clock() < end, tell)
     sizes = {operation: bytes_moved(operation, ready.workload) for operation in request.operations}
     loops = tuple(_ceiling(loop, ready.workload, samples, sizes) for loop in here.loops)
     best = {operation: _best(operation, loops) for operation in request.operations}

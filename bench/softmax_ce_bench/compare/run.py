@@ -9,7 +9,7 @@ from functools import partial
 
 import softmax_ce as sce
 from softmax_ce_bench import peers
-from softmax_ce_bench.compare import cell, first_call
+from softmax_ce_bench.compare import cell, first_call, layer_peaks
 from softmax_ce_bench.compare.budget import Budget, OutOfTime
 from softmax_ce_bench.compare.participants import PreparedWorkload
 from softmax_ce_bench.compare.request import BASE, DIGITS, CompareRequest, PlannedCell, Source
@@ -202,10 +202,12 @@ class _Sequence:
         self._cold_start(fit)
 
     def _measure(self, planned: PlannedCell, ready: PreparedWorkload, todo: list[PlannedCell]) -> None:
-        share = self._budget.share([(each.source.elements, self._labels()) for each in todo])
+        # The peaks of memory get their time, but never more than half.
+        peaks = min(layer_peaks.estimate(self._request) * len(todo), max(0.0, self._budget.left) / 2)
+        share = self._budget.share([(each.source.elements, self._labels()) for each in todo], peaks)
         part = 1 / len(self._request.cells)
         found = cell.measure(
-            self._request, planned, ready, self._processes, self._budget, share,
+            self._request, planned, ready, self._processes, self._budget, share, peaks / len(todo),
             lambda text, fraction: self._tell(text, fraction * part),
         )  # fmt: skip
         self._run.cells.append(found)
