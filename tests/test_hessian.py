@@ -82,6 +82,15 @@ def test_edges(backend: str) -> None:
     assert (left_out[0, 1:] > 0).all()
 
 
+def test_an_infinite_upstream_gradient_raises_no_floating_point_flag(backend: str) -> None:
+    with np.errstate(all="raise"):
+        found = hessian(
+            np.array([[1.0, 2.0], [0.0, 3.0]]), [0, 0], sample_weight=[0, 1], grad_output=-np.inf, backend=backend
+        )
+    assert (found[0] == 0).all()
+    assert np.isneginf(found[1]).all()
+
+
 def test_one_class(backend: str) -> None:
     x = np.array([[3.0], [-800.0]]) if backend != "naive" else np.array([[3.0], [-8.0]])
     assert (hessian(x, [0, 0], backend=backend) == 0).all()

@@ -270,7 +270,8 @@ class _Run:
     def _compose_hessian(self, x: Any, t: Any, h: Any, spare: Any, rows: slice) -> None:
         factors, transform = self.factors, self.problem.transform
         row_weight, upstream = rows_of(factors.row_weight, rows), rows_of(factors.upstream, rows)
-        gain = row_weight * upstream * (1.0 if transform is None else transform.scale)
+        with np.errstate(all="ignore"):  # the upstream gradient may be infinite
+            gain = row_weight * upstream * (1.0 if transform is None else transform.scale)
         counts = np.broadcast_to(row_weight != 0, len(x))
         total: Any
         if t is None:
