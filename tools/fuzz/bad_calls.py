@@ -307,7 +307,7 @@ def buffer_of_another_shape(call: RandomCall, pick: random.Random) -> Expected:
 @_fault
 def buffer_of_another_dtype(call: RandomCall, pick: random.Random) -> Expected:
     name, shape, dtype = _a_buffer(call, pick)
-    right = (dtype, call.compute)
+    right = (dtype, call.compute, np.dtype(np.float32 if name in ("grad_out", "hess_out") else dtype))
     kinds = [np.dtype(kind) for kind in ("f2", "f4", "f8", "g", "i8", "O", "?", "c8", "U3")]
     kinds += [dtype.newbyteorder("S")] * (dtype.kind == "f")
     _set(call, name, np.zeros(shape, pick.choice([kind for kind in kinds if kind not in right])))
@@ -333,10 +333,8 @@ def buffer_that_is_read_only(call: RandomCall, pick: random.Random) -> Expected:
 
 def _a_buffer(call: RandomCall, pick: random.Random) -> tuple[str, tuple[int, ...], np.dtype[Any]]:
     """Return a buffer that the entry point accepts, with its right shape and dtype."""
-    names = ["lse_out"]
-    names += ["out"] * (call.entry != "cross_entropy_grad") + ["grad_out"] * (call.entry != "cross_entropy")
-    name = pick.choice(names)
-    if name == "grad_out":
+    name = pick.choice(["lse_out", *calls.BUFFERS[call.entry]])
+    if name in ("grad_out", "hess_out"):
         return name, np.shape(call.arguments["logits"]), result_dtype(call.logits.dtype)
     reduced = name == "out" and call.arguments.get("reduction", "mean") != "none"
     return name, () if reduced else call.outer, call.compute

@@ -19,7 +19,7 @@ from softmax_ce_bench.inputs.workloads import dtype_of
 from tools.fuzz import memory, values
 from tools.fuzz.memory import GuardedArray
 
-ENTRIES = ("cross_entropy_with_grad", "cross_entropy", "cross_entropy_grad")
+ENTRIES = ("cross_entropy_with_grad", "cross_entropy", "cross_entropy_grad", "cross_entropy_with_hessian")
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int8", "uint8", "int16", "uint16", "int32", "uint64")
 _LABEL_DTYPES = ("int64", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint64", "list")
 _SOFT_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "bool", "longdouble")
@@ -69,25 +69,53 @@ def _targets() -> st.SearchStrategy[Any]:
 
 
 def _options() -> st.SearchStrategy[Any]:
-    number = st.floats(0.01, 100)
-    return st.fixed_dictionaries(
-        {},
-        optional={
-            "weight": values.vector_recipes(signed=True),
-            "sample_weight": values.vector_recipes(signed=True),
-            "ignore_index": st.sampled_from((-100, -1, 0, 1, 5, 255, -(2**63), 2**63 - 1)),
-            "label_smoothing": st.one_of(st.sampled_from((0.0, 0.1, 1.0, 1e-300)), st.floats(1e-6, 1)),
-            "z_loss": st.sampled_from((0.0, 1e-4, 1.0, 30.0, 1e30, 1e300)),
-            "reduction": st.sampled_from(("none", "mean", "sum")),
-            "denominator": st.one_of(number, st.sampled_from((1e-300, 1e300))),
-            "on_empty": st.sampled_from(("nan", "zero", "raise")),
-            "grad_output": st.one_of(
-                st.floats(-100, 100),
-                st.sampled_from((0.0, math.inf, -math.inf, math.nan, 1e300)),
-                values.vector_recipes(signed=True),
-            ),
-        },
-    )
+    """Return the strategy for options. Half the calls have ordinary values alone, so that the error bounds apply."""
+    return st.one_of(_some_of(_ordinary_options()), _some_of(_any_options()))
+
+
+def _some_of(strategies: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """Return the strategy for dictionaries that hold each key half the time."""
+    all_of = st.fixed_dictionaries({name: st.one_of(st.none(), values) for name, values in strategies.items()})
+    return all_of.map(lambda chosen: {name: value for name, value in chosen.items() if value is not None})
+
+
+def _ordinary_options() -> dict[str, st.SearchStrategy[Any]]:
+    number, vector = st.floats(0.01, 100), values.vector_recipes(signed=True, ordinary=True)
+    return {
+        "weight": vector,
+        "sample_weight": vector,
+        "ignore_index": st.sampled_from((0, 1, -100)),
+        "label_smoothing": st.one_of(st.sampled_from((0.1, 1.0)), st.floats(0.01, 1)),
+        "z_loss": st.sampled_from((1e-4, 0.1, 1.0)),
+        "reduction": st.sampled_from(("none", "mean", "sum")),
+        "denominator": number,
+        "grad_output": st.one_of(number, vector),
+    }
+
+
+def _any_options() -> dict[str, st.SearchStrategy[Any]]:
+    number, vector = st.floats(0.01, 100), values.vector_recipes(signed=True)
+    return {
+        "weight": vector,
+        "sample_weight": vector,
+        "ignore_index": st.sampled_from((-100, -1, 0, 1, 5, 255, -(2**63), 2**63 - 1)),
+        "label_smoothing": st.one_of(st.sampled_from((0.0, 0.1, 1.0, 1e-300)), st.floats(1e-6, 1)),
+        "z_loss": st.sampled_from((0.0, 1e-4, 1.0, 30.0, 1e30, 1e300)),
+        "reduction": st.sampled_from(("none", "mean", "sum")),
+        "denominator": st.one_of(number, st.sampled_from((1e-300, 1e300))),
+        "on_empty": st.sampled_from(("nan", "zero", "raise")),
+        "grad_output": st.one_of(
+            st.floats(-100, 100), st.sampled_from((0.0, math.inf, -math.inf, math.nan, 1e300)), vector
+        ),
+    }
+
+
+BUFFERS = {
+    "cross_entropy_with_grad": ("out", "grad_out"),
+    "cross_entropy": ("out",),
+    "cross_entropy_grad": ("grad_out",),
+    "cross_entropy_with_hessian": ("out", "grad_out", "hess_out"),
+}  # beside `lse_out`
 
 
 def _buffers() -> st.SearchStrategy[Any]:
@@ -96,6 +124,7 @@ def _buffers() -> st.SearchStrategy[Any]:
         optional={
             "out": memory.layouts(),
             "grad_out": st.one_of(memory.layouts(), st.sampled_from(("logits", "targets", "wide"))),
+            "hess_out": st.one_of(memory.layouts(), st.just("wide")),
             "lse_out": memory.layouts(),
         },
     )
@@ -158,14 +187,13 @@ class RandomCall:
     def compute(self) -> np.dtype[Any]:
         return compute_dtype(self.logits.dtype)
 
-    @property
-    def result(self) -> np.dtype[Any]:
-        """Return the dtype of the gradient."""
-        buffer = self.arguments.get("grad_out")
+    def result(self, name: str) -> np.dtype[Any]:
+        """Return the dtype of the gradient ("grad") or the Hessian ("hess")."""
+        buffer = self.arguments.get(f"{name}_out")
         return result_dtype(self.logits.dtype) if buffer is None else buffer.dtype
 
     def run(self, backend: str) -> dict[str, Any]:
-        """Return the results by name: loss, grad, lse."""
+        """Return the results by name: loss, grad, hess, lse."""
         with strict(), sharing(self.arguments.get("threads")):
             found = getattr(sce, self.entry)(**self.arguments, backend=backend)
         return dict(zip(self.names(), found if isinstance(found, tuple) else (found,), strict=True))
@@ -173,11 +201,12 @@ class RandomCall:
     def names(self) -> list[str]:
         """Return the names of the call's results, in order."""
         names = ["loss"] * (self.entry != "cross_entropy_grad") + ["grad"] * (self.entry != "cross_entropy")
+        names += ["hess"] * (self.entry == "cross_entropy_with_hessian")
         return names + ["lse"] * bool(self.arguments.get("return_lse") or "lse_out" in self.arguments)
 
     def to_rows(self, name: str, array: Any) -> Any:
         """Return a result of the call in the form of the reference."""
-        if name != "grad":
+        if name not in ("grad", "hess"):
             return np.asarray(array).reshape(-1)
         return np.moveaxis(np.asarray(array), self.axis, -1).reshape(self.logits.shape)
 
@@ -315,9 +344,9 @@ def _give_upstream(call: RandomCall, value: Any, reduction: str) -> None:
 
 
 def _give_buffer(call: RandomCall, name: str, layout: Any) -> None:
-    if (name == "out" and call.entry == "cross_entropy_grad") or (name == "grad_out" and call.entry == "cross_entropy"):
+    if name not in ("lse_out", *BUFFERS[call.entry]):
         return
-    if name == "grad_out":
+    if name in ("grad_out", "hess_out"):
         result = result_dtype(call.logits.dtype)
         if layout in ("logits", "targets"):  # in place, where the dtypes let it be
             view = call.rooms[layout].view if layout in call.rooms else None

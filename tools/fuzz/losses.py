@@ -17,6 +17,7 @@ from tools.fuzz import calls
 from tools.fuzz.calls import RandomCall
 
 _MODERATE = 40.0  # below it, an unshifted exponential neither overflows nor underflows
+_CALLED = {"grad": "gradient", "hess": "Hessian"}
 _ORACLES = ("weight", "sample_weight", "ignore_index", "label_smoothing", "z_loss", "grad_output")
 
 
@@ -46,24 +47,28 @@ def _check_backend(case: dict[str, Any], info: BackendInfo, truth: _Reference | 
 
 
 def _plain_call(call: RandomCall, backend: str) -> dict[str, Any]:
-    """Return all three results on one thread from contiguous rows, with the dtype of the call's gradient."""
+    """Return all results on one thread from contiguous rows, with the dtypes of the call's gradient and Hessian.
+
+    The Hessian is among them if the call asks for it.
+    """
     options = {name: value for name, value in call.options.items() if name != "on_empty" or value != "raise"}
-    grad = np.empty(call.logits.shape, call.result)
+    names = ["grad", "hess"] if "hess" in call.names() else ["grad"]
+    buffers = {f"{name}_out": np.empty(call.logits.shape, call.result(name)) for name in names}
+    entry: Any = sce.cross_entropy_with_hessian if "hess" in names else sce.cross_entropy_with_grad
     with calls.strict():
-        found = sce.cross_entropy_with_grad(
-            call.logits, call.targets, **options, return_lse=True, grad_out=grad, threads=1, backend=backend
-        )
-    return dict(zip(("loss", "grad", "lse"), (np.asarray(found[0]).reshape(-1), *found[1:]), strict=True))
+        found = entry(call.logits, call.targets, **options, return_lse=True, **buffers, threads=1, backend=backend)
+    return dict(zip(("loss", *names, "lse"), (np.asarray(found[0]).reshape(-1), *found[1:]), strict=True))
 
 
 def _check_form(call: RandomCall, name: str, array: Any) -> None:
     """Check shapes and dtypes, and that given buffers are returned."""
     reduced = name == "loss" and call.arguments.get("reduction", "mean") != "none"
-    shape = call.rooms["logits"].view.shape if name == "grad" else () if reduced else call.outer
-    dtype = call.result if name == "grad" else call.compute
+    of_logits = name in ("grad", "hess")
+    shape = call.rooms["logits"].view.shape if of_logits else () if reduced else call.outer
+    dtype = call.result(name) if of_logits else call.compute
     assert np.shape(array) == shape, f"{name} has shape {np.shape(array)}, not {shape}"
     assert array.dtype == dtype, f"{name} has dtype {array.dtype}, not {dtype}"
-    buffer = call.arguments.get({"loss": "out", "grad": "grad_out", "lse": "lse_out"}[name])
+    buffer = call.arguments.get("out" if name == "loss" else f"{name}_out")
     assert buffer is None or array is buffer, f"{name} is not the buffer that was given"
     assert buffer is not None or isinstance(array, np.ndarray if shape else np.generic), f"{name} is {type(array)}"
 
@@ -175,20 +180,14 @@ class _Reference:
 
     def judge(self, info: BackendInfo, call: RandomCall, found: dict[str, Any]) -> None:
         """Check that the results of the plain call are within the backend's bounds."""
-        dtype = call.result if call.result == call.compute else call.logits.dtype
-        truth, scaled = self.truth, self.scaled
-        bound, grad_bound = (oracle.bounds(info, one, dtype) for one in (truth, scaled))
-        limits = np.finfo(call.compute)
+        truth = self.truth
+        bound = oracle.bounds(info, truth, call.compute)
         unit = (8 + len(call.logits)) * 2.0**-53  # of divisors and sums, which are float64
-        with np.errstate(all="ignore"):  # of rows that are not finite, on which nothing is to be allowed
-            pull = np.abs(4 * scaled.lse * scaled.z_loss)
-            z_pull = np.abs(scaled.gain) * pull
-            rounding = np.nan_to_num((unit * (np.abs(scaled.grad) + z_pull[:, None])).astype(float))
-            factors = np.maximum(pull, z_pull + np.abs(scaled.gain) * np.abs(scaled.target).sum(axis=1))
-        # Beyond the format's range a factor is infinite, and 0 times it is no number.
-        if np.where(scaled.broken, 0, factors).max(initial=0) < float(limits.max) / 16:
-            _judge(found["grad"], scaled.grad, grad_bound.grad + rounding, f"gradient of {info.name}")
+        self._judge_derivatives(info, call, found, unit)
         _judge(found["lse"], truth.lse, bound.lse, f"log-sum-exp of {info.name}")
+        limits = np.finfo(call.compute)
+        if _largest_signed_sum(truth) > float(limits.max) / 16:
+            return
         if call.options.get("reduction", "mean") == "none":
             _judge(found["loss"], truth.loss, bound.loss, f"loss of {info.name}")
             return
@@ -201,6 +200,36 @@ class _Reference:
             return  # a row beyond the format's range makes the sum infinite, or not, as its weights were scaled
         allowed = (bound.loss.sum() + (float(limits.eps) + unit) * sizes.sum()) / abs(self.divisor)
         _judge(found["loss"], [truth.loss.sum() / self.divisor], [allowed], f"loss of {info.name}")
+
+    def _judge_derivatives(self, info: BackendInfo, call: RandomCall, found: dict[str, Any], unit: float) -> None:
+        """Check the gradient, and the Hessian if the call computes it."""
+        scaled, names = self.scaled, [name for name in ("grad", "hess") if name in found]
+        with np.errstate(all="ignore"):  # of rows that are not finite, on which nothing is to be allowed
+            pull = np.abs(4 * scaled.lse * scaled.z_loss)
+            z_pull = np.abs(scaled.gain) * pull
+            z_parts = {"grad": z_pull, "hess": z_pull + np.abs(2 * scaled.gain * scaled.z_loss)}
+            rounding = {name: unit * (np.abs(getattr(scaled, name)) + z_parts[name][:, None]) for name in names}
+            factors = np.maximum(pull, z_pull + np.abs(scaled.gain) * np.abs(scaled.target).sum(axis=1))
+        # Beyond the format's range a factor is infinite, and 0 times it is no number.
+        if np.where(scaled.broken, 0, factors).max(initial=0) >= float(np.finfo(call.compute).max) / 16:
+            return
+        for wide in (True, False):  # a wide buffer has the digits of the computation
+            of_this = [name for name in names if (call.result(name) == call.compute) == wide]
+            bound = oracle.bounds(info, scaled, call.compute if wide else call.logits.dtype) if of_this else None
+            for name in of_this:
+                allowed = getattr(bound, name) + np.nan_to_num(rounding[name].astype(float))
+                _judge(found[name], getattr(scaled, name), allowed, f"{_CALLED[name]} of {info.name}")
+
+
+def _largest_signed_sum(truth: oracle.Truth) -> float:
+    """Return the largest sum of absolute terms among the losses of rows that have masses of either sign.
+
+    There a partial sum may overflow although the loss is an ordinary number.
+    """
+    with np.errstate(all="ignore"):
+        terms = np.where(truth.target != 0, np.abs(truth.target) * truth.gap, 0)
+        sums = np.where((truth.target < 0).any(axis=1) & ~truth.broken, terms.sum(axis=1), 0)
+    return float(sums.max(initial=0))
 
 
 def _judge(result: Any, truth: Any, bound: Any, what: str) -> None:

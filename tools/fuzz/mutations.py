@@ -30,7 +30,7 @@ def recipes() -> st.SearchStrategy[Any]:
 
     value = st.recursive(leaf, nested, max_leaves=4)
     edit = st.fixed_dictionaries(
-        {"do": st.sampled_from(("set", "delete", "add", "repeat", "swap")), "at": position, "value": value}
+        {"do": st.sampled_from(("set", "empty", "delete", "add", "repeat", "swap")), "at": position, "value": value}
     )
     damage = st.fixed_dictionaries(
         {
@@ -69,6 +69,8 @@ def _edit(record: Any, edit: dict[str, Any]) -> None:
     do, value = edit["do"], copy.deepcopy(edit["value"])
     if do == "set":
         container[key] = value
+    elif do == "empty":  # a list or text without entries, no fields, or zero
+        container[key] = type(container[key])() if container[key] is not None else []
     elif do == "delete":
         del container[key]
     elif do == "add" and isinstance(container, dict):

@@ -86,12 +86,17 @@ def _special(name: str, limits: Any) -> float:
     return named[name] if name in named else float(name)
 
 
-def vector_recipes(*, signed: bool = False) -> st.SearchStrategy[Any]:
-    """Return the strategy for weights or upstream gradients. If `signed`, they have both signs and may cancel."""
+def vector_recipes(*, signed: bool = False, ordinary: bool = False) -> st.SearchStrategy[Any]:
+    """Return the strategy for weights or upstream gradients.
+
+    If `signed`, they may have both signs and cancel. If `ordinary`, their sizes are within an order of magnitude of 1.
+    """
+    kinds = ("uniform", "ones", "some zero") + (("opposite",) * signed if ordinary else ("one", "zero", "apart"))
+    scales = (1.0,) if ordinary else (1.0, 1.0, 1.0, 1e-3, 1e3, 1e-30, 1e30, 1e-300, 1e300)
     return st.fixed_dictionaries(
         {
-            "kind": st.sampled_from(("ones", "uniform", "some zero", "one", "zero", "apart")),
-            "scale": st.sampled_from((1.0, 1.0, 1.0, 1e-3, 1e3, 1e-30, 1e30, 1e-300, 1e300)),
+            "kind": st.sampled_from(kinds),
+            "scale": st.sampled_from(scales),
             "seed": SEEDS,
             "dtype": st.sampled_from(("float64", "float64", "float32", "float16", "int64", "bool", ">f8", "list")),
             "signed": st.booleans() if signed else st.just(False),
@@ -112,7 +117,10 @@ def vector(recipe: dict[str, Any], size: int) -> Any:
     elif recipe["kind"] == "apart":
         values *= 2.0 ** rng.integers(-60, 20, size)  # times the largest scale still a number
     values *= recipe["scale"]
-    if recipe["signed"]:
+    if recipe["kind"] == "opposite":  # the sum is exactly 0
+        values[1::2] = -values[: size - size % 2 : 2]
+        values[size - size % 2 :] = 0
+    elif recipe["signed"]:
         values *= rng.choice([-1, 1], size)
     if recipe["dtype"] == "list":
         return values
