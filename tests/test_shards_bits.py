@@ -49,7 +49,7 @@ def edge_logits(random: np.random.Generator, n_classes: int, dtype: Any) -> Any:
     """Return logits of 13 rows, most of which have infinities, NaN, or huge values in one shard or another."""
     x = (random.standard_normal((13, n_classes)) * 4).astype(np.float32)
     x[0, 3] = np.nan
-    x[1, n_classes // 2] = np.inf
+    x[1, [n_classes // 2, n_classes // 2 + 300]] = np.inf
     x[2] = -np.inf
     x[3, : n_classes // 2] = -np.inf
     x[4, 1] = 3e4
@@ -70,6 +70,7 @@ def problem_of(kind: str, options: dict[str, Any], n_classes: int, dtype: Any) -
         "sample_weight": random.random(13) - 0.3,
         "where": random.random(n_classes) < 0.9,
     }
+    arrays["sample_weight"][0] = 0  # of a row with a NaN
     options = {name: arrays[name] if value is True else value for name, value in options.items()}
     if kind == "soft":
         return x, random.random((13, n_classes)).astype(np.float32 if x.itemsize < 4 else x.dtype), options
@@ -156,7 +157,7 @@ def test_a_shard_of_all_classes_is_one_call(
     x = (random.standard_normal((40, n_classes)) * 3).astype(dtype_of(dtype))
     t: Any = random.integers(0, n_classes, 40) if kind == "hard" else random.random(x.shape)
     arrays = {"weight": random.random(n_classes), "sample_weight": random.random(40), "where": x > -3}
-    filled = {name: arrays[name] if value is True else value for name, value in options.items()}
+    filled: dict[str, Any] = {name: arrays[name] if value is True else value for name, value in options.items()}
     hard = kind == "hard"
     loss, grad, lse, *correct = sce.cross_entropy_with_grad(
         x, t, backend=backend, return_lse=True, return_correct=hard, **filled
@@ -182,7 +183,7 @@ def test_any_cuts_are_within_the_bounds_of_one_call(
     random = np.random.default_rng(seed)
     x = (random.standard_normal((4, 5000)) * random.choice([0.1, 3, 30])).astype(dtype)
     t: Any = random.random(x.shape).astype(dtype) if soft else random.integers(0, 5000, 4)
-    options = {"label_smoothing": 0.1, "z_loss": 0.01} if random.random() < 0.5 else {}
+    options: dict[str, Any] = {"label_smoothing": 0.1, "z_loss": 0.01} if random.random() < 0.5 else {}
     loss, _, *_, grad, lse, softmax = in_shards(
         x, t, [0, *sorted(cuts), 5000], backend=backend, reduction="none", **options
     )
@@ -219,7 +220,8 @@ def test_gradients_in_place_with_an_upstream_gradient(backend: str) -> None:
 def test_a_partial_is_a_few_numbers_for_each_chunk(backend: str) -> None:
     chunk = with_kernels(backend).chunk(8192, 4)
     x, y = np.zeros((7, 4096), np.float32), np.zeros(7, np.int64)
-    for numbers, options in ((2, {}), (4, {"label_smoothing": 0.1})):
+    cases: tuple[tuple[int, dict[str, Any]], ...] = (2, {}), (4, {"label_smoothing": 0.1})
+    for numbers, options in cases:
         part = shards.partial(x, y, first_class=4096, n_classes=8192, backend=backend, **options)
         assert part.pieces[0].chunks.shape == (7, 4096 // chunk, numbers)
         assert len(pickle.dumps(part)) < 2000 + 7 * 8 * (2 * numbers + 2)

@@ -32,7 +32,7 @@ class Totals:
 
 def aligned(array: Any) -> Any:
     """Return an array as kernels take it. One that was sent may lie at any address. None is returned as it is."""
-    return None if array is None else np.require(array, requirements="CA")
+    return None if array is None else np.require(array, requirements=["C", "A"])
 
 
 def totals_of(
