@@ -198,6 +198,24 @@ def test_any_cuts_are_within_the_bounds_of_one_call(
         assert oracle.over_bound(found, right, bound) <= 1
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_with_classes_that_are_left_out_row_by_row(backend: str, dtype: str) -> None:
+    kernels = with_kernels(backend)
+    x, y, _ = problem_of("hard", {}, 4100, dtype_of(dtype))
+    where = np.random.default_rng(6).random(x.shape) < 0.9
+    where[4, :3000] = False
+    first = kernels.chunk(4100, 8 if dtype == "float64" else 4)
+    spans = [(0, first), (first, 4100)]
+    total = shards.combine(
+        shards.partial(
+            x[:, a:b], y, first_class=a, n_classes=4100, where=where[:, a:b], reduction="none", backend=backend
+        ) for a, b in spans
+    )  # fmt: skip
+    grads = [shards.grad(x[:, a:b], y, total, first_class=a, where=where[:, a:b]) for a, b in spans]
+    expected = sce.cross_entropy_with_grad(x, y, where=where, reduction="none", backend=backend)
+    assert_same_bits((shards.loss(total), np.hstack(grads)), expected)
+
+
 def test_gradients_in_place_with_an_upstream_gradient(backend: str) -> None:
     kernels = with_kernels(backend)
     random = np.random.default_rng(3)

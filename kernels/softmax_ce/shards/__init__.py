@@ -9,9 +9,16 @@ total gives the loss, and with it each shard computes its own columns of the gra
     grads = [grad(x, y, total, first_class=first) for first, x in shards]
 
 The bits of the results do not depend on the grouping: a Partial keeps the sums of each chunk of its classes, relative
-to the chunk's maximum, and they are folded once, at the end, in the order of the classes. Backends with kernels for
-shards have the chunks of one call if each shard begins with a whole chunk. Then the bits are those of one call. Other
-backends have one chunk for each shard.
+to the chunk's maximum, and they are folded once, at the end, in the order of the classes.
+
+The results are within the error bounds of one call. They have the bits of one call in two cases:
+
+- A shard has all classes.
+- The backend has kernels for shards, as `cython` and `numba` do, and each shard begins with a whole chunk of classes.
+  A chunk has 2048 classes. With `numba`, if the number of classes is no multiple of 2048, a chunk may have fewer: the
+  number of classes divided by as few chunks as possible, rounded up to a multiple of 64, or of 32 for float64. There
+  are two exceptions. `softcap` is computed by NumPy here, but may be computed by the kernels in one call. And with both
+  `label_smoothing` and a `where` in the logits' shape, sums are folded in NumPy.
 """
 
 from __future__ import annotations
