@@ -171,7 +171,9 @@ $(VENV)/.with-%: pyproject.toml | $(STAMP)
 
 # Two processes compile before the tests start. Otherwise each test process would compile everything.
 WARM_UP := $(BIN)/python -c 'import sys, numpy as np, softmax_ce as sce; sce.get_backend("numba").warmup(sys.argv[1:]); \
-	x = np.zeros((1, 2), sys.argv[1]); [sce.cross_entropy_with_hessian(x, t, backend="numba") for t in ([0], x)]'
+	x = np.zeros((1, 2), sys.argv[1]); [sce.cross_entropy_with_hessian(x, t, backend="numba") for t in ([0], x)]; \
+	parts = [sce.shards.partial(x, [0], first_class=k, n_classes=4, backend="numba") for k in (0, 2)]; \
+	sce.shards.grad(x, [0], sce.shards.combine(parts), first_class=0)'
 $(COMPILED): $(wildcard $(addprefix kernels/softmax_ce/,_version.py tuning.py _backends/numba_jit/*.py)) | $(STAMP)
 	@echo "Compiling the Numba backend."
 	@$(WARM_UP) float32 2>&1 & $(WARM_UP) float64 2>&1; wait

@@ -58,6 +58,7 @@ def edge_logits(random: np.random.Generator, n_classes: int, dtype: Any) -> Any:
     x[6, 2], x[6, -1] = np.inf, np.nan
     x[8] = -3e4
     x[9, [0, -1]] = 100  # a maximum that two shards have
+    x[12, [2, 5]] = np.inf, np.nan
     return x.astype(dtype)
 
 
