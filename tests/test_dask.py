@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,83 @@ def test_on_empty_raise_is_an_error_of_the_task() -> None:
         sce_dask.cross_entropy(x, np.full(4, -100), on_empty="raise").compute(scheduler="sync")
 
 
+FAR_APART = [1e-50, 1.0, 1e40, 1.0]
+CANCEL = [0.1, 0.2, 0.7, -0.2, -0.7, -0.1 + 2.0**-40]
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize("chunks", [(2, 4), (4, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        ([0, 0, 0, 0, 0, 0], {"weight": FAR_APART}),
+        ([0, 1, 2, 0, 1, -100], {"weight": FAR_APART, "label_smoothing": 0.1}),
+        ([0, 0, 1, 1, 2, 3], {"sample_weight": [1e308, 1.5e308, 1.7e308, 1e308, 1e-308, 1.0]}),
+        ([0, 0, 1, 1, 2, 3], {"sample_weight": [1e-320, 2e-320, 3e-320, 1e-320, 0.0, 1e-320]}),
+        ([0, 1, 2, 3, 2, 1], {"sample_weight": CANCEL}),
+        ([0, 1, 2, 3, 2, 1], {"sample_weight": CANCEL, "weight": [1.0, -2.0, 3.0, 1.0], "label_smoothing": 0.1}),
+        ([0, 1, 2, 3, 2, 1], {"weight": [-1.0, -2.0, -3.0, -1.0], "z_loss": 0.1}),
+        ([0, 1, 2, 3, 2, -100], {"weight": [-5.0, 2.0, 1.0, -1.0], "z_loss": 0.1, "label_smoothing": 0.1}),
+        (None, {"weight": [-5.0, 2.0, 1.0, -1.0], "sample_weight": CANCEL, "z_loss": 0.1}),
+    ],
+)
+def test_a_mean_is_that_of_one_call_whatever_its_weights(
+    labels: Any, options: dict[str, Any], dtype: str, chunks: tuple[int, int], is_lazy: bool
+) -> None:
+    random = np.random.default_rng(3)
+    values = random.standard_normal((6, 4)).astype(dtype)
+    targets = random.dirichlet(np.ones(4), 6) if labels is None else np.array(labels)
+    expected = sce.cross_entropy_with_grad(values, targets, **options)
+    if is_lazy:
+        targets = da.from_array(targets, chunks=chunks[: targets.ndim])
+        if "sample_weight" in options:
+            options = options | {"sample_weight": da.from_array(np.array(options["sample_weight"]), chunks=chunks[0])}
+    x = da.from_array(values, chunks=chunks)
+    found = dask.compute(*sce_dask.cross_entropy_with_grad(x, targets, **options), scheduler="sync")
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, dtype)
+        assert np.any(one)
+
+
+def test_weights_that_sum_to_0_over_all_blocks_leave_no_row() -> None:
+    x = da.from_array(np.ones((4, 3)), chunks=(1, 3))
+    weights = da.from_array(np.array([0.1, 0.2, -0.1, -0.2]), chunks=1)
+    loss, grad = sce_dask.cross_entropy_with_grad(x, np.zeros(4, int), sample_weight=weights, on_empty="zero")
+    found = dask.compute(loss, grad, scheduler="sync")
+    assert found[0] == 0
+    assert (found[1] == 0).all()
+
+
+def test_losses_whose_sum_leaves_the_range_have_the_mean_of_one_call() -> None:
+    values = np.array([[1.5e308, 0.0]] * 4)
+    x = da.from_array(values, chunks=(2, 2))
+    loss = sce_dask.cross_entropy(x, np.ones(4, int))
+    assert loss.compute(scheduler="sync") == sce.cross_entropy(values, np.ones(4, int)) == 1.5e308
+
+
+@pytest.mark.parametrize("chunks", [(2, 3), (2, 2)])
+def test_whole_rows_have_the_bits_of_one_call(chunks: tuple[int, int]) -> None:
+    random = np.random.default_rng(4)
+    values, labels = random.standard_normal((7, 3)).astype(np.float32), np.array([0, 1, -100, 2, 0, 1, 1])
+    loss, grad = sce_dask.cross_entropy_with_grad(da.from_array(values, chunks=chunks), labels, reduction="none")
+    expected = sce.cross_entropy_with_grad(values, labels, reduction="none")
+    found = dask.compute(loss, grad, scheduler="sync")
+    for one, other in zip(found, expected, strict=True):
+        if chunks[1] == 3:
+            np.testing.assert_array_equal(one, other)
+        assert_close(one, other, "float32")
+
+
+def test_a_block_of_whole_rows_is_three_tasks() -> None:
+    x = da.ones((64, 3), chunks=(4, 3))
+    loss, grad = sce_dask.cross_entropy_with_grad(x, np.zeros(64, int))
+    graph = dict(loss.dask) | dict(grad.dask)
+    names = Counter(dask.utils.key_split(key) for key in graph if key not in dict(x.dask))
+    one_each = dict.fromkeys(("softmax_ce-loss-and-grad", "softmax_ce-part", "softmax_ce-grad"), 16)
+    assert names == one_each | {"softmax_ce-loss": 1}
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
@@ -89,6 +167,12 @@ def test_on_empty_raise_is_an_error_of_the_task() -> None:
         ({"denominator": -2.0}, ValueError, "denominator must be finite and above 0"),
         ({"return_lse": True}, TypeError, "return_lse is no option here"),
         ({"sample_weight": np.ones(5)}, ValueError, "sample_weight of shape"),
+        ({"sample_weight": np.full(4, np.nan)}, ValueError, "sample_weight must be finite"),
+        ({"weight": np.ones(4)}, ValueError, r"weight must have shape \(3,\)"),
+        ({"targets": np.array([0, 1, 3, 0])}, IndexError, "3"),
+        ({"targets": np.array([0, 1, 3, 0]), "reduction": "sum"}, IndexError, "3"),
+        ({"label_smoothing": 2.0}, ValueError, "label_smoothing must be in"),
+        ({"targets": np.full(4, -100), "on_empty": "raise"}, ValueError, "no row counts towards the mean"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_once(change: dict[str, Any], kind: type[Exception], message: str) -> None:

@@ -85,11 +85,12 @@ class MeanOfBlocks:
         if self.empty:
             return np.zeros(row_shape), None
         by_row, inverse = sample_weight, None
-        if self.scales is not None:
-            rows = self.weighting.counted_rows(labels, row_shape, sample_weight)
-            by_row, inverse = self.scales.of_rows(rows)
-        elif sample_weight is not None:
-            by_row = np.ldexp(sample_weight, self.power)
+        with np.errstate(all="ignore"):
+            if self.scales is not None:
+                rows = self.weighting.counted_rows(labels, row_shape, sample_weight)
+                by_row, inverse = self.scales.of_rows(rows)
+            elif sample_weight is not None:
+                by_row = np.ldexp(sample_weight, self.power)
         if self.flips:
             by_row = 0.0 - (np.ones(math.prod(row_shape)) if by_row is None else by_row)
         return _shaped(by_row, row_shape), _shaped(inverse, row_shape)
@@ -132,19 +133,21 @@ class Weighting:
 
     def finish(self, survey: Survey) -> MeanOfBlocks:
         """Return the weights, given the survey of all blocks."""
-        weight, sizes = self.weight if self.is_hard else None, SizeRange.of(self.weight if self.is_hard else None)
         total, plain = rounded(survey.total), rounded(survey.plain)
-        if survey.sizes.needs_care or sizes.needs_care:
-            scales = Scales.of(self.weight, survey.used, survey.top, total, plain, self.label_smoothing, self.z_loss)
-            by_class, divisor, per_row, empty = scales.by_class, scales.divisor, scales.per_row, scales.empty
-            power = 0
-        else:
-            scales, power, class_power = None, survey.sizes.power, sizes.power
-            by_class = self.weight if weight is None else np.ldexp(weight, class_power)
-            divisor = ldexp(total[0], total[1] + power + class_power)
-            empty, per_row = divisor == 0, 1.0
-            if self.z_loss != 0 and not empty:
-                per_row = divisor / ldexp(plain[0], plain[1] + power)
+        of_classes = SizeRange.of(self.weight if self.is_hard else None)
+        scales, power = None, 0
+        with np.errstate(all="ignore"):
+            if survey.sizes.needs_care or of_classes.needs_care:
+                smoothing, z_loss = self.label_smoothing, self.z_loss
+                scales = Scales.of(self.weight, survey.used, survey.top, total, plain, smoothing, z_loss)
+                by_class, divisor, per_row, empty = scales.by_class, scales.divisor, scales.per_row, scales.empty
+            else:
+                power, class_power = survey.sizes.power, of_classes.power
+                by_class = None if self.weight is None else np.ldexp(self.weight, class_power)
+                divisor = ldexp(total[0], total[1] + power + class_power)
+                empty, per_row = divisor == 0, 1.0
+                if self.z_loss != 0 and not empty:
+                    per_row = divisor / ldexp(plain[0], plain[1] + power)
         flips = per_row < 0
         if flips and by_class is not None:
             by_class = 0.0 - by_class

@@ -1,8 +1,8 @@
 """The task graph of one call on Dask arrays.
 
 A graph is a few dictionaries, one for each layer, so that a task is added in a few microseconds. A block that has all
-classes is one task, with which Dask fuses the one that reads its logits, and a short one for each result. The name of a
-task, without its hash, is what Dask's dashboard shows.
+classes is one task, and a short one for each result. The name of a task, without its hash, is what Dask's dashboard
+shows.
 """
 
 from __future__ import annotations
