@@ -23,8 +23,8 @@ from tools.mutation.tree import BUILD, PACKAGE, ROOT, Tree, python
 # They draw, time, or start whole tools: what they would notice, others notice sooner.
 _LEFT_OUT = {
     f"tests/test_{name}.py" for name in (
-        "asv", "ceilings", "cold_start", "compare", "html", "mutation", "operations", "peers", "roofline", "show_diff",
-        "timing", "training_step", "wrong_backends",
+        "asv", "ceilings", "cold_start", "compare", "html", "linear_operation", "mutation", "operations", "peers",
+        "roofline", "show_diff", "timing", "training_step", "wrong_backends",
     )
 }  # fmt: skip
 # What tells apart tests of one kind: backend, dtype, a number.

@@ -82,11 +82,11 @@ def _first(names: Sequence[str]) -> list[str]:
 
 def machine(run: Run) -> str:
     """Return processor, system and versions in one sentence."""
-    peers = "".join(
-        f", {candidate.name} {candidate.version}"
-        for candidate in run.candidates
-        if candidate.kind == PEER and candidate.available and candidate.version not in run.machine.packages.values()
-    )
+    versions: dict[str | None, str] = {}  # -> the first peer of that version: a library may stand there twice
+    for candidate in run.candidates:
+        if candidate.kind == PEER and candidate.available and candidate.version not in run.machine.packages.values():
+            versions.setdefault(candidate.version, candidate.name)
+    peers = "".join(f", {name} {version}" for version, name in versions.items())
     return machine_facts(run.machine, run.date, peers)
 
 
