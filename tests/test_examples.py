@@ -46,7 +46,7 @@ def test_no_example_is_untested() -> None:
     found = sorted(path.name for path in EXAMPLES.iterdir() if path.name != "__pycache__")
     assert found == [
         "README.md", "accumulation.py", "backend_package", "ci", "digits.py", "ladder.py", "language_model.py",
-        "service.py",
+        "mpi_classes.py", "service.py",
     ]  # fmt: skip
 
 
@@ -72,6 +72,29 @@ def test_a_language_model_learns_the_same_with_both_losses(capsys: pytest.Captur
     assert after == pytest.approx(before, rel=1e-5)
     assert after[-1] < after[0]
     assert "tokens/s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_processes_of_mpi_have_the_loss_and_the_gradient_of_one() -> None:
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed")
+    mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if mpiexec is None:
+        pytest.skip("there is no mpiexec")
+    # Open MPI refuses to run as root, and to start more processes than there are CPUs, unless it is told to.
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    allowed["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
+    program = [sys.executable, "-m", "mpi4py", str(EXAMPLES / "mpi_classes.py"), "--check"]
+    losses = set()
+    for processes in (1, 2, 4):
+        command = [mpiexec, "-n", str(processes), *program]
+        done = subprocess.run(command, env={**os.environ, **allowed}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"{processes} processes with {32_000 // processes} of 32000 classes" in done.stdout
+        assert "with the same bits on each process" in done.stdout
+        losses.add(re.findall(r"loss ([\d.]+),", done.stdout)[0])
+        differences = re.findall(r"one call: loss (\S+), gradient (\S+)", done.stdout)[0]
+        assert max(map(float, differences)) < 1e-6
+    assert len({round(float(loss), 5) for loss in losses}) == 1
 
 
 # The ladder
