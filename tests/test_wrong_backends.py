@@ -62,8 +62,11 @@ def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(conformance.harness, "CHECKS", meant)
 
 
-def test_the_correct_backend_passes() -> None:
-    assert failures(wrong_backends.CorrectBackend()) == {}
+@pytest.mark.parametrize(("dtype", "threads"), [("float32", 1), ("float64", 2)])
+def test_the_correct_backend_passes(dtype: str, threads: int) -> None:
+    with registered(wrong_backends.CorrectBackend()) as name:
+        results = conformance.run_checks(name, (dtype,), (threads,))
+    assert [result for result in results if not result.passed] == []
 
 
 def test_a_correct_backend_with_hessian_kernels_passes(monkeypatch: pytest.MonkeyPatch) -> None:

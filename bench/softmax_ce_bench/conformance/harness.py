@@ -13,6 +13,7 @@ import softmax_ce as sce
 from softmax_ce.contract import BackendInfo
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce.threads import sharing_from
+from softmax_ce_bench.conformance.truths import truth_and_bounds
 from softmax_ce_bench.inputs.workloads import dtype_of
 from softmax_ce_bench.truth import oracle
 
@@ -83,8 +84,7 @@ class Subject:
 
     def truth(self, logits: Any, targets: Any, **options: Any) -> tuple[oracle.Truth, oracle.Bounds]:
         """The reference for (N, C) logits, and what this subject may be off by."""
-        truth = oracle.evaluate(logits, targets, **options)
-        return truth, oracle.bounds(self.info, truth, self.dtype)
+        return truth_and_bounds(self.info, self.dtype, logits, targets, options)
 
 
 @dataclass(frozen=True, slots=True)
