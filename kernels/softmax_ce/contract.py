@@ -423,11 +423,13 @@ class Backend:
     hessian : HessianKernels or None
         Optional: kernels for loss, gradient and the Hessian's diagonal in one pass.
     transformed : callable or None
-        Optional: ``transformed(factor, softcap, where, correct)`` returns :class:`StridedKernels` that compute on
-        softcap * tanh(factor * x), or factor * x if `softcap` is 0, with -inf for the classes that `where` leaves out.
-        `where` is an array of bool, (..., C), of any strides, with the logits' rows in C order, or None. The gradient
-        is with respect to factor * x, and 0 at classes left out. `correct`, a vector of bool for the rows or None,
-        receives whether the label is the first maximum. Without it, such logits are staged and transformed by NumPy.
+        Optional: ``transformed(factor, softcap, where, correct, spread)`` returns :class:`StridedKernels` that compute
+        on softcap * tanh(factor * x), or factor * x if `softcap` is 0, with -inf for the classes that `where` leaves
+        out. `where` is an array of bool, (..., C), of any strides, with the logits' rows in C order, or None. The
+        gradient is with respect to factor * x, and 0 at classes left out. `correct`, a vector of bool for the rows or
+        None, receives whether the label is the first maximum. `spread`, R, (C,) or (1,), or None, goes with a mask and
+        without a base_mass: divided by the number of classes that take part in a row, it is added to the target of each
+        of them. Without these kernels, such logits are staged and transformed by NumPy.
     shards : ShardKernels or None
         Optional: kernels for some of the classes of each row.
     details : str
@@ -447,7 +449,7 @@ class Backend:
     strided: StridedKernels | None = None
     plain: Callable[[Any, Any, float, Any, Any, bool], float | None] | None = None
     hessian: HessianKernels | None = None
-    transformed: Callable[[float, float, Any, Any], StridedKernels] | None = None
+    transformed: Callable[[float, float, Any, Any, Any], StridedKernels] | None = None
     shards: ShardKernels | None = None
 
     @property

@@ -106,15 +106,15 @@ class _Run:
     ) -> None:
         self.backend, self.problem, self.outputs, self.ignore_index = backend, problem, outputs, ignore_index
         self.factors = factors
-        self.smoothed: Factors | None = None  # what smooths the targets of each row, if rows differ
-        if factors.spread is not None:
+        self.smoothed: Factors | None = None  # what smooths the targets of each row, if rows differ and NumPy does it
+        self.arrays = self._rows_of_arrays()
+        self._choose_kernels()
+        if factors.spread is not None and self.transforms is None:
             self.smoothed, row_weight = factors, factors.row_weight
             if problem.labels is not None:
                 _, counts = counted(problem.labels, problem.n_classes, ignore_index)
                 row_weight = np.where(counts, row_weight, 0.0)
             self.factors = replace(factors, class_scale=ONE_CLASS[problem.compute], row_weight=row_weight)
-        self.arrays = self._rows_of_arrays()
-        self._choose_kernels()
 
     def _rows_of_arrays(self) -> tuple[Any, Any, Any, Any]:
         """Return logits, targets, gradient and Hessian as rows; None for an array that there is not.
@@ -153,7 +153,7 @@ class _Run:
         elif strided is not None and all(array.strided is not None for array in given):
             self.kernels, self.as_they_lie = strided, tuple(array and array.strided for array in self.arrays)
         self.transforms: Any = None  # what transforms logits in the kernel; else NumPy does
-        if backend.transformed is None or self.outputs.hess is not None or self.smoothed is not None:
+        if backend.transformed is None or self.outputs.hess is not None:
             return
         self.transforms = backend.transformed
         # Labels are compared in the kernel, unless several threads may share a row.
@@ -171,7 +171,7 @@ class _Run:
             return
         change = (1.0, 0.0, None) if transform is None else transform.for_kernels()
         if change is not None:
-            self.kernels, self.as_they_lie = self.transforms(*change, self.outputs.correct), views
+            self.kernels, self.as_they_lie = self.transforms(*change, self.outputs.correct, self.factors.spread), views
             self.marks = False
 
     def on(self, threads: int | None) -> None:
@@ -227,7 +227,7 @@ class _Run:
         backend, transform, rows, n_rows = self.backend, self.problem.transform, slice(first, last), last - first
         if transform is not None and self.transforms is not None:
             marked = None if self.outputs.correct is None else self.outputs.correct[rows]
-            kernels = self.transforms(*transform.for_block(first, last), marked)
+            kernels = self.transforms(*transform.for_block(first, last), marked, self.factors.spread)
             self._call(kernels, (x, t, g, None), rows, 0, n_rows)
             return
         if self.smoothed is not None:

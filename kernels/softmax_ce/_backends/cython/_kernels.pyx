@@ -60,6 +60,10 @@ cdef extern from "rows.h" nogil:
         double softcap
         sce_array where
         uint8_t *correct
+        const void *spread
+        const void *scale
+        ptrdiff_t spread_step
+        ptrdiff_t scale_step
 
     ctypedef struct sce_shard:
         sce_part part

@@ -168,6 +168,16 @@ INLINE ptrdiff_t box_at(const sce_array *array, ptrdiff_t row, ptrdiff_t count, 
     return b->n[0] * b->n[1];
 }
 
+/* Set the box of one row. Most arrays have one axis of rows, and need no division. */
+INLINE void row_of(const sce_array *array, ptrdiff_t row, box *b) {
+    if (array->shape[SCE_ROW_AXES - 2] != 1 || array->shape[SCE_ROW_AXES - 3] != 1 || array->shape[0] != 1) {
+        box_at(array, row, 1, b);
+        return;
+    }
+    b->p = array->data + row * array->strides[SCE_ROW_AXES - 1];
+    b->stride[2] = array->class_stride;
+}
+
 /* Copy rows first to last of an array to a tile, or back. `step` is call->column_step. */
 INLINE void copy_rows(const sce_array *array, ptrdiff_t first, ptrdiff_t last, ptrdiff_t classes, real *tile,
                       uint16_t *bits, ptrdiff_t step, int stream, int back, enum sce_format format) {

@@ -145,6 +145,8 @@ INLINE sce_call call_from(const sce_call *call, ptrdiff_t i) {
     sce_call rest = *call;
     if (rest.labels)
         rest.labels += i * rest.labels_step;
+    if (rest.correct)
+        rest.correct += i;
     rest.row_weight += i * rest.row_weight_step;
     rest.upstream += i * rest.upstream_step;
     if (rest.loss)

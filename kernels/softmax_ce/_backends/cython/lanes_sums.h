@@ -116,6 +116,39 @@ INLINE unsigned look_up_labels(const sce_call *call, block *b, ptrdiff_t i, ptrd
     return none;
 }
 
+/* Write whether the labels of the block's rows, whose logits are in x_label, are the first maxima. `none` has a bit for
+ * each row without a label. A row with a NaN is left to the row kernel. */
+INLINE void mark_block(const sce_call *call, const block *b, ptrdiff_t i, ptrdiff_t n, V x_label, unsigned none) {
+    const ptrdiff_t classes = call->classes, step = call->column_step;
+    V maxima = v_set(0);
+    for (ptrdiff_t j = 0; j < classes; j++)
+        maxima = v_add_where(v_eq(b->column[j], b->top), maxima, v_set(1));
+    const unsigned is_top = m_bits(v_eq(x_label, b->top)) & ~none, is_tied = is_top & m_bits(v_above(maxima, v_set(1)));
+    for (ptrdiff_t r = 0; r < n; r++)
+        call->correct[i + r] = is_top >> r & 1;
+    for (ptrdiff_t r = 0; is_tied && r < n; r++) {
+        const int64_t y = *(const volatile int64_t *)(call->labels + (i + r) * call->labels_step); /* read once */
+        const real *x = (const real *)call->logits + (i + r) * (step ? 1 : classes);
+        if (is_tied >> r & 1)
+            call->correct[i + r] = (uint64_t)y < (uint64_t)classes && is_first_maximum(x, step ? step : 1, classes, y);
+    }
+}
+
+/* Soft targets that were made from labels: return a bit for each row without a label. */
+INLINE unsigned look_at_labels(const sce_call *call, const block *b, ptrdiff_t i, ptrdiff_t n) {
+    real x_label[W] = {0};
+    unsigned none = 0;
+    for (ptrdiff_t r = 0; r < n; r++) {
+        const int64_t y = *(const volatile int64_t *)(call->labels + (i + r) * call->labels_step); /* read once */
+        const int counts = (uint64_t)y < (uint64_t)call->classes && y != call->ignore_index;
+        none |= (unsigned)!counts << r;
+        x_label[r] = ((const real *)b->column)[(counts ? y : 0) * W + r];
+    }
+    if (call->correct)
+        mark_block(call, b, i, n, v_load(x_label), none);
+    return none;
+}
+
 /* First step: transpose, find the maxima and the values at the labels. */
 INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n, enum mode mode, int is_selected) {
     const ptrdiff_t classes = call->classes;
@@ -131,10 +164,14 @@ INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n
     }
     b->top = v_max(b->column[classes - 1], v_max(other, top));
     b->x_label = b->mass = b->at_base = v_set(0);
+    if (mode == SOFT && call->labels)
+        b->fallback |= look_at_labels(call, b, i, n);
     if (mode != ONE_LABEL && mode != LABEL_AND_BASE)
         return;
     const unsigned none = is_selected ? select_labels(call, b, i, n, mode) : look_up_labels(call, b, i, n, mode);
     b->fallback |= none;
+    if (call->correct)
+        mark_block(call, b, i, n, b->x_label, none);
 }
 
 /* Replace `count` <= LANE_UNROLL columns from j on by their exponentials times 2^SCE_RAISE. Return the sum of those
@@ -189,8 +226,9 @@ INLINE void sum_columns(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t j
         V part_cost = v_set(0), part_total = v_set(0);
         for (ptrdiff_t k = j; k < j + count; k++) {
             const V target = lane_target(call, b->soft, k, mode);
+            const V gap = v_sub(b->top, b->column[k]); /* without mass it does not count, though it be infinite */
             part_total = v_add(part_total, target);
-            part_cost = v_fma(target, v_sub(b->top, b->column[k]), part_cost);
+            part_cost = v_fma(target, mode == SOFT ? v_zero_where(v_eq(target, v_set(0)), gap) : gap, part_cost);
         }
         sums[1] = a_add(sums[1], part_total);
         sums[2] = a_add(sums[2], part_cost);

@@ -54,6 +54,9 @@ typedef struct {
     ptrdiff_t itemsize; /* of R */
 } sce_strided;
 
+/* For how many chunks beside the pending row's, slopes are held: see rows_ready.h. */
+#define SCE_AHEAD 3
+
 /* How strided rows are cut into tiles, and the scratch for a tile. */
 typedef struct {
     ptrdiff_t rows, span; /* the most rows in a tile; the number of rows after which the cut starts over */
@@ -62,21 +65,29 @@ typedef struct {
     ptrdiff_t step;       /* entries from class to class in a tile whose rows lie side by side */
     void *tile, *targets; /* the logits and then the gradient; the soft targets */
     void *slopes;         /* of the cap on the logits */
+    ptrdiff_t kept_row;   /* entries from row to row of `targets`, where rows are transformed chunk by chunk */
     void *hess;           /* the Hessian */
     uint16_t *bits;       /* 16-bit floats that are not cast as they are copied */
     const char *next_tile; /* the next tile's logits in memory, if its rows lie side by side there; else NULL */
     ptrdiff_t next_class_stride, next_item; /* bytes from class to class, and from row to row */
 } sce_tiles;
 
-/* What is done to the logits before the loss: see transform.h. */
+/* What is done to the logits before the loss: see transform.h; and to the targets: see smoothing.h. */
 typedef struct {
     double factor;    /* multiplies the logits */
     double softcap;   /* c of c * tanh(factor * x); 0: no cap */
     sce_array where;  /* bytes, 0 for a class that is left out; data NULL: all take part */
     uint8_t *correct; /* whether each label is the first maximum; NULL: not wanted */
+    const void *spread, *scale; /* by class: what those that take part share, and the targets' factor; NULL */
+    ptrdiff_t spread_step, scale_step;
 } sce_transform;
 
 typedef struct sce_shard sce_shard; /* see below */
+
+/* Whether any logit is changed; else only labels are compared. */
+static inline int sce_is_changed(const sce_transform *change) {
+    return change && (change->factor != 1 || change->softcap != 0 || change->where.data);
+}
 
 /* One kernel call. Names, shapes and meaning are as in softmax_ce/contract.py. A step of 0 means one entry for all. */
 typedef struct {
@@ -97,8 +108,9 @@ typedef struct {
     const double *upstream;
     ptrdiff_t upstream_step;
     void *loss, *grad, *hess, *row_max, *log_sum; /* NULL: not wanted; hess: the diagonal of the Hessian */
+    uint8_t *correct;                      /* whether each label is the first maximum; NULL: not wanted */
     const sce_strided *strided;            /* replaces logits, targets, grad and hess, unless NULL */
-    const sce_transform *transform;        /* of a strided call; NULL: none */
+    const sce_transform *transform;        /* of a strided call, or of long rows; NULL: none */
     const sce_shard *shard;                /* some of the classes of each row, in one of the steps below; NULL: all */
     sce_tiles *tiles;                      /* scratch of a strided call; NULL: sce_run allocates it */
     ptrdiff_t column_step;                 /* entries from class to class where rows lie side by side; else 0 */
@@ -110,6 +122,17 @@ typedef struct {
     sce_sums *sums;                        /* scratch of a row in parts: SCE_SCALARS writes it, SCE_GRADIENT reads it */
     void *exps;                            /* scratch: a row's exponentials; NULL if they are not kept */
 } sce_call;
+
+/* Whether a transformed call's rows are long, and lie as the row kernels read and write them. They are then transformed
+ * chunk by chunk. */
+static inline int sce_is_by_chunk(const sce_call *call) {
+    const sce_strided *s = call->strided;
+    const sce_array *arrays[] = {&s->logits, &s->targets, &s->grad};
+    int is_direct = call->transform != NULL && call->classes > SCE_FEW && call->hess == NULL;
+    for (int k = 0; k < 3; k++)
+        is_direct &= arrays[k]->data == NULL || (arrays[k]->direct && arrays[k]->format == SCE_REAL);
+    return is_direct;
+}
 
 typedef void (*sce_rows)(const sce_call *call, ptrdiff_t start, ptrdiff_t stop);
 

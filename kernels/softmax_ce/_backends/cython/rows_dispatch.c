@@ -82,7 +82,8 @@ int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrd
     char on_stack[SCE_ON_STACK + 2 * SCE_LINE];
     const ptrdiff_t bytes = call->classes * itemsize;
     const ptrdiff_t chunks = call->shard ? call->shard->n_chunks : (call->classes + SCE_CHUNK - 1) / SCE_CHUNK;
-    const int is_kept = (call->grad || call->hess) && !call->log_output && bytes <= call->keep;
+    const int by_chunk = call->strided && sce_is_by_chunk(call); /* the logits are not there to compute them again */
+    const int is_kept = (call->grad || call->hess) && !call->log_output && (by_chunk || bytes <= call->keep);
     /* Whole vectors are written, beyond the last class too. */
     char *kept = is_kept ? (bytes <= SCE_ON_STACK ? on_stack : malloc((size_t)bytes + 2 * SCE_LINE)) : NULL;
     call->exps = is_kept ? kept + (-(uintptr_t)kept & (SCE_LINE - 1)) : NULL;

@@ -20,6 +20,7 @@ typedef struct {
     V scale, top;  /* of the chunk; for LOG_PROBS, the row's log_sum and top */
     int is_small;  /* scale * LOWER might be subnormal: multiply by one after the other */
     V gain;
+    const real *slopes; /* what the gradient is multiplied by, class by class; NULL: nothing. at_label already is. */
     /* Streamed output bypasses the caches in whole aligned vectors. The beginning of a vector that the row ends in is
      * buffered for the next row: two stores to a line that is not in the cache would each cost an access to memory. */
     int stream;
@@ -37,7 +38,8 @@ INLINE V value_at(const output *out, ptrdiff_t j, ptrdiff_t n, enum mode mode, i
         e = v_exp_raised(v_sub(e, out->top));
     /* Fused for the reason given at v_exp. */
     const V value = is_small ? v_fma(v_mul(e, out->scale), v_set(LOWER), v_set(0)) : v_fma(e, out->scale, v_set(0));
-    return mode == ONE_LABEL ? value : v_mul(out->gain, v_sub(value, target_at(&out->t, mode, j, n)));
+    const V own = mode == ONE_LABEL ? value : v_mul(out->gain, v_sub(value, target_at(&out->t, mode, j, n)));
+    return out->slopes ? v_mul(own, load(out->slopes + j, n, 0)) : own;
 }
 
 /* Write n <= W entries from class j on to p, in the format `to`. */

@@ -17,6 +17,7 @@
 
 #include "rows_hessian.h"
 #include "rows_output.h"
+#include "rows_ready.h"
 #include "rows_sums.h"
 
 INLINE ptrdiff_t chunk_size(ptrdiff_t classes, ptrdiff_t k) {
@@ -38,10 +39,13 @@ typedef struct {
     ptrdiff_t n_chunks;   /* of a row */
     output out;           /* the previous row's gradient */
     sce_chunk *chunks[2]; /* this row's, and the previous row's */
-    const real *top_of;   /* the chunk whose maximum is already known */
+    const real *top_of;   /* the chunk whose maximum is already known, where its logits are in memory */
     real top;
     ptrdiff_t top_block;  /* the first block that has the maximum */
     real *scratch;        /* the exponentials of a chunk, if they are not kept */
+    ready_chunks ready;   /* of rows that are transformed */
+    real x_label;         /* of such a row */
+    int is_first;         /* whether the label is the first maximum of its chunk; set if that is wanted */
 } pipeline;
 
 INLINE pipeline new_pipeline(const sce_call *call, ptrdiff_t stop, real *scratch) {
@@ -65,30 +69,70 @@ NOINLINE double degenerate_log_sum(const real *x, ptrdiff_t classes, enum sce_fo
     return 0;
 }
 
+/* Note what is wanted of a row's label in the chunk of n classes at x, from class j on. */
+INLINE void look_at_label(pipeline *pipe, const real *x, ptrdiff_t n, ptrdiff_t at, int is_changed) {
+    if (at < 0 || at >= n)
+        return;
+    if (is_changed)
+        pipe->x_label = x[at];
+    if (pipe->call->correct)
+        pipe->is_first = is_first_maximum(x, 1, n, at);
+}
+
+/* The same for row i of a call that changes its logits. */
+NOINLINE double changed_log_sum(const sce_call *call, ptrdiff_t i) {
+    real part[SCE_CHUNK + LINE];
+    double log_sum = 0;
+    for (ptrdiff_t j = 0; j < call->classes; j += SCE_CHUNK) {
+        const ptrdiff_t n = chunk_size(call->classes, j / SCE_CHUNK);
+        transform_part(call, i, j, n, part, NULL);
+        log_sum += degenerate_log_sum(part, n, SCE_REAL);
+    }
+    return log_sum;
+}
+
 /* Sum each chunk of row i, and write the previous row's gradient meanwhile. `e` receives the row's exponentials, or
  * those of one chunk if they are not kept. */
-INLINE void sum_chunks(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode,
-                       enum sce_format format) {
+INLINE void sum_chunks(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, ptrdiff_t label, const target_row *t,
+                       enum mode mode, enum sce_format format, int is_changed) {
     const sce_call *call = pipe->call;
     const ptrdiff_t classes = call->classes;
     const real *x = entry(call->logits, i * classes, format);
     for (ptrdiff_t k = 0; k < pipe->n_chunks; k++) {
         const ptrdiff_t j = k * SCE_CHUNK, n = chunk_size(classes, k);
-        const real *here = entry(x, j, format);
+        const real *given = entry(x, j, format), *here = given;
         sce_chunk *chunk = pipe->chunks[0] + k;
-        if (pipe->top_of != here) {
+        if (is_changed) {
+            if (pipe->top_of != given)
+                make_ready(&pipe->ready, call, i, j, n);
+            here = pipe->ready.logits[pipe->ready.made & 1];
+            pipe->ready.begun = k ? pipe->ready.begun : pipe->ready.made;
+        }
+        if (pipe->top_of != given) {
             maximum own = max_of(here, n);
             pipe->top = max_rest(&own, &pipe->top_block, format);
         }
         const real top = pipe->top;
+        if (format == SCE_REAL && (is_changed || call->correct))
+            look_at_label(pipe, here, n, label - j, is_changed);
         /* Rows are contiguous, so the next chunk follows in memory, in this row or the one after. */
         const ptrdiff_t ahead = k + 1 < pipe->n_chunks ? classes - j - n : i + 1 < pipe->stop ? classes : 0;
-        maximum next = max_of(entry(here, n, format), ahead < SCE_CHUNK ? ahead : SCE_CHUNK);
+        const ptrdiff_t next_n = ahead < SCE_CHUNK ? ahead : SCE_CHUNK;
+        const real *following = entry(given, n, format);
+        maximum next = max_of(following, next_n);
+        if (is_changed && ahead) {
+            const int is_last = k + 1 == pipe->n_chunks;
+            make_ready(&pipe->ready, call, is_last ? i + 1 : i, is_last ? 0 : j + n, next_n);
+            next = max_of(pipe->ready.logits[pipe->ready.made & 1], next_n);
+            next.fetch = following + next_n; /* the hardware prefetcher does not run so far ahead */
+        }
+        if (is_changed)
+            find_slopes(&pipe->ready, &pipe->out, k);
         begin_chunk(&pipe->out, pipe->chunks[1], k, mode, format);
         sum_chunk(here, n, top, pipe->top_block, is_kept ? e + j : e, &next, &pipe->out, mode, format, chunk);
         if (mode == LABEL_AND_BASE || mode == SOFT)
-            sum_targets(x + j, j, n, top == -INFINITY ? 0 : top, t, mode, chunk);
-        pipe->top_of = ahead ? next.x : NULL;
+            sum_targets(here, j, n, top == -INFINITY ? 0 : top, t, mode, chunk);
+        pipe->top_of = ahead ? following : NULL;
         if (ahead)
             pipe->top = max_rest(&next, &pipe->top_block, format);
     }
@@ -96,14 +140,25 @@ INLINE void sum_chunks(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, const 
 }
 
 /* Sum row i: see sum_chunks. */
-INLINE sce_sums sum_row(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, const target_row *t, enum mode mode,
-                        enum sce_format format) {
-    sum_chunks(pipe, i, e, is_kept, t, mode, format);
+INLINE sce_sums sum_row(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, ptrdiff_t label, const target_row *t,
+                        enum mode mode, enum sce_format format, int is_changed) {
+    const sce_call *call = pipe->call;
+    sum_chunks(pipe, i, e, is_kept, label, t, mode, format, is_changed);
     sce_sums row = combine(pipe->chunks[0], pipe->n_chunks);
     if (row.degenerate)
-        row.log_sum = degenerate_log_sum(entry(pipe->call->logits, i * pipe->call->classes, format),
-                                         pipe->call->classes, format);
+        row.log_sum = is_changed ? changed_log_sum(call, i)
+                                 : degenerate_log_sum(entry(call->logits, i * call->classes, format), call->classes, format);
     return row;
+}
+
+/* Whether the label, whose logit is x_label, is the first maximum of a row whose chunks are summed. */
+INLINE uint8_t is_correct(const pipeline *pipe, const sce_sums *row, ptrdiff_t label, real x_label) {
+    if (label < 0 || !pipe->is_first || row->log_sum != row->log_sum || x_label != row->top)
+        return 0;
+    for (ptrdiff_t k = 0; k < label / SCE_CHUNK; k++)
+        if (pipe->chunks[0][k].top == row->top)
+            return 0;
+    return 1;
 }
 
 /* Write some chunks of the pending row, where no other row follows whose sums could overlap with it. */
@@ -170,7 +225,8 @@ INLINE ptrdiff_t label_of(const sce_call *call, ptrdiff_t i, double *mass) {
 
 /* Whether row i counts. Log-probabilities are computed for every row. */
 INLINE int row_counts(const sce_call *call, ptrdiff_t i, ptrdiff_t label, enum mode mode) {
-    return mode == LOG_PROBS || (call->row_weight[i * call->row_weight_step] != 0 && (mode == SOFT || label >= 0));
+    const int has_target = label >= 0 || (mode == SOFT && call->labels == NULL);
+    return mode == LOG_PROBS || (call->row_weight[i * call->row_weight_step] != 0 && has_target);
 }
 
 /* Write all that follows from a row's sums, except the gradient of an ordinary row. Return whether that is to be
@@ -205,56 +261,75 @@ INLINE int write_scalars(const sce_call *call, ptrdiff_t i, const sce_sums *row,
 
 /* Process one row. `label` is -1 if it has none, and mass is T at the label less the base. */
 INLINE void one_row(pipeline *pipe, ptrdiff_t i, ptrdiff_t label, double mass, const target_row *t, enum mode mode,
-                    enum sce_format format) {
+                    enum sce_format format, int is_changed) {
     const sce_call *call = pipe->call;
     const int counts = row_counts(call, i, label, mode);
-    if (!counts && !call->row_max && !call->log_sum) {
+    if (!counts && !call->row_max && !call->log_sum && !call->correct) {
         const sce_sums nothing = {0};
         write_scalars(call, i, &nothing, 0, 0, 0, mode, format);
         return;
     }
-    const real x_label = label >= 0 ? entry_at(call->logits, i * call->classes + label, format) : 0;
+    real x_label = !is_changed && label >= 0 ? entry_at(call->logits, i * call->classes + label, format) : 0;
     real *e = call->exps ? call->exps : pipe->scratch;
-    const sce_sums row = sum_row(pipe, i, e, call->exps != NULL, t, mode, format);
+    const sce_sums row = sum_row(pipe, i, e, call->exps != NULL, label, t, mode, format, is_changed);
+    if (is_changed && label >= 0)
+        x_label = pipe->x_label;
+    if (format == SCE_REAL && call->correct)
+        call->correct[i] = is_correct(pipe, &row, label, x_label);
     if (call->hess && mode != LOG_PROBS && format == SCE_REAL && counts && !row.degenerate)
         hessian_of_row(call, i, &row, pipe->chunks[0], call->exps, mode == SOFT ? row.mass : mass + call->base_total);
-    if (write_scalars(call, i, &row, mass, x_label, counts, mode, format))
+    if (write_scalars(call, i, &row, mass, x_label, counts, mode, format)) {
         begin_gradient(pipe, i, &row, label, mass, x_label, call->exps, t, mode, format);
+        if (is_changed)
+            set_pending(&pipe->ready, &pipe->out);
+    }
 }
 
-INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode, enum sce_format format) {
+INLINE void all_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode, enum sce_format format,
+                     int is_changed) {
     real scratch[SCE_CHUNK + LINE];
     pipeline pipe = new_pipeline(call, stop, scratch);
     target_row t = {NULL, call->class_scale, call->class_scale_step, call->base_mass, call->base_mass_step};
+    if (is_changed)
+        pipe.ready = no_chunks(call);
     for (ptrdiff_t i = start; i < stop; i++) {
         double mass = 0;
         ptrdiff_t label = -1;
         if (mode == SOFT)
-            t.soft = (const real *)call->targets + i * call->classes;
-        else if (mode != LOG_PROBS)
+            t.soft = is_changed && call->transform->spread ? ready_targets(&pipe.ready, call, i)
+                                                           : (const real *)call->targets + i * call->classes;
+        if (mode != LOG_PROBS && (mode != SOFT || call->labels))
             label = label_of(call, i, &mass);
-        one_row(&pipe, i, label, mass, &t, mode, format);
+        one_row(&pipe, i, label, mass, &t, mode, format, is_changed);
     }
-    write_chunks(&pipe.out, pipe.chunks[1], 0, pipe.n_chunks, mode, format);
+    for (ptrdiff_t k = 0; is_changed && k < pipe.n_chunks; k++) {
+        find_slopes(&pipe.ready, &pipe.out, k);
+        write_chunks(&pipe.out, pipe.chunks[1], k, k + 1, mode, format);
+    }
+    if (!is_changed)
+        write_chunks(&pipe.out, pipe.chunks[1], 0, pipe.n_chunks, mode, format);
     flush_line(&pipe.out, format);
 }
 
 /* One function for each mode, so that the compiler knows it. */
-#define ROWS_OF(name, mode, format)                                                                                    \
+#define ROWS_OF(name, mode, format, is_changed)                                                                        \
     NOINLINE void name(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {                                        \
-        all_rows(call, start, stop, mode, format);                                                                     \
+        all_rows(call, start, stop, mode, format, is_changed);                                                         \
     }
-ROWS_OF(rows_one_label, ONE_LABEL, SCE_REAL)
-ROWS_OF(rows_label_and_base, LABEL_AND_BASE, SCE_REAL)
-ROWS_OF(rows_soft, SOFT, SCE_REAL)
-ROWS_OF(rows_log_probs, LOG_PROBS, SCE_REAL)
+ROWS_OF(rows_one_label, ONE_LABEL, SCE_REAL, 0)
+ROWS_OF(rows_label_and_base, LABEL_AND_BASE, SCE_REAL, 0)
+ROWS_OF(rows_soft, SOFT, SCE_REAL, 0)
+ROWS_OF(rows_log_probs, LOG_PROBS, SCE_REAL, 0)
+ROWS_OF(changed_one_label, ONE_LABEL, SCE_REAL, 1)
+ROWS_OF(changed_label_and_base, LABEL_AND_BASE, SCE_REAL, 1)
+ROWS_OF(changed_soft, SOFT, SCE_REAL, 1)
 #if defined(HAS_F16_ROWS)
-ROWS_OF(rows_f16, ONE_LABEL, SCE_F16)
+ROWS_OF(rows_f16, ONE_LABEL, SCE_F16, 0)
 #else
 #define rows_f16 rows_bf16 /* never called */
 #endif
 #if defined(REAL_F32)
-ROWS_OF(rows_bf16, ONE_LABEL, SCE_BF16)
+ROWS_OF(rows_bf16, ONE_LABEL, SCE_BF16, 0)
 #endif
 
 static void rows_one_by_one(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
@@ -264,10 +339,14 @@ static void rows_one_by_one(const sce_call *call, ptrdiff_t start, ptrdiff_t sto
                          : rows_label_and_base)(call, start, stop);
 }
 
+static void changed_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, enum mode mode) {
+    (mode == SOFT ? changed_soft : mode == ONE_LABEL ? changed_one_label : changed_label_and_base)(call, start, stop);
+}
+
 static enum mode mode_of(const sce_call *call) {
     if (call->log_output)
         return LOG_PROBS;
-    return call->labels == NULL ? SOFT : call->base_mass ? LABEL_AND_BASE : ONE_LABEL;
+    return call->labels == NULL || call->targets ? SOFT : call->base_mass ? LABEL_AND_BASE : ONE_LABEL;
 }
 
 #endif

@@ -38,7 +38,7 @@ INLINE void shard_sums(const sce_call *call, ptrdiff_t start, ptrdiff_t stop, en
     for (ptrdiff_t i = start; i < stop; i++) {
         if (mode == SOFT)
             t.soft = (const real *)call->targets + i * classes;
-        sum_chunks(&pipe, i, scratch, 0, &t, mode, SCE_REAL);
+        sum_chunks(&pipe, i, scratch, 0, -1, &t, mode, SCE_REAL, 0);
         keep_chunks(call, i, pipe.chunks[0]);
         if (mode != SOFT) {
             const ptrdiff_t column = column_of_label(call, i);

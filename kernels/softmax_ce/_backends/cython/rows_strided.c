@@ -58,9 +58,31 @@ static void cut(const sce_strided *s, ptrdiff_t classes, sce_tiles *tiles) {
     tiles->rows = tiles->span = unit;
 }
 
+/* The scratch of long rows that are transformed chunk by chunk: two chunks of logits, as many rows of targets if these
+ * are smoothed, and with a cap, the slopes of a row and of SCE_AHEAD more chunks. */
+static sce_tiles *new_chunks(const sce_call *call) {
+    const ptrdiff_t chunk = SCE_CHUNK + SCE_LINE / call->strided->itemsize, size = call->strided->itemsize;
+    const ptrdiff_t chunks = (call->classes + SCE_CHUNK - 1) / SCE_CHUNK;
+    const ptrdiff_t kept = SCE_KEPT_ROW_BYTES(call->classes, size);
+    const int capped = call->transform->softcap != 0 && call->grad, smoothed = call->transform->spread != NULL;
+    const ptrdiff_t slopes = capped ? (chunks + SCE_AHEAD) * SCE_CHUNK : 0;
+    const ptrdiff_t bytes = (2 * chunk + slopes) * size + (smoothed ? 2 * kept : 0);
+    sce_tiles *made = malloc(sizeof *made + SCE_LINE + (size_t)bytes);
+    if (made == NULL)
+        return NULL;
+    *made = (sce_tiles){.kept_row = kept / size};
+    char *first = (char *)(made + 1);
+    made->tile = first + (-(uintptr_t)first & (SCE_LINE - 1));
+    made->slopes = capped ? (char *)made->tile + 2 * chunk * size : NULL;
+    made->targets = smoothed ? (char *)made->tile + (2 * chunk + slopes) * size : NULL;
+    return made;
+}
+
 sce_tiles *sce_new_tiles(const sce_call *call) {
     const sce_strided *s = call->strided;
-    sce_tiles tiles;
+    sce_tiles tiles = {0};
+    if (sce_is_by_chunk(call))
+        return new_chunks(call);
     cut(s, call->classes, &tiles);
     /* An odd number of cache lines from class to class: with a power of two all would fall into a few sets of the
      * cache. */
@@ -71,13 +93,14 @@ sce_tiles *sce_new_tiles(const sce_call *call) {
     const int halves = s->logits.format != SCE_REAL || s->targets.format != SCE_REAL || s->grad.format != SCE_REAL ||
                        s->hess.format != SCE_REAL;
     const int capped = call->transform && call->transform->softcap != 0 && call->grad;
-    const size_t more = 1 + (s->targets.data != NULL) + (size_t)capped + (s->hess.data != NULL);
+    const int targets = s->targets.data || (call->transform && call->transform->spread);
+    const size_t more = 1 + (size_t)targets + (size_t)capped + (s->hess.data != NULL);
     sce_tiles *made = malloc(sizeof tiles + SCE_LINE + bytes * more + (halves ? entries * sizeof(uint16_t) : 0));
     if (made == NULL)
         return NULL;
     char *first = (char *)(made + 1);
     tiles.tile = first + (-(uintptr_t)first & (SCE_LINE - 1));
-    tiles.targets = s->targets.data ? (char *)tiles.tile + bytes : NULL;
+    tiles.targets = targets ? (char *)tiles.tile + bytes : NULL;
     tiles.slopes = capped ? (char *)tiles.tile + bytes * (more - 1) : NULL;
     tiles.hess = s->hess.data ? (char *)tiles.tile + bytes * (more - 1 - (size_t)capped) : NULL;
     tiles.bits = (uint16_t *)((char *)tiles.tile + bytes * more);

@@ -9,10 +9,11 @@ typedef struct {
     const real *x;
     ptrdiff_t n, done;
     V top, block, top_block; /* block: minus the index of the next block; top_block: of the one with top, 1 if none */
+    const real *fetch;       /* what is brought into L2 meanwhile, a line for a line; NULL: nothing */
 } maximum;
 
 INLINE maximum max_of(const real *x, ptrdiff_t n) {
-    return (maximum){x, n, 0, v_set((real)-INFINITY), v_set(0), v_set(1)};
+    return (maximum){x, n, 0, v_set((real)-INFINITY), v_set(0), v_set(1), NULL};
 }
 
 INLINE void note_block(maximum *m, V largest) {
@@ -27,6 +28,9 @@ INLINE void max_block(maximum *m, enum sce_format format) {
     for (ptrdiff_t k = 0; k < BLOCK * item_size(format); k += SCE_LINE)
         __builtin_prefetch((const char *)x + k + SCE_PREFETCH, 0, 2);
 #endif
+    if (m->fetch)
+        for (ptrdiff_t k = 0; k < BLOCK; k += LINE)
+            __builtin_prefetch(m->fetch + m->done + k, 0, 2);
     V even, odd, one, other;
     any_order(x, 0, &even, &odd, format);
     for (ptrdiff_t k = 2 * W; k < BLOCK; k += 2 * W) {
@@ -139,8 +143,9 @@ INLINE int sum_top_block(const real *x, ptrdiff_t n, ptrdiff_t b, V top, const r
  * registers. */
 INLINE void exps_of_blocks(const real *x, ptrdiff_t first, ptrdiff_t last, V shift, real *e, V sums[],
                            maximum *next_maximum, output *out, enum mode mode, int is_kept, enum out_kind kind,
-                           enum sce_format format) {
-    const output row = *out;
+                           enum sce_format format, int has_slopes) {
+    output row = *out;
+    row.slopes = has_slopes ? row.slopes : NULL;
     maximum next = *next_maximum;
     ptrdiff_t j = row.j;
     for (ptrdiff_t b = first; b < last; b++) {
@@ -180,14 +185,17 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t top_blo
         if (next_blocks)
             last = lesser(last, b + next_blocks);
         maximum *beside = next_blocks ? next : &none;
+#define EXPS(is_kept, kind, has_slopes)                                                                                \
+    exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, is_kept, kind, format, has_slopes)
         if (kind == NO_OUT)
-            exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, NO_OUT, format);
+            EXPS(0, NO_OUT, 0);
+        else if (format == SCE_REAL && mode != LOG_PROBS && out->slopes) /* then the exponentials are kept */
+            kind == TO_CACHE ? EXPS(1, TO_CACHE, 1) : EXPS(1, PAST_CACHE, 1);
         else if (mode != LOG_PROBS && out->is_kept)
-            kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, TO_CACHE, format)
-                             : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 1, PAST_CACHE, format);
+            kind == TO_CACHE ? EXPS(1, TO_CACHE, 0) : EXPS(1, PAST_CACHE, 0);
         else
-            kind == TO_CACHE ? exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, TO_CACHE, format)
-                             : exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, 0, PAST_CACHE, format);
+            kind == TO_CACHE ? EXPS(0, TO_CACHE, 0) : EXPS(0, PAST_CACHE, 0);
+#undef EXPS
         b = last;
     }
     write_rest(out, mode, format);

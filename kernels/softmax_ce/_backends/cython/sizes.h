@@ -11,6 +11,9 @@
 /* Bytes of a row's exponentials that are kept on the stack. */
 #define SCE_ON_STACK 8192
 
+/* Transformed rows of up to so many classes are transformed in tiles, and others chunk by chunk. */
+#define SCE_FEW 256
+
 /* Bytes of a tile of strided rows: with another for targets, and what the row kernels keep, it fits into L2. */
 #define SCE_TILE (1 << 16)
 

@@ -19,12 +19,28 @@ INLINE int is_direct(const sce_array *array, ptrdiff_t step) {
     return array->direct && array->format == SCE_REAL && !step;
 }
 
+/* Compute long rows that are transformed chunk by chunk. */
+static void rows_by_chunk(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
+    const sce_strided *s = call->strided;
+    const enum mode mode = call->transform->spread || s->targets.data ? SOFT : mode_of(call);
+    sce_call rows = *call;
+    rows.strided = NULL;
+    rows.logits = s->logits.data;
+    rows.targets = s->targets.data;
+    rows.grad = s->grad.data;
+    rows.correct = call->transform->correct;
+    (sce_is_changed(call->transform) ? changed_rows : rows_one_by_one)(&rows, start, stop, mode);
+    if (call->transform->where.data && rows.grad && rows.loss)
+        clear_left_out(call, start, stop, (real *)rows.grad + start * call->classes, 0);
+}
+
 static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) {
     const sce_strided *s = call->strided;
     sce_tiles *tiles = call->tiles;
     const sce_array *x = &s->logits, *t = &s->targets, *g = &s->grad, *h = &s->hess;
     const ptrdiff_t classes = call->classes, step = classes <= LANES && tiles->side_by_side ? tiles->step : 0;
-    const int t_direct = is_direct(t, step), h_direct = is_direct(h, step), changed = is_changed(call->transform);
+    const int smoothed = call->transform && call->transform->spread;
+    const int t_direct = is_direct(t, step), h_direct = is_direct(h, step), changed = sce_is_changed(call->transform);
     real *const slopes = changed && g->data && call->transform->softcap != 0 ? tiles->slopes : NULL;
     const int x_direct = is_direct(x, step) && !changed && h->data != x->data;
     const int g_direct = is_direct(g, step) && !slopes;
@@ -40,6 +56,10 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
         return;
     }
 #endif
+    if (sce_is_by_chunk(call)) {
+        rows_by_chunk(call, start, stop);
+        return;
+    }
     for (ptrdiff_t first = start, last; first < stop; first = last) {
         const ptrdiff_t offset = first % tiles->span, past = (offset + tiles->phase) % tiles->rows;
         last = first + tiles->rows - past;
@@ -50,7 +70,8 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
         block.transform = NULL;
         block.column_step = step;
         block.logits = x_direct ? (real *)x->data + first * classes : tiles->tile;
-        block.targets = t_direct ? (real *)t->data + first * classes : tiles->targets;
+        block.correct = call->transform && call->transform->correct ? call->transform->correct + first : NULL;
+        block.targets = t_direct && !smoothed ? (real *)t->data + first * classes : tiles->targets;
         block.grad = g->data == NULL ? NULL : g_direct ? (real *)g->data + first * classes : tiles->tile;
         if (!g_direct)
             block.stream = 0; /* the tile should stay in the cache */
@@ -71,8 +92,10 @@ static void strided_rows(const sce_call *call, ptrdiff_t start, ptrdiff_t stop) 
             BY_FORMAT(load, t->format)(t, first, last, classes, tiles->targets, tiles->bits, step, 0);
         if (changed)
             transform_rows(call, first, last, from, tiles->tile, slopes, step);
-        if (call->transform && call->transform->correct)
-            mark_correct(call, first, last, block.logits, step);
+        if (smoothed) {
+            const real *soft = t_direct ? (real *)t->data + first * classes : t->data ? tiles->targets : NULL;
+            smooth_rows(call, first, last, soft, tiles->targets, step);
+        }
         contiguous_rows(&block, 0, last - first);
         if (h->data && !h_direct)
             BY_FORMAT(store, h->format)(h, first, last, classes, tiles->hess, tiles->bits, step, call->stream_hess);

@@ -1,68 +1,64 @@
-/* Logits that are scaled, capped or left out before the loss, in the tile of strided.h, and their gradient after it.
+/* Logits that are scaled, capped or left out before the loss, and their gradient after it.
  *
- * The cap is c * tanh(y), its slope 1 - tanh(y)^2. For |y| < 0.625, tanh is y plus a polynomial (float32) or a quotient of
- * two (float64) in y^2, with the coefficients of Cephes (Moshier, 1989), and the slope is what it says. Else both would
- * cancel: with q = exp(-2|y|) and r = 1 / (1 + q), tanh(|y|) = (1 - q) * r, and the slope is 4 * q * r^2. */
+ * The cap is c * tanh(y); its slope is the derivative of tanh at y. Few classes, and arrays whose rows do not lie as
+ * the row kernels read them, are transformed in the tile of strided.h; else a chunk of a row at a time: rows_ready.h. */
 #ifndef SOFTMAX_CE_TRANSFORM_H
 #define SOFTMAX_CE_TRANSFORM_H
 
 #include "boxes.h"
-#include "exp.h"
+#include "tanh.h"
 
-#define TANH_SMALL 0.625
+#define CAPPED 4 /* vectors together: one test says whether any lane is large */
 
-/* Return (tanh(y) - y) / y^3 for small y, z being y^2. */
-INLINE V tanh_rest(V z) {
-#if defined(REAL_F32)
-    static const real p[] = {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f,
-                             -3.33332819422e-1f};
-    V sum = v_set(p[0]);
-    for (int k = 1; k < 5; k++)
-        sum = v_fma(sum, z, v_set(p[k]));
-    return sum;
-#else
-    static const real p[] = {-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3};
-    static const real q[] = {1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3};
-    V above = v_set(p[0]), below = v_add(z, v_set(q[0]));
-    for (int k = 1; k < 3; k++) {
-        above = v_fma(above, z, v_set(p[k]));
-        below = v_fma(below, z, v_set(q[k]));
+/* Scale and cap n entries, small or large. */
+NOINLINE void cap_any(V factor, V cap, const real *from, real *to, real *slopes, ptrdiff_t n) {
+    for (ptrdiff_t k = 0; k < n; k += CAPPED * W) {
+        V y[CAPPED], slope[CAPPED];
+        for (ptrdiff_t i = 0; i < CAPPED; i++)
+            y[i] = k + i * W < n ? v_mul(load(from + k + i * W, n - k - i * W, 0), factor) : v_set(0);
+        tanhs_and_slopes(y, slope, CAPPED);
+        for (ptrdiff_t i = 0, j = k; i < CAPPED && j < n; i++, j += W) {
+            if (slopes)
+                store(slopes + j, n - j, slope[i]);
+            store(to + j, n - j, v_mul(y[i], cap));
+        }
     }
-    return v_div(above, below);
-#endif
 }
 
-/* Return tanh(y), and in *slope its derivative, which is 1 if y is NaN: such a row may be one that does not count. */
-INLINE V tanh_and_slope(V y, V *slope) {
-    const V minus = v_sub(v_set(0), y), size = v_max(minus, y), z = v_mul(y, y); /* in this order a NaN comes through */
-    const V of_small = v_fma(v_mul(z, y), tanh_rest(z), y);
-    const V slope_of_small = v_fma(v_sub(v_set(0), of_small), of_small, v_set(1));
-    const M is_large = v_not_less(size, v_set((real)TANH_SMALL));
-    *slope = slope_of_small;
-    if (__builtin_expect(m_bits(is_large) == 0, 1))
-        return of_small;
-    const V q = v_exp(v_mul(size, v_set(-2))), r = v_div(v_set(1), v_add(v_set(1), q));
-    const V large = v_mul(v_sub(v_set(1), q), r), of_large = v_blend(v_above(minus, v_set(0)), large, v_sub(v_set(0), large));
-    const V slope_of_large = v_blend(v_eq(y, y), v_set(1), v_mul(v_mul(v_set(4), q), v_mul(r, r)));
-    *slope = v_blend(is_large, slope_of_small, slope_of_large);
-    return v_blend(is_large, of_small, of_large);
+/* Scale and cap CAPPED vectors of small entries. Return 0 if any is not small; nothing is written then. */
+INLINE int cap_small(V factor, V cap, const real *from, real *to, real *slopes) {
+    V t[CAPPED], slope[CAPPED];
+    unsigned large[CAPPED];
+#pragma GCC unroll 4
+    for (int k = 0; k < CAPPED; k++)
+        t[k] = tanh_of_small(v_mul(v_load(from + k * W), factor), &slope[k], &large[k]);
+    if (large[0] | large[1] | large[2] | large[3])
+        return 0;
+#pragma GCC unroll 4
+    for (int k = 0; k < CAPPED; k++) {
+        v_store(to + k * W, v_mul(t[k], cap));
+        if (slopes)
+            v_store(slopes + k * W, slope[k]);
+    }
+    return 1;
 }
 
 /* Scale and cap n entries, and write the slope if `slopes` is not NULL. */
 INLINE void scale_and_cap(const sce_transform *change, const real *from, real *to, real *slopes, ptrdiff_t n) {
     const V factor = v_set((real)change->factor), cap = v_set((real)change->softcap);
+    ptrdiff_t k = 0;
     if (change->softcap == 0) {
-        for (ptrdiff_t k = 0; k < n; k += W)
+        for (; k < n; k += W)
             store(to + k, n - k, v_mul(load(from + k, n - k, 0), factor));
         return;
     }
-    for (ptrdiff_t k = 0; k < n; k += W) {
-        V slope;
-        const V y = tanh_and_slope(v_mul(load(from + k, n - k, 0), factor), &slope);
-        if (slopes)
-            store(slopes + k, n - k, slope);
-        store(to + k, n - k, v_mul(y, cap));
-    }
+    for (; slopes && k + CAPPED * W <= n; k += CAPPED * W)
+        if (__builtin_expect(!cap_small(factor, cap, from + k, to + k, slopes + k), 0))
+            cap_any(factor, cap, from + k, to + k, slopes + k, CAPPED * W);
+    for (; !slopes && k + CAPPED * W <= n; k += CAPPED * W)
+        if (__builtin_expect(!cap_small(factor, cap, from + k, to + k, NULL), 0))
+            cap_any(factor, cap, from + k, to + k, NULL, CAPPED * W);
+    cap_any(factor, cap, from + k, to + k, slopes ? slopes + k : NULL, n - k);
 }
 
 /* Copy n entries, but -inf where a byte of the mask, `stride` bytes apart, is 0. */
@@ -73,8 +69,27 @@ INLINE void copy_masked(const char *restrict mask, ptrdiff_t stride, const real 
             to[k] = mask[k] ? from[k] : -INFINITY;
         return;
     }
+    if (stride == 0) { /* one class of rows that lie side by side */
+        for (ptrdiff_t k = 0; k < n && (from != to || !*mask); k++)
+            to[k] = *mask ? from[k] : -INFINITY;
+        return;
+    }
     for (ptrdiff_t k = 0; k < n; k++)
         to[k] = mask[k * stride] ? from[k] : -INFINITY;
+}
+
+#define REPEATED 1024 /* bytes */
+
+/* Mask `rows` rows, all in the same way: several together, since a row of few classes is only a vector or two. */
+NOINLINE void repeat_mask(const char *mask, ptrdiff_t classes, ptrdiff_t rows, const real *from, real *to) {
+    char repeated[REPEATED];
+    const ptrdiff_t most = REPEATED / classes < rows ? REPEATED / classes : rows;
+    for (ptrdiff_t i = 0; i < most; i++)
+        memcpy(repeated + i * classes, mask, (size_t)classes);
+    for (ptrdiff_t i = 0; i < rows; i += most) {
+        const ptrdiff_t n = (rows - i < most ? rows - i : most) * classes;
+        copy_masked(repeated, 1, from + i * classes, to + i * classes, n);
+    }
 }
 
 /* Copy rows first to last of the tile, but -inf for classes that are left out. */
@@ -91,6 +106,8 @@ INLINE void leave_out(const sce_array *where, ptrdiff_t first, ptrdiff_t last, p
                     copy_masked(mask + j * b.stride[2], b.stride[1], from + j * step + at, to + j * step + at, inner);
             else if (b.stride[2] == 1 && b.stride[1] == classes)
                 copy_masked(mask, 1, from + at * classes, to + at * classes, inner * classes);
+            else if (b.stride[2] == 1 && b.stride[1] == 0 && classes <= REPEATED / 4)
+                repeat_mask(mask, classes, inner, from + at * classes, to + at * classes);
             else
                 for (ptrdiff_t i = 0; i < inner; i++)
                     copy_masked(mask + i * b.stride[1], b.stride[2], from + (at + i) * classes, to + (at + i) * classes,
@@ -132,19 +149,6 @@ INLINE int is_first_maximum(const real *x, ptrdiff_t step, ptrdiff_t classes, pt
     return !found;
 }
 
-/* Write whether the labels of rows first to last are the first maxima of the rows in `x`. */
-NOINLINE void mark_correct(const sce_call *call, ptrdiff_t first, ptrdiff_t last, const real *rows, ptrdiff_t step) {
-    for (ptrdiff_t i = first; i < last; i++) {
-        const int64_t y = *(const volatile int64_t *)(call->labels + i * call->labels_step); /* read once */
-        const int counts = (uint64_t)y < (uint64_t)call->classes && y != call->ignore_index;
-        const real *x = rows + (i - first) * (step ? 1 : call->classes);
-        call->transform->correct[i] =
-            !counts ? 0
-            : step  ? (uint8_t)is_first_maximum(x, step, call->classes, (ptrdiff_t)y)
-                    : (uint8_t)is_first_maximum(x, 1, call->classes, (ptrdiff_t)y);
-    }
-}
-
 /* Transform the logits of rows first to last, from where they are into their tile, which may be the same. */
 NOINLINE void transform_rows(const sce_call *call, ptrdiff_t first, ptrdiff_t last, const real *from, real *tile,
                              real *slopes, ptrdiff_t step) {
@@ -160,9 +164,26 @@ NOINLINE void transform_rows(const sce_call *call, ptrdiff_t first, ptrdiff_t la
         leave_out(&change->where, first, last, call->classes, from, tile, step);
 }
 
-/* Whether any logit is changed; else only labels are compared. */
-INLINE int is_changed(const sce_transform *change) {
-    return change && (change->factor != 1 || change->softcap != 0 || change->where.data);
+/* Transform n logits of row i, from class j on. The rows are contiguous. */
+NOINLINE void transform_part(const sce_call *call, ptrdiff_t i, ptrdiff_t j, ptrdiff_t n, real *to, real *slopes) {
+    const sce_transform *change = call->transform;
+    const real *from = (const real *)call->logits + i * call->classes + j;
+    if (change->factor != 1 || change->softcap != 0) {
+        scale_and_cap(change, from, to, slopes, n);
+        from = to;
+    }
+    if (change->where.data) {
+        box b;
+        row_of(&change->where, i, &b);
+        copy_masked(b.p + j * b.stride[2], b.stride[2], from, to, n);
+    }
+}
+
+/* The logit at a class of row i, transformed. */
+INLINE real transformed_at(const sce_call *call, ptrdiff_t i, ptrdiff_t j) {
+    real one;
+    transform_part(call, i, j, 1, &one, NULL);
+    return one;
 }
 
 /* Multiply a gradient by the slopes, into `to`. */
@@ -180,7 +201,7 @@ NOINLINE void clear_left_out(const sce_call *call, ptrdiff_t first, ptrdiff_t la
         if (isfinite(((const real *)call->loss)[i]))
             continue;
         box b;
-        box_at(&call->transform->where, i, 1, &b);
+        row_of(&call->transform->where, i, &b);
         real *g = grad + (i - first) * (step ? 1 : classes);
         for (ptrdiff_t j = 0; j < classes; j++) {
             real *entry = g + j * (step ? step : 1);
