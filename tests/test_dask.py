@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +249,53 @@ def _read(path: Path, first: int, begin: int) -> Any:
 
 def _block(path: str, first: int, begin: int) -> Any:
     return np.array(np.load(path, mmap_mode="r")[first : first + 1024, begin : begin + 2048])
+
+
+@pytest.mark.slow
+def test_a_zarr_array_larger_than_the_workers_of_a_cluster_over_tcp(tmp_path: Path) -> None:
+    """A scheduler and two workers started from the command line: 512 MiB of logits on two workers of 192 MiB."""
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    zarr = pytest.importorskip("zarr", reason="Zarr is not installed")
+    n_rows, n_classes, rows = 16_384, 8192, 512
+    random = np.random.default_rng(0)
+    stored = zarr.open_array(
+        str(tmp_path / "logits.zarr"), mode="w", shape=(n_rows, n_classes), chunks=(rows, n_classes), dtype="float32"
+    )
+    for first in range(0, n_rows, rows):
+        stored[first : first + rows] = random.standard_normal((rows, n_classes), np.float32)
+    labels = random.integers(0, n_classes, n_rows)
+
+    loss, grad = sce_dask.cross_entropy_with_grad(da.from_zarr(str(tmp_path / "logits.zarr")), labels)
+    saved = grad.to_zarr(str(tmp_path / "grad.zarr"), compute=False)
+    with command_line_cluster(tmp_path / "scheduler.json", "192MiB") as address, distributed.Client(address) as client:
+        client.wait_for_workers(2, timeout=60)
+        found = client.gather(client.compute([loss, saved]))[0]
+        shown = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
+    assert any("softmax_ce-loss-and-grad" in name for name in shown)
+    assert "softmax_ce-loss" in shown
+    assert found == loss.compute(scheduler="sync")
+    result = zarr.open_array(str(tmp_path / "grad.zarr"), mode="r")
+    for first in (0, n_rows - rows):
+        block = slice(first, first + rows)
+        expected = sce.cross_entropy_with_grad(stored[block], labels[block], denominator=n_rows)[1]
+        np.testing.assert_array_equal(result[block], expected)
+
+
+@contextmanager
+def command_line_cluster(file: Path, memory: str) -> Iterator[str]:
+    """Start a scheduler and two workers on the loopback address, and yield the scheduler's address."""
+    dask_command = (sys.executable, "-m", "dask")
+    local = ("--host", "127.0.0.1", "--no-dashboard")
+    scheduler = ["scheduler", *local, "--port", "0", "--scheduler-file", str(file)]
+    worker = ["worker", *local, "--scheduler-file", str(file), "--nthreads", "1", "--memory-limit", memory]
+    with ExitStack() as stack:
+        for command in (scheduler, worker, worker):
+            started = subprocess.Popen(
+                [*dask_command, *command], cwd=file.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            process = stack.enter_context(started)
+            stack.callback(process.terminate)
+        deadline = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield json.loads(file.read_text(encoding="utf-8"))["address"]

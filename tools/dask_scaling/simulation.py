@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class Simulation:
         for key, count in self.missing.items():
             if not count:
                 self._tell_scheduler("ready", key)
-        handlers = {
+        handlers: dict[str, Callable[[Any], None]] = {
             "handled ready": self._assign, "handled done": self._note, "came": self._come, "ran": self._ran,
             "done": lambda key: self._tell_scheduler("done", key),
         }  # fmt: skip
