@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,12 +74,12 @@ class Mutant:
         return source[: self.start] + self.after.encode() + source[self.stop :]
 
 
-def mutants(source: bytes, file: str) -> list[Mutant]:
-    """Return every mutant of a source that compiles to different code."""
+def mutants(source: bytes, file: str, wanted: Callable[[Mutant], bool] = lambda _: True) -> list[Mutant]:
+    """Return every mutant of a source that is wanted and compiles to different code."""
     walker = _Walker(source, file)
     walker.block(walker.tree.body)
     original = compiled(source, file)
-    return [one for one in walker.found if _changes(one, source, original)]
+    return [one for one in walker.found if wanted(one) and _changes(one, source, original)]
 
 
 def compiled(source: bytes, name: str) -> Any:
