@@ -67,7 +67,7 @@ def test_scikit_learn_s_own_tests_of_the_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop_early", [False, True])
 def test_the_classifier_is_the_one_with_scikit_learn_s_loss(weighted: bool, stop_early: bool) -> None:
     X, y, weight = digits()
-    settings: dict[str, Any] = {"max_iter": 10, "random_state": 0, "early_stopping": stop_early}
+    settings: dict[str, Any] = {"max_iter": 4, "random_state": 0, "early_stopping": stop_early}
     given = {"sample_weight": weight if weighted else None}
     own = HistGradientBoostingClassifier(**settings).fit(X, y, **given)
     ours = clone(HistGradientBoostingClassifier(loss=HalfMultinomialLoss(n_classes=10), **settings)).fit(X, y, **given)
