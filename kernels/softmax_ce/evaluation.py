@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from softmax_ce import checks, plain, registry
+from softmax_ce import checks, plain, plain_hessian, registry
 from softmax_ce import threads as pool
 from softmax_ce.choice import auto
 from softmax_ce.fold import Factors, fold
@@ -48,6 +48,19 @@ def evaluate(
         if result is not None:
             return result
     return evaluate_in_full(logits, targets, want_loss, want_grad, backend, Options._make(given))
+
+
+def evaluate_with_hessian(logits: Any, targets: Any, backend: str | None, options: Options, hess_out: Any) -> Any:
+    """Return loss, gradient and Hessian, and the optional results after them."""
+    chosen = auto.fixed if backend is None else registry.loaded(backend)
+    if chosen is None:
+        chosen = auto.at_once(backend, True, True, logits, options.axis, options.threads)
+    if chosen is not None:
+        most = pool.serial_below(chosen.info.serial_elements)
+        result = plain_hessian.attempt(chosen, logits, targets, options, hess_out, most)
+        if result is not None:
+            return result
+    return evaluate_in_full(logits, targets, True, True, backend, options, want_hess=True, hess_out=hess_out)
 
 
 _AXIS, _THREADS = Options._fields.index("axis"), Options._fields.index("threads")

@@ -73,10 +73,10 @@ def attempt(
         divisor = 1
     else:
         return None
-    if grad_out is not None and not (_fits(grad_out, shape, dtype) and _is_apart(grad_out, logits, targets)):
+    if grad_out is not None and not (_fits(grad_out, shape, dtype) and is_apart(grad_out, logits, targets)):
         return None
     if out is not None and not (
-        reduction != "none" and _fits(out, (), dtype) and _is_apart(out, logits, targets, grad_out)
+        reduction != "none" and _fits(out, (), dtype) and is_apart(out, logits, targets, grad_out)
     ):
         return None
     if chosen.info.dtypes is not NATIVE_DTYPES:
@@ -127,8 +127,8 @@ def _fits(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     return bool(flags.c_contiguous and flags.aligned and flags.writeable)
 
 
-def _is_apart(buffer: Any, *others: Any) -> bool:
-    """Whether a buffer shares no memory with the others. Two arrays that own their data do not."""
+def is_apart(buffer: Any, *others: Any) -> bool:
+    """Return whether a buffer shares no memory with the others. Two arrays that own their data do not."""
     owns = buffer.flags.owndata
     for other in others:
         if other is buffer:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Unpack, overload
 
 from numpy.typing import ArrayLike
 
-from softmax_ce.evaluation import evaluate_in_full
+from softmax_ce.evaluation import evaluate_with_hessian
 from softmax_ce.options import Array, HessianOptions, OnEmpty, Options, Reduction, Scalar, ScalarReduction
 
 
@@ -229,4 +229,4 @@ def cross_entropy_with_hessian(
         weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, denominator, on_empty, axis,
         grad_output, return_lse, threads, out, grad_out, lse_out, logit_scale, softcap, where, return_correct,
     )  # fmt: skip
-    return evaluate_in_full(logits, targets, True, True, backend, options, want_hess=True, hess_out=hess_out)
+    return evaluate_with_hessian(logits, targets, backend, options, hess_out)

@@ -17,6 +17,16 @@ INLINE V losses_of_block(const sce_call *call, const block *b, V lse, unsigned *
     return loss;
 }
 
+/* Look up the exponentials at the labels. */
+INLINE V exps_at_labels(const block *b) {
+    const real *e = (const real *)b->column;
+    real lanes[W];
+#pragma GCC unroll 16
+    for (ptrdiff_t r = 0; r < W; r++)
+        lanes[r] = e[b->label_index[r] * W + r];
+    return v_from_lanes(lanes);
+}
+
 /* Replace the exponentials by the gradient, and set its value at the label. Return a bit for each row that is not
  * finite. */
 INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse, V *at_label, enum mode mode,
@@ -29,8 +39,9 @@ INLINE unsigned gradient_of_block(const sce_call *call, block *b, V gain, V lse,
     *at_label = v_set(0);
     if (mode != SOFT) {
         /* Computed from the other classes' sum, never as p - 1, which cancels as p approaches 1. */
-        const V raised = classes == 2 && is_selected ? v_blend(v_eq(b->label, v_set(0)), b->column[1], b->column[0])
-                                                     : v_exp_raised(v_sub(b->x_label, b->top));
+        const V raised = !is_selected   ? exps_at_labels(b)
+                         : classes == 2 ? v_blend(v_eq(b->label, v_set(0)), b->column[1], b->column[0])
+                                        : v_exp_raised(v_sub(b->x_label, b->top));
         const V e_label = v_fma(raised, v_set(LOWER), v_set(0)); /* as in v_exp */
         const V others = v_blend(v_eq(b->x_label, b->top), v_sub(b->s, e_label), b->rest);
         const V own = v_mul(v_sub(v_mul(slope, e_label), v_mul(b->mass, others)), b->inverse);

@@ -96,6 +96,8 @@ INLINE unsigned look_up_labels(const sce_call *call, block *b, ptrdiff_t i, ptrd
     const int64_t *labels = call->labels + i * call->labels_step;
     real x_label[W] = {0}, mass[W] = {0}, at_base[W] = {0};
     unsigned none = 0;
+    for (ptrdiff_t r = n; r < W; r++)
+        b->label_index[r] = 0;
 #pragma GCC unroll 16
     for (ptrdiff_t r = 0; r < n; r++) {
         /* Read once: another thread may change it after the shell's check, and it must not become an address. */
