@@ -11,13 +11,14 @@ from softmax_ce_bench.inputs.workloads import Workload
 from softmax_ce_bench.measure.operations import TABLE
 from softmax_ce_bench.measure.process import ProcessError
 
-_SECONDS = 2.0  # about, for one candidate: its process starts, makes the layer and calls twice
+# About how many seconds one candidate takes: its process starts, makes the layer and calls twice.
+_SECONDS, _AN_ELEMENT = 2.0, 5e-8
 
 
-def estimate(request: CompareRequest) -> float:
-    """Return an estimate of the seconds that a cell's measurements take."""
-    operations = _operations(request)
-    return _SECONDS * len(operations) * (len(request.names) + len(request.peers))
+def estimate(request: CompareRequest, planned: PlannedCell) -> float:
+    """Return an estimate of the seconds that the measurements of a cell take."""
+    count = len(_operations(request)) * (len(request.names) + len(request.peers))
+    return count * (_SECONDS + _AN_ELEMENT * planned.source.elements)
 
 
 def measure(

@@ -203,11 +203,13 @@ class _Sequence:
 
     def _measure(self, planned: PlannedCell, ready: PreparedWorkload, todo: list[PlannedCell]) -> None:
         # The peaks of memory get their time, but never more than half.
-        peaks = min(layer_peaks.estimate(self._request) * len(todo), max(0.0, self._budget.left) / 2)
-        share = self._budget.share([(each.source.elements, self._labels()) for each in todo], peaks)
+        peaks = [layer_peaks.estimate(self._request, each) for each in todo]
+        total = min(sum(peaks), max(0.0, self._budget.left) / 2)
+        own = total * peaks[0] / sum(peaks) if total else 0.0
+        share = self._budget.share([(each.source.elements, self._labels()) for each in todo], total)
         part = 1 / len(self._request.cells)
         found = cell.measure(
-            self._request, planned, ready, self._processes, self._budget, share, peaks / len(todo),
+            self._request, planned, ready, self._processes, self._budget, share, own,
             lambda text, fraction: self._tell(text, fraction * part),
         )  # fmt: skip
         self._run.cells.append(found)

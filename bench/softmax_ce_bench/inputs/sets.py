@@ -97,8 +97,8 @@ SETS: dict[str, tuple[Shape, ...]] = {
         # 262 MB of logits, 65 MB of weights: one call is 200 GFLOP.
         Shape("head", 2048, 32_000, "2048 tokens, vocabulary of Llama 2, 512 features", features=512),
     ),
-    # The same layer with vocabularies of several sizes: what the memory of the logits comes to. The largest comes first,
-    # since it takes half of the time.
+    # The same layer with vocabularies of several sizes: what the memory of the logits comes to. The largest is first,
+    # and takes half of the time.
     "vocabularies": tuple(
         Shape(f"head-{classes // 1024}k", 1024, classes, "1024 tokens, 256 features", features=256)
         for classes in (131_072, 65_536, 32_768, 16_384, 8192)
