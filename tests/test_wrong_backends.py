@@ -37,6 +37,8 @@ NOTICED_BY = {
     "RowsOfTheCall": "rows_are_independent",
     "HessianByDifference": "confident_hessian_is_not_zero",
     "HessianWithoutTheZTerm": "hessian_of_the_z_loss",
+    "KlOfFloat32Probabilities": "divergences_large_and_small",
+    "KlGradientWithoutTemperature": "divergences_large_and_small",
 }
 
 
@@ -73,6 +75,11 @@ def test_a_correct_backend_with_hessian_kernels_passes(monkeypatch: pytest.Monke
     own = [check.name for check in conformance.CHECKS if "hessian" in check.name]
     only(monkeypatch, *own, "every_option", "extreme_values", "classes_left_out", "scaled_and_capped_logits")
     assert failures(wrong_backends.WithHessian()) == {}
+
+
+def test_a_correct_backend_with_a_kl_kernel_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, *(check.name for check in conformance.CHECKS if "diverge" in check.name))
+    assert failures(wrong_backends.WithKl()) == {}
 
 
 @pytest.mark.parametrize("wrong", wrong_backends.WRONG, ids=lambda wrong: wrong.__name__)

@@ -11,6 +11,7 @@ import numpy as np
 
 from softmax_ce._backends._rows import row_blocks, rows_of
 from softmax_ce.contract import Accuracy, BackendInfo, HessianKernels, pairwise
+from softmax_ce.divergence import Blocks
 
 _ACCURACY = {"float32": Accuracy(2.6, 1.0, pairwise), "float64": Accuracy(1.0, 1.0, pairwise)}
 
@@ -194,6 +195,33 @@ class WithHessian(CorrectBackend):
         )
 
 
+class WithKl(CorrectBackend):
+    """A correct backend with a kernel for the KL divergence."""
+
+    def divergence(self, x: Any, z: Any, temperature: float) -> tuple[Any, Any]:
+        """Return the divergences of float64 rows, and p - t."""
+        backend: Any = self
+        return Blocks(backend, temperature, False, True, x.size).evaluate(x, z)
+
+    def slope(self, gain: Any, temperature: float) -> Any:
+        return gain / temperature
+
+    def kl(
+        self, logits: Any, target_logits: Any, temperature: float, row_weight: Any, upstream: Any, loss: Any, grad: Any,
+        start: int, stop: int,
+    ) -> None:  # fmt: skip
+        rows = slice(start, stop)
+        weight = np.broadcast_to(row_weight, len(logits))[rows]
+        gain = weight * np.broadcast_to(upstream, len(logits))[rows]
+        with np.errstate(all="ignore"):
+            x, z = (part[rows].astype(np.float64) for part in (logits, target_logits))
+            kl, difference = self.divergence(x, z, temperature)
+            loss[rows] = np.where(weight != 0, weight * kl, 0)
+            if grad is not None:
+                slope = self.slope(gain, temperature)[:, None]
+                grad[rows] = np.where(weight[:, None] != 0, slope * difference, 0)
+
+
 class MaximumOfTheArray(CorrectBackend):
     """The maximum is over the whole block, not the row, which goes unnoticed if test inputs lie in [0, 1)."""
 
@@ -330,6 +358,23 @@ class HessianWithoutTheZTerm(WithHessian):
         return 0.0
 
 
+class KlOfFloat32Probabilities(WithKl):
+    """The divergence is t (log t - log p) of float32 probabilities: nothing is left of a small one."""
+
+    def divergence(self, x: Any, z: Any, temperature: float) -> tuple[Any, Any]:
+        x, z = (part.astype(np.float32) / np.float32(temperature) for part in (x, z))
+        p, t = (np.exp(part - part.max(axis=1, keepdims=True)) for part in (x, z))
+        p, t = p / p.sum(axis=1, keepdims=True), t / t.sum(axis=1, keepdims=True)
+        return np.where(t > 0, t * (np.log(t) - np.log(p)), 0).sum(axis=1), (p - t).astype(float)
+
+
+class KlGradientWithoutTemperature(WithKl):
+    """The gradient of the divergence is not divided by the temperature."""
+
+    def slope(self, gain: Any, temperature: float) -> Any:
+        return gain
+
+
 WRONG = [
     MaximumOfTheArray,
     SumBeforeDifference,
@@ -350,4 +395,6 @@ WRONG = [
     RowsOfTheCall,
     HessianByDifference,
     HessianWithoutTheZTerm,
+    KlOfFloat32Probabilities,
+    KlGradientWithoutTemperature,
 ]

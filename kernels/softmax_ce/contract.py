@@ -94,6 +94,29 @@ class SoftKernel(Protocol):
     ) -> None: ...
 
 
+class KlKernel(Protocol):
+    """A kernel that computes the KL divergence of softmax(target_logits / T) from softmax(logits / T) in each row.
+
+    ``loss_i = r_i * sum_j t_ij * log(t_ij / p_ij)`` and ``grad_ij = r_i * v_i * (p_ij - t_ij) / T``. It computes in
+    float64, with sums over the classes that are at least as accurate as NumPy's pairwise sums. No divergence is
+    negative, and each is accurate however small it is.
+    """
+
+    def __call__(
+        self,
+        logits: Floats,  # IN   (N, C) R, or float64, C-contiguous
+        target_logits: Floats,  # IN   (N, C), C-contiguous, in the dtype of logits
+        temperature: float,
+        row_weight: NDArray[np.float64],  # IN   (N,) or (1,)
+        upstream: NDArray[np.float64],  # IN   (N,) or (1,)
+        loss: Floats,  # OUT  (N,) R
+        grad: Floats | None,  # OUT  (N, C) R, may be logits or target_logits itself
+        start: int,
+        stop: int,
+        /,
+    ) -> None: ...
+
+
 class Team(Protocol):
     """One kernel call that several threads share. The backend cuts it into pieces and hands them out.
 
@@ -432,6 +455,9 @@ class Backend:
         of them. Without these kernels, such logits are staged and transformed by NumPy.
     shards : ShardKernels or None
         Optional: kernels for some of the classes of each row.
+    kl : KlKernel or None
+        Optional: a kernel for the KL divergence. Without it, the divergence is composed from ``hard`` and ``soft`` with
+        NumPy.
     details : str
         What the backend found when it was loaded, such as the instruction set in use. It may be empty.
     """
@@ -451,6 +477,7 @@ class Backend:
     hessian: HessianKernels | None = None
     transformed: Callable[[float, float, Any, Any, Any], StridedKernels] | None = None
     shards: ShardKernels | None = None
+    kl: KlKernel | None = None
 
     @property
     def name(self) -> str:

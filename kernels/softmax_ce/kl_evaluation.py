@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from softmax_ce.staging import Rows
 from softmax_ce.tuning import STAGED_ELEMENTS
 
 _FLOAT64 = np.dtype(np.float64)
-_SERIAL_ELEMENTS = pool.SERIAL_ELEMENTS // 4  # an element takes several times as long as in a softmax
+_WORK = 4  # how many times as long as in a softmax an element takes
 
 
 def evaluate(
@@ -85,32 +86,80 @@ def _run(
     chosen: Backend, problem: Problem, others: Any, factors: Factors, temperature: float, outputs: Outputs,
     threads: int | None,
 ) -> None:  # fmt: skip
-    """Compute every row, in blocks that are shared among threads."""
+    """Compute every row, in ranges that are shared among threads."""
     if problem.n_rows == 0:
         return
-    logits: Any = problem.logits
     grad = None if outputs.grad is None else Rows(outputs.grad, problem.axis, problem.compute)
-    by = next((rows for rows in (logits, others, grad) if rows is not None and rows.direct is None), logits)
+    run = _Run(chosen, problem, (problem.logits, others, grad), factors, temperature, outputs.loss)
+    serial_elements = (pool.SERIAL_ELEMENTS if chosen.kl is None else chosen.info.serial_elements) // _WORK
+    pool.run(run.range, problem.n_rows, problem.n_classes, threads, serial_elements)
+
+
+class _Run:
+    """The computation of one call, and the ways to compute a range of rows."""
+
+    def __init__(
+        self, chosen: Backend, problem: Problem, arrays: tuple[Any, Any, Any], factors: Factors, temperature: float,
+        loss: Any,
+    ) -> None:  # fmt: skip
+        self._backend, self._kernel = chosen, chosen.kl
+        self._arrays, self._factors, self._temperature, self._loss = arrays, factors, temperature, loss
+        self._n_classes, self._is_narrow = problem.n_classes, problem.compute != _FLOAT64
+        given = [rows for rows in arrays if rows is not None]
+        # One array that must be staged decides how all are cut.
+        self._by = next((rows for rows in given if rows.direct is None), given[0])
+        self._whole: tuple[Any, ...] = ()
+        self.range = self._staged
+        if self._kernel is not None:
+            whole: Any = tuple(None if rows is None else rows.direct for rows in arrays)
+            if self._by.direct is not None and whole[0].dtype == whole[1].dtype:
+                self._whole = whole
+                self.range = self._direct
+
+    def _direct(self, start: int, stop: int) -> None:
+        self._call(*self._whole, slice(None), start, stop)
 
     @np.errstate(all="ignore")  # exponentials underflow, and rows may be NaN
-    def task(start: int, stop: int) -> None:
-        cuts = list(by.blocks(start, stop, STAGED_ELEMENTS))
+    def _staged(self, start: int, stop: int) -> None:
+        """Compute rows in blocks. Each array that must be staged reuses one scratch for all blocks."""
+        logits, others, grad = self._arrays
+        widen, narrow = self._backend.widen, self._backend.narrow
+        cuts = list(self._by.blocks(start, stop, STAGED_ELEMENTS))
         most = max(last - first for first, last in cuts)
-        blocks = Blocks(chosen, temperature, problem.compute != _FLOAT64, grad is not None, most * problem.n_classes)
-        scratches = [None if rows is None else rows.scratch(most) for rows in (logits, others, grad)]
+        scratches = [None if rows is None else rows.scratch(most) for rows in self._arrays]
+        compute = self._with_kernel if self._kernel is not None else self._composed(most, grad is not None)
         for first, last in cuts:
-            x = logits.load(first, last, chosen.widen, scratches[0])
-            z = others.load(first, last, chosen.widen, scratches[1])
-            kl, difference = blocks.evaluate(x, z)
-            rows = slice(first, last)
-            weight = rows_of(factors.row_weight, rows)
-            outputs.loss[rows] = np.where(weight != 0, weight * kl, 0.0)
+            x = logits.load(first, last, widen, scratches[0])
+            z = others.load(first, last, widen, scratches[1])
+            block = None if grad is None else grad.block(first, last, scratches[2])
+            compute(x, z, slice(first, last), block)
             if grad is not None:
-                block = grad.block(first, last, scratches[2])
-                _write_grad(difference, weight, rows_of(factors.upstream, rows), temperature, block)
-                grad.store(first, last, block, chosen.narrow)
+                grad.store(first, last, block, narrow)
 
-    pool.run(task, problem.n_rows, problem.n_classes, threads, _SERIAL_ELEMENTS)
+    def _with_kernel(self, x: Any, z: Any, rows: slice, grad: Any) -> None:
+        if x.dtype != z.dtype:
+            x, z = x.astype(np.float64, copy=False), z.astype(np.float64, copy=False)
+        self._call(x, z, grad, rows, 0, len(x))
+
+    def _call(self, x: Any, z: Any, grad: Any, rows: slice, start: int, stop: int) -> None:
+        """Call the kernel on arrays whose rows are `rows` of the problem."""
+        kernel: Any = self._kernel
+        weight, upstream = rows_of(self._factors.row_weight, rows), rows_of(self._factors.upstream, rows)
+        kernel(x, z, self._temperature, weight, upstream, self._loss[rows], grad, start, stop)
+
+    def _composed(self, most: int, want_grad: bool) -> Callable[..., None]:
+        """Return what computes a block of up to `most` rows with NumPy and the backend's softmax."""
+        size = most * self._n_classes
+        blocks = Blocks(self._backend, self._temperature, self._is_narrow, want_grad, size)
+
+        def compute(x: Any, z: Any, rows: slice, grad: Any) -> None:
+            kl, difference = blocks.evaluate(x, z)
+            weight = rows_of(self._factors.row_weight, rows)
+            self._loss[rows] = np.where(weight != 0, weight * kl, 0.0)
+            if grad is not None:
+                _write_grad(difference, weight, rows_of(self._factors.upstream, rows), self._temperature, grad)
+
+        return compute
 
 
 def _write_grad(difference: Any, weight: Any, upstream: Any, temperature: float, block: Any) -> None:

@@ -26,6 +26,7 @@ OPTIONAL_PARTS = (
     "hessian",
     "transformed",
     "shards",
+    "kl",
 )  # optional attributes of a backend's module, beside its two kernels
 
 # In order from the simplest to the fastest: automatic choice takes the last backend that qualifies.

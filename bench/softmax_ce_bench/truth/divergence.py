@@ -177,6 +177,7 @@ def bounds(info: BackendInfo, truth: Divergence, dtype: Any) -> DivergenceBounds
             loss = 4 * float(limits.eps) / 2 * kl
             grad = 4 * float(limits.eps) / 2 * q + u * (of_p + of_t + 8 * (p + t))
         loss = weight * loss + u * np.abs(values["loss"]) + classes * least
+        grad = grad + 3 * least  # p, t and the terms, where these are subnormal
         grad = gain[:, None] * grad + 4 * u * np.abs(values["grad"]) + 2 * least
         if dtype != real:
             narrow = limits_of(dtype)

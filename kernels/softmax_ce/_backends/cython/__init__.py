@@ -29,6 +29,7 @@ hessian = HessianKernels(
     _kernels.soft_hessian,
     HessianKernels(_kernels.hard_hessian_strided, _kernels.soft_hessian_strided),
 )
+kl = _kernels.kl
 team = TeamKernels(_kernels.hard_team, _kernels.soft_team, _kernels.log_softmax_team)
 
 _tuning = tuning.for_isa(_kernels.selected())

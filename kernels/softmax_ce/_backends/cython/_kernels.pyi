@@ -4,10 +4,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softmax_ce.contract import HardKernel, SoftKernel, Team
+from softmax_ce.contract import HardKernel, KlKernel, SoftKernel, Team
 
 hard: HardKernel
 soft: SoftKernel
+kl: KlKernel
 
 hard_hessian: Callable[..., None]
 soft_hessian: Callable[..., None]

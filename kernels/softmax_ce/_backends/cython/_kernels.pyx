@@ -117,6 +117,10 @@ cdef extern from "rows.h" nogil:
         sce_elementwise widen_bf16
         sce_elementwise narrow_bf16
 
+    ctypedef struct sce_kl_call
+
+    ctypedef void (*sce_kl_rows)(const sce_kl_call *call, ptrdiff_t start, ptrdiff_t stop) noexcept nogil
+
     ctypedef struct sce_isa:
         const char *name
         sce_rows f32
@@ -124,6 +128,7 @@ cdef extern from "rows.h" nogil:
         sce_elementwise exp_f32
         sce_elementwise exp_f64
         const sce_casts *casts
+        sce_kl_rows kl
 
     int sce_run(sce_rows rows, sce_call *call, ptrdiff_t start, ptrdiff_t stop, ptrdiff_t itemsize)
     const sce_isa *sce_select(const char *name)
@@ -482,3 +487,4 @@ include "short.pxi"
 include "strided.pxi"
 include "transformed.pxi"
 include "shards.pxi"
+include "kl.pxi"

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kl.h"
 #include "sizes.h"
 
 /* Classes in a chunk, which are summed together. A row's bits depend on this number, and on nothing else that could
@@ -167,6 +168,7 @@ typedef struct {
     sce_elementwise exp_f32, exp_f64; /* for arguments <= 0 */
     const sce_casts *casts;
     unsigned needs; /* extensions of the CPU: see rows_dispatch.c */
+    sce_kl_rows kl; /* the KL divergence: see kl.h */
 } sce_isa;
 
 /* Allocate the scratch and run a kernel. Return -1 if there is no memory. */

@@ -2,6 +2,7 @@
 #define ROWS_NAME sce_rows_avx2_f64
 #define EXP_NAME sce_exp_avx2_f64
 #define PART_NAME sce_part_avx2_f64
+#define KL_NAME sce_kl_avx2
 #define REAL_F64
 #define SCE_TARGET "avx2,fma,f16c"
 #include "target_begin.h"

@@ -2,6 +2,7 @@
 #define ROWS_NAME sce_rows_avx512_f64
 #define EXP_NAME sce_exp_avx512_f64
 #define PART_NAME sce_part_avx512_f64
+#define KL_NAME sce_kl_avx512
 #define REAL_F64
 #define SCE_TARGET "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma"
 #include "target_begin.h"

@@ -16,10 +16,12 @@
     void sce_part_##isa##_f64(const sce_call *, ptrdiff_t, enum sce_part, ptrdiff_t, ptrdiff_t);                       \
     void sce_exp_##isa##_f32(const void *, void *, ptrdiff_t);                                                         \
     void sce_exp_##isa##_f64(const void *, void *, ptrdiff_t);                                                         \
+    void sce_kl_##isa(const sce_kl_call *, ptrdiff_t, ptrdiff_t);                                                      \
     extern const sce_casts sce_casts_##isa;
 #define ENTRY(isa, needs)                                                                                              \
     {#isa,                 sce_rows_##isa##_f32, sce_rows_##isa##_f64, sce_part_##isa##_f32,                           \
-     sce_part_##isa##_f64, sce_exp_##isa##_f32,  sce_exp_##isa##_f64,  &sce_casts_##isa,     needs},
+     sce_part_##isa##_f64, sce_exp_##isa##_f32,  sce_exp_##isa##_f64,  &sce_casts_##isa,     needs,                            \
+     sce_kl_##isa},
 
 #if defined(SCE_X86)
 DECLARE(avx512)

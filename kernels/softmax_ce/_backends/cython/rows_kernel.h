@@ -32,3 +32,7 @@ void EXP_NAME(const void *t, void *e, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i += W)
         store((real *)e + i, n - i, v_exp(load((const real *)t + i, n - i, 0)));
 }
+
+#if defined(KL_NAME)
+#include "kl_kernel.h"
+#endif
