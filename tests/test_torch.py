@@ -32,6 +32,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def kernels_compute_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without this, PyTorch's function would compute the small calls of these tests."""
+    monkeypatch.setattr(routes, "SMALL", 0)
     monkeypatch.setattr(routes, "SMALL_IN_FULL", 0)
 
 
@@ -88,8 +89,9 @@ def test_losses_and_gradients_are_pytorchs(dtype: Any, soft: bool, options: dict
 def test_every_way_to_call_the_kernels_is_taken(reduction: str) -> None:
     """The parity above would prove nothing if PyTorch computed both sides."""
     x, target = problem((5, 7))
-    node = cross_entropy(x, target, reduction=reduction).grad_fn
-    assert type(node).__name__ == "_CrossEntropyBackward"
+    for smoothing, name in ((0.0, "_PlainCrossEntropyBackward"), (0.1, "_CrossEntropyBackward")):
+        node = cross_entropy(x, target, reduction=reduction, label_smoothing=smoothing).grad_fn
+        assert type(node).__name__ == name
 
 
 def test_probabilities_get_their_gradient() -> None:
@@ -208,7 +210,7 @@ def test_threads_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sce, "cross_entropy", watched)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))
+    cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]), label_smoothing=0.1)
     assert seen == [3]
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning") 
 
 from torch.nn import functional  # noqa: E402
 
-from softmax_ce.torch import CrossEntropyLoss, cross_entropy  # noqa: E402
+from softmax_ce.torch import CrossEntropyLoss, cross_entropy, plain  # noqa: E402
 from softmax_ce.torch import call as kernels  # noqa: E402
 from softmax_ce.torch import loss as routes  # noqa: E402
 
@@ -23,6 +23,7 @@ from softmax_ce.torch import loss as routes  # noqa: E402
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The kernels that ran, in order. They compute small calls, too."""
+    monkeypatch.setattr(routes, "SMALL", 0)
     monkeypatch.setattr(routes, "SMALL_IN_FULL", 0)
     seen: list[str] = []
 
@@ -37,6 +38,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("cross_entropy", "cross_entropy_with_grad", "cross_entropy_grad"):
         monkeypatch.setattr(sce, name, spy(name))
+    attempt = plain.attempt
+
+    def watched(*arguments: Any) -> Any:
+        result = attempt(*arguments)
+        if result is not None:
+            seen.append("plain with gradient" if result.requires_grad else "plain")
+        return result
+
+    monkeypatch.setattr(plain, "attempt", watched)
     return seen
 
 
@@ -55,16 +65,23 @@ def test_no_gradient_is_computed_that_nobody_needs(calls: list[str]) -> None:
     with torch.inference_mode():
         cross_entropy(x, target)
     cross_entropy(x.detach(), target)
-    assert calls == ["cross_entropy"] * 3
+    with torch.no_grad():
+        assert not cross_entropy(x, target, label_smoothing=0.1).requires_grad
+    assert calls == ["plain"] * 3 + ["cross_entropy"]
 
 
-def test_the_gradient_is_computed_with_the_loss_and_handed_out(calls: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "name"), [({}, "plain with gradient"), ({"label_smoothing": 0.1}, "cross_entropy_with_grad")]
+)
+def test_the_gradient_is_computed_with_the_loss_and_handed_out(
+    calls: list[str], options: dict[str, Any], name: str
+) -> None:
     x, target = problem()
-    loss = cross_entropy(x, target)
-    assert calls == ["cross_entropy_with_grad"]
+    loss = cross_entropy(x, target, **options)
+    assert calls == [name]
     made = loss.grad_fn.grad[0].data_ptr()
     loss.backward()
-    assert calls == ["cross_entropy_with_grad"]
+    assert calls == [name]
     assert x.grad.data_ptr() == made
 
 
@@ -86,7 +103,7 @@ def test_the_graph_may_be_used_again(calls: list[str]) -> None:
     first, again = (torch.autograd.grad(loss, x, upstream, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, again)
     assert first.data_ptr() != again.data_ptr()
-    assert calls == ["cross_entropy_with_grad", "cross_entropy_grad"]
+    assert calls == ["plain with gradient", "cross_entropy_grad"]
     loss.backward(upstream)
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward(upstream)
@@ -195,16 +212,21 @@ def test_small_plain_calls_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None
     def kernels_ran(shape: tuple[int, ...], soft: bool = False, **options: Any) -> bool:
         x = torch.zeros(shape, dtype=options.pop("dtype", torch.float32), requires_grad=True)
         target = torch.zeros_like(x) if soft else torch.zeros(shape[0], *shape[2:], dtype=torch.int64)
-        return type(cross_entropy(x, target, **options).grad_fn).__name__ == "_CrossEntropyBackward"
+        return "CrossEntropyBackward" in type(cross_entropy(x, target, **options).grad_fn).__name__
 
-    monkeypatch.setattr(routes, "SMALL", 100)
+    monkeypatch.setattr(routes, "SMALL", 50)
+    monkeypatch.setattr(routes, "SMALL_BY_ARRAYS", 100)
     monkeypatch.setattr(routes, "SMALL_IN_FULL", 200)
-    assert not kernels_ran((9, 11))
-    assert not kernels_ran((9, 11), weight=torch.ones(11), reduction="none")
-    assert kernels_ran((10, 10))
-    assert not kernels_ran((10, 10), dtype=torch.bfloat16)
-    assert not kernels_ran((10, 5, 2))
-    assert kernels_ran((20, 5, 2))
+    assert not kernels_ran((7, 7))
+    assert not kernels_ran((7, 7), weight=torch.ones(7), reduction="none")
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        assert kernels_ran((5, 5, 2), dtype=dtype)
+    # What is not plain
+    assert not kernels_ran((9, 11), weight=torch.ones(11))
+    assert kernels_ran((10, 10), weight=torch.ones(10))
+    assert not kernels_ran((10, 10), weight=torch.ones(10, dtype=torch.bfloat16), dtype=torch.bfloat16)
+    assert not kernels_ran((10, 5, 2), weight=torch.ones(5))
+    assert kernels_ran((20, 5, 2), weight=torch.ones(5))
     for options in ({"label_smoothing": 0.1}, {"z_loss": 0.1}, {"denominator": 2}, {"backend": "numpy"}):
         assert kernels_ran((2, 3), **options)
     assert kernels_ran((2, 3), soft=True)
@@ -278,6 +300,7 @@ def test_the_module_takes_the_place_of_pytorchs() -> None:
 
 def test_bfloat16_without_ml_dtypes_is_pytorchs(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     monkeypatch.setattr(routes, "DTYPES", kernels.DTYPES - {torch.bfloat16})
+    monkeypatch.delitem(plain._NAMES, torch.bfloat16)
     x, target = problem(torch.bfloat16)
     assert torch.equal(cross_entropy(x, target), functional.cross_entropy(x, target))
     assert calls == []

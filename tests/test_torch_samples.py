@@ -26,6 +26,7 @@ DTYPES = sorted(OPERATION.dtypes, key=str)
 @pytest.fixture(autouse=True)
 def kernels_compute_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without this, PyTorch's function would compute its own samples, which are small."""
+    monkeypatch.setattr(routes, "SMALL", 0)
     monkeypatch.setattr(routes, "SMALL_IN_FULL", 0)
 
 
@@ -90,7 +91,7 @@ def test_samples_of_the_module(dtype: Any) -> None:
         made, given = sample.constructor_input, sample.forward_input
         module = CrossEntropyLoss(*made.args, **made.kwargs)
         loss = module(*given.args, **given.kwargs)
-        assert type(loss.grad_fn).__name__ == "_CrossEntropyBackward", sample.desc
+        assert "CrossEntropyBackward" in type(loss.grad_fn).__name__, sample.desc
         theirs = MODULE.module_cls(*made.args, **made.kwargs)(*given.args, **given.kwargs)
         torch.testing.assert_close(loss, theirs, equal_nan=True, msg=sample.desc)
         if sample.reference_fn is not None:

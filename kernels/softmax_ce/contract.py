@@ -191,12 +191,21 @@ class ShortCalls:
         :class:`softmax_ce.options.Options`.
     softmax, log_softmax, logsumexp : callable
         ``(x, axis, threads, out, most)``
+    addressed : callable or None
+        Optional, for plain calls of any size on memory of other libraries: ``(logits, shape, format, labels,
+        labels_shape, ignore_index, reduction, loss, grad, threads, parallel_for)`` computes the loss and its gradient,
+        and returns True. Before it writes anything, it returns False for a call that the other functions must compute
+        or refuse. Arrays are given by their addresses and are contiguous. `format` is the name of the dtype of logits
+        and gradient, (N, C, ...). The labels are int64, and the loss has the dtype that is computed in. The address 0
+        stands for a gradient that is not wanted. With more than one thread, `parallel_for` is the address of PyTorch's
+        ``torch_parallel_for``, whose threads do the work.
     """
 
     cross_entropy: Callable[..., Any]
     softmax: Callable[..., Any]
     log_softmax: Callable[..., Any]
     logsumexp: Callable[..., Any]
+    addressed: Callable[..., bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

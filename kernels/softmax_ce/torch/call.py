@@ -98,6 +98,15 @@ def _memory(x: Any) -> tuple[Any, Any]:
     return None, None if x.flags.c_contiguous else np.empty_like(x)
 
 
+def gradient_memory(input: Any) -> Any:
+    """Return an uninitialised tensor for the gradient of contiguous logits."""
+    if input.numel() * input.element_size() < buffers.LARGE:
+        return torch.empty_like(input, requires_grad=False)
+    array = (input.detach().view(torch.int16) if input.dtype is torch.bfloat16 else input.detach()).numpy()
+    grad = torch.from_numpy(buffers.empty_like(array, array.dtype))
+    return grad.view(torch.bfloat16) if input.dtype is torch.bfloat16 else grad
+
+
 def _gradient_tensor(grad: Any) -> Any:
     """Return the tensor of a gradient, with the classes on PyTorch's axis."""
     tensor = from_array(grad)

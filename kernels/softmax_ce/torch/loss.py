@@ -9,18 +9,22 @@ import torch
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-from softmax_ce.torch import eager, operator
+from softmax_ce.torch import eager, operator, plain
 from softmax_ce.torch.call import DTYPES, LABELS, LossCall
 
-# The elements below which PyTorch computes calls with labels and without smoothing. A step through Python takes some
-# 40 us more than PyTorch's own, or 130 us where softmax_ce's short calls do not apply. On two threads, the kernels save
-# 0.6 ns or more an element. With smoothing, or with soft labels, PyTorch's own step takes longer, too.
-SMALL = 1 << 16
+# The elements below which PyTorch computes calls with labels and without smoothing. For plain calls, the kernels and
+# their node of Python then take as long as PyTorch's two operations. Other calls take some 40 us more, or 130 us where
+# softmax_ce's short calls do not apply. On two threads, the kernels save 0.6 ns or more an element. With smoothing, or
+# with soft labels, PyTorch's own step takes longer, too.
+SMALL = 1 << 12
+SMALL_BY_ARRAYS = 1 << 16
 SMALL_IN_FULL = 1 << 18
 
 _TENSORS = (torch.Tensor, torch.nn.Parameter)  # no subclass, which may give the operations a meaning of its own
 _NUMBERS = {"none": 0, "mean": 1, "sum": 2}
 _HALVES = (torch.float16, torch.bfloat16)
+_pytorchs = torch._C._nn.cross_entropy_loss  # what torch.nn.functional.cross_entropy calls
+_is_exporting = torch.compiler.is_exporting
 
 
 def cross_entropy(
@@ -82,12 +86,15 @@ def cross_entropy(
     0.4082 tensor([[-0.3345,  0.2448,  0.0901]])
     """
     if (
-        input.numel() < SMALL_IN_FULL and label_smoothing == 0 and z_loss == 0 and softcap is None
-        and denominator is None and backend is None and size_average is None and reduce is None
-        and reduction in _NUMBERS and _is_small(input, target)
+        label_smoothing == 0 and z_loss == 0 and softcap is None and denominator is None and backend is None
+        and size_average is None and reduce is None and reduction in _NUMBERS
     ):  # fmt: skip
-        # As torch.nn.functional.cross_entropy does. Its own frame would cost 2 % of a step.
-        return torch._C._nn.cross_entropy_loss(input, target, weight, _NUMBERS[reduction], ignore_index, 0.0)
+        # For small calls, these are the only steps. A frame of their own would cost 1 % of a step.
+        if input.numel() < SMALL and not target.is_floating_point() and not _is_exporting():
+            return _pytorchs(input, target, weight, _NUMBERS[reduction], ignore_index, 0.0)
+        loss = _without_options(input, target, weight, ignore_index, reduction)
+        if loss is not None:
+            return loss
     if size_average is not None or reduce is not None:
         reduction = _reduction(size_average, reduce)
     extended = z_loss != 0 or softcap is not None or denominator is not None or backend is not None
@@ -114,12 +121,21 @@ def _reduction(size_average: bool | None, reduce: bool | None) -> str:
     return reduction
 
 
-def _is_small(input: Any, target: Any) -> bool:
-    """Return whether PyTorch's own function is as fast. An exported program is for tensors of other sizes, too."""
-    if target.is_floating_point() or torch.compiler.is_exporting():
-        return False
+def _without_options(input: Any, target: Any, weight: Any, ignore_index: int, reduction: str) -> Any:
+    """Return the loss of a plain call, or of a small one. Return None for any other."""
+    is_compiling = torch.compiler.is_compiling()
+    if weight is None and type(input) in _TENSORS and type(target) in _TENSORS and not is_compiling:
+        loss = plain.attempt(input, target, ignore_index, reduction)
+        if loss is not None:
+            return loss
+    # An exported program is for tensors of other sizes, too.
+    size = input.numel()
+    if size >= SMALL_IN_FULL or target.is_floating_point() or _is_exporting():
+        return None
     # What a compiler calls is an operator in Python, which takes some 500 us a step.
-    return input.numel() < SMALL or input.dim() != 2 or input.dtype in _HALVES or torch.compiler.is_compiling()
+    if size < SMALL_BY_ARRAYS or input.dim() != 2 or input.dtype in _HALVES or is_compiling:
+        return _pytorchs(input, target, weight, _NUMBERS[reduction], ignore_index, 0.0)
+    return None
 
 
 def _loss_dtype(input: Any) -> Any:

@@ -21,8 +21,9 @@ widen = _kernels.widen
 narrow = _kernels.narrow
 total = _kernels.total
 short = ShortCalls(
-    _kernels.short_cross_entropy, _kernels.short_softmax, _kernels.short_log_softmax, _kernels.short_logsumexp
-)
+    _kernels.short_cross_entropy, _kernels.short_softmax, _kernels.short_log_softmax, _kernels.short_logsumexp,
+    _kernels.cross_entropy_at,
+)  # fmt: skip
 log_softmax = _kernels.log_softmax
 hessian = HessianKernels(
     _kernels.hard_hessian,

@@ -20,6 +20,7 @@ log_softmax: Callable[..., None]
 log_softmax_team: Callable[..., Team]
 
 short_cross_entropy: Callable[..., Any]
+cross_entropy_at: Callable[..., bool]
 short_softmax: Callable[..., Any]
 short_log_softmax: Callable[..., Any]
 short_logsumexp: Callable[..., Any]

@@ -11,6 +11,7 @@ import numpy as np
 from softmax_ce.contract import INTEGERS, NUMBERS, ROW_ELEMENTS
 from softmax_ce.variables import word
 
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, ldexp
 from libc.stddef cimport ptrdiff_t
@@ -144,6 +145,8 @@ cdef extern from "rows_team.h" nogil:
     void sce_team_free(sce_team *team)
     ptrdiff_t sce_team_helpers(const sce_team *team)
     int sce_team_work(sce_team *team, int helping)
+    ctypedef int (*sce_parallel_for)() noexcept nogil
+    int sce_team_share(sce_team *team, sce_parallel_for parallel_for)
     void sce_team_cancel(sce_team *team)
     int sce_team_settled(const sce_team *team)
     void sce_team_caller_is_back(sce_team *team)
@@ -484,6 +487,7 @@ cdef int _run(sce_call *call, bint wide, ptrdiff_t start, ptrdiff_t stop) except
 
 
 include "short.pxi"
+include "addressed.pxi"
 include "strided.pxi"
 include "transformed.pxi"
 include "shards.pxi"

@@ -209,6 +209,18 @@ int sce_team_work(sce_team *team, int helping) {
     return more;
 }
 
+static void work_in_range(int64_t begin, int64_t end, void *team) {
+    if (begin < end)
+        sce_team_work(team, 1);
+}
+
+int sce_team_share(sce_team *team, sce_parallel_for parallel_for) {
+    const ptrdiff_t helpers = sce_team_helpers(team);
+    if (parallel_for == NULL || helpers < 1 || parallel_for(0, helpers + 1, 1, work_in_range, team) != 0)
+        sce_team_work(team, 1);
+    return atomic_load(&team->failed) ? -1 : atomic_load(&team->next) < team->end;
+}
+
 void sce_team_cancel(sce_team *team) {
     atomic_store(&team->next, team->end);
 }

@@ -24,6 +24,14 @@ ptrdiff_t sce_team_helpers(const sce_team *team);
  * caller spins briefly where helpers are about to end, since sleeping and waking would take longer. */
 int sce_team_work(sce_team *team, int helping);
 
+/* Calls `task` on ranges that cover [begin, end), on several threads if it can, and returns when all have ended. A result
+ * other than 0 is a failure. This is PyTorch's torch_parallel_for. */
+typedef int32_t (*sce_parallel_for)(int64_t begin, int64_t end, int64_t grain_size,
+                                    void (*task)(int64_t begin, int64_t end, void *context), void *context);
+
+/* Work on several threads of another library, or on this one if `parallel_for` is NULL. Return as sce_team_work. */
+int sce_team_share(sce_team *team, sce_parallel_for parallel_for);
+
 /* Hand out no more pieces. */
 void sce_team_cancel(sce_team *team);
 
