@@ -108,16 +108,17 @@ class _Run:
         given = [rows for rows in arrays if rows is not None]
         # One array that must be staged decides how all are cut.
         self._by = next((rows for rows in given if rows.direct is None), given[0])
-        self._whole: tuple[Any, ...] = ()
+        self._whole: Any = None
         self.range = self._staged
         if self._kernel is not None:
-            whole: Any = tuple(None if rows is None else rows.direct for rows in arrays)
-            if self._by.direct is not None and whole[0].dtype == whole[1].dtype:
-                self._whole = whole
+            x, z = arrays[0].direct, arrays[1].direct
+            if self._by.direct is not None and x.dtype == z.dtype:
+                self._whole = x, z, None if arrays[2] is None else arrays[2].direct
                 self.range = self._direct
 
     def _direct(self, start: int, stop: int) -> None:
-        self._call(*self._whole, slice(None), start, stop)
+        x, z, grad = self._whole
+        self._call(x, z, grad, slice(None), start, stop)
 
     @np.errstate(all="ignore")  # exponentials underflow, and rows may be NaN
     def _staged(self, start: int, stop: int) -> None:
