@@ -10,7 +10,7 @@ import numpy as np
 
 from softmax_ce import checks, evaluation
 from softmax_ce.dask.blocks import Cut
-from softmax_ce.dask.tasks import Settings
+from softmax_ce.dask.tasks import SharedOptions
 from softmax_ce.dtypes import compute_dtype
 from softmax_ce.keywords import check_known, with_defaults
 from softmax_ce.options import DaskOptions
@@ -32,7 +32,7 @@ class Arguments:
         Whether the targets are hard labels, or there are none.
     targets, sample_weight, where, grad_output : dask.array.Array, ndarray or None
         What has an entry for each row or logit.
-    settings : Settings
+    settings : SharedOptions
         What the blocks share. It has the weights of a mean already if they are not in Dask arrays.
     """
 
@@ -42,7 +42,7 @@ class Arguments:
     sample_weight: Any
     where: Any
     grad_output: Any
-    settings: Settings
+    settings: SharedOptions
 
     @property
     def by_block(self) -> tuple[Any, ...]:
@@ -83,7 +83,7 @@ def check(x: Any, targets: Any, reduction: str, given: dict[str, Any], grad_outp
     return arguments if targets is None else _with_known_weights(arguments)
 
 
-def _settings(cut: Cut, is_hard: bool, given: dict[str, Any], grad_output: Any) -> Settings:
+def _settings(cut: Cut, is_hard: bool, given: dict[str, Any], grad_output: Any) -> SharedOptions:
     """Return the settings without the weights of a mean."""
     checked = evaluation.check_options(with_defaults({"threads": 1, **given}))
     n_classes, reduction = cut.x.shape[cut.axis], checked.reduction
@@ -101,7 +101,7 @@ def _settings(cut: Cut, is_hard: bool, given: dict[str, Any], grad_output: Any) 
         )
     elif reduction == "mean":
         divisor = checked.denominator
-    return Settings(
+    return SharedOptions(
         cut.axis, n_classes, compute_dtype(cut.x.dtype), options, reduction, checked.on_empty, divisor, grad_output,
         weighting,
     )  # fmt: skip

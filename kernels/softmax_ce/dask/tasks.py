@@ -15,7 +15,7 @@ from softmax_ce.reduction import numpy_total, rounded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Settings:
+class SharedOptions:
     """The arguments that all blocks of a call share.
 
     Attributes
@@ -68,7 +68,7 @@ class Settings:
         assert self.weighting is not None
         return self.weighting.survey(labels, row_shape, _flat(sample_weight, row_shape))
 
-    def finish(self, surveys: Sequence[row_blocks.Survey]) -> Settings:
+    def finish(self, surveys: Sequence[row_blocks.Survey]) -> SharedOptions:
         """Return the settings with the weights of the mean, given the surveys of all blocks."""
         assert self.weighting is not None
         mean = self.weighting.finish(row_blocks.combine(surveys))
@@ -89,7 +89,7 @@ def _flat(sample_weight: Any, row_shape: tuple[int, ...]) -> Any:
     return None if sample_weight is None else checks.check_weight("sample_weight", sample_weight, row_shape)
 
 
-def survey(settings: Settings, labels: Any, row_shape: list[int], sample_weight: Any) -> row_blocks.Survey:
+def survey(settings: SharedOptions, labels: Any, row_shape: list[int], sample_weight: Any) -> row_blocks.Survey:
     """Return what a block of rows contributes to the weights of the mean."""
     return settings.survey(labels, tuple(row_shape), sample_weight)
 
@@ -99,12 +99,12 @@ def combine_surveys(surveys: list[row_blocks.Survey]) -> row_blocks.Survey:
     return row_blocks.combine(surveys)
 
 
-def finish(settings: Settings, surveys: list[row_blocks.Survey]) -> Settings:
+def finish(settings: SharedOptions, surveys: list[row_blocks.Survey]) -> SharedOptions:
     """Return the settings with the weights of the mean."""
     return settings.finish(surveys)
 
 
-def loss(settings: Settings, x: Any, targets: Any, sample_weight: Any, where: Any) -> Any:
+def loss(settings: SharedOptions, x: Any, targets: Any, sample_weight: Any, where: Any) -> Any:
     """Return the loss of a block that has all classes: its rows', or their sum."""
     labels, row_shape = _labels(settings, x, targets)
     options, _ = settings.for_block(labels, row_shape, sample_weight, where)
@@ -112,7 +112,7 @@ def loss(settings: Settings, x: Any, targets: Any, sample_weight: Any, where: An
 
 
 def loss_and_grad(
-    settings: Settings, x: Any, targets: Any, sample_weight: Any, where: Any, grad_output: Any
+    settings: SharedOptions, x: Any, targets: Any, sample_weight: Any, where: Any, grad_output: Any
 ) -> tuple[Any, Any]:
     """Return the loss and the gradient of a block that has all classes."""
     labels, row_shape = _labels(settings, x, targets)
@@ -122,7 +122,9 @@ def loss_and_grad(
     return _part(settings, losses), grad
 
 
-def partial(settings: Settings, x: Any, targets: Any, sample_weight: Any, where: Any, first: int) -> shards.Partial:
+def partial(
+    settings: SharedOptions, x: Any, targets: Any, sample_weight: Any, where: Any, first: int
+) -> shards.Partial:
     """Return what a block of some classes contributes to the losses of its rows."""
     row_shape = _row_shape(settings, x)
     if targets is None:  # a normalizer
@@ -137,13 +139,13 @@ def combine(partials: list[shards.Partial]) -> shards.Partial:
     return shards.combine(partials)
 
 
-def loss_of_total(settings: Settings, total: shards.Partial) -> Any:
+def loss_of_total(settings: SharedOptions, total: shards.Partial) -> Any:
     """Return the loss of a block, from the Partial of all classes: its rows', or their sum."""
     return _part(settings, shards.loss(total))
 
 
 def grad(
-    settings: Settings, x: Any, targets: Any, sample_weight: Any, where: Any, grad_output: Any, first: int,
+    settings: SharedOptions, x: Any, targets: Any, sample_weight: Any, where: Any, grad_output: Any, first: int,
     total: shards.Partial,
 ) -> Any:  # fmt: skip
     """Return the gradient of a block of some classes."""
@@ -154,12 +156,12 @@ def grad(
     return shards.grad(x, targets, total, first_class=first, where=where, grad_output=grad_output, threads=threads)
 
 
-def softmax(settings: Settings, x: Any) -> Any:
+def softmax(settings: SharedOptions, x: Any) -> Any:
     """Return the softmax of a block that has all classes."""
     return normalize.softmax(x, settings.axis, backend=settings.options["backend"], threads=1)
 
 
-def logsumexp(settings: Settings, x: Any) -> Any:
+def logsumexp(settings: SharedOptions, x: Any) -> Any:
     """Return the log-sum-exp of the rows of a block that has all classes."""
     return normalize.logsumexp(x, settings.axis, backend=settings.options["backend"], threads=1)
 
@@ -183,7 +185,7 @@ def add(sums: list[Sum]) -> Sum:
     return Sum(math.fsum(math.ldexp(each.value, each.power - top) for each in sums), top)
 
 
-def reduced(settings: Settings, sums: list[Sum]) -> Any:
+def reduced(settings: SharedOptions, sums: list[Sum]) -> Any:
     """Return the loss, from the sums of all blocks."""
     mean = settings.mean
     if mean is not None and mean.empty:
@@ -202,7 +204,7 @@ class Sum:
     power: int
 
 
-def _part(settings: Settings, losses: Any) -> Any:
+def _part(settings: SharedOptions, losses: Any) -> Any:
     """Return the losses of a block's rows, or their sum."""
     if settings.reduction == "none":
         return losses
@@ -217,11 +219,11 @@ def _part(settings: Settings, losses: Any) -> Any:
 _DOWN = 64  # binary orders of magnitude: the losses of any array, scaled down so far, sum without overflow
 
 
-def _row_shape(settings: Settings, x: Any) -> tuple[int, ...]:
+def _row_shape(settings: SharedOptions, x: Any) -> tuple[int, ...]:
     return x.shape[: settings.axis] + x.shape[settings.axis + 1 :]
 
 
-def _labels(settings: Settings, x: Any, targets: Any) -> tuple[Any, tuple[int, ...]]:
+def _labels(settings: SharedOptions, x: Any, targets: Any) -> tuple[Any, tuple[int, ...]]:
     """Return the hard labels of a block, or None, and the shape of its rows."""
     row_shape = _row_shape(settings, x)
     return targets if np.shape(targets) == row_shape else None, row_shape
