@@ -242,7 +242,9 @@ def test_peak_memory_is_a_column_and_a_picture(monkeypatch: pytest.MonkeyPatch, 
     page = html.page(run)
     assert "Memory of a linear layer" in page
     assert "With 40 classes: numpy 2.4 kB, numpy-written 9.6 kB. With 80 classes: numpy 4.8 kB" in page
-    linear_memory.draw(run, tmp_path / "memory.svg")
+    halves = [replace(run, cells=run.cells[:1]), replace(run, cells=run.cells[1:])]
+    assert {cell.key for cell in linear_memory.joined(halves).cells} == {cell.key for cell in run.cells}
+    linear_memory.draw(linear_memory.joined(halves), tmp_path / "memory.svg")
     assert (tmp_path / "memory.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
 
 

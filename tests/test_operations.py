@@ -20,10 +20,14 @@ from softmax_ce_bench.report.record import SCHEMA_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST = '        Operation("logsumexp", "logsumexp", ("lse",), {"out": ROWS}),\n'
-# One with targets and one without: public functions under other names, so that there is nothing else to add.
+# One with targets, one without, and one on a linear layer: public functions under other names, so that there is nothing
+# else to add.
 ADDED = """\
         Operation("the loss", "cross_entropy", (LOSS,), {"out": LOSS}, takes_targets=True),
         Operation("its logarithm", "log_softmax", ("log_softmax",), {"out": ARRAY}),
+        Operation(
+            "the layer", "linear_cross_entropy", (LINEAR_LOSS,), {"out": LOSS}, takes_targets=True, takes_layer=True
+        ),
 """
 
 
@@ -57,19 +61,22 @@ def test_compare_and_its_reports_have_it(extended: Path, tmp_path: Path) -> None
     files = {option: str(tmp_path / f"run.{option}") for option in ("json", "html", "markdown")}
     outputs = [word for option, file in files.items() for word in (f"--{option}", file)]
     printed = run(
-        extended, COMMAND, "compare", "--op", "the loss,its logarithm", "--shapes", "40x7", "--backend", "numpy",
-        "--peers", "numpy-written", "--time-budget", "2", "--no-cold-start", *outputs,
+        extended, COMMAND, "compare", "--op", "the loss,its logarithm,the layer", "--shapes", "40x7", "--backend",
+        "numpy", "--peers", "numpy-written", "--time-budget", "2", "--no-cold-start", *outputs,
     )  # fmt: skip
     record = json.loads(Path(files["json"]).read_text(encoding="utf-8"))
     (cell,) = record["cells"]
     numpy = next(entry for entry in cell["entries"] if entry["name"] == "numpy")
     assert numpy["status"] == "ranked"
-    assert set(numpy["timings"]) == set(cell["operations"]) == {"the loss", "its logarithm"}
+    assert set(numpy["timings"]) == set(cell["operations"]) == {"the loss", "its logarithm", "the layer"}
     assert numpy["errors"]["operations"]["its logarithm"]["over_bound"] <= 1
+    assert 0 < numpy["errors"]["operations"]["the layer"]["over_bound"] <= 1
+    assert cell["operations"]["the layer"]["ceiling"] == "product"
     shown = run(extended, COMMAND, "show", files["json"], "--verbose")
     for text in (printed, shown, *(Path(files[option]).read_text(encoding="utf-8") for option in ("html", "markdown"))):
         assert "the loss" in text
         assert "its logarithm" in text
+        assert "the layer" in text
 
 
 def test_pick_takes_it(extended: Path) -> None:
@@ -94,7 +101,7 @@ assert "the loss" in {cell.operation for cell in cells.of(["numpy"])}
 x, y = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32), np.zeros(4, np.int64)
 np.savez(folder / "0.npz", logits=x, labels=y)
 service = worker.Service(folder)
-for k, operation in enumerate(sorted(new | {"hessian", "kl", "linear"})):
+for k, operation in enumerate(sorted(new | {"hessian", "kl", "linear", "the layer"})):
     service.prepare(k, "numpy", operation, 0)
     assert service.visit(k, 1, 1) > 0
     found = service.result("numpy", operation, 0)
@@ -106,6 +113,7 @@ assert new <= found, found
 sys.path.insert(0, "bench")
 import test_speed
 marks = {mark.args[0]: mark.args[1] for mark in test_speed.test_speed.pytestmark}
+new.add("the layer")
 assert new <= set(marks["operation"])
 try:
     import asv_runner

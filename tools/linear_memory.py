@@ -1,11 +1,14 @@
-"""``python -m tools.linear_memory RECORD FIGURE``: draw the peak memory of a linear layer against the classes.
+"""``python -m tools.linear_memory RECORD... FIGURE``: draw the peak memory of a linear layer against the classes.
 
-RECORD is one of ``softmax-ce compare --op linear --set vocabularies --cold-start --json RECORD``.
+RECORD is one of ``softmax-ce compare --op linear --set vocabularies --json RECORD``. If there are several, of one
+machine, each cell is taken from the first that has it.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -57,11 +60,19 @@ def draw(run: Run, path: Path) -> None:
         plt.close(figure)
 
 
+def joined(runs: Sequence[Run]) -> Run:
+    """Return the first run with the cells and the candidates of all."""
+    cells = {cell.key: cell for run in reversed(runs) for cell in run.cells}
+    candidates = {each.name: each for run in reversed(runs) for each in run.candidates}
+    return replace(runs[0], cells=[*cells.values()], candidates=tuple(candidates.values()))
+
+
 def main() -> None:
     """Draw what the command line names."""
-    if len(sys.argv) != 3:
+    *sources, figure = sys.argv[1:] or [""]
+    if not sources:
         raise SystemExit(__doc__)
-    draw(record.load(Path(sys.argv[1])), Path(sys.argv[2]))
+    draw(joined([record.load(Path(source)) for source in sources]), Path(figure))
 
 
 if __name__ == "__main__":
