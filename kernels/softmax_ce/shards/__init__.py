@@ -24,68 +24,26 @@ The results are within the error bounds of one call. They have the bits of one c
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from softmax_ce import checks, evaluation
-from softmax_ce.fold import Factors
 from softmax_ce.keywords import given
 from softmax_ce.normalize import softmax as softmax_of_rows
-from softmax_ce.options import Array, Options, ShardOptions
-from softmax_ce.problem import Problem
+from softmax_ce.options import Array, ShardOptions
 from softmax_ce.reduction import numpy_total
 from softmax_ce.registry import get_backend
 from softmax_ce.shards.arguments import checked_shard, stand_in
 from softmax_ce.shards.chunked import write_softmax
+from softmax_ce.shards.partials import Partial, check_alike, complete_totals, completed, piece_of
 from softmax_ce.shards.rows import Piece, known_logit, share
-from softmax_ce.shards.totals import Totals, totals_of
+from softmax_ce.shards.totals import Totals
 
 __all__ = ["Partial", "combine", "grad", "logsumexp", "loss", "partial", "softmax"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Partial:
-    """The contribution of one or more shards to the loss of each row. It can be pickled.
-
-    Attributes
-    ----------
-    n_classes : int
-        The number of classes in all shards together.
-    row_shape : tuple of int
-        The shape of the "none" loss.
-    dtype : dtype
-        The dtype of the loss.
-    options : Options
-        The options of the loss, checked.
-    backend : str
-        The backend that computed it, which will compute the gradient too.
-    factors : Factors
-        What each row is multiplied by. Factors by class are left out.
-    pieces : tuple of Piece
-        One for each shard, in the order of the classes.
-    label_logit : ndarray, shape (N,), or None
-        The logit at each row's hard label, float64; NaN if the label is no class of these shards. None: soft labels.
-    label_mass : ndarray, shape (N,), or None
-        The target at each row's hard label, float64; NaN if the row does not count.
-    totals : Totals or None
-        What the pieces come to. None if classes are missing.
-    """
-
-    n_classes: int
-    row_shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    options: Options
-    backend: str
-    factors: Factors
-    pieces: tuple[Piece, ...]
-    label_logit: Any
-    label_mass: Any
-    totals: Totals | None = None
 
 
 def partial(
@@ -176,7 +134,7 @@ def combine(partials: Iterable[Partial]) -> Partial:
         raise ValueError("combine needs at least one Partial")
     one, *others = parts
     for other in others:
-        _check_alike(one, other)
+        check_alike(one, other)
     pieces = sorted((piece for each in parts for piece in each.pieces), key=lambda piece: piece.first)
     for before, after in itertools.pairwise(pieces):
         if after.first < before.stop:
@@ -187,7 +145,7 @@ def combine(partials: Iterable[Partial]) -> Partial:
     for other in others:
         if logit is not None:
             logit = known_logit(logit, other.label_logit)
-    return _completed(replace(one, pieces=tuple(pieces), label_logit=logit))
+    return completed(replace(one, pieces=tuple(pieces), label_logit=logit))
 
 
 def loss(total: Partial) -> Any:
@@ -207,7 +165,7 @@ def loss(total: Partial) -> Any:
     ValueError
         Classes are missing.
     """
-    kept, options = _totals(total).outputs, total.options
+    kept, options = complete_totals(total).outputs, total.options
     # The caller may change what is returned.
     outputs = replace(kept, loss=kept.loss.copy(), correct=None if kept.correct is None else kept.correct.copy())
     problem = stand_in(total.row_shape, total.n_classes, total.dtype)
@@ -256,14 +214,14 @@ def grad(
         An argument that :func:`softmax_ce.cross_entropy_grad` would refuse, a total that lacks classes, or a shard that
         is not one of those in it.
     """
-    totals = _totals(total)
+    totals = complete_totals(total)
     options = total.options._replace(grad_output=grad_output, grad_out=grad_out, threads=threads)
     if where is not None:
         if options.where is not None:
             raise ValueError("where comes with the total already: it has an entry for each class")
         options = options._replace(where=where)
     shard, _ = checked_shard(logits_shard, targets, first_class, total.n_classes, options, total.backend)
-    piece = _piece_of(total, shard.first, shard.problem)
+    piece = piece_of(total, shard.first, shard.problem)
     if piece.masked != (shard.problem.transform is not None and shard.problem.transform.masks is not None):
         raise ValueError("give where to grad if, and only if, one in the shape of logits_shard was given to partial")
     problem = shard.problem
@@ -288,7 +246,7 @@ def logsumexp(total: Partial) -> Any:
     ndarray or scalar
         In the shape of the "none" loss and its dtype.
     """
-    return _totals(total).outputs.finish_lse(total.row_shape, None)
+    return complete_totals(total).outputs.finish_lse(total.row_shape, None)
 
 
 def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, threads: int | None = None) -> Array:
@@ -311,9 +269,9 @@ def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, thread
     options = total.options
     if options.logit_scale != 1 or options.softcap is not None or options.where is not None or total.pieces[0].masked:
         raise ValueError("softmax takes the logits as they are: give partial no logit_scale, softcap or where")
-    totals, axis = _totals(total), options.axis
+    totals, axis = complete_totals(total), options.axis
     problem = checks.check_logits(logits_shard, axis, "logits_shard")
-    piece = _piece_of(total, first_class, problem)
+    piece = piece_of(total, first_class, problem)
     if piece.chunks is not None:
         result = np.empty(problem.source.shape, problem.result)
         n_threads, backend = checks.check_threads(threads), get_backend(total.backend)
@@ -329,60 +287,3 @@ def softmax(logits_shard: ArrayLike, total: Partial, *, first_class: int, thread
         result = np.multiply(probabilities, part, out=probabilities, casting="same_kind")
         np.copyto(result, 0, where=np.expand_dims(nothing, axis))
     return result
-
-
-def _piece_of(total: Partial, first: int, problem: Problem) -> Piece:
-    """Return the piece of a shard, whose logits must be of the total's rows and dtype."""
-    if problem.row_shape != total.row_shape:
-        raise ValueError(f"logits_shard has rows of shape {problem.row_shape}, but the total {total.row_shape}")
-    if problem.compute != total.dtype:
-        raise ValueError(f"logits_shard is computed in {problem.compute}, but the total in {total.dtype}")
-    first, stop = operator.index(first), operator.index(first) + problem.n_classes
-    at = {(piece.first, piece.stop): piece for piece in total.pieces}
-    piece = at.get((first, stop))
-    if piece is None:
-        known = ", ".join(f"[{begin}, {end})" for begin, end in at)
-        raise ValueError(f"the classes [{first}, {stop}) are no shard of the total, which has {known}")
-    return piece
-
-
-def _check_alike(one: Partial, other: Partial) -> None:
-    for name in ("n_classes", "row_shape", "dtype", "backend"):
-        mine, theirs = getattr(one, name), getattr(other, name)
-        if mine != theirs:
-            raise ValueError(f"the Partials do not belong together: {name} is {mine} in one and {theirs} in another")
-    for name, mine, theirs in zip(Options._fields, one.options, other.options, strict=True):
-        if not np.array_equal(mine, theirs):
-            raise ValueError(f"the Partials do not belong together: they have different values of {name}")
-    if one.pieces[0].masked != other.pieces[0].masked:
-        raise ValueError("the Partials do not belong together: one has a where in the shape of its logits, one has not")
-
-
-def _completed(partial: Partial) -> Partial:
-    """Return a Partial with its totals, unless classes are missing."""
-    if partial.totals is not None or _missing_from(partial) is not None:
-        return partial
-    totals = totals_of(
-        get_backend(partial.backend), partial.pieces, partial.label_logit, partial.label_mass, partial.factors,
-        partial.dtype, partial.options.return_correct,
-    )  # fmt: skip
-    return replace(partial, totals=totals)
-
-
-def _missing_from(partial: Partial) -> int | None:
-    """Return the first class that no shard has, or None if all are there."""
-    after = 0
-    for piece in partial.pieces:
-        if piece.first != after:
-            break
-        after = piece.stop
-    return None if after == partial.n_classes else after
-
-
-def _totals(total: Partial) -> Totals:
-    """Return what the pieces come to, which must be all classes."""
-    if total.totals is None:
-        raise ValueError(
-            f"the total lacks the classes from {_missing_from(total)} on; combine the Partials of all shards"
-        )
-    return total.totals
