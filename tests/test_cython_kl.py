@@ -103,6 +103,18 @@ def test_masked_classes_change_no_bit(classes: int) -> None:
         assert not found[1][:, classes:].any()
 
 
+@pytest.mark.parametrize("classes", [10, 72])
+@pytest.mark.parametrize("low", [-np.inf, -3e38, -2e4])
+def test_classes_out_of_the_target_alone(classes: int, low: float) -> None:
+    x, z = np.random.default_rng(4).standard_normal((2, 9, classes)).astype(np.float32)
+    z[::2, 1] = low
+    loss, grad = kl(x, z)
+    truth = divergence.evaluate(x, z)
+    bound = divergence.bounds(sce.get_backend("cython").info, truth, np.float32)
+    assert (np.abs(loss - truth.loss) <= bound.loss).all()
+    assert (np.abs(grad - truth.grad) <= bound.grad).all()
+
+
 @pytest.mark.parametrize("types", [NARROW, MIXED, WIDE])
 @pytest.mark.parametrize("classes", [5, 9, 80, 83])
 def test_rows_without_a_distribution(types: tuple[str, str], classes: int) -> None:
