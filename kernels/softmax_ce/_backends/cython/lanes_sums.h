@@ -172,7 +172,7 @@ INLINE void begin_block(const sce_call *call, block *b, ptrdiff_t i, ptrdiff_t n
         return;
     const unsigned none = is_selected ? select_labels(call, b, i, n, mode) : look_up_labels(call, b, i, n, mode);
     b->fallback |= none;
-    if (call->correct)
+    if (!__builtin_constant_p(classes) && call->correct)
         mark_block(call, b, i, n, b->x_label, none);
 }
 

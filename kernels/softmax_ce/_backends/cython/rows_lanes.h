@@ -51,8 +51,8 @@ INLINE ptrdiff_t lane_groups(const sce_call *call, ptrdiff_t classes, ptrdiff_t 
 }
 
 /* One function for each case. Few classes are computed in pairs of blocks. The two most common numbers of classes have
- * functions of their own, whose columns stay in registers. More classes, and other targets, are computed block by
- * block. */
+ * functions of their own, whose columns stay in registers; these do not compare the labels with the maxima. More
+ * classes, and other targets, are computed block by block. */
 #define LANES_OF(name, classes, count, mode, is_selected)                                                              \
     NOINLINE ptrdiff_t name(const sce_call *call, ptrdiff_t i, ptrdiff_t stop) {                                       \
         return lane_groups(call, classes, i, stop, count, mode, is_selected, 0);                                       \
@@ -110,7 +110,7 @@ static void few_classes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum 
         last_soft(call, lanes_soft(call, i, stop), stop);
     } else if (mode == LABEL_AND_BASE) {
 #if defined(REAL_F32)
-        if (call->classes == 10)
+        if (call->classes == 10 && !call->correct)
             i = ten_label_and_base(call, i, stop);
 #endif
         last_label_and_base(call, lanes_label_and_base(call, i, stop), stop);
@@ -118,9 +118,9 @@ static void few_classes(const sce_call *call, ptrdiff_t i, ptrdiff_t stop, enum 
         last_log_probs(call, lanes_log_probs(call, i, stop), stop);
     } else {
 #if defined(REAL_F32)
-        if (call->classes == 2)
+        if (call->classes == 2 && !call->correct)
             i = two_classes(call, i, stop);
-        else if (call->classes == 10)
+        else if (call->classes == 10 && !call->correct)
             i = ten_classes(call, i, stop);
         else
 #endif
