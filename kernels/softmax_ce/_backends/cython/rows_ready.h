@@ -12,7 +12,7 @@
 
 typedef struct {
     real *logits[2], *slopes;      /* slopes NULL: no cap, or no gradient */
-    real *targets[2];              /* of this row and the pending one, where they are smoothed */
+    real *targets[2];              /* of the pending row and of this one, where they are smoothed */
     ptrdiff_t ring;                /* chunks of slopes */
     ptrdiff_t made;                /* chunks so far */
     ptrdiff_t begun, pending;      /* the first chunk of this row, and of the pending one */
@@ -37,14 +37,11 @@ INLINE void make_ready(ready_chunks *ready, const sce_call *call, ptrdiff_t i, p
     transform_part(call, i, j, n, ready->logits[ready->made & 1], slopes_of(ready, ready->made));
 }
 
-/* The targets of row i, smoothed: they take the place of those of the row before the pending one. */
+/* The targets of row i, smoothed. Those of the pending row are kept, also if rows in between are skipped. */
 INLINE const real *ready_targets(ready_chunks *ready, const sce_call *call, ptrdiff_t i) {
-    real *const to = ready->targets[1];
     const real *soft = call->targets ? (const real *)call->targets + i * call->classes : NULL;
-    ready->targets[1] = ready->targets[0];
-    ready->targets[0] = to;
-    smooth_rows(call, i, i + 1, soft, to, 0);
-    return to;
+    smooth_rows(call, i, i + 1, soft, ready->targets[1], 0);
+    return ready->targets[1];
 }
 
 /* Find the slopes of chunk k of the pending row: the address is that of the row's first class, were it in one piece. */
@@ -55,6 +52,9 @@ INLINE void find_slopes(const ready_chunks *ready, output *out, ptrdiff_t k) {
 
 /* The gradient that was begun becomes the pending one. */
 INLINE void set_pending(ready_chunks *ready, output *out) {
+    real *const free = ready->targets[0];
+    ready->targets[0] = ready->targets[1];
+    ready->targets[1] = free;
     ready->pending = ready->begun;
     if (ready->slopes && out->label >= 0)
         out->at_label *= slopes_of(ready, ready->begun + out->label / SCE_CHUNK)[out->label % SCE_CHUNK];
