@@ -140,13 +140,16 @@ INLINE int sum_top_block(const real *x, ptrdiff_t n, ptrdiff_t b, V top, const r
 
 /* Sum blocks [first, last) of a chunk, advance the next maximum by as many, and unless `kind` is NO_OUT write as many
  * of the pending row. Nearly all the time is spent in this loop. Local copies let the compiler keep its state in
- * registers. */
+ * registers, and know that there are neither slopes nor anything to fetch unless the rows are changed. */
 INLINE void exps_of_blocks(const real *x, ptrdiff_t first, ptrdiff_t last, V shift, real *e, V sums[],
                            maximum *next_maximum, output *out, enum mode mode, int is_kept, enum out_kind kind,
-                           enum sce_format format, int has_slopes) {
+                           enum sce_format format, int is_changed) {
     output row = *out;
-    row.slopes = has_slopes ? row.slopes : NULL;
     maximum next = *next_maximum;
+    if (!is_changed) {
+        row.slopes = NULL;
+        next.fetch = NULL;
+    }
     ptrdiff_t j = row.j;
     for (ptrdiff_t b = first; b < last; b++) {
         if (kind == PAST_CACHE && __builtin_expect(j <= row.label && row.label < j + BLOCK, 0)) {
@@ -185,11 +188,12 @@ INLINE void sum_chunk_of(const real *x, ptrdiff_t n, real top, ptrdiff_t top_blo
         if (next_blocks)
             last = lesser(last, b + next_blocks);
         maximum *beside = next_blocks ? next : &none;
-#define EXPS(is_kept, kind, has_slopes)                                                                                \
-    exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, is_kept, kind, format, has_slopes)
+#define EXPS(is_kept, kind, is_changed)                                                                                \
+    exps_of_blocks(x, b, last, shift, e, sums, beside, out, mode, is_kept, kind, format, is_changed)
+        const int is_changed = format == SCE_REAL && mode != LOG_PROBS && (out->slopes || next->fetch);
         if (kind == NO_OUT)
-            EXPS(0, NO_OUT, 0);
-        else if (format == SCE_REAL && mode != LOG_PROBS && out->slopes) /* then the exponentials are kept */
+            is_changed ? EXPS(0, NO_OUT, 1) : EXPS(0, NO_OUT, 0);
+        else if (is_changed) /* then the exponentials are kept */
             kind == TO_CACHE ? EXPS(1, TO_CACHE, 1) : EXPS(1, PAST_CACHE, 1);
         else if (mode != LOG_PROBS && out->is_kept)
             kind == TO_CACHE ? EXPS(1, TO_CACHE, 0) : EXPS(1, PAST_CACHE, 0);
