@@ -45,7 +45,7 @@ typedef struct {
     real *scratch;        /* the exponentials of a chunk, if they are not kept */
     ready_chunks ready;   /* of rows that are transformed */
     real x_label;         /* of such a row */
-    int is_first;         /* whether the label is the first maximum of its chunk; set if that is wanted */
+    int is_first;         /* whether its label is the first maximum of its chunk; set if that is wanted */
 } pipeline;
 
 INLINE pipeline new_pipeline(const sce_call *call, ptrdiff_t stop, real *scratch) {
@@ -69,17 +69,16 @@ NOINLINE double degenerate_log_sum(const real *x, ptrdiff_t classes, enum sce_fo
     return 0;
 }
 
-/* Note what is wanted of a row's label in the chunk of n classes at x, from class j on. */
-INLINE void look_at_label(pipeline *pipe, const real *x, ptrdiff_t n, ptrdiff_t at, int is_changed) {
+/* Note what is wanted of the label of a row that is changed, in the chunk of n classes at x, from class j on. */
+INLINE void look_at_label(pipeline *pipe, const real *x, ptrdiff_t n, ptrdiff_t at) {
     if (at < 0 || at >= n)
         return;
-    if (is_changed)
-        pipe->x_label = x[at];
+    pipe->x_label = x[at];
     if (pipe->call->correct)
         pipe->is_first = is_first_maximum(x, 1, n, at);
 }
 
-/* The same for row i of a call that changes its logits. */
+/* As degenerate_log_sum, for row i of a call that changes its logits. */
 NOINLINE double changed_log_sum(const sce_call *call, ptrdiff_t i) {
     real part[SCE_CHUNK + LINE];
     double log_sum = 0;
@@ -113,8 +112,8 @@ INLINE void sum_chunks(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, ptrdif
             pipe->top = max_rest(&own, &pipe->top_block, format);
         }
         const real top = pipe->top;
-        if (format == SCE_REAL && (is_changed || call->correct))
-            look_at_label(pipe, here, n, label - j, is_changed);
+        if (is_changed)
+            look_at_label(pipe, here, n, label - j);
         /* Rows are contiguous, so the next chunk follows in memory, in this row or the one after. */
         const ptrdiff_t ahead = k + 1 < pipe->n_chunks ? classes - j - n : i + 1 < pipe->stop ? classes : 0;
         const ptrdiff_t next_n = ahead < SCE_CHUNK ? ahead : SCE_CHUNK;
@@ -151,12 +150,21 @@ INLINE sce_sums sum_row(pipeline *pipe, ptrdiff_t i, real *e, int is_kept, ptrdi
     return row;
 }
 
-/* Whether the label, whose logit is x_label, is the first maximum of a row whose chunks are summed. */
-INLINE uint8_t is_correct(const pipeline *pipe, const sce_sums *row, ptrdiff_t label, real x_label) {
-    if (label < 0 || !pipe->is_first || row->log_sum != row->log_sum || x_label != row->top)
+/* Whether no class before the label, whose logit is the maximum, has the same logit. */
+NOINLINE int is_first_of_row(const real *x, ptrdiff_t label) {
+    const real top = x[label];
+    int others = 0;
+    for (ptrdiff_t j = 0; j < label; j++) /* without an early end, so that compilers make vectors of it */
+        others |= x[j] == top;
+    return !others;
+}
+
+/* As is_first_of_row, for a row that is changed and whose chunks are summed. */
+INLINE int is_first_of_chunks(const pipeline *pipe, real top, ptrdiff_t label) {
+    if (!pipe->is_first)
         return 0;
     for (ptrdiff_t k = 0; k < label / SCE_CHUNK; k++)
-        if (pipe->chunks[0][k].top == row->top)
+        if (pipe->chunks[0][k].top == top)
             return 0;
     return 1;
 }
@@ -275,7 +283,9 @@ INLINE void one_row(pipeline *pipe, ptrdiff_t i, ptrdiff_t label, double mass, c
     if (is_changed && label >= 0)
         x_label = pipe->x_label;
     if (format == SCE_REAL && call->correct)
-        call->correct[i] = is_correct(pipe, &row, label, x_label);
+        call->correct[i] = label >= 0 && row.log_sum == row.log_sum && x_label == row.top &&
+                           (is_changed ? is_first_of_chunks(pipe, x_label, label)
+                                       : is_first_of_row((const real *)call->logits + i * call->classes, label));
     if (call->hess && mode != LOG_PROBS && format == SCE_REAL && counts && !row.degenerate)
         hessian_of_row(call, i, &row, pipe->chunks[0], call->exps, mode == SOFT ? row.mass : mass + call->base_total);
     if (write_scalars(call, i, &row, mass, x_label, counts, mode, format)) {
