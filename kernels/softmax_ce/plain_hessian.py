@@ -87,4 +87,6 @@ def _fits(buffer: Any, logits: Any) -> bool:
     """Return whether a kernel can write a derivative into this buffer as it is."""
     if type(buffer) is not np.ndarray or buffer.shape != logits.shape:
         return False
-    return (buffer.dtype == logits.dtype or buffer.dtype == _FLOAT32) and buffer.flags.behaved
+    # In one piece, it does not overlap itself. Of others, the full way finds out.
+    is_whole = buffer.flags.c_contiguous or buffer.flags.f_contiguous
+    return is_whole and (buffer.dtype == logits.dtype or buffer.dtype == _FLOAT32) and buffer.flags.behaved

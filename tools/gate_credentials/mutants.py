@@ -102,8 +102,8 @@ REALISTIC = (
         BuildMutant(
             "the short cut for plain calls lost", "",
             Edit("kernels/softmax_ce/evaluation.py",
-                 "    if chosen is not None:\n        most",
-                 "    if False:\n        most"),
+                 "    if chosen is not None:\n        most = pool.serial_below(chosen.info.serial_elements)\n        if",
+                 "    if False:\n        most = pool.serial_below(chosen.info.serial_elements)\n        if"),
             workloads=("tiny",),
         ),
     ),
@@ -120,7 +120,7 @@ REALISTIC = (
         ),
         BuildMutant(
             "exponentials computed a second time", "cython",
-            Edit(f"{_KERNELS}/cython/rows_dispatch.c", "bytes <= call->keep;", "bytes < 0;"),
+            Edit(f"{_KERNELS}/cython/rows_dispatch.c", "(by_chunk || bytes <= call->keep);", "by_chunk;"),
             workloads=("vision",), operations=("backward", "fused"),
         ),
     ),

@@ -65,7 +65,7 @@ class Cut:
                 f"{self.axis}"
             )
         if not isinstance(value, da.Array):
-            return checks.as_array(name, value)
+            return np.array(checks.as_array(name, value))  # a copy: the caller may change its own before it is computed
         if value.chunks != chunks:
             raise ValueError(f"{name} has chunks {value.chunks}; it must be chunked as the logits are, {chunks}")
         return value

@@ -63,13 +63,15 @@ def attempt(input: Any, target: Any, ignore_index: int, reduction: str) -> Any:
     try:
         if not (
             target.dtype is torch.int64 and input.is_contiguous() and target.is_contiguous() and input.is_cpu
-            and target.is_cpu and not input.is_neg() and not _has_transforms() and not _count_modes()
+            and target.is_cpu and not input.is_neg() and not target.is_neg() and not _has_transforms() and not _count_modes()
             and forward_ad._current_level < 0 and _tracing_state() is None
         ):  # fmt: skip
             return None
         addresses = input.data_ptr(), target.data_ptr()
     except RuntimeError:  # a tensor without memory of its own: it is sparse, or has left a transform
         return None
+    if 0 in addresses or type(reduction) is not str or type(ignore_index) is not int:
+        return None  # a tensor of zeros may have no memory either
     needs_grad = _is_grad_enabled() and input.requires_grad
     size, threads, parallel_for = input.numel(), torch.get_num_threads(), _Threads.parallel_for
     chosen = auto.fixed or _chosen(input, needs_grad, threads)
@@ -131,13 +133,15 @@ class _PlainCrossEntropy(torch.autograd.Function):
         return input_grad, None, None, None, None
 
 
-# As in Function.apply, without its steps that serve transforms, which take 6 us.
-_apply = super(torch.autograd.Function, _PlainCrossEntropy).apply
+_apply = eager.apply_of(_PlainCrossEntropy)
 
 
 def _is_one(upstream: Any) -> bool:
     """Return whether an upstream gradient is surely the number 1, in float32."""
-    return (
+    if not (
         type(upstream) is torch.Tensor and upstream.dtype is torch.float32 and upstream.dim() == 0 and upstream.is_cpu
-        and not eager.is_traced(upstream) and not upstream.is_neg() and _float_at(upstream.data_ptr()).value == 1.0
-    )  # fmt: skip
+        and upstream.layout is torch.strided and not eager.is_traced(upstream) and not upstream.is_neg()
+    ):  # fmt: skip
+        return False
+    address = upstream.data_ptr()  # 0: a tensor of zeros that has no memory
+    return address != 0 and _float_at(address).value == 1.0
