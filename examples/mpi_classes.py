@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     losses = comm.gather(loss)
     if comm.Get_rank() == 0:
-        print(f"{comm.Get_size()} processes with {logits.shape[1]} of {CLASSES} classes each")
+        print(f"{comm.Get_size()} processes, the first with {logits.shape[1]} of {CLASSES} classes")
         print(f"loss {loss:.7f}, {'with the same bits' if len(set(losses)) == 1 else 'NOT the same'} on each process")
         print(f"sent by each: {sent / 1e3:.0f} kB; its logits have {logits.nbytes / 1e6:.0f} MB")
     if checked:

@@ -299,3 +299,11 @@ def command_line_cluster(file: Path, memory: str) -> Iterator[str]:
         while not file.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         yield json.loads(file.read_text(encoding="utf-8"))["address"]
+
+
+def test_what_the_caller_changes_later_does_not_matter() -> None:
+    x, y, w = np.random.default_rng(0).standard_normal((12, 5)), np.arange(12) % 5, np.ones(12)
+    expected = sce.cross_entropy(x, y, sample_weight=w)
+    loss = sce_dask.cross_entropy(da.from_array(x, chunks=(4, 5)), y, sample_weight=w)
+    y[:6], w[:6] = -100, 3.0
+    assert abs(float(loss.compute(scheduler="sync")) - expected) < 1e-14

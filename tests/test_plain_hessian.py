@@ -112,3 +112,11 @@ def test_large_calls_are_left_to_the_full_path(backend: str) -> None:
     x, y = problem(60_000, 10)
     _, was_short = short(sce.cross_entropy_with_hessian, x, y, backend=backend)
     assert not was_short
+
+
+@pytest.mark.parametrize("name", ["grad_out", "hess_out"])
+def test_a_buffer_that_overlaps_itself_is_refused(name: str) -> None:
+    buffer = np.lib.stride_tricks.as_strided(np.zeros(3, np.float32), (4, 3), (0, 4))
+    given: Any = {name: buffer}
+    with pytest.raises(ValueError, match="overlaps itself"):
+        sce.cross_entropy_with_hessian(np.zeros((4, 3), np.float32), np.zeros(4, int), **given)

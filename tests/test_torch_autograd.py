@@ -306,3 +306,14 @@ def test_bfloat16_without_ml_dtypes_is_pytorchs(monkeypatch: pytest.MonkeyPatch,
     assert calls == []
     with pytest.raises(NotImplementedError, match="ml_dtypes"):
         cross_entropy(x, target, z_loss=0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}])
+def test_the_tangent_of_an_upstream_gradient_is_kept(options: dict[str, Any]) -> None:
+    x, y = torch.randn(100, 100, requires_grad=True), torch.randint(0, 100, (100,))
+    losses = cross_entropy(x, y, **options), functional.cross_entropy(x, y, **options)
+    with torch.autograd.forward_ad.dual_level():
+        upstream = torch.autograd.forward_ad.make_dual(torch.tensor(1.0), torch.tensor(2.0))
+        ours, theirs = (torch.autograd.grad(loss, x, upstream)[0] for loss in losses)
+        tangent, expected = (torch.autograd.forward_ad.unpack_dual(grad).tangent for grad in (ours, theirs))
+        torch.testing.assert_close(tangent, expected)

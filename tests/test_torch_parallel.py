@@ -43,6 +43,10 @@ PROGRAM = """
         vocab_parallel_cross_entropy(torch.from_numpy(stored["x"][..., columns].copy()), bad)
     except Exception as error:
         results["error"] = str(error)
+    try:
+        vocab_parallel_cross_entropy(x, torch.from_numpy(stored["y"]), backend="cython" if rank else "numpy")
+    except ValueError as error:
+        results["backends"] = str(error)
     np.savez(f"{store}.{rank}.npz", **results)
     distributed.destroy_process_group()
 """
@@ -90,3 +94,5 @@ def test_processes_agree_with_one(world: int, tmp_path: Path) -> None:
         assert_close(np.concatenate([each[name + "_grad"] for each in found], axis=-1), grad, "float32")
     assert "target 10000 at position (0, 0)" in str(found[-1]["error"])
     assert f"the arguments of rank {world - 1} were refused" in str(found[0]["error"])
+    for each in found:
+        assert f"different backends (numpy{', cython' * (world - 1)}); pass the same backend=" in str(each["backends"])

@@ -252,3 +252,19 @@ def test_gradients_beyond_a_size_use_kept_memory(monkeypatch: pytest.MonkeyPatch
             places.add(x.grad.data_ptr())
         assert len(places) == 1
         assert_same_bits(x.grad, torch.autograd.grad(cross_entropy(x, target, backend="cython"), x)[0])
+
+
+def test_a_tensor_without_memory_of_its_own_is_not_read() -> None:
+    x, y = torch.randn(100, 100, requires_grad=True), torch.randint(0, 100, (100,))
+    nothing = torch._efficientzerotensor(())
+    cross_entropy(x, y).backward(nothing)
+    assert not x.grad.any()
+    assert not torch.autograd.grad(cross_entropy(x, y), x, nothing)[0].any()
+    zeros = torch._efficientzerotensor((100, 100))
+    torch.testing.assert_close(cross_entropy(zeros, y), torch.tensor(100.0).log())
+    torch.testing.assert_close(cross_entropy(x, torch._neg_view(-y)), cross_entropy(x, y))
+
+
+def test_a_reduction_may_be_a_string_of_another_class() -> None:
+    x, y = torch.randn(100, 100), torch.randint(0, 100, (100,))
+    torch.testing.assert_close(cross_entropy(x, y, reduction=np.str_("sum")), cross_entropy(x, y, reduction="sum"))

@@ -116,3 +116,29 @@ def test_streamed_gradients_have_the_same_bits() -> None:
         print(digest.hexdigest())
     """).replace("{folder!r}", repr(str(Path(__file__).parent)))
     assert run_python(code, SOFTMAX_CE_STREAM_BYTES="1") == run_python(code, SOFTMAX_CE_STREAM_BYTES=str(1 << 40))
+
+
+@pytest.mark.parametrize("options", [{}, {"return_lse": True}, {"softcap": 3.0}])
+@pytest.mark.parametrize("n_classes", [257, 5000])
+@pytest.mark.parametrize("backend", [info.name for info in sce.backends() if info.available])
+def test_rows_that_do_not_count_leave_the_smoothed_targets_of_others_alone(
+    backend: str, n_classes: int, options: dict[str, Any]
+) -> None:
+    rng = np.random.default_rng(0)
+    x, where = rng.standard_normal((12, n_classes)).astype(np.float32), rng.random((12, n_classes)) < 0.7
+    y, counts = rng.integers(0, n_classes, 12), np.array([1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 1, 1], bool)
+    where[np.arange(12), y] = True
+    soft = rng.random(x.shape).astype(np.float32) * where
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        (np.where(counts, y, -100), {}),
+        (soft, {"sample_weight": counts.astype(float)}),
+    ]
+    for targets, ignored in cases:
+        given: dict[str, Any] = {"label_smoothing": 0.1, "reduction": "sum", "backend": backend, **options}
+        for threads in (1, 2):
+            grad = sce.cross_entropy_with_grad(x, targets, where=where, threads=threads, **ignored, **given)[1]
+            assert not grad[~counts].any()
+            for row in np.flatnonzero(counts):
+                one = slice(row, row + 1)
+                alone = sce.cross_entropy_with_grad(x[one], targets[one], where=where[one], **given)[1]
+                np.testing.assert_allclose(grad[one], alone, rtol=1e-5, atol=1e-7)

@@ -102,8 +102,8 @@ REALISTIC = (
         BuildMutant(
             "the short cut for plain calls lost", "",
             Edit("kernels/softmax_ce/evaluation.py",
-                 "    if chosen is not None:\n        most = pool.serial_below(chosen.info.serial_elements)\n        if",
-                 "    if False:\n        most = pool.serial_below(chosen.info.serial_elements)\n        if"),
+                 "    if chosen is not None:\n        most = pool.serial_below(chosen.info.serial_elements)\n        i",
+                 "    if False:\n        most = pool.serial_below(chosen.info.serial_elements)\n        i"),
             workloads=("tiny",),
         ),
     ),

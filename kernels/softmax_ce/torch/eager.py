@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from softmax_ce.torch import formula
 from softmax_ce.torch.call import LossCall, gradient, loss_alone, loss_and_gradient
@@ -42,9 +43,9 @@ class _CrossEntropy(torch.autograd.Function):
 
 def apply_of(function: Any) -> Any:
     """Return ``function.apply`` without its steps for transforms, none of which is active here. They take 6 us."""
-    if not isinstance(torch.autograd.Function, type):  # a stand-in for PyTorch, where only documentation is built
-        return None
-    return super(torch.autograd.Function, function).apply
+    base: Any = torch.autograd.Function
+    is_class = isinstance(base, type)  # else a stand-in for PyTorch, while documentation is built
+    return super(base, function).apply if is_class else None
 
 
 _apply = apply_of(_CrossEntropy)
@@ -100,4 +101,5 @@ def is_traced(upstream: Any) -> bool:
         torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(upstream)
         or torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0  # it may have a tangent
     )

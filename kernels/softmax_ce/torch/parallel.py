@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 from torch.autograd.function import once_differentiable
 
-from softmax_ce import shards
+from softmax_ce import registry, shards
 from softmax_ce.keywords import check_known
 from softmax_ce.options import ParallelOptions, Reduction
 from softmax_ce.shards.rows import Piece, known_logit
@@ -115,7 +115,8 @@ def _total(logits: Any, target: Any, first: int, n_classes: int, group: Any, opt
         error = raised
     # No process may wait for one that has raised an error, nor for rows that another does not have.
     rows = -1 if own is None else math.prod(own.row_shape)
-    state = torch.tensor([rows, first, first + logits.shape[-1], 0 if own is None else _count_chunks(own)])
+    sizes = (0, 0) if own is None else (_count_chunks(own), _numbers_of_chunk(own))
+    state = torch.tensor([rows, first, first + logits.shape[-1], *sizes, _number_of_backend(own)])
     states = _gathered(state, group).tolist()
     if error is not None:
         raise error
@@ -124,7 +125,7 @@ def _total(logits: Any, target: Any, first: int, n_classes: int, group: Any, opt
     if own.totals is not None:
         return own  # the one process has all classes
     numbers = np.concatenate([numbers.ravel() for numbers in _numbers(own)])
-    most = rows * max(chunks for *_, chunks in states) * _numbers_of_chunk(own)
+    most = rows * max(state[3] for state in states) * _numbers_of_chunk(own)
     padding = most - rows * _count_chunks(own) * _numbers_of_chunk(own)
     received = _gathered(torch.from_numpy(np.pad(numbers, (0, padding))), group).numpy()
     return _assembled(own, received, states)
@@ -137,6 +138,16 @@ def _check(states: list[list[int]]) -> None:
         raise ValueError(f"the arguments of rank {', '.join(map(str, failed))} were refused; its own error says why")
     if min(counts) != max(counts):
         raise ValueError(f"the processes have different numbers of rows: {counts}")
+    if any(state[4:] != states[0][4:] for state in states):
+        known = registry.names()
+        names = ", ".join(known[state[5]] if state[5] < len(known) else "another one" for state in states)
+        raise ValueError(f"the processes chose different backends ({names}); pass the same backend= in each")
+
+
+def _number_of_backend(own: shards.Partial | None) -> int:
+    """Return the place of a Partial's backend in the registry, which is sent in place of its name."""
+    names = registry.names()
+    return names.index(own.backend) if own is not None and own.backend in names else len(names)
 
 
 def _count_chunks(own: shards.Partial) -> int:
@@ -161,7 +172,7 @@ def _assembled(own: shards.Partial, received: Any, states: list[list[int]]) -> s
     """Return the Partial of all processes from the numbers that they sent."""
     (mine,) = own.pieces
     pieces, label_logit = [], own.label_logit
-    for numbers, (rows, begin, stop, chunks) in zip(received, states, strict=True):
+    for numbers, (rows, begin, stop, chunks, *_) in zip(received, states, strict=True):
         shapes: dict[str, tuple[int, ...]] = {name: (rows,) for name in _FIELDS if getattr(mine, name) is not None}
         if "chunks" in shapes:
             shapes["chunks"] = (rows, chunks, _numbers_of_chunk(own))

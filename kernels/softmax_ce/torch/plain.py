@@ -37,7 +37,7 @@ def _parallel_for() -> int:
     """Return the address of the function that runs a task on PyTorch's threads, or 0."""
     try:
         function = ctypes.CDLL(torch._C.__file__).torch_parallel_for  # of PyTorch's stable ABI
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: a stand-in for PyTorch, while documentation is built
         return 0
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
@@ -63,8 +63,9 @@ def attempt(input: Any, target: Any, ignore_index: int, reduction: str) -> Any:
     try:
         if not (
             target.dtype is torch.int64 and input.is_contiguous() and target.is_contiguous() and input.is_cpu
-            and target.is_cpu and not input.is_neg() and not target.is_neg() and not _has_transforms() and not _count_modes()
-            and forward_ad._current_level < 0 and _tracing_state() is None
+            and target.is_cpu and not input.is_neg() and not target.is_neg()
+            and not _has_transforms() and not _count_modes() and forward_ad._current_level < 0
+            and _tracing_state() is None
         ):  # fmt: skip
             return None
         addresses = input.data_ptr(), target.data_ptr()
