@@ -96,10 +96,13 @@ def _saved(ctx: Any) -> tuple[Any, Any, Any]:
 
 
 def is_traced(upstream: Any) -> bool:
-    """Return whether this is no plain memory: under vmap (`is_grads_batched`), or while a backward pass is compiled."""
+    """Return whether this may be more than plain memory.
+
+    It is under vmap (`is_grads_batched`), while a backward pass is compiled, and where it may have a tangent.
+    """
     return (
         torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(upstream)
         or torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0  # it may have a tangent
+        or forward_ad._current_level >= 0
     )

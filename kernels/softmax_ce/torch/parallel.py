@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -115,9 +115,9 @@ def _total(logits: Any, target: Any, first: int, n_classes: int, group: Any, opt
         error = raised
     # No process may wait for one that has raised an error, nor for rows that another does not have.
     rows = -1 if own is None else math.prod(own.row_shape)
-    sizes = (0, 0) if own is None else (_count_chunks(own), _numbers_of_chunk(own))
-    state = torch.tensor([rows, first, first + logits.shape[-1], *sizes, _number_of_backend(own)])
-    states = _gathered(state, group).tolist()
+    sizes = (0, 0) if own is None else _chunk_sizes(own)
+    state = torch.tensor(_State(rows, first, first + logits.shape[-1], *sizes, _number_of_backend(own)))
+    states = [_State(*numbers) for numbers in _gathered(state, group).tolist()]
     if error is not None:
         raise error
     assert own is not None
@@ -125,22 +125,33 @@ def _total(logits: Any, target: Any, first: int, n_classes: int, group: Any, opt
     if own.totals is not None:
         return own  # the one process has all classes
     numbers = np.concatenate([numbers.ravel() for numbers in _numbers(own)])
-    most = rows * max(state[3] for state in states) * _numbers_of_chunk(own)
-    padding = most - rows * _count_chunks(own) * _numbers_of_chunk(own)
+    n_chunks, n_numbers = sizes
+    padding = rows * (max(state.n_chunks for state in states) - n_chunks) * n_numbers
     received = _gathered(torch.from_numpy(np.pad(numbers, (0, padding))), group).numpy()
     return _assembled(own, received, states)
 
 
-def _check(states: list[list[int]]) -> None:
-    counts = [state[0] for state in states]
+class _State(NamedTuple):
+    """What a process tells the others first: how much it will send, or that it has raised an error."""
+
+    rows: int  # -1: an error
+    first: int
+    stop: int
+    n_chunks: int  # of its classes; 0 if the backend has no kernels for shards
+    n_numbers: int  # of a chunk in each row
+    backend: int
+
+
+def _check(states: list[_State]) -> None:
+    counts = [state.rows for state in states]
     if min(counts) < 0:
         failed = [rank for rank, rows in enumerate(counts) if rows < 0]
         raise ValueError(f"the arguments of rank {', '.join(map(str, failed))} were refused; its own error says why")
     if min(counts) != max(counts):
         raise ValueError(f"the processes have different numbers of rows: {counts}")
-    if any(state[4:] != states[0][4:] for state in states):
-        known = registry.names()
-        names = ", ".join(known[state[5]] if state[5] < len(known) else "another one" for state in states)
+    if len({(state.n_numbers, state.backend) for state in states}) > 1:
+        known = (*registry.names(), "another one")
+        names = ", ".join(known[min(state.backend, len(known) - 1)] for state in states)
         raise ValueError(f"the processes chose different backends ({names}); pass the same backend= in each")
 
 
@@ -150,15 +161,10 @@ def _number_of_backend(own: shards.Partial | None) -> int:
     return names.index(own.backend) if own is not None and own.backend in names else len(names)
 
 
-def _count_chunks(own: shards.Partial) -> int:
-    """Return the number of chunks of this process's classes; 0 if the backend has no kernels for shards."""
+def _chunk_sizes(own: shards.Partial) -> tuple[int, int]:
+    """Return the number of chunks of this process's classes, and that of a chunk's numbers in each row."""
     (piece,) = own.pieces
-    return 0 if piece.chunks is None else piece.chunks.shape[1]
-
-
-def _numbers_of_chunk(own: shards.Partial) -> int:
-    (piece,) = own.pieces
-    return 0 if piece.chunks is None else piece.chunks.shape[2]
+    return (0, 0) if piece.chunks is None else piece.chunks.shape[1:]
 
 
 def _numbers(own: shards.Partial) -> list[Any]:
@@ -168,20 +174,21 @@ def _numbers(own: shards.Partial) -> list[Any]:
     return [np.asarray(array, np.float64) for array in (*arrays, own.label_logit) if array is not None]
 
 
-def _assembled(own: shards.Partial, received: Any, states: list[list[int]]) -> shards.Partial:
+def _assembled(own: shards.Partial, received: Any, states: list[_State]) -> shards.Partial:
     """Return the Partial of all processes from the numbers that they sent."""
     (mine,) = own.pieces
     pieces, label_logit = [], own.label_logit
-    for numbers, (rows, begin, stop, chunks, *_) in zip(received, states, strict=True):
+    for numbers, state in zip(received, states, strict=True):
+        rows = state.rows
         shapes: dict[str, tuple[int, ...]] = {name: (rows,) for name in _FIELDS if getattr(mine, name) is not None}
         if "chunks" in shapes:
-            shapes["chunks"] = (rows, chunks, _numbers_of_chunk(own))
+            shapes["chunks"] = (rows, state.n_chunks, state.n_numbers)
         arrays, at = {}, 0
         for name, shape in shapes.items():
             size = math.prod(shape)
             arrays[name] = numbers[at : at + size].reshape(shape)
             at += size
-        pieces.append(Piece(begin, stop, **arrays, masked=mine.masked))
+        pieces.append(Piece(state.first, state.stop, **arrays, masked=mine.masked))
         if label_logit is not None:
             label_logit = known_logit(label_logit, numbers[at : at + rows])
     return shards.combine([replace(own, pieces=tuple(pieces), label_logit=label_logit)])

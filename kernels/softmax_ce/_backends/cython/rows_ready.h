@@ -1,9 +1,9 @@
 /* Long rows that are transformed chunk by chunk, each just before its maximum is found, so that it is still in L1 when
  * it is summed. The exponentials are always kept, since the transformed logits are not.
  *
- * With a cap, the slopes of the pending row are held in a ring of chunks, behind which the next row's follow. That
- * row's first chunk is transformed while this row ends, once more if a row in between is skipped, and each chunk one
- * step ahead: SCE_AHEAD more. */
+ * With a cap, the slopes are held in a ring of chunks: those of the pending row, whose gradient is still to be written,
+ * and SCE_AHEAD more. These are the chunk that is being transformed, one step ahead; the first chunk of the row after,
+ * which is transformed while a row ends; and the same once more if that row turns out to be skipped. */
 #ifndef SOFTMAX_CE_ROWS_READY_H
 #define SOFTMAX_CE_ROWS_READY_H
 
@@ -52,9 +52,9 @@ INLINE void find_slopes(const ready_chunks *ready, output *out, ptrdiff_t k) {
 
 /* The gradient that was begun becomes the pending one. */
 INLINE void set_pending(ready_chunks *ready, output *out) {
-    real *const free = ready->targets[0];
+    real *const spare = ready->targets[0];
     ready->targets[0] = ready->targets[1];
-    ready->targets[1] = free;
+    ready->targets[1] = spare;
     ready->pending = ready->begun;
     if (ready->slopes && out->label >= 0)
         out->at_label *= slopes_of(ready, ready->begun + out->label / SCE_CHUNK)[out->label % SCE_CHUNK];
